@@ -1,0 +1,131 @@
+# Ebb. `make demo` shows it, `make test` checks it, `make help` lists the rest.
+# Every environment is installed from a lock file and remembered by a stamp: a second call costs nothing.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The first of these that runs and is Python 3.11 to 3.13; `make demo PYTHON=/path/to/python` chooses another.
+ifndef PYTHON
+PYTHON := $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
+  $$candidate -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+  && { echo $$candidate; break; }; done)
+endif
+
+BIN := .venv/bin
+EBB := $(BIN)/ebb
+# One pip, that of .venv, fills the other environments: they hold what their image or runtime holds and nothing else.
+PIP := $(BIN)/python -m pip --quiet --no-input --disable-pip-version-check
+
+CONTROL := .venv/.installed-control
+DEV := .venv/.installed-dev
+JOBS := .venvs/jobs/.installed
+SERVE := .venvs/serve/.installed
+LAMBDA := .venvs/lambda/.installed
+JOBS_TEST := .venvs/jobs-test/.installed
+
+##@ Start here
+
+demo: setup ## Embedded cloud, a real data set, a served model, what it cost (a second call skips what is done)
+	@$(EBB) demo
+
+test: setup $(DEV) $(JOBS_TEST) ## The whole suite: unit, jobs, integration, infrastructure, contract, end-to-end
+	@$(BIN)/python tools/run_tests.py
+
+##@ The embedded cloud
+
+up: setup ## Start it on loopback and deploy template.yaml to it, unmodified
+	@$(EBB) up
+
+down: ## Stop it and every process that it started
+	@test ! -x $(EBB) || $(EBB) down
+
+##@ AWS
+
+deploy: $(CONTROL) ## sam build and sam deploy to the account of the current AWS credentials (samconfig.toml)
+	$(BIN)/sam build
+	$(BIN)/sam deploy
+
+##@ Develop
+
+setup: $(CONTROL) $(JOBS) $(SERVE) $(LAMBDA) ## Install the four environments that `ebb` and the embedded cloud use
+
+dev: setup $(DEV) $(JOBS_TEST) ## Install what the tests and the linters need as well
+
+test-unit: $(DEV) $(JOBS) $(JOBS_TEST) ## The quick tests: pure functions and job scripts
+	@$(BIN)/python tools/run_tests.py unit jobs
+
+test-e2e: setup $(DEV) ## The end-to-end tests on an embedded cloud of their own
+	@$(BIN)/python tools/run_tests.py e2e
+
+lint: $(DEV) ## ruff, the formatting, and `sam validate --lint`
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@AWS_DEFAULT_REGION=us-east-1 SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
+
+format: $(DEV) ## Format and sort imports in place
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+typecheck: $(DEV) ## mypy
+	@$(BIN)/mypy
+
+hooks: $(DEV) ## Run lint and typecheck before each commit
+	@$(BIN)/pre-commit install
+
+lock: $(CONTROL) ## Resolve pyproject.toml afresh and write requirements/
+	@$(BIN)/python tools/lock.py
+
+clean: down ## Stop the embedded cloud; remove its state, the build and the caches (environments stay)
+	@rm -rf .ebb .aws-sam .mypy_cache .ruff_cache .pytest_cache *.egg-info
+
+distclean: clean ## clean, and remove the environments
+	@rm -rf .venv .venvs
+
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# ---- environments ----
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found: install one, or say make ... PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+
+$(CONTROL): requirements/control.txt pyproject.toml | .venv/bin/python
+	@echo "installing .venv: the ebb command and the embedded cloud"
+	@$(PIP) install -r requirements/control.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(CONTROL)
+	@echo "installing .venv: what the tests and the linters need"
+	@$(PIP) install -r requirements/dev.txt
+	@touch $@
+
+$(JOBS): containers/jobs/requirements.txt | $(CONTROL)
+	@echo "installing .venvs/jobs: what the jobs image holds (PyTorch, DuckDB, ONNX Runtime)"
+	@$(call environment,$@,$<)
+
+$(SERVE): containers/serve/requirements.txt | $(CONTROL)
+	@echo "installing .venvs/serve: what the serve image holds (ONNX Runtime, no PyTorch)"
+	@$(call environment,$@,$<)
+
+$(LAMBDA): requirements/lambda.txt | $(CONTROL)
+	@echo "installing .venvs/lambda: what AWS's Python runtime holds (boto3)"
+	@$(call environment,$@,$<)
+
+# pytest beside the jobs environment instead of in it
+$(JOBS_TEST): requirements/jobs-test.txt | $(CONTROL)
+	@$(PIP) install --upgrade --target $(@D) -r $<
+	@touch $@
+
+# $(call environment,stamp,requirements): an environment without pip, filled by the pip of .venv
+define environment
+test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1)) && \
+$(PIP) --python $(dir $(1))bin/python install -r $(2) && touch $(1)
+endef
+
+.PHONY: demo test up down deploy setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
