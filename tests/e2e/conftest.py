@@ -1,0 +1,156 @@
+"""An embedded cloud with the stack deployed by `ebb up`, and the `ebb` command as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENDED = {"succeeded", "rejected", "failed", "cancelled", "reused", "superseded"}
+TEST_TIMEOUT_S = 420
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything in this folder, so that `-m "not e2e"` leaves it out."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.e2e)
+
+
+@dataclass(frozen=True)
+class Ebb:
+    """The command line, bound to one embedded cloud."""
+
+    home: Path
+
+    def __call__(self, *arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "ebb_cli.main", *map(str, arguments)],
+            cwd=ROOT,
+            env=self.environment(),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=TEST_TIMEOUT_S,
+            check=False,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The caller's environment without anything that could reach a real account."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return kept | {"EBB_HOME": str(self.home), "PYTHONPATH": "layers/core:cli:local:jobs"}
+
+    def json(self, *arguments: str | Path, stdin: str | None = None) -> Any:
+        done = self(*arguments, "--json", stdin=stdin)
+        try:
+            return json.loads(done.stdout)
+        except ValueError:
+            pytest.fail(f"ebb {' '.join(map(str, arguments))} printed no JSON: {done.stdout}\n{done.stderr}")
+
+    def drop(self, path: Path, project: str, *more: str | Path) -> dict[str, Any]:
+        return self.json("drop", path, "--project", project, "--wait", *more)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The embedded account as its owner sees it."""
+
+    session: boto3.Session
+    endpoint_url: str
+    outputs: dict[str, str]
+
+    def client(self, service: str) -> Any:
+        return self.session.client(service, endpoint_url=self.endpoint_url)
+
+    def put(self, key: str, body: bytes, **more: Any) -> None:
+        self.client("s3").put_object(Bucket=self.outputs["LandingBucketName"], Key=key, Body=body, **more)
+
+    def run_of(self, key: str) -> dict[str, Any] | None:
+        """The newest run in the ledger that the object `key` started."""
+        found = self.client("dynamodb").query(
+            TableName=self.outputs["LedgerTableName"],
+            IndexName="runs",
+            KeyConditionExpression="gsi_pk = :runs",
+            ExpressionAttributeValues={":runs": {"S": "RUNS"}},
+            ScanIndexForward=False,
+        )
+        for item in found["Items"]:
+            if item["drop"]["M"]["key"]["S"] == key:
+                return {"run_id": item["pk"]["S"].removeprefix("RUN#"), "status": item["status"]["S"]}
+        return None
+
+    def job_names(self) -> set[str]:
+        sagemaker = self.client("sagemaker")
+        training = sagemaker.list_training_jobs(MaxResults=100)["TrainingJobSummaries"]
+        processing = sagemaker.list_processing_jobs(MaxResults=100)["ProcessingJobSummaries"]
+        return {job["TrainingJobName"] for job in training} | {job["ProcessingJobName"] for job in processing}
+
+    def jobs_in_progress(self) -> list[str]:
+        sagemaker = self.client("sagemaker")
+        training = sagemaker.list_training_jobs(StatusEquals="InProgress")["TrainingJobSummaries"]
+        processing = sagemaker.list_processing_jobs(StatusEquals="InProgress")["ProcessingJobSummaries"]
+        return [job["TrainingJobName"] for job in training] + [job["ProcessingJobName"] for job in processing]
+
+    def executions(self) -> list[dict[str, Any]]:
+        machine = self.outputs["RunPipelineStateMachineArn"]
+        return self.client("stepfunctions").list_executions(stateMachineArn=machine)["executions"]
+
+
+def wait_until(condition: Callable[[], Any], what: str, *, within_s: float = 60) -> Any:
+    """Return the first true value of `condition`; fail with `what` when there is none in time."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.3)
+    pytest.fail(f"not within {within_s} s: {what}")
+
+
+@pytest.fixture(scope="session")
+def ebb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ebb]:
+    command = Ebb(tmp_path_factory.mktemp("ebb"))
+    up = command("up")
+    assert up.returncode == 0, up.stdout + up.stderr
+    yield command
+    down = command("down")
+    assert down.returncode == 0, down.stdout + down.stderr
+
+
+@pytest.fixture
+def cloud(ebb: Ebb) -> Cloud:
+    """Made anew for each test: a restart may have moved the embedded cloud to another port."""
+    return connect(ebb)
+
+
+def connect(ebb: Ebb) -> Cloud:
+    from ebb_local import lifecycle
+
+    server = lifecycle.running(ebb.home)
+    assert server is not None, "the embedded cloud is not running"
+    session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=server.region)
+    stack = session.client("cloudformation", endpoint_url=server.endpoint_url).describe_stacks(StackName="ebb")
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Stacks"][0]["Outputs"]}
+    return Cloud(session, server.endpoint_url, outputs)
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real tables that ship with scikit-learn, written as CSV by the jobs environment."""
+    folder = tmp_path_factory.mktemp("tables")
+    script = (
+        "import sys; from sklearn import datasets as d\n"
+        "for name in ('breast_cancer', 'diabetes', 'wine'):\n"
+        "    frame = getattr(d, 'load_' + name)(as_frame=True).frame\n"
+        "    frame.sample(frac=1, random_state=0).to_csv(f'{sys.argv[1]}/{name}.csv', index=False)\n"
+    )
+    venvs = Path(os.environ.get("EBB_VENVS", ROOT / ".venvs"))
+    subprocess.run([venvs / "jobs/bin/python", "-c", script, folder], check=True, timeout=120)
+    return folder

@@ -1,0 +1,121 @@
+"""Jobs that fail, runs that are cancelled, retried, repeated or interrupted: nothing is lost, nothing is left running."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Cloud, Ebb, connect, wait_until
+
+
+@pytest.fixture
+def broken_training(cloud: Cloud):
+    """Break the deployed training script, and mend it afterwards."""
+    s3, bucket = cloud.client("s3"), cloud.outputs["ArtifactBucketName"]
+    key = cloud.outputs["JobsUri"].removeprefix(f"s3://{bucket}/").rstrip("/") + "/ebb_jobs/train.py"
+    whole = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    broken = b"def main(*_, **__):\n    raise ValueError('the flux capacitor is empty')\nrun = train = main\n"
+
+    def mend() -> None:
+        s3.put_object(Bucket=bucket, Key=key, Body=whole)
+
+    s3.put_object(Bucket=bucket, Key=key, Body=broken)
+    yield mend
+    mend()
+
+
+def test_a_failed_stage_ends_the_run_with_the_jobs_own_words_and_a_retry_goes_on_from_there(
+    ebb: Ebb, cloud: Cloud, tables: Path, broken_training
+):
+    done = ebb("drop", tables / "wine.csv", "--project", "flux", "--wait", "--json")
+    assert done.returncode == 1
+    record = json.loads(done.stdout)
+    assert record["status"] == "failed"
+    assert record["error"]["stage"] == "train"
+    assert "the flux capacitor is empty" in record["error"]["message"]
+    assert cloud.jobs_in_progress() == []
+    log = ebb("logs", record["run_id"], "train")
+    assert "the flux capacitor is empty" in log.stdout
+
+    broken_training()
+    before = cloud.job_names()
+    again = ebb.json("retry", record["run_id"], "--wait")
+    assert again["status"] == "succeeded", again
+    assert again["attempt"] == 2
+    started = {name.rsplit("-", 1)[1] for name in cloud.job_names() - before}
+    assert started == {"train", "compress", "compile"}, "process had finished and is not repeated"
+
+
+def test_a_cancelled_run_stops_its_job_and_the_same_drop_runs_again(ebb: Ebb, cloud: Cloud, tables: Path):
+    started = ebb.json("drop", tables / "diabetes.csv", "--project", "halt")
+    run_id = started["run_id"]
+    wait_until(lambda: any(name.startswith(run_id) for name in cloud.jobs_in_progress()), "its first job")
+    cancelled = ebb.json("cancel", run_id, "--wait")
+    assert cancelled["status"] == "cancelled"
+    wait_until(lambda: not cloud.jobs_in_progress(), "its job stops", within_s=30)
+    again = ebb.drop(tables / "diabetes.csv", "halt")
+    assert again["status"] == "succeeded", again
+
+
+def test_a_duplicate_and_a_late_event_start_no_job(ebb: Ebb, cloud: Cloud, tables: Path):
+    first = ebb.drop(tables / "wine.csv", "twice")
+    drop = first["drop"]
+    event = json.loads((Path(__file__).parents[2] / "events/s3_object_created.json").read_text())
+    event["detail"]["bucket"]["name"] = drop["bucket"]
+    event["detail"]["object"] = {
+        "key": drop["key"], "size": drop["size_bytes"], "etag": drop["etag"], "sequencer": drop["sequencer"],
+    }  # fmt: skip
+    event["time"] = drop["uploaded_at"]
+    before, executions = cloud.job_names(), len(cloud.executions())
+
+    def send(message: dict) -> None:
+        cloud.client("sqs").send_message(QueueUrl=cloud.outputs["UploadsQueueUrl"], MessageBody=json.dumps(message))
+
+    send(event)
+    late = json.loads(json.dumps(event))
+    late["detail"]["object"]["sequencer"] = "0000000000000001"
+    send(late)
+    superseded = wait_until(
+        lambda: [run for run in ebb.json("runs", "--project", "twice") if run["status"] == "superseded"],
+        "the late event is recorded as superseded",
+    )
+    assert len(superseded) == 1
+    assert len(cloud.executions()) == executions + 1, "the duplicate started nothing"
+    assert cloud.job_names() == before
+
+
+def test_an_older_run_never_overwrites_a_newer_model(ebb: Ebb, cloud: Cloud, tables: Path):
+    run = ebb.drop(tables / "wine.csv", "newest")
+    assert run["deployed"]
+    project = {"pk": {"S": "PROJECT#newest"}, "sk": {"S": "PROJECT"}}
+    cloud.client("dynamodb").update_item(
+        TableName=cloud.outputs["LedgerTableName"],
+        Key=project,
+        UpdateExpression="SET deployed_generation = :newer",
+        ExpressionAttributeValues={":newer": {"N": "1000"}},
+    )
+    before = cloud.client("sagemaker").describe_endpoint(EndpointName=run["endpoint_name"])["EndpointConfigName"]
+    late = ebb.drop(tables / "wine.csv", "newest", "--force")
+    assert late["status"] == "succeeded"
+    assert not late["deployed"]
+    assert "newer" in late["deploy_reason"]
+    after = cloud.client("sagemaker").describe_endpoint(EndpointName=run["endpoint_name"])["EndpointConfigName"]
+    assert after == before
+
+
+def test_a_run_in_flight_goes_on_as_the_next_attempt_after_a_restart(ebb: Ebb, cloud: Cloud, tables: Path):
+    served = ebb.drop(tables / "wine.csv", "steady")
+    run_id = ebb.json("drop", tables / "breast_cancer.csv", "--project", "phoenix")["run_id"]
+    wait_until(lambda: any(name.startswith(run_id) for name in cloud.jobs_in_progress()), "its first job")
+    assert ebb("down").returncode == 0
+    assert ebb("up").returncode == 0
+    record = json.loads(ebb("show", run_id, "--wait", "--json").stdout)
+    assert record["status"] == "succeeded", record
+    assert record["attempt"] == 2
+    wait_until(
+        lambda: connect(ebb).client("sagemaker").describe_endpoint(EndpointName=served["endpoint_name"])["EndpointStatus"]
+        == "InService",
+        "the endpoint of before the restart",
+    )
+    row = (tables / "wine.csv").read_text().splitlines()[1].rsplit(",", 1)[0]
+    assert ebb.json("invoke", "steady", "-", stdin=row + "\n")["predictions"]

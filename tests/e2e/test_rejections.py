@@ -1,0 +1,109 @@
+"""A drop that cannot be used ends as a recorded rejection: what is wrong, where, and what to do about it."""
+
+import json
+
+import pytest
+
+from .conftest import Cloud, Ebb, wait_until
+
+GOOD_ROWS = "".join(f"{i},{i % 7},{'yes' if i % 3 else 'no'}\n" for i in range(200))
+TABLE = "a,b,label\n" + GOOD_ROWS
+
+BEFORE_ANY_JOB = [
+    pytest.param(b"", None, "empty", id="an empty object"),
+    pytest.param(TABLE.encode() + b"\xff\xfe,1,no\n", None, "UTF-8", id="not UTF-8"),
+    pytest.param((TABLE + "1,2,yes,extra\n").encode(), None, "202", id="a ragged row names its line"),
+    pytest.param(TABLE.encode(), "data: {target: price}\n", "price", id="a target column that is not there"),
+    pytest.param(TABLE.encode(), "data: {target: label}\nservee: {}\n", "servee", id="an unknown spec field"),
+]
+BY_PROCESS = [
+    pytest.param("a,b,label\n" + "".join(f"{i},{i % 7},yes\n" for i in range(200)), "class", id="one class only"),
+    pytest.param(TABLE + "1,2,\n", "202", id="a row without a target names its line"),
+]
+
+
+def reject(ebb: Ebb, path, project: str, *more) -> dict:
+    done = ebb("drop", path, "--project", project, "--wait", "--json", *more)
+    assert done.returncode == 3, (done.returncode, done.stdout, done.stderr)
+    record = json.loads(done.stdout)
+    assert record["status"] == "rejected", record
+    assert record["error"]["remedy"]
+    return record
+
+
+@pytest.mark.parametrize(("body", "spec", "named"), BEFORE_ANY_JOB)
+def test_what_the_first_look_shows_is_rejected_before_any_job(ebb, cloud: Cloud, tmp_path, body, spec, named, request):
+    table, more = tmp_path / "table.csv", []
+    table.write_bytes(body)
+    if spec:
+        (tmp_path / "pipeline.yaml").write_text(spec)
+        more = ["--spec", tmp_path / "pipeline.yaml"]
+    before = cloud.job_names()
+    record = reject(ebb, table, f"bad{request.node.callspec.indices['body']}", *more)
+    assert named in json.dumps(record["error"])
+    assert cloud.job_names() == before
+
+
+@pytest.mark.parametrize(("body", "named"), BY_PROCESS)
+def test_what_needs_a_full_scan_is_rejected_by_process(ebb, tmp_path, body, named, request):
+    table = tmp_path / "table.csv"
+    table.write_text(body)
+    record = reject(ebb, table, f"scan{request.node.callspec.indices['body']}")
+    assert named in json.dumps(record["error"])
+    assert [stage["stage"] for stage in record["stages"]] == ["process"]
+
+
+def test_an_object_that_is_gone_before_it_is_read_is_a_recorded_rejection(ebb, cloud):
+    cloud.put("gone/data/table.csv", TABLE.encode())
+    cloud.client("s3").delete_object(Bucket=cloud.outputs["LandingBucketName"], Key="gone/data/table.csv")
+    run = wait_until(lambda: cloud.run_of("gone/data/table.csv"), "a record of the drop")
+    record = json.loads(ebb("show", run["run_id"], "--wait", "--json").stdout)
+    assert record["status"] == "rejected"
+    assert "gone/data/table.csv" in record["error"]["message"]
+
+
+def test_a_rejection_notifies_and_holds_no_value_of_the_data(ebb, cloud, tmp_path):
+    sqs, sns = cloud.client("sqs"), cloud.client("sns")
+    inbox = sqs.create_queue(QueueName="inbox")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=inbox, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    topic = sns.subscribe(TopicArn=cloud.outputs["NotificationsTopicArn"], Protocol="sqs", Endpoint=arn)
+    try:
+        table = tmp_path / "table.csv"
+        table.write_text(TABLE + "1,2,sesame,secretvalue\n")
+        record = reject(ebb, table, "quiet")
+        got = wait_until(lambda: sqs.receive_message(QueueUrl=inbox, WaitTimeSeconds=1).get("Messages"), "a notification")
+        text = got[0]["Body"]
+        assert record["run_id"] in text
+        assert "rejected" in text
+        assert "secretvalue" not in text + json.dumps(record)
+    finally:
+        sns.unsubscribe(SubscriptionArn=topic["SubscriptionArn"])
+        sqs.delete_queue(QueueUrl=inbox)
+
+
+def test_objects_that_are_no_drop_are_ignored(cloud):
+    before = len(cloud.executions())
+    cloud.put("quiet/notes.txt", b"hello")
+    cloud.put("quiet/pipeline.yaml", b"data: {target: label}\n")
+    cloud.put("quiet/data/half/part-1.csv", TABLE.encode())
+    queue = cloud.client("sqs")
+    url = cloud.outputs["UploadsQueueUrl"]
+
+    def drained() -> bool:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        counts = queue.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        return not any(int(count) for count in counts.values())
+
+    wait_until(drained, "the uploads queue is empty")
+    assert len(cloud.executions()) == before
+
+
+def test_a_poison_message_ends_in_the_dead_letter_queue(cloud):
+    sqs = cloud.client("sqs")
+    sqs.send_message(QueueUrl=cloud.outputs["UploadsQueueUrl"], MessageBody='{"detail-type": "Object Created", "detail": 7}')
+    dead = cloud.outputs["UploadsDeadLetterQueueUrl"]
+    found = wait_until(
+        lambda: sqs.receive_message(QueueUrl=dead, WaitTimeSeconds=1).get("Messages"), "the message", within_s=240
+    )
+    assert json.loads(found[0]["Body"])["detail"] == 7
+    sqs.delete_message(QueueUrl=dead, ReceiptHandle=found[0]["ReceiptHandle"])

@@ -1,0 +1,79 @@
+"""Runs last in the folder: what the whole suite was allowed to do, and what is left when everything is destroyed."""
+
+import re
+from pathlib import Path
+
+
+from .conftest import Cloud, Ebb
+
+ROOT = Path(__file__).parents[2]
+
+
+def recorded_calls(cloud: Cloud) -> list[dict]:
+    """Every authorisation decision of the embedded cloud since its start."""
+    from ebb_local import control
+
+    return control.calls(cloud.endpoint_url)
+
+
+def test_every_call_was_allowed_by_the_role_that_made_it(ebb: Ebb, cloud: Cloud):
+    denied = [
+        call for call in recorded_calls(cloud)
+        if call["decision"] != "Allow" and "ebb-alice-" not in call["principal"]  # asked for in test_security
+    ]  # fmt: skip
+    assert denied == []
+
+
+def test_every_permission_in_the_template_is_used_or_names_the_page_that_requires_it(ebb: Ebb, cloud: Cloud):
+    used = {call["action"].lower() for call in recorded_calls(cloud)}
+    unexplained = []
+    for number, line in enumerate((ROOT / "template.yaml").read_text().splitlines(), 1):
+        for action in re.findall(r"\b([a-z0-9-]+:[A-Z][A-Za-z]+)\b", line.split("#")[0]):
+            service, _ = action.split(":")
+            if service in {"aws", "sts", "iam"} and action in {"aws:SecureTransport"}:
+                continue
+            if action.lower() not in used and "https://docs.aws.amazon.com" not in line:
+                unexplained.append(f"template.yaml:{number} {action}")
+    assert unexplained == []
+
+
+def test_after_destroy_the_account_holds_what_it_held_before(ebb: Ebb, cloud: Cloud):
+    done = ebb("destroy", "--stack", "--delete-data", "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    cloud = connect_without_stack(ebb)
+    sagemaker = cloud.client("sagemaker")
+    assert sagemaker.list_endpoints()["Endpoints"] == []
+    assert sagemaker.list_endpoint_configs()["EndpointConfigs"] == []
+    assert sagemaker.list_models()["Models"] == []
+    assert sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"] == []
+    assert cloud.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
+    assert [r["RoleName"] for r in cloud.client("iam").list_roles()["Roles"] if "/ebb" in r["Arn"]] == []
+    assert cloud.client("dynamodb").list_tables()["TableNames"] == []
+    buckets = [bucket["Name"] for bucket in cloud.client("s3").list_buckets()["Buckets"]]
+    assert [name for name in buckets if "aws-sam-cli-managed" not in name] == [], "SAM keeps its own bucket"
+    groups = cloud.client("logs").describe_log_groups()["logGroups"]
+    assert [g["logGroupName"] for g in groups if "ebb" in g["logGroupName"]] == []
+
+
+def connect_without_stack(ebb: Ebb) -> Cloud:
+    import boto3
+    from ebb_local import lifecycle
+
+    server = lifecycle.running(ebb.home)
+    session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=server.region)
+    return Cloud(session, server.endpoint_url, {})
+
+
+def test_down_leaves_no_process(ebb: Ebb):
+    assert ebb("down").returncode == 0
+    left = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(ebb.home).encode() in command and int(folder.name) != __import__("os").getpid():
+            left.append(command.replace(b"\0", b" ")[:200])
+    assert left == []
+
+
