@@ -15,7 +15,7 @@ endif
 BIN := .venv/bin
 EBB := $(BIN)/ebb
 # One pip, that of .venv, fills the other environments: they hold what their image or runtime holds and nothing else.
-PIP := $(BIN)/python -m pip --quiet --no-input --disable-pip-version-check
+PIP := $(BIN)/python -m pip -qq --no-input --disable-pip-version-check
 
 CONTROL := .venv/.installed-control
 DEV := .venv/.installed-dev
