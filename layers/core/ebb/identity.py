@@ -1,0 +1,27 @@
+"""Identity: which run would repeat which. The greenest job is the one that never runs."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def run_identity(project: str, spec: Mapping[str, Any], jobs_hash: str, contents: Iterable[str]) -> str:
+    """Return the name of what a run would compute: the same project, spec, job code and bytes give the same name.
+
+    `contents` are the sources' fingerprints: SHA-256 of the bytes, or above the hashing limit S3's own full-object
+    checksum with the size. Names, order and upload times of the objects play no part, nor does the ETag, which under
+    SSE-KMS and multipart upload is not a digest of the content.
+    The project counts: another project wants a model and an endpoint of its own.
+    """
+    canonical = json.dumps(
+        {"project": project, "spec": spec, "jobs": jobs_hash, "contents": sorted(contents)},
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def jobs_hash(jobs_uri: str) -> str:
+    """Return the content hash that ends the job code's S3 URI."""
+    return jobs_uri.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,109 @@
+"""Names and places: one function for each, so that every part of Ebb spells them alike."""
+
+import hashlib
+import re
+from datetime import UTC, datetime
+
+PROJECT_PATTERN = r"^[a-z0-9](-?[a-z0-9]){0,19}$"
+PROJECT_MAX_CHARS = 20  # run and job names are built on it and must stay within SageMaker's 63 characters
+STAGES = ("process", "train", "compress", "compile")
+ROLE_KINDS = (*STAGES, "model")
+
+_RUN_ID = re.compile(r"^(?P<project>.+)-(?P<stamp>\d{14})-(?P<digest>[0-9a-f]{6})$")
+_EXECUTION = re.compile(r"^(?P<run_id>.+)-a(?P<attempt>\d+)$")
+
+
+def is_project(name: str) -> bool:
+    """Return whether `name` may be a project: lower-case letters, digits, single hyphens, at most 20 characters."""
+    return len(name) <= PROJECT_MAX_CHARS and re.match(PROJECT_PATTERN, name) is not None
+
+
+def run_id(project: str, bucket: str, key: str, sequencer: str, uploaded_at: datetime) -> str:
+    """Return the run's name: the same event always gives the same name, so a repeat is harmless."""
+    stamp = uploaded_at.astimezone(UTC).strftime("%Y%m%d%H%M%S")
+    digest = hashlib.sha256(f"{bucket}/{key}/{sequencer}".encode()).hexdigest()[:6]
+    return f"{project}-{stamp}-{digest}"
+
+
+def created_at(run: str) -> datetime:
+    """Return the moment that a run id carries.
+
+    Raises: ValueError when the text is no run id.
+    """
+    found = _RUN_ID.match(run)
+    if found is None:
+        raise ValueError(f"{run!r} is not a run id")
+    return datetime.strptime(found["stamp"], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+
+
+def project_of(run: str) -> str:
+    """Return the project that a run id carries.
+
+    Raises: ValueError when the text is no run id.
+    """
+    found = _RUN_ID.match(run)
+    if found is None:
+        raise ValueError(f"{run!r} is not a run id")
+    return found["project"]
+
+
+def execution(run: str, attempt: int) -> str:
+    """Return the name of the execution (and of the model) of one attempt."""
+    return f"{run}-a{attempt}"
+
+
+def parse_execution(name: str) -> tuple[str, int]:
+    """Return the run id and the attempt that an execution's name carries.
+
+    Raises: ValueError when the name was not made by `execution`.
+    """
+    found = _EXECUTION.match(name)
+    if found is None:
+        raise ValueError(f"{name!r} is not the name of a run's execution")
+    return found["run_id"], int(found["attempt"])
+
+
+def job(run: str, attempt: int, stage: str) -> str:
+    """Return the name of one stage's job."""
+    return f"{execution(run, attempt)}-{stage}"
+
+
+def endpoint(stack: str, project: str) -> str:
+    """Return the name of the project's endpoint, and of its model package group."""
+    return f"{stack}-{project}"
+
+
+def alarm(stack: str, project: str, what: str) -> str:
+    """Return the name of one of the endpoint's alarms."""
+    return f"{stack}-{project}-{what}"
+
+
+def role(stack: str, project: str, kind: str) -> str:
+    """Return the name of the role for one kind of job in one project."""
+    return f"{stack}-{project}-{kind}"
+
+
+def role_path(stack: str) -> str:
+    """Return the IAM path of all roles born at run time, so that a policy can name exactly them."""
+    return f"/{stack}/"
+
+
+def run_prefix(run: str) -> str:
+    """Return the key prefix that holds everything of one run in the artifact bucket."""
+    return f"projects/{project_of(run)}/runs/{run}/"
+
+
+def manifest_key(run: str) -> str:
+    """Return the key of the manifest that lists the run's source objects."""
+    return run_prefix(run) + "manifest.json"
+
+
+def record_key(run: str) -> str:
+    """Return the key of the run's record."""
+    return run_prefix(run) + "run.json"
+
+
+def tags(stack: str, project: str, run: str | None = None) -> list[dict[str, str]]:
+    """Return the tags of a resource that is born at run time."""
+    pairs = {"ebb:stack": stack, "ebb:project": project} | ({"ebb:run": run} if run else {})
+    return [{"Key": key, "Value": value} for key, value in pairs.items()]
