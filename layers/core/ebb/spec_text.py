@@ -57,9 +57,11 @@ def load(text: bytes, *, file: str) -> Document:
         root, value = yaml.compose(plain, Loader=yaml.SafeLoader), yaml.safe_load(plain)
     except yaml.YAMLError as bad:
         mark = getattr(bad, "problem_mark", None)
-        line = mark.line + 1 if mark else None
+        broken_at = mark.line + 1 if mark else None
         problem = getattr(bad, "problem", None) or "it cannot be read"
-        raise _refused("spec-not-yaml", f"the spec is not YAML: {problem}", file, "Mend the line.", line=line) from bad
+        raise _refused(
+            "spec-not-yaml", f"the spec is not YAML: {problem}", file, "Mend the line.", line=broken_at
+        ) from bad
     if value is None:
         return Document({}, None)
     if not isinstance(value, dict):

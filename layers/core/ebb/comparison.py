@@ -1,0 +1,41 @@
+"""Comparison: the model as it was trained against the model that is shipped, on the same measurements."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ebb import footprint
+
+# What `compile` measures of every model, alternately on one machine, so that ratios mean something.
+MEASURED = (
+    "quality",
+    "quality_interval",
+    "latency_ms",
+    "throughput_rows_per_s",
+    "cpu_ms_per_prediction",
+    "size_bytes",
+    "memory_mib",
+)
+
+
+def compare(
+    original: Mapping[str, Any], shipped: Mapping[str, Any], *, region: str, memory_mb: int | None = None
+) -> dict[str, Any]:
+    """Return both models' measurements, what a million predictions of each take, and how many times less that is."""
+    sides = {}
+    for name, measure in (("original", original), ("shipped", shipped)):
+        cost = footprint.per_million_predictions(measure, region=region, memory_mb=memory_mb)
+        sides[name] = {key: measure[key] for key in MEASURED if key in measure} | {"per_million": cost.as_dict()}
+    return sides | {"times_less": _times_less(sides["original"], sides["shipped"])}
+
+
+def _times_less(original: Mapping[str, Any], shipped: Mapping[str, Any]) -> dict[str, float]:
+    pairs = {
+        "latency_p50": (original["latency_ms"]["p50"], shipped["latency_ms"]["p50"]),
+        "latency_p99": (original["latency_ms"]["p99"], shipped["latency_ms"]["p99"]),
+        "size": (original["size_bytes"], shipped["size_bytes"]),
+        "cpu": (original["cpu_ms_per_prediction"], shipped["cpu_ms_per_prediction"]),
+    } | {
+        quantity: (original["per_million"][quantity]["value"], shipped["per_million"][quantity]["value"])
+        for quantity in ("energy_kwh", "carbon_g", "cost_usd")
+    }
+    return {name: round(before / after, 2) for name, (before, after) in pairs.items() if after}

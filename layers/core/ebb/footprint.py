@@ -1,0 +1,134 @@
+"""Footprint: what a stage used, into kWh, gCO2e and USD; and what a million predictions of a model take."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ebb import carbon, catalog
+from ebb.carbon import Band
+from ebb.spec import SERVERLESS_MEMORY_MB
+
+# When a job reports no CPU time: half load as Cloud Carbon Footprint assumes, anything possible.
+UNKNOWN_UTILIZATION = Band(0.0, 0.5, 1.0)
+MIB_PER_GIB = 1024
+SERVER_MEMORY_MIB = 200  # the HTTP server, the interpreter and numpy beside the model; assumed
+PREDICTIONS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Energy, carbon and cost of something, each with its band."""
+
+    energy_kwh: Band
+    carbon_g: Band
+    cost_usd: Band
+
+    def as_dict(self) -> dict[str, dict[str, float]]:
+        """Return the footprint as it stands in the ledger."""
+        return {
+            "energy_kwh": self.energy_kwh.as_dict(),
+            "carbon_g": self.carbon_g.as_dict(),
+            "cost_usd": self.cost_usd.as_dict(),
+        }
+
+    def __add__(self, other: "Footprint") -> "Footprint":
+        return Footprint(
+            self.energy_kwh + other.energy_kwh, self.carbon_g + other.carbon_g, self.cost_usd + other.cost_usd
+        )
+
+
+NOTHING = Footprint(carbon.ZERO, carbon.ZERO, carbon.ZERO)
+
+
+def utilization(cpu_seconds: float | None, duration_s: float, vcpu: int) -> Band:
+    """Return the mean load of a job's machine, from the CPU time that the job counted.
+
+        utilization = cpu_seconds / (duration_s * vcpu), at most 1
+    `vcpu` and `duration_s` are those of the machine and the time in which the CPU time was counted.
+    """
+    if cpu_seconds is None or duration_s <= 0 or vcpu < 1:
+        return UNKNOWN_UTILIZATION
+    return Band.exact(min(1.0, max(0.0, cpu_seconds / (duration_s * vcpu))))
+
+
+def of_job(instance_type: str, *, duration_s: float, billable_s: float, load: Band, region: str) -> Footprint | None:
+    """Return the footprint of one job's allocation; None when the catalog does not know its instance type.
+
+    Energy is counted over `duration_s`, the time in which the machine ran for us; cost over `billable_s`.
+    """
+    machine = catalog.instance(instance_type)
+    if machine is None:
+        return None
+    power = catalog.processor(machine.processor)
+    watts = carbon.processor_power_w(machine.vcpu, load, idle_w=power.idle_w, max_w=power.max_w)
+    energy = carbon.energy_kwh(
+        watts,
+        duration_s,
+        memory_gib=machine.memory_gib,
+        memory_kwh_per_gib_hour=catalog.memory_kwh_per_gib_hour(),
+        pue=catalog.pue(),
+    )
+    embodied = carbon.embodied_carbon_g(machine.vcpu, duration_s, catalog.embodied_g_per_vcpu_hour())
+    return Footprint(
+        energy,
+        carbon.operational_carbon_g(energy, catalog.grid_g_per_kwh(region)) + embodied,
+        machine.price_usd_per_hour * (billable_s / 3600),
+    )
+
+
+def serverless_memory_mb(model_memory_mib: float, asked_mb: int | None = None) -> int:
+    """Return the memory size that a serverless endpoint needs for a model: the smallest that holds it, or the asked one.
+
+    Raises: ValueError when the largest size does not hold it.
+    """
+    if asked_mb is not None:
+        return asked_mb
+    needed = model_memory_mib + SERVER_MEMORY_MIB
+    fitting = next((size for size in SERVERLESS_MEMORY_MB if size >= needed), None)
+    if fitting is None:
+        raise ValueError(
+            f"a serverless endpoint holds at most {SERVERLESS_MEMORY_MB[-1]} MB, the model needs {needed:.0f}"
+        )
+    return fitting
+
+
+def per_million_predictions(measure: Mapping[str, Any], *, region: str, memory_mb: int | None = None) -> Footprint:
+    """Return what a million single predictions take on a serverless endpoint, from what was measured of a model.
+
+        energy_kwh = (cpu_s * watts_per_vcpu_at_full_load / 1000 + memory_gib * kwh_per_gib_hour * seconds) / 3600 * PUE
+        cost_usd   = seconds, rounded up to a millisecond each, * memory_gib * usd_per_gib_second
+    `latency_ms.p50` is the time that a request occupies its allocation. The HTTP request itself, cold starts and data
+    transfer are the same for every model and are not counted.
+    """
+    seconds = float(measure["latency_ms"]["p50"]) / 1000 * PREDICTIONS
+    cpu_s = float(measure["cpu_ms_per_prediction"]) / 1000 * PREDICTIONS
+    billed_s = math.ceil(max(float(measure["latency_ms"]["p50"]), 0.001)) / 1000 * PREDICTIONS
+    size_mb = serverless_memory_mb(float(measure["memory_mib"]), memory_mb)
+    gib = size_mb / MIB_PER_GIB
+    power, price = catalog.processor("serverless"), catalog.serverless()
+    busy = carbon.energy_kwh(
+        power.max_w, cpu_s, memory_gib=0, memory_kwh_per_gib_hour=catalog.memory_kwh_per_gib_hour(), pue=catalog.pue()
+    )
+    kept = carbon.energy_kwh(
+        carbon.ZERO,
+        seconds,
+        memory_gib=gib,
+        memory_kwh_per_gib_hour=catalog.memory_kwh_per_gib_hour(),
+        pue=catalog.pue(),
+    )
+    energy = busy + kept
+    # The allocation's share of a server is what its memory brings in vCPUs; more GiB per vCPU means fewer of them.
+    vcpu = Band(gib / price.gib_per_vcpu.high, gib / price.gib_per_vcpu.value, gib / price.gib_per_vcpu.low)
+    embodied = catalog.embodied_g_per_vcpu_hour() * vcpu * (seconds / 3600)
+    return Footprint(
+        energy,
+        carbon.operational_carbon_g(energy, catalog.grid_g_per_kwh(region)) + embodied,
+        price.usd_per_gib_second * (gib * billed_s),
+    )
+
+
+def sum_of(recorded: Iterable[Mapping[str, Any]]) -> Footprint:
+    """Return the sum of footprints as the ledger holds them."""
+    parts = (Footprint(*(Band.of(each[name]) for name in ("energy_kwh", "carbon_g", "cost_usd"))) for each in recorded)
+    return sum(parts, start=NOTHING)
