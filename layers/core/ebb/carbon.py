@@ -7,7 +7,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Band:
-    """An estimate and the bounds between which it may lie. Bands combine bound by bound, which overstates the spread."""
+    """An estimate and the bounds between which it may lie. Combined bound by bound: the spread is overstated."""
 
     low: float
     value: float

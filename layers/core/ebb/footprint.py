@@ -78,7 +78,7 @@ def of_job(instance_type: str, *, duration_s: float, billable_s: float, load: Ba
 
 
 def serverless_memory_mb(model_memory_mib: float, asked_mb: int | None = None) -> int:
-    """Return the memory size that a serverless endpoint needs for a model: the smallest that holds it, or the asked one.
+    """Return the memory size of a serverless endpoint for a model: the asked one, or the smallest that holds it.
 
     Raises: ValueError when the largest size does not hold it.
     """

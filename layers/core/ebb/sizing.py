@@ -33,8 +33,8 @@ class Choice:
 
 
 # Per stage: fixed CPU-seconds (start, imports), CPU-seconds and working memory per MiB of text data, parallel share.
-# process: DuckDB reads, types, deduplicates and writes 1,157 MB of CSV in 15 CPU-s and stays within 1.1 GB when told to;
-# five passes of that kind. The other stages: a two-core run on a 15 MB table, with a wide margin. Confidence: low.
+# process: DuckDB was measured at 15 CPU-s for 1,157 MB of CSV, bounded at 1.1 GB; five passes of that kind, with room.
+# The other stages are assumed, confidence low: what the jobs report afterwards stands in the ledger beside them.
 _STAGE_NEEDS = {
     "process": (20.0, 0.10, 0.004, 0.85),
     "train": (60.0, 12.0, 0.012, 0.70),
@@ -104,7 +104,7 @@ def choose(stage: str, work: Workload, offered: Iterable[Instance] | None = None
     best = ranked[0]
     return Choice(
         best,
-        f"least expected energy of {len(fitting)} instance types that hold {work.memory_gib:.1f} GiB and finish in time",
+        f"least expected energy of {len(fitting)} types with {work.memory_gib:.1f} GiB that finish in time",
         {
             "expected_cpu_s": round(work.cpu_s, 1),
             "expected_duration_s": round(duration_s(work, best.vcpu), 1),
