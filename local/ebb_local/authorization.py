@@ -13,8 +13,9 @@ Sources: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_eva
 https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html (the texts).
 """
 
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ from ministack.services import iam as iam_service
 _principal: ContextVar[str] = ContextVar("ebb_principal", default="")
 _record: dict[tuple[str, str, str, str], int] = {}
 _record_lock = threading.Lock()
+
+# (action, resource, principal) of an allowed call -> further (action, resource, condition keys) under its caller.
+Implication = Callable[[str, str, str], Iterable[tuple[str, str, dict[str, Any]]]]
+_implications: list[Implication] = []
 
 
 class AccessDenied(Exception):  # noqa: N818 - named as AWS names it
@@ -88,6 +93,19 @@ def authorize(
         raise AccessDenied(
             denial_text(principal, action, resource, result), action=action, resource=resource, principal=principal
         )
+    authorize_implied(action, resource, principal)
+
+
+def authorize_implied(action: str, resource: str, principal: str) -> None:
+    """Raise AccessDenied unless the caller may also do what AWS does on its behalf (see `imply`)."""
+    for implied in _implications:
+        for further_action, further_resource, keys in implied(action, resource, principal):
+            authorize(further_action, further_resource, principal=principal, context=keys)
+
+
+def imply(calls_of: Implication) -> None:
+    """Register what an allowed call makes AWS ask for on behalf of the caller: the key of an encrypted bucket."""
+    _implications.append(calls_of)
 
 
 def is_allowed(
@@ -201,8 +219,6 @@ def _context(action: str, resource: str, principal: str, kind: str, keys: dict[s
 
 def _trust_as_policy(document: Any) -> dict:
     """A trust policy has no Resource; the evaluator of resource policies wants one."""
-    import json
-
     parsed = json.loads(document) if isinstance(document, str) else document or {}
     statements = parsed.get("Statement", [])
     statements = [statements] if isinstance(statements, dict) else statements

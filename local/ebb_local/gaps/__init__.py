@@ -1,1 +1,37 @@
-"""What MiniStack leaves open and Ebb needs: one module per gap, each with `install()`."""
+"""What MiniStack leaves open and Ebb needs: one module per gap, each with `install()`.
+
+A gap replaces functions of MiniStack in its modules' namespaces; the last one installed is the outermost. Each has
+a contract test in tests/contract that fails when MiniStack changes under it.
+"""
+
+import importlib
+
+GAPS = (
+    "loopback_tls",
+    "gateway_decisions",
+    "denial_texts",
+    "resource_arns",
+    "unknown_services",
+    "lambda_errors",
+    "lambda_workers",
+    "lambda_async",
+    "lambda_event_sources",
+    "definitions",
+    "sdk_errors",
+    "sdk_services",
+    "state_machine_roles",
+    "sync_integrations",
+    "execution_lifecycle",
+    "jsonata_states",
+    "data_limit",
+    "rule_targets",
+    "pass_role",
+    "encryption_keys",
+)
+
+
+def install() -> None:
+    """Close every gap, once, before the server listens."""
+    for name in GAPS:
+        importlib.import_module(f"{__name__}.{name}").install()
+    importlib.import_module("ebb_local.persistence").install()
