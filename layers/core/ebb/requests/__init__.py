@@ -1,0 +1,21 @@
+"""Request bodies: one pure function per AWS API action, named after it. Nothing here decides anything."""
+
+from ebb.requests.alarms import put_metric_alarm
+from ebb.requests.hosting import create_endpoint, create_endpoint_config, create_model, update_endpoint
+from ebb.requests.jobs import create_processing_job, create_training_job
+from ebb.requests.registry import create_model_package, create_model_package_group
+from ebb.requests.roles import create_role, put_role_policy
+
+__all__ = [
+    "create_endpoint",
+    "create_endpoint_config",
+    "create_model",
+    "create_model_package",
+    "create_model_package_group",
+    "create_processing_job",
+    "create_role",
+    "create_training_job",
+    "put_metric_alarm",
+    "put_role_policy",
+    "update_endpoint",
+]

@@ -1,0 +1,129 @@
+"""Settings: the resources that a function may use, named by its environment and read when it is called."""
+
+import os
+from dataclasses import dataclass
+from typing import Self
+
+from ebb.identity import jobs_hash
+
+
+def _get(name: str) -> str:
+    value = os.environ.get(name, "")
+    if not value:
+        raise RuntimeError(f"the environment variable {name} is not set; template.yaml names what each function reads")
+    return value
+
+
+def _list(name: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in os.environ.get(name, "").split(",") if part.strip())
+
+
+@dataclass(frozen=True)
+class UploadSettings:
+    """What `on_upload` needs."""
+
+    run_pipeline_arn: str
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        return cls(_get("RUN_PIPELINE_ARN"))
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """What the functions need that only read and write the ledger and the runs' reports."""
+
+    ledger_table: str
+    artifact_bucket: str
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        return cls(_get("LEDGER_TABLE"), _get("ARTIFACT_BUCKET"))
+
+
+@dataclass(frozen=True)
+class IdentifySettings:
+    """What `identify_dataset` needs."""
+
+    ledger_table: str
+    artifact_bucket: str
+    landing_bucket: str
+    jobs_hash: str
+    external_data_buckets: tuple[str, ...]
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        return cls(
+            _get("LEDGER_TABLE"),
+            _get("ARTIFACT_BUCKET"),
+            _get("LANDING_BUCKET"),
+            jobs_hash(_get("JOBS_URI")),
+            _list("EXTERNAL_DATA_BUCKETS"),
+        )
+
+
+@dataclass(frozen=True)
+class StackSettings:
+    """The deployed stack, as far as request bodies name it. Account, Region and partition are those of its key."""
+
+    stack: str
+    artifact_bucket: str
+    data_key_arn: str
+    serve_image_uri: str
+    landing_bucket: str = ""
+    jobs_uri: str = ""
+    jobs_image_uri: str = ""
+    job_boundary_arn: str = ""
+    external_data_buckets: tuple[str, ...] = ()
+    notifications_topic_arn: str | None = None
+    ledger_table: str = ""
+
+    @classmethod
+    def for_planning(cls) -> Self:
+        """Read what `plan_pipeline` needs from the environment."""
+        return cls(
+            stack=_get("STACK_NAME"),
+            artifact_bucket=_get("ARTIFACT_BUCKET"),
+            data_key_arn=_get("DATA_KEY_ARN"),
+            serve_image_uri=_get("SERVE_IMAGE_URI"),
+            landing_bucket=_get("LANDING_BUCKET"),
+            jobs_uri=_get("JOBS_URI"),
+            jobs_image_uri=_get("JOBS_IMAGE_URI"),
+            job_boundary_arn=_get("JOB_BOUNDARY_ARN"),
+            external_data_buckets=_list("EXTERNAL_DATA_BUCKETS"),
+            ledger_table=_get("LEDGER_TABLE"),
+        )
+
+    @classmethod
+    def for_selection(cls) -> Self:
+        """Read what `select_candidate` needs from the environment."""
+        return cls(
+            stack=_get("STACK_NAME"),
+            artifact_bucket=_get("ARTIFACT_BUCKET"),
+            data_key_arn=_get("DATA_KEY_ARN"),
+            serve_image_uri=_get("SERVE_IMAGE_URI"),
+            ledger_table=_get("LEDGER_TABLE"),
+            notifications_topic_arn=os.environ.get("NOTIFICATIONS_TOPIC_ARN") or None,
+        )
+
+    @property
+    def partition(self) -> str:
+        """The AWS partition, as ARNs name it."""
+        return self.data_key_arn.split(":")[1]
+
+    @property
+    def region(self) -> str:
+        """The Region in which everything runs."""
+        return self.data_key_arn.split(":")[3]
+
+    @property
+    def account_id(self) -> str:
+        """The account that owns everything."""
+        return self.data_key_arn.split(":")[4]
+
+    def arn(self, service: str, resource: str) -> str:
+        """Return the ARN of a resource in this stack's account and Region."""
+        return f"arn:{self.partition}:{service}:{self.region}:{self.account_id}:{resource}"
