@@ -1,0 +1,210 @@
+"""One serving container: a real HTTP server on a free loopback port, `/ping` and `/invocations`.
+
+Source: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html
+A serverless variant has a process only while it is used: the first request after a rest starts it, and waits.
+"""
+
+import contextlib
+import http.client
+import shutil
+import socket
+import tarfile
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ebb_local.sagemaker import containers, images, models, roles, settings
+from ebb_local.sagemaker.errors import JobFailure
+from ebb_local.sagemaker.logs import LogStream
+from ebb_local.sagemaker.storage import Bucket, Location, download_all
+
+_PING_TIMEOUT_S = 2.0  # AWS: /ping answers within 2 s
+_PING_EVERY_S = 0.1
+_INVOKE_TIMEOUT_S = 60.0
+_CREDENTIALS_VALID_S = 30 * 24 * 3600  # AWS refreshes them; a process here keeps what it started with
+_FORWARDED = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id",
+              "x-amzn-sagemaker-target-model", "x-amzn-sagemaker-session-id")  # fmt: skip
+
+
+class HostingFailure(Exception):
+    """The container cannot serve; the text is the endpoint's FailureReason."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the container answered, and where the time went."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    model_s: float
+    setup_s: float | None
+    """How long starting the process took, when this request had to wait for that."""
+
+
+class Server:
+    """The container of one production variant."""
+
+    def __init__(self, endpoint: str, variant: dict[str, Any], model: dict[str, Any]) -> None:
+        self.variant = variant
+        self.serverless = bool(variant.get("ServerlessConfig"))
+        self._name, self._model = endpoint, model
+        self._container_spec = models.container_of(model)
+        self._environment = images.environment(self._container_spec["Image"])
+        self._credentials = roles.credentials(model["ExecutionRoleArn"], valid_s=_CREDENTIALS_VALID_S)
+        stream = f"{variant['VariantName']}/{uuid.uuid4().hex[:17]}"
+        self.log = LogStream(f"/aws/sagemaker/Endpoints/{endpoint}", stream, self._credentials.principal)
+        self._base = settings.current().endpoints / endpoint / uuid.uuid4().hex[:8]
+        self._container: containers.Container | None = None
+        self._port = 0
+        self._starting = threading.Lock()
+        self._counting = threading.Lock()
+        self._in_flight = 0
+        self._closed = False
+        self._last_used = time.time()
+
+    def prepare(self) -> None:
+        """Download the model with the model's own role and unpack it. Raises HostingFailure."""
+        uri, packed = models.data_source(self._container_spec)
+        target = self._base / "model"
+        target.mkdir(parents=True, exist_ok=True)
+        if not uri:
+            return
+        bucket = Bucket(self._credentials)
+        try:
+            if packed:
+                archive = self._base / "model.tar.gz"
+                bucket.download(Location.parse(uri), archive)
+                extract(archive, target)
+                archive.unlink()
+            else:
+                download_all(bucket, bucket.sources("S3Prefix", uri), target, lambda: False)
+        except JobFailure as failure:
+            raise HostingFailure(
+                f'Failed to download model data for container "primary" from URL: {uri}. Please ensure that there is '
+                "an object located at the URL and that the role passed to CreateModel has permissions to download "
+                f"the model. ({failure})"
+            ) from failure
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise HostingFailure(
+                f'Failed to extract model data archive from URL {uri} for container "primary": {error}. '
+                "Please ensure that the object located at the URL is a valid tar.gz archive."
+            ) from error
+
+    def start(self) -> float:
+        """Start the process and wait until /ping answers 200; return the seconds that it took."""
+        with self._starting:
+            if self._running():
+                return 0.0
+            if self._closed:
+                raise HostingFailure("The endpoint is being deleted")
+            began = time.monotonic()
+            self._port = _free_port()
+            self._container = self._launch()
+            self._wait_for_ping(self._container, began + settings.current().start_timeout_s)
+            self._last_used = time.time()
+            return time.monotonic() - began
+
+    def invoke(self, body: bytes, headers: dict[str, str]) -> Answer:
+        """Send one request; start the process first when there is none."""
+        with self._counting:
+            self._in_flight += 1
+        try:
+            setup_s = None if self._running() else self.start()
+            began = time.monotonic()
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_INVOKE_TIMEOUT_S)
+            with contextlib.closing(connection):
+                wanted = {name: headers[name] for name in _FORWARDED if name in headers}
+                connection.request("POST", "/invocations", body=body, headers=wanted)
+                response = connection.getresponse()
+                found = {name.lower(): value for name, value in response.getheaders()}
+                payload = response.read()
+            return Answer(response.status, found, payload, time.monotonic() - began, setup_s)
+        finally:
+            with self._counting:
+                self._in_flight -= 1
+                self._last_used = time.time()
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests it works on."""
+        return self._in_flight
+
+    def rest_if_idle(self) -> bool:
+        """End the process of a serverless variant that nobody has called for long; return whether it did."""
+        if not self.serverless or time.time() - self._last_used < settings.current().idle_after_s:
+            return False
+        with self._starting:
+            if self._in_flight or not self._running():
+                return False
+            self._end_process()
+        return True
+
+    def close(self) -> None:
+        """End the process for good and remove the files."""
+        self._closed = True
+        until = time.monotonic() + settings.current().stop_grace_s
+        while self._in_flight and time.monotonic() < until:
+            time.sleep(0.05)
+        with self._starting:
+            self._end_process()
+        shutil.rmtree(self._base, ignore_errors=True)
+
+    def _running(self) -> bool:
+        return self._container is not None and self._container.poll() is None
+
+    def _end_process(self) -> None:
+        if self._container is not None:
+            self._container.end()
+            self._container = None
+
+    def _launch(self) -> containers.Container:
+        requested = {
+            **(self._container_spec.get("Environment") or {}),
+            "SAGEMAKER_BIND_TO_PORT": str(self._port),
+            "SAGEMAKER_BIND_TO_HOST": "127.0.0.1",
+        }
+        credentials = None if self._model.get("EnableNetworkIsolation") else self._credentials
+        return containers.Container(
+            [*self._environment.serve_entrypoint, "serve"],
+            environment=self._environment,
+            base=self._base,
+            env=containers.container_env(self._environment, self._base, requested, credentials),
+            log=self.log,
+        )
+
+    def _wait_for_ping(self, container: containers.Container, deadline: float) -> None:
+        while not _answers_ping(self._port):
+            code = container.poll()
+            if code is not None or time.monotonic() > deadline or self._closed:
+                self._end_process()
+                raise HostingFailure(
+                    f"The primary container for production variant {self.variant['VariantName']} did not pass the ping "
+                    "health check. Please check CloudWatch logs for this endpoint."
+                )
+            time.sleep(_PING_EVERY_S)
+
+
+def extract(archive: Path, directory: Path) -> None:
+    """Unpack a tar.gz; members that would lie outside, links that leave and devices are refused (PEP 706)."""
+    with tarfile.open(archive, "r:gz") as tar:
+        tar.extractall(directory, filter="data")
+
+
+def _answers_ping(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PING_TIMEOUT_S)
+    try:
+        with contextlib.closing(connection):
+            connection.request("GET", "/ping")
+            return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
