@@ -1,0 +1,128 @@
+"""What an AWS account must have before a run can succeed in it. Each check returns (state, detail, remedy)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from ebb import catalog
+from ebb_cli.target import Target
+
+Judged = tuple[str, str, str]
+
+# What the command line itself calls; the stack's own roles are written in template.yaml.
+NEEDED_ACTIONS = (
+    "cloudformation:DescribeStacks", "s3:PutObject", "dynamodb:Query", "states:GetExecutionHistory",
+    "states:StartExecution", "states:StopExecution", "sagemaker:InvokeEndpoint", "sagemaker:DescribeEndpoint", "logs:FilterLogEvents",
+    "kms:GenerateDataKey", "kms:Decrypt",
+)  # fmt: skip
+# Services without which the template cannot be deployed; a Region opens with fewer of them.
+SERVICES = ("sagemaker", "stepfunctions", "lambda", "events", "dynamodb", "ecr", "kms", "codebuild")
+CONCURRENCY_WANTED = 10
+QUOTAS_PAGE = "Ask for more under Service Quotas, Amazon SageMaker: "
+
+
+def region(target: Target) -> Judged:
+    """Judge whether the Region has the services that the template uses."""
+    missing = [name for name in SERVICES if target.region not in _regions(target, name)]
+    if missing:
+        return "fail", f"{target.region} has no {', '.join(missing)}", "Choose another --region."
+    return "ok", f"{target.region} has all services", ""
+
+
+def _regions(target: Target, service: str) -> list[str]:
+    found: list[str] = []
+    for partition in target.session.get_available_partitions():
+        found += target.session.get_available_regions(service, partition_name=partition)
+    return found
+
+
+def images(target: Target) -> Judged:
+    """Judge whether the two images are in the stack's repositories, or named by its parameters."""
+    stack = target.describe_stack()
+    parameters = {item["ParameterKey"]: item.get("ParameterValue", "") for item in stack.get("Parameters", [])}
+    missing: list[str] = []
+    found: list[str] = []
+    for kind in ("Jobs", "Serve"):
+        if parameters.get(f"{kind}ImageUri"):
+            found.append(parameters[f"{kind}ImageUri"])
+            continue
+        uri, tag = target.outputs[f"{kind}RepositoryUri"], parameters.get(f"{kind}ImageTag", "")
+        (found if _has_tag(target, uri.partition("/")[2], tag) else missing).append(f"{uri}:{tag}")
+    if missing:
+        return "fail", f"no image {', '.join(missing)}", "Build them from containers/ and push them."
+    return "ok", ", ".join(found), ""
+
+
+def _has_tag(target: Target, repository: str, tag: str) -> bool:
+    try:
+        answer = target.client("ecr").describe_images(repositoryName=repository, imageIds=[{"imageTag": tag}])
+    except ClientError as problem:
+        if problem.response["Error"]["Code"] in {"ImageNotFoundException", "RepositoryNotFoundException"}:
+            return False
+        raise
+    return bool(answer["imageDetails"])
+
+
+def serverless_quota(target: Target) -> Judged:
+    """Judge the applied concurrency of serverless endpoints: new accounts have reported 10 instead of 1000."""
+    for name, value in _sagemaker_quotas(target):
+        if "serverless" in name.lower() and "total concurrency" in name.lower():
+            state = "ok" if value >= CONCURRENCY_WANTED else "fail" if value < 1 else "warn"
+            return state, f"{name}: {value:.0f}", QUOTAS_PAGE + f"{name!r}."
+    return "warn", "the quota on serverless concurrency was not found", QUOTAS_PAGE + "serverless concurrency."
+
+
+def job_quotas(target: Target) -> Judged:
+    """Judge whether at least one catalogued instance type may be used for each kind of job."""
+    quotas = dict(_sagemaker_quotas(target))
+    types = [item.name for item in catalog.instances()]
+    lacking, told = [], []
+    for use in ("training job usage", "spot training job usage", "processing job usage"):
+        usable = [name for name in types if quotas.get(f"{name} for {use}", 0) >= 1]
+        if usable:
+            told.append(f"{use}: {len(usable)} of {len(types)} types")
+        else:
+            lacking.append(f"{types[0]} for {use}")
+    if lacking:
+        return "fail", f"no instance type is allowed: {', '.join(lacking)}", QUOTAS_PAGE + ", ".join(lacking) + "."
+    return "ok", ", ".join(told), ""
+
+
+def _sagemaker_quotas(target: Target) -> Iterable[tuple[str, float]]:
+    client = target.client("service-quotas")
+    # Quotas that were never changed appear only among the defaults.
+    values: dict[str, float] = {}
+    for operation in ("list_aws_default_service_quotas", "list_service_quotas"):
+        for page in client.get_paginator(operation).paginate(ServiceCode="sagemaker"):
+            values |= {item["QuotaName"]: item["Value"] for item in page["Quotas"]}
+    return values.items()
+
+
+def permissions(target: Target) -> Judged:
+    """Judge what the caller may do by asking IAM to simulate it; nothing is called."""
+    caller = target.client("sts").get_caller_identity()["Arn"]
+    if caller.endswith(":root"):
+        return "warn", f"{caller} may do everything", "Use a role instead of the account's root."
+    request: dict[str, Any] = {"PolicySourceArn": _role_of(caller), "ActionNames": list(NEEDED_ACTIONS)}
+    answer = target.client("iam").simulate_principal_policy(**request)
+    results = answer["EvaluationResults"]
+    forbidden = [item["EvalActionName"] for item in results if item["EvalDecision"] == "explicitDeny"]
+    if forbidden:
+        return "fail", f"forbidden to {caller}: {', '.join(forbidden)}", "Ask the account's administrator about them."
+    # A policy that names single resources does not allow an action on all of them, and may still be enough.
+    unnamed = [item["EvalActionName"] for item in results if item["EvalDecision"] != "allowed"]
+    if unnamed:
+        detail = f"not allowed to {caller} on every resource: {', '.join(unnamed)}"
+        return "warn", detail, f"Enough if they are allowed on the resources of the stack {target.stack}."
+    return "ok", f"{caller} may do what the commands need", ""
+
+
+def _role_of(caller: str) -> str:
+    """Return the role behind an assumed-role session; IAM simulates roles and users, not sessions."""
+    if ":assumed-role/" not in caller:
+        return caller
+    head, _, rest = caller.partition(":assumed-role/")
+    return f"{head.replace(':sts:', ':iam:')}:role/{rest.split('/')[0]}"

@@ -1,0 +1,125 @@
+"""`ebb demo`, run by `make demo`: the whole loop on a real table, from an empty machine to a model that answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ebb_cli import cloud, demo_data, drop, output, progress, serving, show
+from ebb_cli.ledger import Ledger
+from ebb_cli.problems import EXIT_OF_STATUS
+from ebb_cli.target import Target, home
+
+DEFAULT_TABLE = "letters"
+ROWS_PER_CALL = 500
+SHOWN = 5
+
+
+def demo(
+    table: Annotated[str, typer.Option("--table", help="A table that ships inside a package.")] = DEFAULT_TABLE,
+) -> None:
+    """Show everything: deploy, drop a real table, train, shrink, serve, ask the model, count what it took."""
+    seconds: dict[str, float] = {}
+    began = time.monotonic()
+    with _step("1  The embedded cloud, and the stack deployed to it", "cloud and stack", seconds):
+        target, _ = cloud.bring_up()
+    with _step("2  A real table", "data", seconds):
+        data = demo_data.fetch(table, home() / "demo")
+        _say(f"{data.description}\nfrom {data.source}, {data.licence}")
+    project = f"demo-{table}"[:20].rstrip("-")
+    with _step(f"3  ebb drop {Path(data.train_csv).name} --project {project} --wait", "run", seconds):
+        ledger, begun = drop.begin(target, Path(data.train_csv), project)
+        run = progress.follow(target, ledger, begun["run_id"])
+        run = _served(ledger, run)
+    with _step(f"4  ebb invoke {project}: rows that no stage has seen", "answers", seconds):
+        _ask(target, project, Path(data.holdout_csv), data.holdout_labels, run)
+    output.out().rule("[bold]5  What came out", align="left")
+    show.print_run(run)
+    record = _keep_record(target, run)
+    seconds["everything"] = round(time.monotonic() - began, 1)
+    spent = [(name, output.duration(value)) for name, value in seconds.items()]
+    output.table("\nSeconds", ("step", "took"), spent, right=("took",))
+    _say(f"\nthe run's record: {record}")
+    _say(
+        f"\nTry next:\n  ebb why {run['run_id']}\n  ebb show latest\n  ebb invoke {project} {data.holdout_csv}\n"
+        "  ebb drop YOUR_TABLE.csv --project mine --wait\n  ebb down\n(the command is .venv/bin/ebb)"
+    )
+
+
+def _say(text: str) -> None:
+    output.out().print(text, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _step(title: str, name: str, seconds: dict[str, float]) -> Iterator[None]:
+    output.out().rule(f"[bold]{escape(title)}", align="left")
+    began = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - began, 1)
+
+
+def _served(ledger: Ledger, run: dict[str, Any]) -> dict[str, Any]:
+    """Return the run whose model is served; end the demo when there is none."""
+    if run["status"] == "reused":
+        _say(f"The same bytes as before: no job was started, {run['reuses']} is reused.")
+        return show.require(ledger, run["reuses"])
+    if code := EXIT_OF_STATUS.get(run["status"], 1):
+        show.print_run(run)
+        raise typer.Exit(code)
+    return run
+
+
+def _ask(target: Target, project: str, rows_csv: Path, truth: Sequence[Any], run: dict[str, Any]) -> None:
+    """Send the held-out rows, show a few answers beside the truth, and judge all of them."""
+    with rows_csv.open(newline="") as file:
+        header, *rows = file.read().splitlines()
+    predictions: list[dict[str, Any]] = []
+    for start in range(0, len(rows), ROWS_PER_CALL):
+        body = "\n".join([header, *rows[start : start + ROWS_PER_CALL]]) + "\n"
+        predictions += serving.call(target, project, body.encode(), "text/csv")["predictions"]
+    cells = [row for row, _ in zip(csv.reader(rows), range(SHOWN), strict=False)]
+    shown = [
+        (", ".join(row[:4]) + (", ..." if len(row) > 4 else ""), told(prediction), real)
+        for row, prediction, real in zip(cells, predictions, truth, strict=False)
+    ]
+    output.table("", (f"held-out row ({', '.join(header.split(',')[:4])}, ...)", "prediction", "truth"), shown)
+    _say(f"{len(predictions)} held-out rows: {score(predictions, truth)}")
+
+
+def told(prediction: dict[str, Any]) -> str:
+    """Return one prediction in words: a label with its probability, or a value."""
+    if "label" not in prediction:
+        return output.number(prediction["value"], 4)
+    probability = (prediction.get("probabilities") or {}).get(str(prediction["label"]))
+    return str(prediction["label"]) + (f" ({probability:.0%})" if probability is not None else "")
+
+
+def score(predictions: Sequence[dict[str, Any]], truth: Sequence[Any]) -> str:
+    """Return how good predictions are against the truth: accuracy for labels, root mean square error for values.
+
+    Raises: ValueError when there is not one prediction for each row.
+    """
+    pairs = list(zip(predictions, truth, strict=True))
+    if "label" in predictions[0]:
+        right = sum(str(prediction["label"]) == str(real) for prediction, real in pairs)
+        return f"{right / len(pairs):.2%} are right"
+    error = math.sqrt(sum((float(prediction["value"]) - float(real)) ** 2 for prediction, real in pairs) / len(pairs))
+    return f"root mean square error {output.number(error, 4)}"
+
+
+def _keep_record(target: Target, run: dict[str, Any]) -> Path:
+    """Copy the run's record next to the demo's data, where people can open it."""
+    bucket, _, key = run["record_uri"].removeprefix("s3://").partition("/")
+    body = target.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+    path = home() / "demo" / f"{run['run_id']}.json"
+    path.write_text(json.dumps(json.loads(body), indent=2) + "\n")
+    return path

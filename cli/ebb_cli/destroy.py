@@ -1,0 +1,234 @@
+"""`ebb destroy`: remove what runs brought into being, and on request the stack and the data that it keeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import typer
+from botocore.exceptions import ClientError, WaiterError
+
+from ebb import names
+from ebb_cli import output
+from ebb_cli.problems import USAGE, CommandError
+from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Region, Target, find
+
+ENDPOINT_GONE_WITHIN_S = 600
+KEY_DELETION_DAYS = 30  # the longest that KMS allows: until then the deletion can be cancelled
+GONE = {"ResourceNotFound", "ResourceNotFoundException", "NoSuchEntity", "NoSuchBucket"}
+
+Removal = tuple[str, str]
+
+
+def destroy(
+    stack: Annotated[bool, typer.Option("--stack", help="Delete the CloudFormation stack as well.")] = False,
+    delete_data: Annotated[
+        bool, typer.Option("--delete-data", help="Delete the buckets, the ledger and the key that the stack keeps.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing (embedded cloud only).")] = False,
+    stack_name: Annotated[str, typer.Option("--stack-name", help="Name of the CloudFormation stack.")] = DEFAULT_STACK,
+    profile: Profile = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+    as_json: Json = False,
+) -> None:
+    """Remove endpoints, models, alarms and roles that runs made; with --stack the stack too."""
+    target = find(profile=profile, endpoint_url=endpoint_url, region=region, stack=stack_name)
+    output.err().print(f"target: {target.name}", style="dim", markup=False, soft_wrap=True)
+    if delete_data and not stack:
+        raise CommandError("--delete-data needs --stack: a stack without its buckets cannot run.", status=USAGE)
+    confirm(target, with_stack=stack, with_data=delete_data, yes=yes)
+    outputs = dict(target.outputs)
+    removed = []
+    for kind, name in remove(target, outputs, with_stack=stack, with_data=delete_data):
+        removed.append({"kind": kind, "name": name})
+        if not as_json:
+            output.out().print(f"removed {kind:22} {name}", markup=False, soft_wrap=True)
+    if as_json:
+        output.emit_json(removed)
+    elif not removed:
+        output.out().print("There was nothing to remove.")
+    if stack and not delete_data:
+        output.err().print("The buckets, the ledger and the key are kept; --delete-data removes them.")
+
+
+def confirm(target: Target, *, with_stack: bool, with_data: bool, yes: bool) -> None:
+    """Ask before anything is removed; on AWS only a named profile and the stack's name, typed, are an answer."""
+    what = "everything that runs made" + (", the stack" if with_stack else "") + (" AND ALL DATA" if with_data else "")
+    if target.embedded:
+        if not yes and not typer.confirm(f"Remove {what}?", err=True):
+            raise typer.Abort
+        return
+    if not target.profile:
+        raise CommandError("On AWS destroy takes no default.", "Name the account with --profile NAME.", status=USAGE)
+    typed = typer.prompt(f"{target.name}: remove {what}? Type the stack's name to go on", err=True)
+    if typed != target.stack:
+        raise CommandError(f"{typed!r} is not {target.stack!r}: nothing was removed.")
+
+
+def remove(target: Target, outputs: dict[str, str], *, with_stack: bool, with_data: bool) -> Iterator[Removal]:
+    """Remove what was asked for, in an order in which nothing is born again, and yield each thing as it goes."""
+    yield from _executions(target, outputs)
+    yield from _endpoints(target)
+    yield from _packages(target)
+    in_stack = _physical_ids(target)
+    yield from _alarms(target, in_stack)
+    yield from _roles(target, in_stack)
+    yield from _log_groups(target, f"/aws/sagemaker/Endpoints/{target.stack}-")
+    if not with_stack:
+        return
+    yield from _stack(target)
+    # A function that ran while the stack was deleted makes its log group anew.
+    yield from _log_groups(target, f"/aws/lambda/{target.stack}-")
+    if with_data:
+        yield from _data(target, outputs)
+
+
+def _executions(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
+    states = target.client("stepfunctions")
+    for name in ("RunPipelineStateMachineArn", "DeployModelStateMachineArn"):
+        if name not in outputs:
+            continue
+        pages = states.get_paginator("list_executions").paginate(stateMachineArn=outputs[name], statusFilter="RUNNING")
+        for item in [item for page in pages for item in page["executions"]]:
+            states.stop_execution(executionArn=item["executionArn"], error="Cancelled", cause="ebb destroy")
+            yield "running execution", item["name"]
+
+
+def _endpoints(target: Target) -> Iterator[Removal]:
+    sagemaker = target.client("sagemaker")
+    deleted = []
+    for name in _born(target, "list_endpoints", "Endpoints", "EndpointName", "EndpointArn"):
+        if _unless_gone(sagemaker.delete_endpoint, EndpointName=name):
+            deleted.append(name)
+    deadline = time.monotonic() + ENDPOINT_GONE_WITHIN_S
+    for name in deleted:
+        while _unless_gone(sagemaker.describe_endpoint, EndpointName=name):
+            if time.monotonic() > deadline:
+                raise CommandError(f"Endpoint {name} is still being deleted.", "Call ebb destroy again later.")
+            time.sleep(target.poll_s)
+        yield "endpoint", name
+    for name in _born(target, "list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", "EndpointConfigArn"):
+        if _unless_gone(sagemaker.delete_endpoint_config, EndpointConfigName=name):
+            yield "endpoint configuration", name
+    for name in _born(target, "list_models", "Models", "ModelName", "ModelArn"):
+        if _unless_gone(sagemaker.delete_model, ModelName=name):
+            yield "model", name
+
+
+def _born(target: Target, operation: str, key: str, name_key: str, arn_key: str) -> list[str]:
+    """Return the names of what carries this stack's tag: other things in the account are none of our business."""
+    sagemaker = target.client("sagemaker")
+    found = []
+    for page in sagemaker.get_paginator(operation).paginate():
+        for item in page[key]:
+            pages = sagemaker.get_paginator("list_tags").paginate(ResourceArn=item[arn_key])
+            tags = {tag["Key"]: tag["Value"] for tag_page in pages for tag in tag_page["Tags"]}
+            if tags.get("ebb:stack") == target.stack:
+                found.append(item[name_key])
+    return found
+
+
+def _packages(target: Target) -> Iterator[Removal]:
+    sagemaker = target.client("sagemaker")
+    operation, key = "list_model_package_groups", "ModelPackageGroupSummaryList"
+    for group in _born(target, operation, key, "ModelPackageGroupName", "ModelPackageGroupArn"):
+        pages = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group)
+        for package in [item for page in pages for item in page["ModelPackageSummaryList"]]:
+            sagemaker.delete_model_package(ModelPackageName=package["ModelPackageArn"])
+            yield "model package", package["ModelPackageArn"].rsplit(":", 1)[1]
+        sagemaker.delete_model_package_group(ModelPackageGroupName=group)
+        yield "model package group", group
+
+
+def _physical_ids(target: Target) -> set[str]:
+    pages = target.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=target.stack)
+    return {item.get("PhysicalResourceId", "") for page in pages for item in page["StackResourceSummaries"]}
+
+
+def _alarms(target: Target, in_stack: set[str]) -> Iterator[Removal]:
+    cloudwatch = target.client("cloudwatch")
+    pages = cloudwatch.get_paginator("describe_alarms").paginate(AlarmNamePrefix=f"{target.stack}-")
+    found = [item["AlarmName"] for page in pages for item in page["MetricAlarms"] if item["AlarmName"] not in in_stack]
+    for start in range(0, len(found), 100):  # DeleteAlarms takes 100
+        cloudwatch.delete_alarms(AlarmNames=found[start : start + 100])
+    yield from (("alarm", name) for name in found)
+
+
+def _roles(target: Target, in_stack: set[str]) -> Iterator[Removal]:
+    iam = target.client("iam")
+    pages = iam.get_paginator("list_roles").paginate(PathPrefix=names.role_path(target.stack))
+    for role in [item["RoleName"] for page in pages for item in page["Roles"] if item["RoleName"] not in in_stack]:
+        for page in iam.get_paginator("list_role_policies").paginate(RoleName=role):
+            for policy in page["PolicyNames"]:
+                iam.delete_role_policy(RoleName=role, PolicyName=policy)
+        for page in iam.get_paginator("list_attached_role_policies").paginate(RoleName=role):
+            for attached in page["AttachedPolicies"]:
+                iam.detach_role_policy(RoleName=role, PolicyArn=attached["PolicyArn"])
+        iam.delete_role(RoleName=role)
+        yield "role", role
+
+
+def _log_groups(target: Target, prefix: str) -> Iterator[Removal]:
+    logs = target.client("logs")
+    pages = logs.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=prefix)
+    for name in [item["logGroupName"] for page in pages for item in page["logGroups"]]:
+        if _unless_gone(logs.delete_log_group, logGroupName=name):
+            yield "log group", name
+
+
+def _stack(target: Target) -> Iterator[Removal]:
+    cloudformation = target.client("cloudformation")
+    cloudformation.delete_stack(StackName=target.stack)
+    try:
+        waiter = cloudformation.get_waiter("stack_delete_complete")
+        waiter.wait(StackName=target.stack, WaiterConfig={"Delay": 1 if target.embedded else 10, "MaxAttempts": 360})
+    except WaiterError as problem:
+        described = (problem.last_response.get("Stacks") or [{}])[0]
+        raise CommandError(
+            f"The stack {target.stack!r} could not be deleted: {described.get('StackStatusReason') or problem}",
+            f"aws cloudformation describe-stack-events --stack-name {target.stack} says which resource is in the way.",
+        ) from None
+    yield "stack", target.stack
+
+
+def _data(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
+    """What the template keeps when its stack goes: buckets and table, and the key at last, which encrypts them."""
+    for name in (outputs["LandingBucketName"], outputs["ArtifactBucketName"]):
+        if _unless_gone(_empty_and_delete, target=target, bucket=name):
+            yield "bucket", name
+    dynamodb, table = target.client("dynamodb"), outputs["LedgerTableName"]
+    if _unless_gone(dynamodb.update_table, TableName=table, DeletionProtectionEnabled=False):
+        dynamodb.get_waiter("table_exists").wait(TableName=table)
+        dynamodb.delete_table(TableName=table)
+        yield "table", table
+    key = outputs["DataKeyArn"]
+    target.client("kms").schedule_key_deletion(KeyId=key, PendingWindowInDays=KEY_DELETION_DAYS)
+    yield f"key (in {KEY_DELETION_DAYS} days)", key
+
+
+def _empty_and_delete(target: Target, bucket: str) -> None:
+    s3 = target.client("s3")
+    for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
+        found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+        objects = [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
+        if objects:
+            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+            if answer.get("Errors"):
+                first = answer["Errors"][0]
+                raise CommandError(f"{bucket}/{first['Key']} was not deleted: {first['Code']}: {first['Message']}")
+    s3.delete_bucket(Bucket=bucket)
+
+
+def _unless_gone(call: Callable[..., object], **request: object) -> bool:
+    """Call; False when what it is about is not there (any more)."""
+    try:
+        call(**request)
+    except ClientError as problem:
+        error = problem.response["Error"]
+        # SageMaker says "Could not find ..." under the code ValidationException.
+        if error["Code"] in GONE or "could not find" in error["Message"].lower():
+            return False
+        raise
+    return True

@@ -1,0 +1,147 @@
+"""How results are written: tables with units for people, one JSON document for programs.
+
+Results go to stdout; the target, progress and remarks go to stderr, so that stdout can be piped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+# Rich takes 80 columns for a pipe, which folds tables; a log has no width.
+PLAIN_WIDTH = 140
+
+MARKS = {
+    "succeeded": "[green]succeeded[/]",
+    "running": "[cyan]running[/]",
+    "rejected": "[yellow]rejected[/]",
+    "failed": "[red]failed[/]",
+    "cancelled": "[magenta]cancelled[/]",
+    "reused": "[green]reused[/]",
+    "superseded": "[dim]superseded[/]",
+}
+
+
+def out() -> Console:
+    """Return the console on stdout, as it is now (tests replace it)."""
+    return _console(sys.stdout)
+
+
+def err() -> Console:
+    """Return the console on stderr, as it is now."""
+    return _console(sys.stderr)
+
+
+def _console(stream: Any) -> Console:
+    return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+def emit_json(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    print(json.dumps(document, indent=2, default=_plain), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+        case set() | frozenset():
+            return sorted(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
+    """Print a table; the columns named in `right` hold numbers."""
+    drawn = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None)
+    drawn.pad_edge = False
+    for name in columns:
+        drawn.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*("-" if cell is None or cell == "" else str(cell) for cell in row))
+    out().print(drawn)
+
+
+def status(name: str) -> str:
+    """Return a status in its colour."""
+    return MARKS.get(name, escape(name))
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Return a number with the given count of significant digits, without an exponent where that is readable."""
+    if value is None:
+        return "-"
+    value = float(value)
+    if value == 0:
+        return "0"
+    if abs(value) >= 10**digits:
+        return f"{value:,.0f}"
+    text = f"{value:.{digits}g}"
+    return f"{value:.{digits - 1}e}" if "e" in text and abs(value) < 1e-6 else f"{value:.{_decimals(value, digits)}f}"
+
+
+def _decimals(value: float, digits: int) -> int:
+    places = digits
+    while abs(value) < 1 and places < 12:
+        value *= 10
+        places += 1
+    while abs(value) >= 1:
+        value /= 10
+        places -= 1
+    return max(places, 0)
+
+
+def band(quantity: Any, unit: str, scale: float = 1.0) -> str:
+    """Return a figure with its low-high band: `0.41 (0.22 to 0.73) gCO2e`."""
+    if quantity is None:
+        return "-"
+    if not isinstance(quantity, Mapping):
+        return f"{number(float(quantity) * scale)} {unit}"
+    low, value, high = (float(quantity[key]) * scale for key in ("low", "value", "high"))
+    return f"{number(value)} ({number(low)} to {number(high)}) {unit}"
+
+
+def size(size_bytes: Any) -> str:
+    """Return a size in the unit that leaves one to three digits before the point."""
+    if size_bytes is None:
+        return "-"
+    value = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return "-"
+
+
+def duration(duration_s: Any) -> str:
+    """Return a duration: `8.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    if duration_s is None:
+        return "-"
+    seconds = float(duration_s)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+def moment(iso: Any) -> str:
+    """Return an ISO moment as local time, to the second."""
+    if not iso:
+        return "-"
+    return parse_moment(str(iso)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def parse_moment(iso: str) -> datetime:
+    """Return an aware datetime from an ISO text; a text without an offset is UTC."""
+    parsed = datetime.fromisoformat(iso)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

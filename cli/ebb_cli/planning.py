@@ -1,0 +1,200 @@
+"""`ebb plan`: what a drop would do and why, from the file alone. Starts nothing and needs no cloud."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ebb import footprint, names, sizing
+from ebb import spec as specs
+from ebb.carbon import Band
+from ebb.errors import DropRejectedError, Rejection
+from ebb.spec import PipelineSpec
+from ebb_cli import output
+from ebb_cli.drop import SpecFile
+from ebb_cli.problems import REJECTED, USAGE, CommandError
+from ebb_cli.target import Json
+from ebb_jobs import infer, precheck
+from ebb_jobs.infer import Inferred
+
+DEFAULT_REGION = "us-east-1"
+HEAD_BYTES = 1024 * 1024
+SPOT_STAGES = {"train", "compress"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a file shows without being read to its end."""
+
+    files: int
+    size_bytes: int
+    form: str
+    compressed: bool
+    target: Inferred | None
+    task: Inferred | None
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage as it would be asked of SageMaker; `at_most_usd` is what its time limit allows it to cost."""
+
+    stage: str
+    instance_type: str
+    reason: str
+    spot: bool
+    expected_duration_s: float
+    expected: dict[str, dict[str, float]]
+    at_most_usd: float
+    alternatives: tuple[str, ...]
+
+
+def plan(
+    path: Annotated[Path, typer.Argument(help="The table, or the folder of tables, that would be dropped.")],
+    spec: SpecFile = None,
+    region: Annotated[str, typer.Option("--region", help="Region whose grid and prices are counted.")] = DEFAULT_REGION,
+    as_json: Json = False,
+) -> None:
+    """Say what a drop would do, what it would cost at most, and why; start nothing."""
+    asked = specs.parse(spec.read_bytes(), file=spec.name) if spec else PipelineSpec()
+    seen = look(path, asked)
+    stages = planned_stages(asked, seen, region)
+    total = footprint.sum_of(stage.expected for stage in stages).as_dict()
+    if as_json:
+        output.emit_json(
+            {
+                "path": str(path),
+                "region": region,
+                "look": {
+                    "files": seen.files,
+                    "size_bytes": seen.size_bytes,
+                    "format": seen.form,
+                    "compressed": seen.compressed,
+                    "target": seen.target._asdict() if seen.target else None,
+                    "task": seen.task._asdict() if seen.task else None,
+                },
+                "spec": asked.resolved(),
+                "stages": [asdict(stage) for stage in stages],
+                "expected": total,
+                "at_most_usd": round(sum(stage.at_most_usd for stage in stages), 4),
+            }
+        )
+        return
+    _print(path, region, asked, seen, stages, total)
+
+
+def look(path: Path, asked: PipelineSpec) -> Look:
+    """Return what the drop is, judged as the pipeline judges it before any job.
+
+    Raises: DropRejectedError when it would be rejected.
+    """
+    if not path.exists():
+        raise CommandError(f"{path} does not exist.", status=USAGE)
+    inside = sorted(item for item in path.rglob("*") if item.is_file() and not item.name.startswith((".", "_")))
+    files = inside if path.is_dir() else [path]
+    if not files:
+        raise CommandError(f"{path} holds no table.", f"Put files in it: {infer.SUPPORTED}.", status=REJECTED)
+    for item in files:
+        with item.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        size = item.stat().st_size
+        found = precheck.check(item.name, size, head, complete=size <= HEAD_BYTES, target=asked.data.target)
+        if found:
+            raise DropRejectedError(Rejection.of(found))
+    form = infer.file_format(files[0].name)
+    if form is None:  # `check` refuses it
+        raise AssertionError(files[0])
+    target, task = _target_and_task(files[0], form, asked)
+    size_bytes = sum(item.stat().st_size for item in files)
+    return Look(len(files), size_bytes, form.name, form.compression is not None, target, task)
+
+
+def _target_and_task(path: Path, form: infer.Format, asked: PipelineSpec) -> tuple[Inferred | None, Inferred | None]:
+    """Return target and task as the first MiB shows them; Parquet keeps both to itself until `process` opens it."""
+    if form.name == "parquet":
+        named = Inferred(asked.data.target, "named by data.target in the spec") if asked.data.target else None
+        return named, Inferred(asked.task, "named by task in the spec") if asked.task else None
+    with gzip.open(path) if form.compression else path.open("rb") as file:
+        text = file.read(HEAD_BYTES).decode("utf-8-sig", errors="ignore")
+    mark = infer.delimiter(text[: 2**16]).value
+    columns: list[str] = []
+    rows: list[Any] = []
+    for record in precheck.records(path.name, io.StringIO(text, newline=""), form.name, mark, complete=False):
+        if isinstance(record.cells, dict):
+            columns += [key for key in record.cells if key not in columns]
+            rows.append(record.cells)
+        elif not columns:
+            columns = [cell.strip() for cell in record.cells]
+        else:
+            rows.append(dict(zip(columns, record.cells, strict=False)))
+    target = infer.target(columns, asked.data.target)
+    values = ["" if row.get(target.value) is None else str(row[target.value]) for row in rows]
+    return target, infer.task_of_values(values, asked.task)
+
+
+def planned_stages(asked: PipelineSpec, seen: Look, region: str) -> list[PlannedStage]:
+    """Return the stages with the machine of each, and what they are expected to take."""
+    found = []
+    limit_s = asked.train.max_runtime.total_seconds()
+    for stage in names.STAGES:
+        choice = sizing.for_stage(stage, asked, size_bytes=seen.size_bytes, form=seen.form, compressed=seen.compressed)
+        machine, numbers = choice.instance, choice.numbers
+        work = sizing.workload(
+            stage, size_bytes=seen.size_bytes, form=seen.form, compressed=seen.compressed, max_runtime_s=limit_s
+        )
+        expected_s = sizing.duration_s(work, machine.vcpu)
+        load = footprint.utilization(numbers.get("expected_cpu_s"), expected_s, machine.vcpu)
+        took = {"duration_s": expected_s, "billable_s": expected_s}
+        expected = footprint.of_job(machine.name, **took, load=load, region=region)
+        found.append(
+            PlannedStage(
+                stage=stage,
+                instance_type=machine.name,
+                reason=choice.reason,
+                spot=asked.train.spot and stage in SPOT_STAGES,
+                expected_duration_s=round(expected_s, 1),
+                expected=(expected or footprint.NOTHING).as_dict(),
+                at_most_usd=round((machine.price_usd_per_hour * (limit_s / 3600)).high, 4),
+                alternatives=choice.alternatives,
+            )
+        )
+    return found
+
+
+def _print(
+    path: Path, region: str, asked: PipelineSpec, seen: Look, stages: list[PlannedStage], total: dict[str, Any]
+) -> None:
+    say = output.out().print
+    files = f"{seen.files} files" if seen.files > 1 else "one file"
+    say(f"[bold]{escape(str(path))}[/]: {files}, {output.size(seen.size_bytes)} of {seen.form}", soft_wrap=True)
+    for what, inferred in (("target", seen.target), ("task", seen.task)):
+        told = f"{inferred.value}, {inferred.reason}" if inferred else "read from the Parquet file by the process stage"
+        say(f"{what:7}{told}", markup=False, soft_wrap=True)
+    say(
+        f"floor  a candidate may lose {asked.compress.max_metric_drop:g} of the metric; "
+        f"methods {', '.join(asked.compress.methods)}",
+        markup=False,
+    )
+    rows = [
+        (
+            stage.stage, stage.instance_type + (" spot" if stage.spot else ""),
+            output.duration(stage.expected_duration_s), output.band(stage.expected["carbon_g"], "g"),
+            output.band(stage.expected["cost_usd"], "USD"), f"{stage.at_most_usd:.2f} USD", escape(stage.reason),
+        )
+        for stage in stages
+    ]  # fmt: skip
+    columns = ("stage", "instance", "expected", "gCO2e (low to high)", "cost (low to high)", "at most", "why")
+    output.table("\nWhat would run", columns, rows, right=("expected", "at most"))
+    limit = sum(stage.at_most_usd for stage in stages)
+    say(f"\nexpected: {_band_text(total)}; at most {limit:.2f} USD, by train.max_runtime", soft_wrap=True)
+    say(f"Region {region}. Prices, power and grid are estimates with their bands; nothing was started.", soft_wrap=True)
+
+
+def _band_text(total: dict[str, Any]) -> str:
+    carbon, cost = Band.of(total["carbon_g"]).as_dict(), Band.of(total["cost_usd"]).as_dict()
+    return f"{output.band(carbon, 'gCO2e')}, {output.band(cost, 'USD')}"

@@ -1,0 +1,203 @@
+"""Follow a run while it goes: the steps from the execution's history, the outcome from the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
+from rich.console import Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from ebb_cli import output
+from ebb_cli.ledger import Ledger
+from ebb_cli.problems import CommandError
+from ebb_cli.target import Target
+
+# The states that a person waits for, in the order of the machine; the bookkeeping between them is not shown.
+STEPS = (
+    "Identify dataset", "Plan pipeline", "Ensure roles", "Process data", "Train model", "Compress model",
+    "Compile model", "Select candidate", "Register model", "Deploy model", "Record success",
+)  # fmt: skip
+ENTERED, EXITED = "StateEntered", "StateExited"
+ENDED_BADLY = {"ExecutionFailed", "ExecutionAborted", "ExecutionTimedOut"}
+# An ended execution whose run is still open: on_run_ended closes it, through an event that may be late.
+GRACE_S = 90.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run: going on while `ended` is None; `failed` when the run ended in it."""
+
+    name: str
+    started: datetime
+    ended: datetime | None = None
+    failed: bool = False
+
+    def seconds(self, now: datetime) -> float:
+        """Return how long it took, or has taken until now."""
+        return max(((self.ended or now) - self.started).total_seconds(), 0.0)
+
+
+def steps(events: Iterable[dict[str, Any]]) -> list[Step]:
+    """Return the steps that a history tells of, each once, in the order in which they began.
+
+    A state that is entered again (a retry, a Map) continues its step. What was open when the execution ended badly is
+    the step that failed; a Catch leaves a state through its exit event, so a state that was caught counts as ended.
+    """
+    found: dict[str, Step] = {}
+    for event in events:
+        kind, moment = event["type"], event["timestamp"]
+        if kind.endswith(ENTERED):
+            name = event["stateEnteredEventDetails"]["name"]
+            if name in STEPS:
+                began = found[name].started if name in found else moment
+                found[name] = Step(name, began)
+        elif kind.endswith(EXITED):
+            name = event["stateExitedEventDetails"]["name"]
+            if name in found:
+                found[name] = Step(name, found[name].started, moment)
+        elif kind in ENDED_BADLY:
+            for step in found.values():
+                if step.ended is None:
+                    found[step.name] = Step(step.name, step.started, moment, failed=True)
+    return list(found.values())
+
+
+def summary(stage: dict[str, Any]) -> str:
+    """Return what a stage's report says, in a few words; empty when there is nothing worth a line."""
+    report = stage.get("report") or {}
+    if rows := report.get("rows"):
+        duplicates = f", {rows['duplicates']:,} duplicates removed" if rows.get("duplicates") else ""
+        return f"{rows.get('kept', 0):,} rows{duplicates}; {report.get('task', '')}, target {report.get('target', '')}"
+    if report.get("epochs"):
+        quality = (report.get("quality") or {}).get("validation")
+        return f"{report.get('metric', '')} {output.number(quality, 4)} after {report['epochs']} epochs"
+    if candidates := report.get("candidates"):
+        failed = sum(item.get("status") == "failed" for item in candidates)
+        return f"{len(candidates) - failed} candidates" + (f", {failed} failed" if failed else "")
+    return ""
+
+
+STAGE_OF_STEP = {
+    "Process data": "process", "Train model": "train", "Compress model": "compress", "Compile model": "compile",
+}  # fmt: skip
+
+
+def wait_for_drop(target: Target, ledger: Ledger, drop_id: str, *, within_s: float) -> dict[str, Any]:
+    """Return the run that a drop started, once the pipeline has opened it."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if run := ledger.of_drop(drop_id):
+            return run
+        time.sleep(target.poll_s)
+    raise CommandError(
+        f"No run began within {output.duration(within_s)} of the upload.",
+        "It may still come (ebb runs). If not, the uploads' dead-letter queue says why: "
+        f"{target.outputs.get('UploadsDeadLetterQueueUrl', '')}",
+    )
+
+
+def follow(target: Target, ledger: Ledger, run_id: str, *, attempt: int = 1) -> dict[str, Any]:
+    """Show a run on stderr until it has ended; return its document.
+
+    `attempt` is the one waited for: the ledger may still tell of the one before for a moment.
+    """
+    console = output.err()
+    view: _Live | _Lines = _Live(console) if console.is_terminal else _Lines(console)
+    ended_at: float | None = None
+    with view:
+        while True:
+            run = ledger.run(run_id)
+            current = run if run and (run.get("attempt") or 1) >= attempt else None
+            history = _history(target, current["execution_arn"]) if current and current.get("execution_arn") else []
+            view.show(steps(history), current)
+            if current and current["status"] != "running":
+                return current
+            if history and history[-1]["type"].startswith("Execution") and history[-1]["type"] != "ExecutionStarted":
+                ended_at = ended_at or time.monotonic()
+                if time.monotonic() - ended_at > GRACE_S:
+                    raise CommandError(
+                        f"The execution of {run_id} has ended, but the ledger still calls it running.",
+                        "The function on_run_ended closes it: see its log.",
+                    )
+            time.sleep(target.poll_s)
+
+
+def _history(target: Target, execution_arn: str) -> list[dict[str, Any]]:
+    pages = target.client("stepfunctions").get_paginator("get_execution_history")
+    request = {"executionArn": execution_arn, "includeExecutionData": False}
+    try:
+        return [event for page in pages.paginate(**request) for event in page["events"]]
+    except ClientError as problem:
+        if problem.response["Error"]["Code"] == "ExecutionDoesNotExist":
+            return []  # begun a moment ago, or forgotten after 90 days: the ledger tells the outcome
+        raise
+
+
+def _remark(run: dict[str, Any] | None, step: str) -> str:
+    if run is None or step not in STAGE_OF_STEP:
+        return ""
+    stage = next((item for item in run["stages"] if item["stage"] == STAGE_OF_STEP[step]), None)
+    return summary(stage) if stage else ""
+
+
+class _Live:
+    """Steps redrawn in place, for a terminal."""
+
+    def __init__(self, console: Any) -> None:
+        self._live = Live(console=console, refresh_per_second=8, transient=False)
+        self._spinner = Spinner("dots")
+
+    def __enter__(self) -> _Live:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, found: list[Step], run: dict[str, Any] | None) -> None:
+        now = datetime.now(UTC)
+        lines: list[Any] = []
+        for step in found:
+            text = f"{step.name:18}{output.duration(step.seconds(now)):>12}   {_remark(run, step.name)}"
+            if step.ended is None:
+                lines.append(Spinner("dots", text=Text(text, style="cyan")))
+            else:
+                lines.append(Text(("✗ " if step.failed else "✓ ") + text, style="red" if step.failed else ""))
+        if not found:
+            lines.append(Spinner("dots", text="waiting for the first step"))
+        self._live.update(Group(*lines))
+
+
+class _Lines:
+    """One line when a step begins to matter and one when it ends, for a log."""
+
+    def __init__(self, console: Any) -> None:
+        self._say: Callable[..., None] = console.print
+        self._told: set[tuple[str, bool]] = set()
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, found: list[Step], run: dict[str, Any] | None) -> None:
+        now = datetime.now(UTC)
+        for step in found:
+            remark = _remark(run, step.name)
+            late = step.name in STAGE_OF_STEP and not remark and run is not None and run["status"] == "running"
+            if step.ended is None or (late and not step.failed):
+                # Its remark comes from the ledger a moment after the state has ended: wait for it.
+                continue
+            if (step.name, True) not in self._told:
+                self._told.add((step.name, True))
+                mark = "✗" if step.failed else "✓"
+                text = f"{mark} {step.name:18}{output.duration(step.seconds(now)):>12}   {remark}"
+                self._say(text.rstrip(), markup=False, soft_wrap=True)

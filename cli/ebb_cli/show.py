@@ -1,0 +1,226 @@
+"""`ebb runs`, `ebb show`, `ebb why`: what ran, what came out of it, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ebb_cli import output, progress
+from ebb_cli.ledger import Ledger
+from ebb_cli.problems import EXIT_OF_STATUS, CommandError
+from ebb_cli.target import Json, Target
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or `latest`.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the run has ended; the exit status tells how.")]
+MILLION = 1_000_000
+
+
+def runs(
+    target: Target,
+    project: Annotated[str | None, typer.Option("--project", help="Only the runs of this project.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    found = list(Ledger(target).runs(project, limit))
+    if as_json:
+        output.emit_json(found)
+        return
+    if not found:
+        output.out().print("No runs yet: ebb drop PATH --project NAME starts one.")
+        return
+    columns = ("run", "status", "attempt", "began", "took", "chosen", "remark")
+    rows = [
+        (
+            run["run_id"], output.status(run["status"]), run["attempt"], output.moment(run["created_at"]),
+            output.duration(run["duration_s"]), run["chosen"], escape(_remark(run)),
+        )
+        for run in found
+    ]  # fmt: skip
+    output.table("", columns, rows, right=("attempt", "took"))
+
+
+def _remark(run: Mapping[str, Any]) -> str:
+    if run["reuses"]:
+        return f"same bytes, spec and job code as {run['reuses']}"
+    if error := run["error"]:
+        return str(error.get("message") or error.get("type") or "").splitlines()[0][:90]
+    return str(run["reason"] or "")
+
+
+def show(target: Target, run: Run, wait: Wait = False, as_json: Json = False) -> None:
+    """Show a run: its stages with seconds, the candidates, and the model before and after."""
+    ledger = Ledger(target)
+    run_id = ledger.resolve(run)
+    document = progress.follow(target, ledger, run_id) if wait else require(ledger, run_id)
+    finish(document, as_json=as_json, with_status=wait)
+
+
+def require(ledger: Ledger, run_id: str) -> dict[str, Any]:
+    """Return a run's document; an id whose items have gone since is an error."""
+    document = ledger.run(run_id)
+    if document is None:
+        raise CommandError(f"The ledger holds no run {run_id}.", "ebb runs lists them.")
+    return document
+
+
+def finish(document: dict[str, Any], *, as_json: bool, with_status: bool = True) -> None:
+    """Print a run, and end the command with the exit status that its status asks for."""
+    if as_json:
+        output.emit_json(document)
+    else:
+        print_run(document)
+    if with_status and (code := EXIT_OF_STATUS.get(document["status"], 1)):
+        raise typer.Exit(code)
+
+
+def print_run(run: Mapping[str, Any]) -> None:
+    """Print a run for people."""
+    say = output.out().print
+    say(f"[bold]{escape(run['run_id'])}[/]  {output.status(run['status'])}  {output.duration(run['duration_s'])}")
+    if run["task"]:
+        say(f"{run['task']}, target {run['target']}, judged by {run['metric']}", markup=False)
+    if run["reuses"]:
+        say(f"The same bytes, spec and job code as {run['reuses']}: no job was started (ebb show {run['reuses']}).")
+    elif run["reason"]:
+        say(str(run["reason"]), markup=False, soft_wrap=True)
+    if run["error"]:
+        _print_error(run)
+    _print_stages(run)
+    _print_candidates(run)
+    print_comparison(run)
+    if run["endpoint_name"] and run["deployed"]:
+        say(f"\nserved by endpoint {run['endpoint_name']}: ebb invoke {run['project']} FILE")
+    elif run["deploy_reason"]:
+        say(f"\nnot deployed: {run['deploy_reason']}", markup=False, soft_wrap=True)
+    if run["record_uri"]:
+        say(f"record {run['record_uri']}", markup=False, soft_wrap=True)
+
+
+def _print_error(run: Mapping[str, Any]) -> None:
+    error = run["error"]
+    where = [str(error["file"])] if error.get("file") else []
+    where += [f"line {error['line']}"] if error.get("line") else []
+    where += [f"column {error['column']}"] if error.get("column") else []
+    where += [f"stage {error['stage']}"] if error.get("stage") and not where else []
+    say = output.out().print
+    prefix = f"{', '.join(where)}: " if where else ""
+    say(f"{prefix}{error.get('message') or error.get('type')}", style="red", markup=False, soft_wrap=True)
+    if error.get("remedy"):
+        say(f"What to do: {error['remedy']}", markup=False, soft_wrap=True)
+    elif run["status"] in {"failed", "cancelled"}:
+        say(f"ebb logs {run['run_id']} shows the jobs' lines; ebb retry {run['run_id']} goes on from the failed stage.")
+
+
+def _print_stages(run: Mapping[str, Any]) -> None:
+    if not run["stages"]:
+        return
+    rows = [
+        (
+            stage["stage"], output.status(stage["status"]).replace("finished", "[green]finished[/]"), stage["attempt"],
+            output.duration(stage["duration_s"]), output.number(stage["cpu_seconds"]), stage["instance_type"],
+            output.band((stage["footprint"] or {}).get("carbon_g"), "g"), escape(progress.summary(stage)),
+        )
+        for stage in run["stages"]
+    ]  # fmt: skip
+    columns = ("stage", "status", "attempt", "took", "CPU s", "instance", "gCO2e (low to high)", "what came out")
+    output.table("\nStages", columns, rows, right=("attempt", "took", "CPU s"))
+    if footprint := run["footprint"]:
+        output.out().print(
+            f"whole run: {output.band(footprint.get('energy_kwh'), 'kWh')}, {output.band(footprint.get('carbon_g'), 'gCO2e')}, "
+            f"{output.band(footprint.get('cost_usd'), 'USD on AWS')}",
+            soft_wrap=True,
+        )
+
+
+def _print_candidates(run: Mapping[str, Any]) -> None:
+    if not run["candidates"]:
+        return
+    rows = []
+    for item in run["candidates"]:
+        chosen = item.get("name") == run["chosen"]
+        name = f"[bold green]{item.get('name')} ✓[/]" if chosen else str(item.get("name"))
+        if item.get("status") != "measured":
+            rows.append((name, *["-"] * 6, escape(str(item.get("reason") or item.get("status") or ""))))
+            continue
+        rows.append((name, *_measured(item), escape(str(item.get("reason") or ""))))
+    metric = str(run["metric"] or "quality")
+    columns = ("candidate", f"{metric} valid.", f"{metric} test", "p50 ms", "p99 ms", "rows/s", "size", "remark")
+    output.table("\nCandidates", columns, rows, right=columns[1:7])
+
+
+def _measured(item: Mapping[str, Any]) -> tuple[str, ...]:
+    quality, latency = item.get("quality") or {}, item.get("latency_ms") or {}
+    return (
+        output.number(quality.get("validation"), 4), output.number(quality.get("test"), 4),
+        output.number(latency.get("p50")), output.number(latency.get("p99")),
+        output.number(item.get("throughput_rows_per_s")), output.size(item.get("size_bytes")),
+    )  # fmt: skip
+
+
+def print_comparison(run: Mapping[str, Any]) -> None:
+    """Print the table of the original against the shipped model, each with its unit and, where known, its band."""
+    comparison = run["comparison"]
+    if not comparison or not comparison.get("shipped"):
+        return
+    original, shipped = comparison["original"], comparison["shipped"]
+    quality = [output.number(_path(side, ("quality", "test")), 4) for side in (original, shipped)]
+    rows: list[tuple[str, ...]] = [
+        (f"test {run['metric']}", *quality, ""),
+        ("size", output.size(original.get("size_bytes")), output.size(shipped.get("size_bytes")),
+         _ratio(original.get("size_bytes"), shipped.get("size_bytes"))),
+    ]  # fmt: skip
+    for name in ("p50", "p99"):
+        before, after = (_path(side, ("latency_ms", name)) for side in (original, shipped))
+        rows.append((f"latency {name}, batch 1", _unit(before, "ms"), _unit(after, "ms"), _ratio(before, after)))
+    before, after = original.get("throughput_rows_per_s"), shipped.get("throughput_rows_per_s")
+    rows.append(("throughput, batch 32", _unit(before, "rows/s"), _unit(after, "rows/s"), _ratio(after, before)))
+    before, after = original.get("memory_mib"), shipped.get("memory_mib")
+    rows.append(("memory", _unit(before, "MiB"), _unit(after, "MiB"), _ratio(before, after)))
+    rows += _per_million(original, shipped)
+    output.table("\nOriginal against shipped", ("", "original", f"shipped: {run['chosen']}", "better by"), rows)
+
+
+def _per_million(original: Mapping[str, Any], shipped: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name, unit in (("energy_kwh", "kWh"), ("carbon_g", "gCO2e"), ("cost_usd", "USD")):
+        before, after = (_path(side, ("per_million", name)) for side in (original, shipped))
+        if before is None and after is None:
+            continue
+        label = "USD on AWS per million" if unit == "USD" else f"{unit} per million"
+        rows.append((f"{label} predictions", output.band(before, ""), output.band(after, ""), _ratio(before, after)))
+    return rows
+
+
+def _path(value: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _unit(value: Any, unit: str) -> str:
+    return "-" if value is None else f"{output.number(value)} {unit}"
+
+
+def _ratio(large: Any, small: Any) -> str:
+    """Return how many times better, from figures with or without a band."""
+    more, less = (item.get("value") if isinstance(item, Mapping) else item for item in (large, small))
+    return f"{float(more) / float(less):.1f}x" if more is not None and less else "-"
+
+
+def why(target: Target, run: Run, as_json: Json = False) -> None:
+    """Tell why a run did what it did, from the upload to the grams."""
+    ledger = Ledger(target)
+    run_id = ledger.resolve(run)
+    document = require(ledger, run_id)
+    decisions = ledger.decisions(run_id)
+    if as_json:
+        output.emit_json({"run_id": run_id, "run": document, "decisions": decisions})
+        return
+    from ebb import explain
+
+    for line in explain.lines(document, decisions):
+        output.out().print(line, markup=False, soft_wrap=True)
