@@ -12,10 +12,11 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
-from ebb import spec_text
+from ebb import catalog, spec_text
 
 TASKS = ("tabular-classification", "tabular-regression")
 TASKS_LATER = ("image-classification", "text-classification", "custom")
@@ -87,9 +88,17 @@ class TrainSpec(_Part):
     target: float | None = Field(default=None, allow_inf_nan=False)
     max_runtime: Annotated[Duration, Field(ge=timedelta(minutes=1), le=timedelta(days=5))] = timedelta(hours=1)
     spot: bool = True
-    instance: str = Field(default="auto", pattern=r"^(auto|ml\.[a-z0-9-]+\.\w+)$")
+    instance: str = "auto"
     epochs: int | None = Field(default=None, ge=1, le=10_000)
     tune: None = None
+
+    @field_validator("instance")
+    @classmethod
+    def _catalogued(cls, value: str) -> str:
+        known = [each.name for each in catalog.instances()]
+        if value != "auto" and value not in known:
+            raise ValueError(f"write auto or a catalogued instance type: {', '.join(known)}")
+        return value
 
     @model_validator(mode="before")
     @classmethod

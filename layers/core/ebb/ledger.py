@@ -1,0 +1,253 @@
+"""The ledger's items: keys, and the conditional writes that make every repeat harmless. Pure; `ebb.aws.ledger` sends.
+
+One table, pk and sk. A run, its stages and its decisions share a partition, so one query reads the whole story.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from ebb import events, names
+from ebb.errors import Rejection
+
+Request = dict[str, Any]
+FINISHED, FAILED, REJECTED = "finished", "failed", "rejected"
+DECISION_BASE = {
+    stage: number * 100 for number, stage in enumerate(("identify", "plan", *names.STAGES, "select", "deploy"))
+}
+LONGEST_LIST = 64  # longer ones stay in metrics.json; an item holds at most 400 KB
+
+
+def run_key(run_id: str) -> dict[str, str]:
+    """Return the key of a run."""
+    return {"pk": f"RUN#{run_id}", "sk": "RUN"}
+
+
+def stage_key(run_id: str, stage: str) -> dict[str, str]:
+    """Return the key of a run's stage; they sort in the order in which they run."""
+    return {"pk": f"RUN#{run_id}", "sk": f"STAGE#{names.STAGES.index(stage) + 1}#{stage}"}
+
+
+def project_key(project: str) -> dict[str, str]:
+    """Return the key of a project."""
+    return {"pk": f"PROJECT#{project}", "sk": "PROJECT"}
+
+
+def identity_key(identity: str) -> dict[str, str]:
+    """Return the key under which the successful run of an identity is found."""
+    return {"pk": f"IDENTITY#{identity}", "sk": "RUN"}
+
+
+def object_key(bucket: str, key: str) -> dict[str, str]:
+    """Return the key of what is known about an uploaded object."""
+    return {"pk": f"OBJECT#{bucket}/{key}", "sk": "SEQUENCER"}
+
+
+def iso(moment: datetime) -> str:
+    """Return a moment as the ledger writes it: ISO 8601, UTC, whole seconds when it has no fraction."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def to_item(value: Any) -> Any:
+    """Return a value as DynamoDB holds it: exact decimals, no nulls in maps, no NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): to_item(each) for key, each in value.items() if _is_kept(each)}
+    if isinstance(value, list | tuple):
+        return [to_item(each) for each in value if _is_kept(each)]
+    if isinstance(value, datetime):
+        return iso(value)
+    return Decimal(repr(value)) if isinstance(value, float) else value
+
+
+def from_item(value: Any) -> Any:
+    """Return what DynamoDB holds as plain JSON values."""
+    if isinstance(value, dict):
+        return {key: from_item(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [from_item(each) for each in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value
+
+
+def condensed(report: Any) -> Any:
+    """Return a job's report without its long lists, which stay in metrics.json."""
+    if isinstance(report, Mapping):
+        return {key: condensed(each) for key, each in report.items()}
+    if isinstance(report, list):
+        return [condensed(each) for each in report[:LONGEST_LIST]]
+    return report
+
+
+def open_run(request: events.RunRequested, *, execution_arn: str, drop_id: str | None, now: datetime) -> Request:
+    """Return the write that begins an attempt; refused when the run has ended or a newer attempt has begun."""
+    fields = {
+        **_identity_fields(request.run_id, request.project),
+        "status": "running",
+        "attempt": request.attempt,
+        "execution_arn": execution_arn,
+        "started_at": iso(now),
+        "drop": request.drop.model_dump(mode="json") | ({"drop_id": drop_id} if drop_id else {}),
+    }
+    return _update(
+        run_key(request.run_id),
+        fields,
+        remove=("ended_at", "error", "reason", "reuses"),
+        condition="attribute_not_exists(pk) OR #attempt < :attempt OR (#attempt = :attempt AND #status = :status)",
+    )
+
+
+def change_run(run_id: str, attempt: int, fields: Mapping[str, Any]) -> Request:
+    """Return the write of some fields of a running attempt; refused once another attempt or an end has come."""
+    return _update(
+        run_key(run_id),
+        dict(fields),
+        values={":mine": attempt, ":running": "running"},
+        condition="#attempt = :mine AND #status = :running",
+        names_used=("attempt", "status"),
+    )
+
+
+def end_run(
+    run_id: str, attempt: int, project: str, status: str, *, now: datetime, fields: Mapping[str, Any]
+) -> Request:
+    """Return the write that ends a run; refused when it has ended otherwise, repeated without harm when it has not.
+
+    A run that failed before it was opened is entered here, so that nothing ends without a record.
+    """
+    return _update(
+        run_key(run_id),
+        {
+            **_identity_fields(run_id, project),
+            "status": status,
+            "attempt": attempt,
+            "ended_at": iso(now),
+            **fields,
+        },
+        values={":running": "running"},
+        condition="attribute_not_exists(pk) OR (#attempt = :attempt AND (#status = :running OR #status = :status))",
+    )
+
+
+def note_object(bucket: str, key: str, sequencer: str, run_id: str) -> Request:
+    """Return the write that notes an upload; refused when a later one of the same key has been noted.
+
+    The same sequencer under another run id is a second delivery of one upload, and is refused too.
+    """
+    return _update(
+        object_key(bucket, key),
+        {"sequencer": events.sortable_sequencer(sequencer), "run_id": run_id},
+        condition="attribute_not_exists(pk) OR #sequencer < :sequencer OR #run_id = :run_id",
+    )
+
+
+def take_generation(project: str) -> Request:
+    """Return the write that counts the project's runs; its answer holds the new number."""
+    return {
+        "Key": project_key(project),
+        "UpdateExpression": "ADD #generation :one",
+        "ExpressionAttributeNames": {"#generation": "generation"},
+        "ExpressionAttributeValues": {":one": 1},
+        "ReturnValues": "UPDATED_NEW",
+    }
+
+
+def keep_generation(run_id: str, generation: int) -> Request:
+    """Return the write that gives a run its generation once: a retried run keeps its place behind newer ones."""
+    return {
+        "Key": run_key(run_id),
+        "UpdateExpression": "SET #generation = if_not_exists(#generation, :generation)",
+        "ExpressionAttributeNames": {"#generation": "generation"},
+        "ExpressionAttributeValues": {":generation": generation},
+        "ReturnValues": "UPDATED_NEW",
+    }
+
+
+def remember_identity(identity: str, run_id: str, now: datetime) -> Request:
+    """Return the write that lets an identical drop find this successful run."""
+    return _update(identity_key(identity), {"run_id": run_id, "succeeded_at": iso(now)})
+
+
+def remember_sources(project: str, generation: int, sources: Sequence[Mapping[str, Any]]) -> Request:
+    """Return the write of what the project's last successful run read; refused for an older run."""
+    return _update(
+        project_key(project),
+        {"sources": list(sources), "sources_generation": generation},
+        condition="attribute_not_exists(#sources_generation) OR #sources_generation <= :sources_generation",
+    )
+
+
+def remember_served(project: str, generation: int, served: Mapping[str, Any]) -> Request:
+    """Return the write of what the project's endpoint serves; refused for an older run."""
+    return _update(
+        project_key(project),
+        {"served": dict(served), "served_generation": generation},
+        condition="attribute_not_exists(#served_generation) OR #served_generation <= :served_generation",
+    )
+
+
+def stage_item(run_id: str, stage: str, fields: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a stage's item. What an earlier attempt of it used stays counted, in `earlier_attempts`."""
+    earlier: list[Mapping[str, Any]] = []
+    if before:
+        earlier = list(before.get("earlier_attempts", []))
+        if before["attempt"] != fields["attempt"]:
+            kept = ("attempt", "status", "job_name", "duration_s", "billable_s", "footprint")
+            earlier.append({name: before[name] for name in kept if before.get(name) is not None})
+    return to_item({**stage_key(run_id, stage), "stage": stage, **fields, "earlier_attempts": earlier})
+
+
+def decision_items(run_id: str, stage: str, decisions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the items of a stage's decisions, numbered so that a repeat writes the same ones."""
+    return [
+        to_item({"pk": f"RUN#{run_id}", "sk": f"DECISION#{DECISION_BASE[stage] + number:03d}", "stage": stage, **each})
+        for number, each in enumerate(list(decisions)[:100])
+    ]
+
+
+def error_of(
+    rejection: Rejection | None, *, kind: str, message: str, stage: str | None, code: str | None = None
+) -> dict[str, Any]:
+    """Return how the ledger tells what went wrong."""
+    known = rejection.as_dict() if rejection else {"code": code, "message": message}
+    return {"type": kind, "stage": stage, **known}
+
+
+def _identity_fields(run_id: str, project: str) -> dict[str, Any]:
+    created = iso(names.created_at(run_id))
+    return {
+        "run_id": run_id,
+        "project": project,
+        "created_at": created,
+        "gsi_pk": "RUNS",
+        "gsi_sk": f"{created}#{run_id}",
+    }
+
+
+def _update(
+    key: Mapping[str, str],
+    fields: Mapping[str, Any],
+    *,
+    remove: Sequence[str] = (),
+    condition: str | None = None,
+    values: Mapping[str, Any] | None = None,
+    names_used: Sequence[str] = (),
+) -> Request:
+    """Return an UpdateItem that sets fields. Every name is a placeholder: many of ours are reserved words."""
+    present = {name: to_item(value) for name, value in fields.items() if _is_kept(value)}
+    expression = "SET " + ", ".join(f"#{name} = :{name}" for name in present)
+    if remove:
+        expression += " REMOVE " + ", ".join(f"#{name}" for name in remove)
+    request = {
+        "Key": dict(key),
+        "UpdateExpression": expression,
+        "ExpressionAttributeNames": {f"#{name}": name for name in (*present, *remove, *names_used)},
+        "ExpressionAttributeValues": {f":{name}": value for name, value in present.items()} | dict(values or {}),
+    }
+    return request | ({"ConditionExpression": condition} if condition else {})
+
+
+def _is_kept(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))

@@ -1,0 +1,262 @@
+"""The plan: what a run will do, as the complete request bodies that the state machine sends.
+
+`build` is pure, so a dry run is the same call with its result printed instead of sent.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ebb import names, requests, sizing, sources
+from ebb.requests import jobs as job_requests
+from ebb.requests import roles
+from ebb.settings import StackSettings
+from ebb.sources import Source
+from ebb.spec import PipelineSpec
+
+SEED = 7
+BASE_VOLUME_GIB = 10
+VOLUME_FACTOR = 5  # the data as it came, curated, and room to sort on disk
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model that the project serves now: a new one is measured against it on the same rows."""
+
+    metric: str
+    quality: Mapping[str, Any]
+    bundle_uri: str
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Everything that a plan depends on, besides the stack."""
+
+    run_id: str
+    attempt: int
+    project: str
+    spec: PipelineSpec
+    sources: Sequence[Source]
+    manifest_uri: str
+    form: str
+    generation: int
+    finished: Mapping[str, int]  # stage -> the attempt that finished it, with the same identity
+    champion: Champion | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """How much the run reads."""
+        return sum(source.size_bytes for source in self.sources)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the data is text inside gzip."""
+        return any(source.key.endswith(".gz") for source in self.sources)
+
+
+def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
+    """Return the plan of one attempt. What an earlier attempt finished is taken over, not repeated.
+
+    Raises: NoFeasibleInstanceError when no catalogued instance holds a stage.
+    """
+    choices = {
+        stage: sizing.for_stage(stage, run.spec, size_bytes=run.size_bytes, form=run.form, compressed=run.compressed)
+        for stage in names.STAGES
+    }
+    places = _Places(run, stack)
+    stages = {
+        "process": _process(run, stack, choices["process"].instance.name, places),
+        "train": _train(run, stack, choices["train"].instance.name, places),
+        "compress": _compress(run, stack, choices["compress"].instance.name, places),
+        "compile": _compile(run, stack, choices["compile"].instance.name, places),
+    }
+    reports = {
+        "process": places.process_report,
+        "train": places.original + "metrics.json",
+        "compress": places.candidates + "metrics.json",
+        "compile": places.compile_report,
+    }
+    return {
+        "run_id": run.run_id,
+        "attempt": run.attempt,
+        "project": run.project,
+        "generation": run.generation,
+        "roles": _roles(run, stack),
+        **{
+            stage: {
+                "needed": stage not in run.finished,
+                "request": {} if stage in run.finished else request,
+                "report_uri": reports[stage],
+            }
+            for stage, request in stages.items()
+        },
+        "artifacts": {
+            "curated": places.curated,
+            "process_report": places.process_report,
+            "original": places.original,
+            "candidates": places.candidates,
+            "bundles": places.bundles,
+            "compile_report": places.compile_report,
+        },
+        "decisions": _decisions(run, choices),
+    }
+
+
+class _Places:
+    """Where each stage's results lie: below the attempt that made them. Prefixes end in a slash."""
+
+    def __init__(self, run: RunFacts, stack: StackSettings):
+        self.run_uri = f"s3://{stack.artifact_bucket}/{names.run_prefix(run.run_id)}"
+        attempts = {stage: run.finished.get(stage, run.attempt) for stage in names.STAGES}
+        self.stage = {stage: f"{self.run_uri}a{attempt}/{stage}" for stage, attempt in attempts.items()}
+        self.curated = f"{self.stage['process']}/curated/"
+        self.process_report = f"{self.stage['process']}/report/metrics.json"
+        self.original, self.candidates = (
+            f"{self.stage[stage]}/{names.job(run.run_id, attempts[stage], stage)}/output/model/"
+            for stage in ("train", "compress")
+        )
+        self.bundles = f"{self.stage['compile']}/bundles/"
+        self.compile_report = f"{self.stage['compile']}/report/metrics.json"
+
+    def checkpoints(self, stage: str) -> str:
+        """The same for every attempt, so that a retry resumes."""
+        return f"{self.run_uri}checkpoints/{stage}"
+
+
+def _settings(run: RunFacts) -> dict[str, Any]:
+    champion = {"metric": run.champion.metric, "quality": dict(run.champion.quality)} if run.champion else None
+    return {"spec": run.spec.resolved(), "seed": SEED, "champion": champion}
+
+
+def _shared(run: RunFacts, stack: StackSettings, stage: str, instance_type: str) -> dict[str, Any]:
+    return {
+        "name": names.job(run.run_id, run.attempt, stage),
+        "stage": stage,
+        "role_arn": roles.role_arn(stack, run.project, stage),
+        "image_uri": stack.jobs_image_uri,
+        "instance_type": instance_type,
+        "volume_gib": BASE_VOLUME_GIB + math.ceil(VOLUME_FACTOR * run.size_bytes / GIB),
+        "kms_key": stack.data_key_arn,
+        "max_runtime_s": int(run.spec.train.max_runtime.total_seconds()),
+        "tags": names.tags(stack.stack, run.project, run.run_id),
+    }
+
+
+def _process(run: RunFacts, stack: StackSettings, instance_type: str, places: _Places) -> dict[str, Any]:
+    return requests.create_processing_job(
+        **_shared(run, stack, "process", instance_type),
+        inputs=[
+            job_requests.processing_input("code", stack.jobs_uri + "/"),
+            job_requests.processing_input("data", run.manifest_uri, manifest=True),
+        ],
+        outputs=[
+            job_requests.processing_output("curated", places.curated.rstrip("/")),
+            job_requests.processing_output("report", f"{places.stage['process']}/report"),
+        ],
+        settings=_settings(run) | {"sources": sources.digests(run.sources)},
+    )
+
+
+def _train(run: RunFacts, stack: StackSettings, instance_type: str, places: _Places) -> dict[str, Any]:
+    return requests.create_training_job(
+        **_shared(run, stack, "train", instance_type),
+        channels={"curated": places.curated, "code": stack.jobs_uri + "/"},
+        output_uri=places.stage["train"],
+        checkpoint_uri=places.checkpoints("train"),
+        settings=_settings(run),
+        spot=run.spec.train.spot,
+    )
+
+
+def _compress(run: RunFacts, stack: StackSettings, instance_type: str, places: _Places) -> dict[str, Any]:
+    return requests.create_training_job(
+        **_shared(run, stack, "compress", instance_type),
+        channels={"curated": places.curated, "original": places.original, "code": stack.jobs_uri + "/"},
+        output_uri=places.stage["compress"],
+        checkpoint_uri=places.checkpoints("compress"),
+        settings=_settings(run),
+        spot=run.spec.train.spot,
+    )
+
+
+def _compile(run: RunFacts, stack: StackSettings, instance_type: str, places: _Places) -> dict[str, Any]:
+    inputs = {
+        "code": stack.jobs_uri + "/",
+        "curated": places.curated,
+        "original": places.original,
+        "candidates": places.candidates,
+    } | ({"champion": run.champion.bundle_uri} if run.champion else {})
+    return requests.create_processing_job(
+        **_shared(run, stack, "compile", instance_type),
+        inputs=[job_requests.processing_input(name, uri) for name, uri in inputs.items()],
+        outputs=[
+            job_requests.processing_output("bundles", places.bundles.rstrip("/")),
+            job_requests.processing_output("report", f"{places.stage['compile']}/report"),
+        ],
+        settings=_settings(run),
+    )
+
+
+def _roles(run: RunFacts, stack: StackSettings) -> list[dict[str, Any]]:
+    wanted = [
+        {
+            "create": requests.create_role(stack, run.project, kind),
+            "policy": requests.put_role_policy(stack, run.project, kind),
+        }
+        for kind in names.ROLE_KINDS
+    ]
+    elsewhere = _place_elsewhere(run, stack)
+    if elsewhere:
+        wanted.append(
+            {
+                "create": requests.create_role(stack, run.project, "process"),
+                "policy": roles.put_external_data_policy(stack, run.project, *elsewhere),
+            }
+        )
+    return wanted
+
+
+def _place_elsewhere(run: RunFacts, stack: StackSettings) -> tuple[str, str] | None:
+    """Return the bucket and prefix of `data.uri` when the process role cannot read it by itself."""
+    if run.spec.data.uri is None:
+        return None
+    bucket, _, key = run.spec.data.uri.removeprefix("s3://").partition("/")
+    return None if bucket == stack.landing_bucket and key.startswith(f"{run.project}/") else (bucket, key)
+
+
+def _decisions(run: RunFacts, choices: Mapping[str, sizing.Choice]) -> list[dict[str, Any]]:
+    decisions = [
+        {
+            "what": f"instance for {stage}",
+            "chosen": choice.instance.name,
+            "reason": choice.reason,
+            "numbers": choice.numbers,
+            "alternatives": list(choice.alternatives),
+            "source": "ebb/catalog/instances.yaml, power.yaml",
+        }
+        for stage, choice in choices.items()
+        if stage not in run.finished
+    ]
+    if run.finished:
+        decisions.append(
+            {
+                "what": "stages to repeat",
+                "chosen": ", ".join(stage for stage in names.STAGES if stage not in run.finished) or "none",
+                "reason": "the others finished in an earlier attempt with the same spec, job code and bytes",
+                "numbers": {stage: attempt for stage, attempt in run.finished.items()},
+                "alternatives": [],
+            }
+        )
+    spot = run.spec.train.spot
+    decisions.append(
+        {
+            "what": "capacity for train and compress",
+            "chosen": "spot" if spot else "on demand",
+            "reason": "checkpoints make an interruption cheap" if spot else "train.spot is false in the spec",
+            "numbers": {},
+            "alternatives": ["on demand" if spot else "spot"],
+        }
+    )
+    return decisions
