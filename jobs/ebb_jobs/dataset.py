@@ -1,0 +1,85 @@
+"""Loads the curated splits as raw columns and as the network's input."""
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ebb_jobs.errors import InputMissingError
+from ebb_jobs.tabular import Preprocessor
+
+CHUNK_ROWS = 8192
+IN_MEMORY_BYTES = 512 * 2**20
+Columns = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split, encoded: `inputs` float32 [rows, width]; `targets` class indices or scaled numbers; raw targets too."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    raw_targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def read_schema(curated: Path) -> dict[str, Any]:
+    """Return schema.json of the curated channel."""
+    file = curated / "schema.json"
+    if not file.exists():
+        raise InputMissingError("the curated channel holds no schema.json: did `process` finish?")
+    return json.loads(file.read_text())
+
+
+def read_columns(curated: Path, split: str, names: list[str], *, limit: int | None = None) -> Columns:
+    """Return raw columns: float64 arrays (NaN where missing) or lists of text (None where missing)."""
+    table = pq.read_table(curated / f"{split}.parquet", columns=names)
+    if limit is not None:
+        table = table.slice(0, limit)
+    columns: Columns = {}
+    for name in names:
+        column = table[name]
+        floating = str(column.type) == "double"
+        columns[name] = column.to_numpy().astype(np.float64) if floating else column.to_pylist()
+    return columns
+
+
+def read_split(curated: Path, split: str, preprocessor: Preprocessor) -> Split:
+    """Return one split encoded by `preprocessor`."""
+    target = preprocessor.state["target"]["name"]
+    columns = read_columns(curated, split, [*preprocessor.columns, target])
+    raw = np.asarray(columns.pop(target))
+    return Split(encode(preprocessor, columns), preprocessor.encode_target(raw), raw)
+
+
+def encode(preprocessor: Preprocessor, columns: Columns) -> np.ndarray:
+    """Encode in chunks; what does not fit in memory goes to a memory-mapped file that the epochs read."""
+    rows = len(next(iter(columns.values())))
+    shape = (rows, preprocessor.width)
+    encoded: np.ndarray
+    if rows * preprocessor.width * 4 <= IN_MEMORY_BYTES:
+        encoded = np.empty(shape, dtype=np.float32)
+    else:
+        with tempfile.NamedTemporaryFile(prefix="ebb-", suffix=".f32") as file:  # the map outlives the name
+            encoded = np.memmap(file.name, dtype=np.float32, mode="w+", shape=shape)
+    for start in range(0, rows, CHUNK_ROWS):
+        stop = start + CHUNK_ROWS
+        encoded[start:stop] = preprocessor.encode({name: values[start:stop] for name, values in columns.items()})
+    return encoded
+
+
+def rows_of(columns: Columns, count: int) -> list[dict[str, Any]]:
+    """Return the first rows as a client would send them: one object per row, null where a value is missing."""
+    rows = []
+    for index in range(min(count, len(next(iter(columns.values()))))):
+        row = {name: values[index] for name, values in columns.items()}
+        rows.append({name: None if isinstance(value, float) and np.isnan(value) else
+                     float(value) if isinstance(value, float) else value for name, value in row.items()})
+    return rows

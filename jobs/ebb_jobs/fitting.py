@@ -1,0 +1,231 @@
+"""The training loop: one-cycle rate, early stopping, checkpoints from which it goes on as if never stopped."""
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebb_jobs import quality
+from ebb_jobs.errors import DivergedError
+from ebb_jobs.networks import Mlp
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(outputs, row numbers) -> mean loss."""
+BF16_MUST_GAIN = 1.15
+MAX_RESTARTS = 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a training run. Equal recipes on equal data give equal weights."""
+
+    metric: str
+    epochs: int
+    batch_size: int
+    peak_rate: float = 2e-3
+    weight_decay: float = 0.02
+    seed: int = 7
+    target: float | None = None
+    budget_s: float | None = None
+    precision: str = "float32"
+    name: str = ""
+    fingerprint: str = ""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; together with weights, optimizer and random state this is what a checkpoint holds."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    elapsed_s: float = 0.0
+    best: float | None = None
+    best_epoch: int = 0
+    rate_factor: float = 1.0
+    restarts: int = 0
+    history: list[list[float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: the weights of its best epoch are in the network."""
+
+    quality: float
+    epochs: int
+    best_epoch: int
+    stopped_because: str
+    history: list[list[float]]
+    resumed_at_epoch: int | None
+    elapsed_s: float
+
+
+def batch_size(rows: int) -> int:
+    """Return the batch size for that many rows: enough steps for few rows, enough work per step for many."""
+    return next((size for limit, size in ((2_000, 32), (8_000, 64), (30_000, 128), (200_000, 256)) if rows < limit), 1024)
+
+
+def epochs(rows: int, size: int, steps: int) -> int:
+    """Return the epochs that take about `steps` steps, within 8 and 100."""
+    return min(100, max(8, math.ceil(steps * size / max(rows, 1))))
+
+
+def bf16_pays(network: Mlp, inputs: np.ndarray, size: int) -> tuple[bool, str]:
+    """Time a few steps in both precisions, when the CPU has bf16 units at all."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    if not supported:
+        return False, "this CPU has no bf16 units"
+    trial = copy.deepcopy(network)
+    rows = torch.from_numpy(np.ascontiguousarray(inputs[:size]))
+    seconds = {}
+    for _ in range(2):  # the first round warms up
+        for precision in ("float32", "bfloat16"):
+            begun = time.perf_counter()
+            for _ in range(8):
+                with _autocast(precision):
+                    outputs = trial(rows)
+                outputs.float().square().mean().backward()
+            seconds[precision] = time.perf_counter() - begun
+    gain = seconds["float32"] / seconds["bfloat16"]
+    return gain >= BF16_MUST_GAIN, f"bf16 steps take 1/{gain:.2f} of the time of fp32 steps; {BF16_MUST_GAIN} is asked"
+
+
+def fit(network: Mlp, inputs: np.ndarray, loss: Loss, evaluate: Callable[[Mlp], float], recipe: Recipe, *,
+        checkpoint: Path | None = None, checkpoint_every_s: float = 20.0) -> Outcome:
+    """Train until the plan is done, the target reached, nothing improves, or the budget is used."""
+    torch.manual_seed(recipe.seed)
+    rows = len(inputs)
+    steps = math.ceil(rows / recipe.batch_size)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.peak_rate, weight_decay=recipe.weight_decay)
+    progress = Progress()
+    first_weights = copy.deepcopy(network.state_dict())
+    best_weights = first_weights
+    resumed: int | None = None
+    if checkpoint is not None and (stored := _load(checkpoint, recipe)):
+        network.load_state_dict(stored["network"])
+        optimizer.load_state_dict(stored["optimizer"])
+        torch.set_rng_state(stored["random"])
+        progress, best_weights, resumed = Progress(**stored["progress"]), stored["best"], stored["progress"]["epoch"]
+        print(f"{recipe.name} goes on from the checkpoint at epoch {resumed + 1}, step {progress.step}", flush=True)
+    patience = max(6, round(recipe.epochs * 0.3))
+    begun, saved = time.monotonic() - progress.elapsed_s, time.monotonic()
+    stopped = f"all {recipe.epochs} epochs are done"
+    while progress.epoch < recipe.epochs:
+        order = np.random.default_rng((recipe.seed, progress.epoch)).permutation(rows)
+        network.train()
+        while progress.step < steps:
+            progress.elapsed_s = time.monotonic() - begun
+            done = (progress.epoch * steps + progress.step) / (recipe.epochs * steps)
+            if recipe.budget_s:  # the rate falls with the time that is left, so that a short budget still ends well
+                done = max(done, min(1.0, progress.elapsed_s / recipe.budget_s))
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.peak_rate * progress.rate_factor * _one_cycle(done)
+            picked = order[progress.step * recipe.batch_size:(progress.step + 1) * recipe.batch_size]
+            with _autocast(recipe.precision):
+                outputs = network(torch.from_numpy(inputs[picked]))
+            value = loss(outputs.float(), torch.from_numpy(picked))
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
+            progress.loss_sum += value.item() * len(picked)
+            progress.step += 1
+            if checkpoint is not None and time.monotonic() - saved > checkpoint_every_s:
+                _save(checkpoint, recipe, network, optimizer, progress, best_weights)
+                saved = time.monotonic()
+            if recipe.budget_s and progress.elapsed_s > recipe.budget_s:
+                break
+        mean_loss = progress.loss_sum / rows
+        found = evaluate(network)
+        if not (math.isfinite(mean_loss) and math.isfinite(found)):
+            _restart(network, optimizer, first_weights, progress, recipe)
+            best_weights = first_weights
+            continue
+        progress.history.append([round(mean_loss, 6), round(found, 6)])
+        progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        print(f"{recipe.name} epoch {progress.epoch}/{recipe.epochs} loss {mean_loss:.4f} validation {recipe.metric} "
+              f"{found:.4f} after {progress.elapsed_s:.1f} s", flush=True)
+        if progress.best is None or quality.is_better(recipe.metric, found, progress.best):
+            progress.best, progress.best_epoch = found, progress.epoch
+            best_weights = copy.deepcopy(network.state_dict())
+        if reason := _stop_reason(recipe, progress, patience):
+            stopped = reason
+            break
+    if progress.best is None:
+        raise DivergedError("no epoch was finished")
+    network.load_state_dict(best_weights)
+    return Outcome(progress.best, progress.epoch, progress.best_epoch, stopped, progress.history, resumed, progress.elapsed_s)
+
+
+def _one_cycle(done: float) -> float:
+    """Return the rate's factor: up over the first 15 %, then down along a cosine."""
+    if done < 0.15:
+        return 0.05 + 0.95 * done / 0.15
+    return 0.5 * (1 + math.cos(math.pi * (done - 0.15) / 0.85)) + 1e-4
+
+
+def _stop_reason(recipe: Recipe, progress: Progress, patience: int) -> str | None:
+    assert progress.best is not None
+    if recipe.target is not None and not quality.is_better(recipe.metric, recipe.target, progress.best):
+        return f"the target {recipe.metric} {recipe.target} is reached"
+    if recipe.budget_s and progress.elapsed_s > recipe.budget_s:
+        return f"the time budget of {recipe.budget_s:.0f} s is used"
+    if progress.epoch - progress.best_epoch >= patience:
+        return f"no better {recipe.metric} for {patience} epochs"
+    return None
+
+
+def _restart(network: Mlp, optimizer: torch.optim.Optimizer, first_weights: dict[str, Tensor], progress: Progress,
+             recipe: Recipe) -> None:
+    if progress.restarts == MAX_RESTARTS:
+        raise DivergedError(f"the loss is not finite, even with the learning rate {recipe.peak_rate * progress.rate_factor}")
+    progress.restarts += 1
+    progress.rate_factor /= 5
+    progress.epoch = progress.step = progress.best_epoch = 0
+    progress.best, progress.loss_sum, progress.history = None, 0.0, []
+    network.load_state_dict(first_weights)
+    optimizer.state.clear()
+    print(f"{recipe.name} diverged: starts again with a fifth of the learning rate", flush=True)
+
+
+def _autocast(precision: str) -> Any:
+    return torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def _save(file: Path, recipe: Recipe, network: Mlp, optimizer: torch.optim.Optimizer, progress: Progress,
+          best_weights: dict[str, Tensor]) -> None:
+    partial = file.with_suffix(".partial")
+    torch.save({"fingerprint": _fingerprint(recipe), "network": network.state_dict(), "optimizer": optimizer.state_dict(),
+                "random": torch.get_rng_state(), "progress": vars(progress), "best": best_weights}, partial)
+    os.replace(partial, file)
+    print(f"{recipe.name} checkpoint at epoch {progress.epoch + 1}, step {progress.step}", flush=True)
+
+
+def _load(file: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """Return the checkpoint of this very recipe; another one's, or a damaged one, starts the run afresh."""
+    if not file.exists():
+        return None
+    try:
+        stored = torch.load(file, weights_only=True)  # tensors and plain values only: no code is read
+    except Exception as error:  # torch raises many kinds for a damaged file
+        print(f"{recipe.name} starts afresh: the checkpoint cannot be read ({type(error).__name__})", flush=True)
+        return None
+    if stored.get("fingerprint") != _fingerprint(recipe):
+        print(f"{recipe.name} starts afresh: the checkpoint belongs to other data or settings", flush=True)
+        return None
+    return stored
+
+
+def _fingerprint(recipe: Recipe) -> str:
+    """Name what must be equal to go on. Precision is not part of it: it is timed anew, see `train`."""
+    return f"{recipe.metric} {recipe.epochs} {recipe.batch_size} {recipe.peak_rate} {recipe.seed} {recipe.fingerprint}"

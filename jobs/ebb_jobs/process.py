@@ -1,0 +1,197 @@
+"""Stage `process`: dropped files in; typed, checked, de-duplicated and split Parquet out, or a rejection."""
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from ebb_jobs import infer, paths, precheck, tables, tabular, typing_rules
+from ebb_jobs.rejection import RejectedError, Rejection
+from ebb_jobs.report import Report, write_json
+from ebb_jobs.tables import literal, quote
+
+SPLITS = ("train", "validation", "test")
+HELD_OUT_SHARE = 0.15
+EXACT_SPLIT_BELOW_ROWS = 1000
+MIN_ROWS = 30
+MIN_ROWS_PER_CLASS = 5
+MAX_CLASSES = 1000
+
+
+def main() -> None:
+    """Process the data channel; a rejection is a good end of the job and is told in the report."""
+    settings = paths.settings("process")
+    report = Report("process")
+    curated, report_folder = paths.output("process", "curated"), paths.output("process", "report")
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            process(paths.channel("process", "data"), curated, settings, report, Path(work))
+        report.fields.update(status="finished", rejection=None)
+    except RejectedError as rejected:
+        shutil.rmtree(curated)
+        curated.mkdir()
+        report.fields.update(status="rejected", rejection=rejected.rejection.as_dict())
+        print(f"rejected: {rejected.rejection.message}", flush=True)
+    report.write(report_folder)
+
+
+def process(data: Path, curated: Path, settings: dict[str, Any], report: Report, work: Path) -> None:
+    """Write train, validation and test Parquet and schema.json into `curated`. Raises RejectedError."""
+    spec = settings.get("spec", {})
+    tables.verify_bytes(data, settings.get("sources") or {})
+    files = tables.find_files(data)
+    with tables.connect(work) as connection:
+        names, form, target = tables.load(connection, data, files, (spec.get("data") or {}).get("target"))
+        report.decide("format", form.value, form.reason)
+        report.decide("target", target.value, target.reason)
+        read, kept = _remove_duplicates(connection, names)
+        task = _judge_target(connection, target.value, spec.get("task"), data, files)
+        report.decide("task", task.value, task.reason)
+        if kept < MIN_ROWS:
+            raise RejectedError(Rejection(
+                "too-few-rows", f"{kept} different rows: training, validation and test need at least {MIN_ROWS}",
+                remedy="Drop more rows."))
+        columns = typing_rules.profile(connection, "kept", [name for name in names if name != target.value])
+        used = [column for column in columns if column.kind != "dropped"]
+        if not used:
+            raise RejectedError(Rejection(
+                "no-feature", "no column besides the target can be learned from: " +
+                "; ".join(f"{column.name}: {column.reason}" for column in columns[:5]),
+                remedy="Add columns that say something about the target."))
+        classes = _classes(connection, target.value) if task.value == infer.CLASSIFICATION else None
+        rows = _split(connection, [column.name for column in used], target.value, classes)
+        _write_parquet(connection, curated, used, target.value, numeric_target=classes is None)
+        _write_outcome(report, curated, names=names, columns=columns, target=target.value, task=task.value,
+                       classes=classes, rows={"read": read, "kept": kept, "duplicates": read - kept, **rows})
+
+
+def _remove_duplicates(connection: duckdb.DuckDBPyConnection, names: list[str]) -> tuple[int, int]:
+    read = _scalar(connection, "SELECT count(*) FROM raw")
+    if read == 0:
+        raise RejectedError(Rejection("no-rows", "the drop holds no rows", remedy="Add the rows."))
+    connection.execute(f"CREATE TABLE kept AS SELECT DISTINCT {', '.join(map(quote, names))} FROM raw")
+    connection.execute("DROP TABLE raw")
+    return read, _scalar(connection, "SELECT count(*) FROM kept")
+
+
+def _judge_target(connection: duckdb.DuckDBPyConnection, target: str, asked: str | None, data: Path, files: list[Path]
+                  ) -> infer.Inferred:
+    """Return the task after checking that the target suits it; whole-number classes get one spelling (1.0 is 1)."""
+    column = quote(target)
+    number, whole = (f"count(*) FILTER (regexp_full_match({column}, {literal(tabular.NUMBER.pattern)}))",
+                     f"count(*) FILTER (TRY_CAST({column} AS DOUBLE) = floor(TRY_CAST({column} AS DOUBLE)))")
+    rows, present, distinct, numbers, wholes, values = connection.execute(
+        f"SELECT count(*), count({column}), count(DISTINCT {column}), {number}, {whole}, "
+        f"count(DISTINCT TRY_CAST({column} AS DOUBLE)) FROM kept").fetchone() or (0,) * 6
+    if present < rows:
+        file, line = tables.first_line_without(data, files, target)
+        raise RejectedError(precheck.target_empty(file, line, target, rows - present))
+    numeric = numbers == rows
+    distinct = values if numeric else distinct
+    if distinct < 2:
+        raise RejectedError(precheck.one_value(None, target))
+    task = infer.task(rows=rows, distinct=distinct, numeric=numeric, integral=wholes == rows, asked=asked)
+    if task.value == infer.REGRESSION and not numeric:
+        raise RejectedError(Rejection(
+            "target-not-number", f"{rows - numbers} rows have a target {target!r} that is no number", column=target,
+            remedy=f"Make every value of {target!r} a plain number, or write task: {infer.CLASSIFICATION}."))
+    if task.value == infer.CLASSIFICATION:
+        if distinct > MAX_CLASSES or distinct > rows / 2:
+            raise RejectedError(Rejection(
+                "too-many-classes", f"the target {target!r} has {distinct} different values in {rows} rows", column=target,
+                remedy="Name the column to predict with data.target, or write task: tabular-regression for a number."))
+        if numeric and wholes == rows:
+            connection.execute(f"UPDATE kept SET {column} = TRY_CAST({column} AS DOUBLE)::BIGINT::VARCHAR")
+    return task
+
+
+def _classes(connection: duckdb.DuckDBPyConnection, target: str) -> list[str]:
+    """Return the class labels, numbers in the order of numbers; reject classes with too few rows."""
+    counts = connection.execute(f"SELECT {quote(target)}, count(*) FROM kept GROUP BY 1").fetchall()
+    small = sum(count < MIN_ROWS_PER_CLASS for _, count in counts)
+    if small:
+        least = min(count for _, count in counts)
+        raise RejectedError(Rejection(
+            "too-few-rows", f"{small} of {len(counts)} classes have fewer than {MIN_ROWS_PER_CLASS} different rows "
+            f"(the smallest has {least})", column=target,
+            remedy="Add rows of the rare classes, or merge or remove them."))
+    labels = [label for label, _ in counts]
+    return sorted(labels, key=float) if all(map(infer.is_number, labels)) else sorted(labels)
+
+
+def _split(connection: duckdb.DuckDBPyConnection, features: list[str], target: str, classes: list[str] | None
+           ) -> dict[str, int]:
+    """Mark each row train, validation or test by the hash of its features.
+
+    Rows with equal features stay together, so that none is learned and tested at once, and a row keeps its place
+    when data is added. Classes of fewer than 1000 groups are divided by rank, so that each has its share.
+    """
+    text = ", ".join(f"coalesce({quote(name)}, chr(30))" for name in features)
+    stratum = quote(target) if classes is not None else "''"
+    share = HELD_OUT_SHARE
+    connection.execute(f"""
+        CREATE TABLE placed AS
+        WITH keyed AS (SELECT *, md5(concat_ws(chr(31), {text})) AS ebb_key FROM kept),
+        strata AS (SELECT ebb_key, min({stratum}) AS ebb_stratum FROM keyed GROUP BY ebb_key),
+        ranked AS (SELECT ebb_key, row_number() OVER (PARTITION BY ebb_stratum ORDER BY ebb_key) AS ebb_rank,
+                          count(*) OVER (PARTITION BY ebb_stratum) AS ebb_size,
+                          ('0x' || substr(ebb_key, 1, 8))::UBIGINT / 4294967296.0 AS ebb_place FROM strata),
+        parts AS (SELECT ebb_key, CASE
+                      WHEN ebb_size >= {EXACT_SPLIT_BELOW_ROWS} THEN ebb_place
+                      WHEN ebb_rank <= greatest(1, round({share} * ebb_size)) THEN 0.0
+                      WHEN ebb_rank <= 2 * greatest(1, round({share} * ebb_size)) THEN {share}
+                      ELSE 1.0 END AS ebb_place FROM ranked)
+        SELECT keyed.*, CASE WHEN ebb_place < {share} THEN 'test' WHEN ebb_place < {2 * share} THEN 'validation'
+                        ELSE 'train' END AS ebb_split
+        FROM keyed JOIN parts USING (ebb_key)""")
+    connection.execute("DROP TABLE kept")
+    sizes = {split: _scalar(connection, f"SELECT count(*) FROM placed WHERE ebb_split = '{split}'") for split in SPLITS}
+    learned = _scalar(connection, f"SELECT count(DISTINCT {quote(target)}) FROM placed WHERE ebb_split = 'train'")
+    if min(sizes.values()) < 3 or (classes is not None and learned < len(classes)):
+        raise RejectedError(Rejection(
+            "too-few-rows", "too few rows differ in their features: a class or a split would be empty", column=target,
+            remedy="Drop more rows, or columns that tell the rows apart."))
+    return sizes
+
+
+def _write_parquet(connection: duckdb.DuckDBPyConnection, curated: Path, used: list[typing_rules.Column], target: str, *,
+                   numeric_target: bool) -> None:
+    fields = [f"CASE WHEN regexp_full_match({quote(column.name)}, {literal(tabular.NUMBER.pattern)}) THEN "
+              f"TRY_CAST({quote(column.name)} AS DOUBLE) END AS {quote(column.name)}"
+              if column.kind == "numeric" else quote(column.name) for column in used]
+    fields.append(f"{quote(target)}::DOUBLE AS {quote(target)}" if numeric_target else quote(target))
+    for split in SPLITS:
+        everything = ", ".join(map(quote, (column.name for column in used)))
+        connection.execute(
+            f"COPY (SELECT {', '.join(fields)} FROM placed WHERE ebb_split = '{split}' "
+            f"ORDER BY ebb_key, {quote(target)}, {everything}) "
+            f"TO {literal(str(curated / f'{split}.parquet'))} (FORMAT parquet, COMPRESSION zstd)")
+
+
+def _write_outcome(report: Report, curated: Path, *, names: list[str], columns: list[typing_rules.Column], target: str,
+                   task: str, classes: list[str] | None, rows: dict[str, int]) -> None:
+    used = [column for column in columns if column.kind != "dropped"]
+    dropped = [column for column in columns if column.kind == "dropped"]
+    report.decide("features", f"{len(used)} of {len(columns)} columns",
+                  "; ".join(f"{column.name} left out: {column.reason}" for column in dropped) or "every column is usable",
+                  numbers={kind: sum(column.kind == kind for column in used)
+                           for kind in ("numeric", "categorical", "boolean", "datetime")})
+    report.decide("duplicates", rows["duplicates"], "rows equal in every column are kept once", numbers={"read": rows["read"]})
+    report.decide("split", "70/15/15 by the hash of the features",
+                  "equal features never stand on two sides, and a row keeps its side when data is added"
+                  + ("; each class has its share" if classes is not None else ""),
+                  numbers={split: rows[split] for split in SPLITS})
+    report.fields.update(task=task, target=target, rows=rows, classes=len(classes) if classes else None,
+                         features=[column.as_feature() for column in columns])
+    write_json(curated / "schema.json", {
+        "version": 1, "task": task, "columns": [name for name in names if name != target],
+        "target": {"name": target, **({"classes": classes} if classes is not None else {})},
+        "features": [column.as_feature() for column in used],
+        "dropped": [{"name": column.name, "reason": column.reason} for column in dropped], "rows": rows})
+
+
+def _scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:
+    return int((connection.execute(query).fetchone() or (0,))[0])

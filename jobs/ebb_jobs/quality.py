@@ -1,0 +1,127 @@
+"""How good predictions are: the metrics, which of them suits a task, and how far chance moves them."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ebb_jobs.errors import JobError
+from ebb_jobs.infer import CLASSIFICATION, Inferred
+
+IMBALANCED_BELOW = 0.2
+ALIASES = {"f1": "f1_macro", "auc": "roc_auc", "logloss": "log_loss", "mse": "rmse"}
+CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "roc_auc", "log_loss")
+REGRESSION_METRICS = ("rmse", "mae", "r2")
+LESS_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
+BOOTSTRAP_ROUNDS = 200
+BOOTSTRAP_ROWS = 20_000
+
+
+def choose(task: str, class_shares: np.ndarray | None, asked: str | None) -> Inferred:
+    """Return the metric to judge by, and why."""
+    allowed = CLASSIFICATION_METRICS if task == CLASSIFICATION else REGRESSION_METRICS
+    if asked:
+        name = ALIASES.get(asked.lower(), asked.lower())
+        if name not in allowed:
+            raise JobError(f"train.metric {asked!r} does not suit {task}; write one of: {', '.join(allowed)}")
+        return Inferred(name, "named by train.metric in the spec")
+    if class_shares is None:
+        return Inferred("rmse", "root mean squared error, in the target's own unit")
+    even = 1 / len(class_shares)
+    if class_shares.min() < IMBALANCED_BELOW * even:
+        return Inferred("f1_macro", f"the rarest class has {class_shares.min():.1%} of the rows, far from {even:.1%}: "
+                                    "accuracy would forgive never predicting it")
+    return Inferred("accuracy", f"the rarest class has {class_shares.min():.1%} of the rows, near enough to {even:.1%}")
+
+
+def greater_is_better(metric: str) -> bool:
+    """Tell the metric's direction."""
+    return metric not in LESS_IS_BETTER
+
+
+def is_better(metric: str, new: float, old: float) -> bool:
+    """Tell whether `new` beats `old`."""
+    return new > old if greater_is_better(metric) else new < old
+
+
+def floor(metric: str, original: float, max_drop: float) -> tuple[float, str]:
+    """Return the worst quality that may be shipped and the rule's kind.
+
+    Scores within 0 to 1 may lose `max_drop` points (absolute); errors, whose unit is the target's, may grow by that
+    share (relative).
+    """
+    if greater_is_better(metric):
+        return original - max_drop, "absolute"
+    return original * (1 + max_drop), "relative"
+
+
+def score(metric: str, truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the metric. Classification: class indices and probabilities [rows, classes]; regression: numbers."""
+    return float(_SCORES[metric](truth, predicted))
+
+
+def interval(metric: str, truth: np.ndarray, predicted: np.ndarray, *, seed: int) -> dict[str, float]:
+    """Return the band in which chance moves the metric: 95 % of bootstrap resamples of these rows."""
+    random = np.random.default_rng(seed)
+    count = len(truth)
+    size = min(count, BOOTSTRAP_ROWS)
+    scores = []
+    for _ in range(BOOTSTRAP_ROUNDS):
+        rows = random.integers(0, count, size)
+        scores.append(score(metric, truth[rows], predicted[rows]))
+    spread = np.quantile(scores, [0.025, 0.975]) - np.median(scores)
+    centre = score(metric, truth, predicted)
+    return {"low": centre + float(spread[0]), "high": centre + float(spread[1])}
+
+
+def _accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
+    return float((predicted.argmax(1) == truth).mean())
+
+
+def _confusion(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    classes = predicted.shape[1]
+    return np.bincount(truth * classes + predicted.argmax(1), minlength=classes**2).reshape(classes, classes)
+
+
+def _balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
+    matrix = _confusion(truth, predicted)
+    present = matrix.sum(1) > 0
+    return float((matrix.diagonal()[present] / matrix.sum(1)[present]).mean())
+
+
+def _f1_macro(truth: np.ndarray, predicted: np.ndarray) -> float:
+    matrix = _confusion(truth, predicted)
+    found, total = matrix.diagonal(), matrix.sum(0) + matrix.sum(1)
+    return float((2 * found[total > 0] / total[total > 0]).mean())
+
+
+def _log_loss(truth: np.ndarray, predicted: np.ndarray) -> float:
+    return float(-np.log(np.clip(predicted[np.arange(len(truth)), truth].astype(np.float64), 1e-7, 1.0)).mean())
+
+
+def _roc_auc(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean over classes of the probability that a row of the class outranks one of another (ties half)."""
+    areas = []
+    for label in range(1 if predicted.shape[1] == 2 else 0, predicted.shape[1]):
+        positive = truth == label
+        if not positive.any() or positive.all():
+            continue
+        _, ranks, counts = np.unique(predicted[:, label], return_inverse=True, return_counts=True)
+        middle = np.cumsum(counts) - (counts - 1) / 2
+        wins = middle[ranks][positive].sum() - positive.sum() * (positive.sum() + 1) / 2
+        areas.append(wins / (positive.sum() * (~positive).sum()))
+    return float(np.mean(areas)) if areas else 0.5
+
+
+def _r2(truth: np.ndarray, predicted: np.ndarray) -> float:
+    variance = float(truth.var())
+    return 1 - float(((truth - predicted) ** 2).mean()) / variance if variance else 0.0
+
+
+_SCORES: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
+    "accuracy": _accuracy, "balanced_accuracy": _balanced_accuracy, "f1_macro": _f1_macro, "log_loss": _log_loss,
+    "roc_auc": _roc_auc, "r2": _r2,
+    "rmse": lambda truth, predicted: np.sqrt(((truth - predicted) ** 2).mean()),
+    "mae": lambda truth, predicted: np.abs(truth - predicted).mean(),
+}

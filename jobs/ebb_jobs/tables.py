@@ -1,0 +1,229 @@
+"""Reads the dropped files into one DuckDB table of trimmed text, or says what is wrong with them.
+
+Everything becomes text first, whatever the format, so that one set of rules types the columns and the served model
+can read the same text. DuckDB keeps to a memory limit and spills to disk.
+"""
+from __future__ import annotations
+
+import codecs
+import gzip
+import hashlib
+import io
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import duckdb
+
+from ebb_jobs import infer, precheck, tabular
+from ebb_jobs.errors import InputMissingError
+from ebb_jobs.rejection import RejectedError, Rejection
+from ebb_jobs.report import cpu_count
+
+SPACE = "E' \\t\\r\\n'"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+NESTED = ("STRUCT", "MAP", "UNION", "BLOB", "JSON")
+
+
+def connect(work: Path) -> duckdb.DuckDBPyConnection:
+    """Return a connection whose memory is bounded by half of the machine's and at most 4 GB."""
+    limit_mb = min(4000, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21)
+    return duckdb.connect(str(work / "work.duckdb"), config={
+        "memory_limit": f"{limit_mb}MB", "threads": str(cpu_count()), "temp_directory": str(work / "spill"),
+        "autoinstall_known_extensions": "false", "enable_external_access": "true"})
+
+
+def find_files(folder: Path) -> list[Path]:
+    """Return the data files below `folder`, in the order of their names."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "_SUCCESS")
+    if not files:
+        raise InputMissingError(f"the data channel {folder.name!r} holds no file")
+    return files
+
+
+def verify_bytes(folder: Path, sources: dict[str, str]) -> None:
+    """Raise RejectedError when a file is not the one whose hash the run was planned with."""
+    for key, expected in sources.items():
+        file = folder / key
+        if not file.is_file():
+            raise RejectedError(Rejection("deleted", f"{key} was deleted before it was read", file=key,
+                                          remedy="Drop the file again."))
+        if SHA256.fullmatch(expected or "") and _sha256(file) != expected:
+            raise RejectedError(Rejection("changed", f"{key} was changed while it was being read", file=key,
+                                          remedy="Drop the file again; the newer upload starts its own run."))
+
+
+def load(connection: duckdb.DuckDBPyConnection, folder: Path, files: list[Path], asked_target: str | None
+         ) -> tuple[list[str], infer.Inferred, infer.Inferred]:
+    """Fill the table `raw` with text columns; return the columns, the format and the target."""
+    names = {file: str(file.relative_to(folder)) for file in files}
+    formats = {file: infer.file_format(file.name) for file in files}
+    for file, found in formats.items():
+        _check_file(names[file], file, found)
+    kinds = {found.name for found in formats.values() if found}
+    if len(kinds) > 1:
+        raise RejectedError(Rejection("mixed-formats", f"the drop mixes {' and '.join(sorted(kinds))} files",
+                                      remedy="Drop files of one format together."))
+    form = kinds.pop()
+    columns, target = [], infer.Inferred("", "")
+    for position, file in enumerate(files):
+        source, found = _source(connection, names[file], file, form, asked_target)
+        if not columns:
+            columns, target = found, infer.target(found, asked_target)
+            if target.value not in columns:
+                raise RejectedError(precheck.target_missing(names[file], target.value, columns))
+        _check_same_columns(names[file], found, columns)
+        fields = ", ".join(_text_of(connection, source, column) for column in columns)
+        verb = "INSERT INTO raw" if position else "CREATE TABLE raw AS"
+        try:
+            connection.execute(f"{verb} SELECT {fields} FROM {source}")
+        except duckdb.Error as error:
+            _explain(names[file], file, form, target.value, error)
+            # The file is well formed by the strict rules of `precheck`: only its line ends are mixed.
+            connection.execute(f"{verb} SELECT {fields} FROM {source.replace('strict_mode=true', 'strict_mode=false')}")
+    form_reason = f"the name of {names[files[0]]!r} ends so" + (f", like its {len(files) - 1} neighbours'"
+                                                                 if len(files) > 1 else "")
+    return columns, infer.Inferred(form, form_reason), target
+
+
+def first_line_without(folder: Path, files: list[Path], target: str) -> tuple[str | None, int | None]:
+    """Return the file and line of the first row without a target; (None, None) for Parquet, which has no lines."""
+    for file in files:
+        found = infer.file_format(file.name)
+        name = str(file.relative_to(folder))
+        if found is None or found.name == "parquet":
+            continue
+        try:
+            with _open_text(file) as stream:
+                precheck.scan(name, stream, found.name, complete=True, target=target)
+        except RejectedError as rejected:
+            if rejected.rejection.code == "target-empty":
+                return name, rejected.rejection.line
+    return None, None
+
+
+def quote(name: str) -> str:
+    """Return a column name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return a text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _check_file(name: str, file: Path, found: infer.Format | None) -> None:
+    with file.open("rb") as stream:
+        head = stream.read(16)
+    if found is None or not head:
+        rejection = precheck.check(name, len(head), head, complete=True)
+        raise RejectedError(rejection) if rejection else AssertionError(name)
+    if found.name == "parquet":
+        with file.open("rb") as stream:
+            stream.seek(-min(12, file.stat().st_size), os.SEEK_END)
+            rejection = precheck.check(name, file.stat().st_size, head[:4] + stream.read(), complete=True)
+        if rejection:
+            raise RejectedError(rejection)
+        return
+    _check_utf8(name, file)
+
+
+def _check_utf8(name: str, file: Path) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    lines = position = 0
+    try:
+        for chunk in _chunks(file):
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError as error:
+                begin = position - (len(error.object) - len(chunk))  # a character may begin in the chunk before
+                line = lines + error.object.count(b"\n", 0, error.start) + 1
+                raise RejectedError(precheck.not_utf8(name, chunk if not position else b"", line,
+                                                      begin + error.start + 1)) from error
+            lines += chunk.count(b"\n")
+            position += len(chunk)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RejectedError(Rejection("broken-gzip", f"{name} is not complete gzip data", file=name,
+                                      remedy="Compress the file again, or drop it uncompressed.")) from error
+    if decoder.getstate()[0]:
+        raise RejectedError(precheck.not_utf8(name, b"", lines + 1, position))
+
+
+def _source(connection: duckdb.DuckDBPyConnection, name: str, file: Path, form: str, target: str | None
+            ) -> tuple[str, list[str]]:
+    """Return the SQL that reads `file` and its columns."""
+    path = literal(str(file))
+    if form == "csv":
+        with _open_text(file) as stream:
+            sample = stream.read(2**16)
+        mark = infer.delimiter(sample).value
+        rows = precheck.records(name, io.StringIO(sample, newline=""), "csv", mark, complete=len(sample) < 2**16)
+        header = next(rows, None)
+        if header is None:
+            raise RejectedError(Rejection("no-rows", f"{name} has no rows", file=name, remedy="Add a header and rows."))
+        columns = precheck.check_header(name, list(header.cells), target)
+        types = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
+        return (f"read_csv({path}, auto_detect=false, header=true, delim={literal(mark)}, quote='\"', escape='\"', "
+                f"columns={{{types}}}, strict_mode=true, null_padding=false, max_line_size=16000000)"), columns
+    source = (f"read_parquet({path})" if form == "parquet" else
+              f"read_json({path}, format='newline_delimited', maximum_depth=1, sample_size=-1)")
+    try:
+        columns = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+    except duckdb.Error as error:
+        _explain(name, file, form, target, error)
+        raise
+    return source, columns
+
+
+def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str) -> str:
+    """Return the SQL for one column as trimmed text, NULL where missing; whole numbers without a decimal point."""
+    kind = "VARCHAR"
+    if not source.startswith("read_csv"):
+        kind = connection.execute(f"SELECT typeof({quote(column)}) FROM {source} LIMIT 1").fetchone() or ("VARCHAR",)
+        kind = kind[0]
+    name = quote(column)
+    if kind == "JSON":  # values of several types; a text keeps its quotation marks unless they are taken off
+        name = f"coalesce(json_extract_string({name}, '$'), {name}::VARCHAR)"
+    elif kind in ("DOUBLE", "FLOAT"):
+        name = (f"CASE WHEN {name} = floor({name}) AND abs({name}) < 1e15 THEN {name}::BIGINT::VARCHAR "
+                f"ELSE {name}::VARCHAR END")
+    missing = ", ".join(map(literal, sorted(tabular.MISSING)))
+    text = f"trim({name}::VARCHAR, {SPACE})"
+    return f"CASE WHEN lower({text}) IN ({missing}) THEN NULL ELSE {text} END AS {quote(column)}"
+
+
+def _check_same_columns(name: str, found: list[str], columns: list[str]) -> None:
+    different = sorted(set(found) ^ set(columns))
+    if different:
+        raise RejectedError(Rejection("columns-differ", f"{name} has other columns than the first file of the drop",
+                                      file=name, column=different[0], remedy="Give all files of a drop the same columns."))
+
+
+def _explain(name: str, file: Path, form: str, target: str | None, error: duckdb.Error) -> None:
+    """Raise RejectedError with the line that is wrong; return when the slow, exact reader finds nothing wrong."""
+    if form == "parquet":
+        raise RejectedError(Rejection("not-parquet", f"{name} cannot be read as Parquet", file=name,
+                                      remedy="Write the file again.")) from error
+    with _open_text(file) as stream:
+        precheck.scan(name, stream, form, complete=True, target=target)
+
+
+def _open_text(file: Path) -> IO[str]:
+    if file.name.lower().endswith(".gz"):
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
+    return file.open(encoding="utf-8-sig", newline="")
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    opened: IO[bytes] = gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb")  # type: ignore[assignment]
+    with opened as stream:
+        while chunk := stream.read(2**20):
+            yield chunk
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
