@@ -21,7 +21,10 @@ from ebb_local.settings import ACCOUNT_ID, PREFERRED_PORT, PROFILE, REGION, Home
 SERVICES = (
     "cloudformation,cloudwatch,dynamodb,ecr,events,iam,kms,lambda,logs,s3,scheduler,sns,sqs,ssm,states,sts,tagging"
 )
-_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "EBB_VENVS", "EBB_HOME", "LOG_LEVEL", "SSL_CERT_FILE")
+_KEPT_VARIABLES = (
+    "PATH", "LANG", "LC_ALL", "TZ", "LOG_LEVEL", "SSL_CERT_FILE", "EBB_VENVS", "EBB_HOME",
+    "EBB_KEEP_JOBS", "EBB_STOP_GRACE_S", "EBB_SERVERLESS_IDLE_S", "EBB_ENDPOINT_START_S",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -86,7 +86,7 @@ def _require_valid(variant: dict[str, Any], *, alone: bool) -> None:
         return
     if variant.get("InstanceType") or variant.get("InitialInstanceCount"):
         raise validation_exception(
-            f"ServerlessConfig cannot be specified together with InstanceType or InitialInstanceCount in variant {name}."
+            f"Variant {name}: ServerlessConfig cannot be specified together with InstanceType or InitialInstanceCount."
         )
     if serverless["MemorySizeInMB"] not in _MEMORY_SIZES_MB:
         sizes = ", ".join(map(str, _MEMORY_SIZES_MB))

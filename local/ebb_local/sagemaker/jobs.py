@@ -5,7 +5,6 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ebb_local.sagemaker.containers import Container
 from ebb_local.sagemaker.errors import JobFailure, validation_exception
 from ebb_local.sagemaker.logs import LogStream
 from ebb_local.sagemaker.roles import Credentials, credentials
-from ebb_local.sagemaker.storage import Bucket
+from ebb_local.sagemaker.storage import Bucket, TreeSync
 
 logger = logging.getLogger("ebb.sagemaker.jobs")
 
@@ -90,7 +89,7 @@ class JobRun:
         """Open the job's log stream, named as AWS names it."""
         return LogStream(self.log_group, f"{self.name}/{HOST}-{int(time.time())}", self.credentials.principal)
 
-    def watch(self, container: Container, sync: Callable[[], None]) -> Ending:
+    def watch(self, container: Container, syncs: list[TreeSync]) -> Ending:
         """Wait until the container ends or has to; copy out what changes meanwhile."""
         next_sync = time.monotonic() + _SYNC_EVERY_S
         while container.wait(_TICK_S) is None:
@@ -101,7 +100,8 @@ class JobRun:
                 container.end()
                 return ending
             if time.monotonic() > next_sync:
-                sync()
+                for sync in syncs:
+                    sync.send(settled_only=True)
                 next_sync = time.monotonic() + _SYNC_EVERY_S
         container.finish()
         return Ending.EXITED
@@ -120,7 +120,7 @@ class JobRun:
                 shutil.rmtree(self.base, ignore_errors=True)
 
     def _fail(self, reason: str) -> None:
-        if not processes.closing():  # otherwise the container ended because the server does: see restored()
+        if not processes.closing():  # otherwise the container ended because the server does: service.load_persisted_state tells
             self.finish("Failed", FailureReason=reason[:MAX_TEXT])
 
 

@@ -90,7 +90,7 @@ class ProcessingRun(JobRun):
         container = self._start_container()
         state.update(self.record, ProcessingStartTime=state.now(), LastModifiedTime=state.now())
         self.publish()
-        ending = self.watch(container, lambda: [sync.send(settled_only=True) for sync in continuous] and None)
+        ending = self.watch(container, continuous)
         for sync in continuous:
             sync.send(settled_only=False)
         message = jobs.text_of(self.base / "output/message") or None

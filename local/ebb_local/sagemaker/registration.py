@@ -6,12 +6,14 @@ authorized on `*`, which denies every narrow policy. So both are registered.
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ministack import app
 from ministack.core import iam_actions, router
 
 from ebb_local.sagemaker import runtime, service, state
+from ebb_local.sagemaker.errors import ServiceError
 
 _NAME = "sagemaker"
 # The member of a request that names the resource which AWS authorizes the action on. First match wins.
@@ -46,6 +48,29 @@ def install() -> None:
     )
     if not hasattr(iam_actions.extract_resource_arn, "knows_sagemaker"):
         _teach_resource_arns()
+
+
+def install_control(actions: dict[str, Callable[[dict[str, Any]], dict[str, Any]]]) -> None:
+    """Answer control targets `Ebb.<name>`, for the account's root only, as the control endpoint's own are."""
+
+    async def handle(
+        method: str, path: str, headers: dict, body: bytes, query: dict
+    ) -> tuple[int, dict[str, str], bytes]:
+        action = headers["x-amz-target"].removeprefix("Ebb.")
+        try:
+            status, answer = 200, actions[action](json.loads(body or b"{}"))
+        except ServiceError as error:
+            status, answer = error.status, {"__type": error.code, "message": error.message}
+        return status, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(answer).encode()
+
+    app.SERVICE_HANDLERS["ebb-sagemaker"] = handle
+    # MiniStack takes the first prefix that fits: this entry has to be there before the control endpoint's `Ebb.`.
+    router.SERVICE_PATTERNS["ebb-sagemaker"] = {
+        "target_prefixes": [f"Ebb.{name}" for name in actions],
+        "host_patterns": [],
+        "credential_scope": "ebb",
+    }
+    iam_actions.SERVICE_TO_IAM_NAMESPACE["ebb-sagemaker"] = "ebb"
 
 
 def resource_arn(action: str, request: dict[str, Any]) -> str:

@@ -124,8 +124,8 @@ def _answer(action: str, body: bytes | str) -> tuple[int, dict[str, str], bytes]
             raise ValueError("not an object")
         return 200, {"Content-Type": _JSON}, json.dumps(call(action, request)).encode()
     except ServiceError as error:
-        answer = {"__type": error.code, "message": error.message, **error.members}
-        return error.status, {"Content-Type": _JSON, "x-amzn-errortype": error.code}, json.dumps(answer).encode()
+        refusal = {"__type": error.code, "message": error.message, **error.members}
+        return error.status, {"Content-Type": _JSON, "x-amzn-errortype": error.code}, json.dumps(refusal).encode()
     except ValueError as error:
         answer = {"__type": "SerializationException", "message": str(error)}
         return 400, {"Content-Type": _JSON, "x-amzn-errortype": answer["__type"]}, json.dumps(answer).encode()

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ebb_local.settings import PREFERRED_PORT, default_home, environments
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -33,12 +35,12 @@ class Settings:
 
     @classmethod
     def from_env(cls) -> "Settings":
-        """Read the environment that the server set up: EBB_HOME, GATEWAY_PORT, EBB_VENVS and the waiting times."""
-        checkout = Path(__file__).resolve().parents[3]
+        """Read the environment of the server: STATE_DIR (in its home), GATEWAY_PORT, EBB_VENVS, the waiting times."""
+        saved = os.environ.get("STATE_DIR")
         return cls(
-            home=Path(os.environ.get("EBB_HOME") or checkout / ".ebb").resolve(),
-            endpoint_url=f"http://127.0.0.1:{os.environ.get('GATEWAY_PORT', '4566')}",
-            environments=Path(os.environ.get("EBB_VENVS") or checkout / ".venvs").absolute(),
+            home=Path(saved).absolute().parent if saved else default_home().root,
+            endpoint_url=f"http://127.0.0.1:{os.environ.get('GATEWAY_PORT', PREFERRED_PORT)}",
+            environments=environments(),
             keep_job_files=os.environ.get("EBB_KEEP_JOBS") == "1",
             stop_grace_s=float(os.environ.get("EBB_STOP_GRACE_S", "5")),
             idle_after_s=float(os.environ.get("EBB_SERVERLESS_IDLE_S", "300")),

@@ -9,7 +9,7 @@ from ebb_local.sagemaker import state
 def require_tagging(arn: str, request: dict[str, Any]) -> None:
     """Raise unless the caller may tag what it is about to create with tags: AWS checks `sagemaker:AddTags` too.
 
-    Source: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsagemaker.html (dependent actions)
+    Source: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsagemaker.html
     """
     wanted = {tag["Key"]: tag["Value"] for tag in request.get("Tags") or []}
     if wanted:

@@ -127,7 +127,7 @@ class TrainingRun(JobRun):
             return Ending.STOPPED
         container = self._start_container()
         self._move("Training")
-        ending = self.watch(container, lambda: checkpoints and checkpoints.send(settled_only=True))
+        ending = self.watch(container, [checkpoints] if checkpoints else [])
         if ending is Ending.INTERRUPTED:
             return ending
         if checkpoints:
