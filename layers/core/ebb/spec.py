@@ -20,7 +20,7 @@ from ebb import catalog, spec_text
 
 TASKS = ("tabular-classification", "tabular-regression")
 TASKS_LATER = ("image-classification", "text-classification", "custom")
-CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1", "auc", "log_loss")
+CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "auc", "roc_auc", "log_loss")
 REGRESSION_METRICS = ("rmse", "mae", "r2")
 SERVE_KINDS = ("auto", "serverless")
 SERVE_KINDS_LATER = ("realtime", "async", "batch")

@@ -1,0 +1,173 @@
+"""Deployment: the registry entry of the chosen model and the input of `deploy_model`, as complete request bodies."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ebb import footprint, names, requests
+from ebb.requests import roles
+from ebb.settings import StackSettings
+from ebb.spec import ServeSpec
+
+# Small on purpose: new accounts have been given 10 for all serverless endpoints together, whatever the guide says.
+MAX_CONCURRENCY = 5
+# Without a latency asked for: an order of magnitude above what was measured, and never below what HTTP itself takes.
+LATENCY_ALARM_FACTOR = 10
+LATENCY_ALARM_LEAST_S = 0.1
+
+
+def bundle_uri(plan: Mapping[str, Any], candidate: str) -> str:
+    """Return where the bundle of a candidate lies."""
+    return f"{plan['artifacts']['bundles']}{candidate}/model.tar.gz"
+
+
+def package_group(stack: StackSettings, project: str) -> dict[str, Any]:
+    """Return the group that holds every registered model of a project."""
+    return requests.create_model_package_group(
+        name=names.endpoint(stack.stack, project),
+        description=f"Models that Ebb made for the project {project}",
+        tags=names.tags(stack.stack, project),
+    )
+
+
+def package(
+    stack: StackSettings, plan: Mapping[str, Any], *, candidate: str, metric: str, comparison: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the registry entry: the very bytes that are deployed, with their quality and footprint beside them."""
+    shipped = comparison["shipped"]
+    million = shipped["per_million"]
+    metadata = {
+        "ebb-run": plan["run_id"],
+        "ebb-candidate": candidate,
+        "metric": metric,
+        "quality-validation": f"{shipped['quality']['validation']:.6g}",
+        "quality-test": f"{shipped['quality']['test']:.6g}",
+        "latency-p50-ms": f"{shipped['latency_ms']['p50']:.6g}",
+        "size-bytes": str(shipped["size_bytes"]),
+        "energy-kwh-per-million": f"{million['energy_kwh']['value']:.6g}",
+        "carbon-g-per-million": f"{million['carbon_g']['value']:.6g}",
+        "cost-usd-per-million": f"{million['cost_usd']['value']:.6g}",
+    }
+    return requests.create_model_package(
+        group=names.endpoint(stack.stack, plan["project"]),
+        description=f"{candidate} of run {plan['run_id']}",
+        image_uri=stack.serve_image_uri,
+        bundle_uri=bundle_uri(plan, candidate),
+        report_uri=plan["artifacts"]["compile_report"],
+        metadata=metadata,
+        token=f"{plan['run_id']}-a{plan['attempt']}-{candidate}",
+    )
+
+
+def deploy_input(
+    stack: StackSettings, plan: Mapping[str, Any], *, candidate: Mapping[str, Any], serve: ServeSpec
+) -> dict[str, Any]:
+    """Return the input of `deploy_model`: every request that it may send, creation and its undoing alike."""
+    project, run_id = plan["project"], plan["run_id"]
+    name, endpoint = names.execution(run_id, plan["attempt"]), names.endpoint(stack.stack, project)
+    tags = names.tags(stack.stack, project, run_id)
+    memory_mb = footprint.serverless_memory_mb(float(candidate["memory_mib"]), serve.memory_mb)
+    return {
+        "run_id": run_id,
+        "project": project,
+        "generation": plan["generation"],
+        "requests": {
+            "claim": claim(stack.ledger_table, project, run_id, plan["generation"]),
+            "release": release(stack.ledger_table, project, run_id, plan["generation"]),
+            "model": requests.create_model(
+                name=name,
+                role_arn=roles.role_arn(stack, project, "model"),
+                image_uri=stack.serve_image_uri,
+                bundle_uri=bundle_uri(plan, candidate["name"]),
+                environment={"EBB_RUN_ID": run_id, "EBB_CANDIDATE": candidate["name"]},
+                tags=tags,
+            ),
+            "endpoint_config": requests.create_endpoint_config(
+                name=name,
+                model_name=name,
+                memory_mb=memory_mb,
+                max_concurrency=MAX_CONCURRENCY,
+                kms_key=stack.data_key_arn,
+                tags=tags,
+            ),
+            # The endpoint outlives its runs, so it is tagged with the project only.
+            "create_endpoint": requests.create_endpoint(
+                name=endpoint, config_name=name, tags=names.tags(stack.stack, project)
+            ),
+            "update_endpoint": requests.update_endpoint(name=endpoint, config_name=name),
+            "describe": {"EndpointName": endpoint},
+            "alarms": alarms(stack, project, candidate=candidate, serve=serve),
+            "delete_endpoint": {"EndpointName": endpoint},
+            "delete_endpoint_config": {"EndpointConfigName": name},
+            "delete_model": {"ModelName": name},
+        },
+    }
+
+
+def alarms(
+    stack: StackSettings, project: str, *, candidate: Mapping[str, Any], serve: ServeSpec
+) -> list[dict[str, Any]]:
+    """Return the alarms that are born with an endpoint: it fails, or it is slow."""
+    endpoint, tags = names.endpoint(stack.stack, project), names.tags(stack.stack, project)
+    actions = [stack.notifications_topic_arn] if stack.notifications_topic_arn else []
+    measured_s = float(candidate["latency_ms"]["p99"]) / 1000
+    asked_s = serve.p95_latency.total_seconds() if serve.p95_latency else None
+    limit_s = asked_s or max(LATENCY_ALARM_LEAST_S, LATENCY_ALARM_FACTOR * measured_s)
+    return [
+        requests.put_metric_alarm(
+            name=names.alarm(stack.stack, project, "errors"),
+            endpoint=endpoint,
+            metric="Invocation5XXErrors",
+            statistic="Sum",
+            threshold=1,
+            description=f"The endpoint {endpoint} answered with an error of its own",
+            actions=actions,
+            tags=tags,
+        ),
+        requests.put_metric_alarm(
+            name=names.alarm(stack.stack, project, "latency"),
+            endpoint=endpoint,
+            metric="ModelLatency",
+            statistic="p95",
+            threshold=round(limit_s * 1_000_000),  # ModelLatency is in microseconds
+            description=f"The model behind {endpoint} took longer than {limit_s * 1000:.0f} ms for 1 request in 20",
+            actions=actions,
+            tags=tags,
+            evaluation_periods=3,
+        ),
+    ]
+
+
+def claim(table: str, project: str, run_id: str, generation: int) -> dict[str, Any]:
+    """Return the UpdateItem by which a run takes the endpoint; refused when a newer run has it."""
+    return {
+        "TableName": table,
+        "Key": _project_key(project),
+        "UpdateExpression": (
+            "SET previous_generation = if_not_exists(deployed_generation, :none), "
+            "deployed_generation = :generation, claimed_by = :run"
+        ),
+        "ConditionExpression": (
+            "attribute_not_exists(deployed_generation) OR deployed_generation < :generation "
+            "OR (deployed_generation = :generation AND claimed_by = :run)"
+        ),
+        "ExpressionAttributeValues": {
+            ":generation": {"N": str(generation)},
+            ":none": {"N": "0"},
+            ":run": {"S": run_id},
+        },
+    }
+
+
+def release(table: str, project: str, run_id: str, generation: int) -> dict[str, Any]:
+    """Return the UpdateItem by which a failed deployment gives the endpoint back; refused when a newer run has it."""
+    return {
+        "TableName": table,
+        "Key": _project_key(project),
+        "UpdateExpression": "SET deployed_generation = previous_generation",
+        "ConditionExpression": "deployed_generation = :generation AND claimed_by = :run",
+        "ExpressionAttributeValues": {":generation": {"N": str(generation)}, ":run": {"S": run_id}},
+    }
+
+
+def _project_key(project: str) -> dict[str, Any]:
+    return {"pk": {"S": f"PROJECT#{project}"}, "sk": {"S": "PROJECT"}}

@@ -1,0 +1,208 @@
+"""Selection: which of the measured candidates is shipped, and whether it replaces the model that is served.
+
+The smallest model that is good enough: whoever holds the quality floor and the latency asked for competes; a quantized
+network that is slower than its own full-precision form has lost by measurement; among those that no other candidate
+beats in every respect, the one that takes the least energy per prediction wins. The original, exported but not
+compressed, competes like any other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ebb.errors import NoAcceptableCandidateError
+from ebb.spec import CompressSpec, ServeSpec
+
+LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
+# Two measurements of the same model on one machine differ by this much; less is no difference. Assumed.
+NOISE_SHARE = 0.05
+_QUANTIZE = "quantize"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One candidate with what `compile` measured of it."""
+
+    name: str
+    chain: tuple[str, ...]
+    quality: float
+    interval: tuple[float, float]
+    p50_ms: float
+    p99_ms: float
+    cpu_ms: float
+    size_bytes: int
+    report: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, candidate: Mapping[str, Any]) -> "Measured":
+        """Return a candidate of compile's report."""
+        quality = float(candidate["quality"]["validation"])
+        interval = candidate.get("quality_interval") or {"low": quality, "high": quality}
+        return cls(
+            name=candidate["name"],
+            chain=tuple(candidate.get("chain") or ()),
+            quality=quality,
+            interval=(float(interval["low"]), float(interval["high"])),
+            p50_ms=float(candidate["latency_ms"]["p50"]),
+            p99_ms=float(candidate["latency_ms"]["p99"]),
+            cpu_ms=float(candidate["cpu_ms_per_prediction"]),
+            size_bytes=int(candidate["size_bytes"]),
+            report=candidate,
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen, and one reason in words for every candidate."""
+
+    chosen: Measured
+    floor: float
+    reasons: tuple[str, ...]
+    verdicts: Mapping[str, str]
+    alternatives: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the chosen model replaces the one that is served, and why."""
+
+    deploy: bool
+    reason: str
+
+
+def greater_is_better(metric: str) -> bool:
+    """Return the metric's direction."""
+    return metric not in LOWER_IS_BETTER
+
+
+def quality_floor(metric: str, original: float, max_drop: float) -> float:
+    """Return the worst quality that may be shipped.
+
+    A score within 0 to 1 may lose `max_drop` points; an error, whose unit is the target's, may grow by that share.
+    """
+    return original - max_drop if greater_is_better(metric) else original * (1 + max_drop)
+
+
+def select(report: Mapping[str, Any], compress: CompressSpec, serve: ServeSpec) -> Selection:
+    """Return the candidate to ship.
+
+    Raises: NoAcceptableCandidateError when none was measured within the floor and the latency asked for.
+    """
+    metric = report["metric"]
+    original = float(report["original"]["quality"]["validation"])
+    floor = quality_floor(metric, original, compress.max_metric_drop)
+    verdicts: dict[str, str] = {}
+    candidates = []
+    for each in report["candidates"]:
+        if each["status"] == "measured":
+            candidates.append(Measured.of(each))
+        else:
+            verdicts[each["name"]] = f"not measured: {each.get('reason') or each['status']}"
+    acceptable = []
+    for candidate in candidates:
+        refusal = _refusal(candidate, candidates, metric, floor, serve)
+        if refusal is None:
+            acceptable.append(candidate)
+        else:
+            verdicts[candidate.name] = refusal
+    if not acceptable:
+        told = "; ".join(f"{name}: {why}" for name, why in sorted(verdicts.items()))
+        raise NoAcceptableCandidateError(f"no candidate is acceptable: {told}")
+    front = [one for one in acceptable if not any(_dominates(other, one, metric) for other in acceptable)]
+    chosen = _leanest(front, metric)
+    for candidate in acceptable:
+        if candidate is not chosen:
+            verdicts[candidate.name] = _why_not(candidate, chosen, front)
+    verdicts[chosen.name] = _why(chosen, front, metric, floor, original)
+    return Selection(
+        chosen,
+        floor,
+        reasons=(verdicts[chosen.name], *(f"{name}: {why}" for name, why in verdicts.items() if name != chosen.name)),
+        verdicts=verdicts,
+        alternatives=tuple(one.name for one in candidates if one is not chosen),
+    )
+
+
+def against_champion(
+    chosen: Measured, metric: str, *, measured: Mapping[str, Any] | None, served: Mapping[str, Any] | None
+) -> Verdict:
+    """Return whether the chosen model replaces the served one: a worse model never replaces a better one.
+
+    `measured` is the served model on this run's rows, as `compile` found it; `served` what the ledger says of it.
+    Better means beyond chance: outside the interval in which this many validation rows let the quality vary.
+    """
+    if served is None:
+        return Verdict(True, "no model is served yet")
+    about = f"the served model (run {served.get('run_id')})"
+    if measured and measured.get("quality"):
+        known, how = float(measured["quality"]["validation"]), "on the same validation rows"
+    elif served.get("metric") == metric and served.get("quality"):
+        known, how = float(served["quality"]["validation"]), "on its own validation rows; it could not be measured here"
+    else:
+        return Verdict(
+            True, f"{about} is judged by {served.get('metric')}, not by {metric}: they answer other questions"
+        )
+    low, high = chosen.interval
+    worse = known > high if greater_is_better(metric) else known < low
+    numbers = f"{metric} {chosen.quality:.4g} ({low:.4g} to {high:.4g}) against {known:.4g} {how}"
+    if worse:
+        return Verdict(False, f"{about} is better: {numbers}")
+    return Verdict(True, f"not worse than {about}: {numbers}")
+
+
+def _refusal(
+    candidate: Measured, all_measured: Sequence[Measured], metric: str, floor: float, serve: ServeSpec
+) -> str | None:
+    holds = candidate.quality >= floor if greater_is_better(metric) else candidate.quality <= floor
+    if not holds:
+        side = "below" if greater_is_better(metric) else "above"
+        return f"{metric} {candidate.quality:.4g} is {side} the floor {floor:.4g}"
+    limit = serve.p95_latency
+    if limit is not None and candidate.p99_ms > limit.total_seconds() * 1000:
+        return f"p99 of {candidate.p99_ms:.3g} ms is above the {limit.total_seconds() * 1000:.3g} ms asked for"
+    full = _unquantized(candidate, all_measured)
+    if full is not None and candidate.p50_ms > full.p50_ms:
+        return f"slower than {full.name}, its full-precision form: {candidate.p50_ms:.3g} against {full.p50_ms:.3g} ms"
+    return None
+
+
+def _unquantized(candidate: Measured, others: Sequence[Measured]) -> Measured | None:
+    if _QUANTIZE not in candidate.chain and not candidate.name.endswith("-int8"):
+        return None
+    base = candidate.name.removesuffix("-int8")
+    return next((one for one in others if one.name == base and one is not candidate), None)
+
+
+def _dominates(one: Measured, other: Measured, metric: str) -> bool:
+    """Return whether `one` is at least as good in every respect and clearly better in one."""
+    if one is other:
+        return False
+    sign = -1 if greater_is_better(metric) else 1
+    mine = (sign * one.quality, one.p50_ms, one.cpu_ms, float(one.size_bytes))
+    its = (sign * other.quality, other.p50_ms, other.cpu_ms, float(other.size_bytes))
+    return all(a <= b for a, b in zip(mine, its, strict=True)) and mine != its
+
+
+def _leanest(front: Sequence[Measured], metric: str) -> Measured:
+    """Return the front's least energy per prediction; within the noise of it, the smallest, then the better one."""
+    least = min(one.cpu_ms for one in front)
+    near = [one for one in front if one.cpu_ms <= least * (1 + NOISE_SHARE)]
+    sign = -1 if greater_is_better(metric) else 1
+    return min(near, key=lambda one: (one.size_bytes, sign * one.quality, one.name))
+
+
+def _why(chosen: Measured, front: Sequence[Measured], metric: str, floor: float, original: float) -> str:
+    others = f", of {len(front)} that no other beats in every respect" if len(front) > 1 else ""
+    return (
+        f"{chosen.name} takes the least energy{others}: {chosen.cpu_ms:.3g} CPU-ms per prediction, "
+        f"{metric} {chosen.quality:.4g} (original {original:.4g}, floor {floor:.4g}), "
+        f"p50 {chosen.p50_ms:.3g} ms, {chosen.size_bytes} bytes"
+    )
+
+
+def _why_not(candidate: Measured, chosen: Measured, front: Sequence[Measured]) -> str:
+    if candidate not in front:
+        return "another candidate is at least as good in quality, latency, energy and size, and better in one"
+    if candidate.cpu_ms <= chosen.cpu_ms * (1 + NOISE_SHARE):
+        return f"as lean as {chosen.name} within measurement noise, and larger: {candidate.size_bytes} bytes"
+    return f"takes {candidate.cpu_ms / chosen.cpu_ms:.2g} times the energy of {chosen.name} per prediction"
