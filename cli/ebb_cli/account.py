@@ -15,8 +15,8 @@ Judged = tuple[str, str, str]
 # What the command line itself calls; the stack's own roles are written in template.yaml.
 NEEDED_ACTIONS = (
     "cloudformation:DescribeStacks", "s3:PutObject", "dynamodb:Query", "states:GetExecutionHistory",
-    "states:StartExecution", "states:StopExecution", "sagemaker:InvokeEndpoint", "sagemaker:DescribeEndpoint", "logs:FilterLogEvents",
-    "kms:GenerateDataKey", "kms:Decrypt",
+    "states:StartExecution", "states:StopExecution", "sagemaker:InvokeEndpoint", "sagemaker:DescribeEndpoint",
+    "logs:FilterLogEvents", "kms:GenerateDataKey", "kms:Decrypt",
 )  # fmt: skip
 # Services without which the template cannot be deployed; a Region opens with fewer of them.
 SERVICES = ("sagemaker", "stepfunctions", "lambda", "events", "dynamodb", "ecr", "kms", "codebuild")

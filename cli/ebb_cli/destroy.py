@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from botocore.exceptions import ClientError, WaiterError
@@ -185,7 +185,8 @@ def _stack(target: Target) -> Iterator[Removal]:
         waiter = cloudformation.get_waiter("stack_delete_complete")
         waiter.wait(StackName=target.stack, WaiterConfig={"Delay": 1 if target.embedded else 10, "MaxAttempts": 360})
     except WaiterError as problem:
-        described = (problem.last_response.get("Stacks") or [{}])[0]
+        answer: dict[str, Any] = problem.last_response
+        described = (answer.get("Stacks") or [{}])[0]
         raise CommandError(
             f"The stack {target.stack!r} could not be deleted: {described.get('StackStatusReason') or problem}",
             f"aws cloudformation describe-stack-events --stack-name {target.stack} says which resource is in the way.",

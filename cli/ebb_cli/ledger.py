@@ -6,24 +6,25 @@ The functions write it (layers/core/ebb); this module only reads.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
+from ebb import ledger as keys
 from ebb_cli.output import parse_moment
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import Target
 
 # What every run document holds, in this order, whatever became of the run; a field that does not apply is null.
 RUN_FIELDS = (
-    "run_id", "project", "status", "attempt", "created_at", "ended_at", "duration_s", "drop", "task", "target",
-    "format", "metric", "spec", "identity", "generation", "sources", "reuses", "reason", "error", "stages", "candidates",
-    "chosen", "comparison", "footprint", "deployed", "deploy_reason", "endpoint_name", "record_uri", "execution_arn",
+    "run_id", "project", "status", "attempt", "created_at", "started_at", "ended_at", "duration_s", "drop", "task",
+    "target", "format", "metric", "spec", "identity", "generation", "sources", "reuses", "reason", "error", "stages",
+    "candidates", "chosen", "comparison", "footprint", "deployed", "deploy_reason", "endpoint_name", "record_uri",
+    "execution_arn",
 )  # fmt: skip
 STAGE_FIELDS = (
-    "stage", "status", "attempt", "duration_s", "billable_s", "cpu_seconds", "utilisation", "instance_type", "job_name",
-    "started_at", "ended_at", "footprint", "artifacts", "report",
+    "stage", "status", "attempt", "earlier_attempts", "duration_s", "billable_s", "cpu_seconds", "utilisation",
+    "instance_type", "job_name", "started_at", "ended_at", "footprint", "artifacts", "report",
 )  # fmt: skip
 LISTS = ("sources", "stages", "candidates")
 
@@ -88,14 +89,14 @@ class Ledger:
 
     def project(self, project: str) -> dict[str, Any]:
         """Return what the ledger holds about a project; empty when it never ran."""
-        key = {"pk": {"S": f"PROJECT#{project}"}, "sk": {"S": "PROJECT"}}
+        key = {name: {"S": value} for name, value in keys.project_key(project).items()}
         return _plain(self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {}))
 
     def _items(self, run_id: str, limit: int | None = None) -> list[dict[str, Any]]:
         request = {
             "TableName": self._table,
             "KeyConditionExpression": "pk = :run",
-            "ExpressionAttributeValues": {":run": {"S": f"RUN#{run_id}"}},
+            "ExpressionAttributeValues": {":run": {"S": keys.run_key(run_id)["pk"]}},
             "ConsistentRead": True,
         }
         if limit:
@@ -118,8 +119,9 @@ def run_document(items: list[dict[str, Any]]) -> dict[str, Any]:
     document["run_id"] = run["pk"].removeprefix("RUN#")
     stages = sorted((item for item in items if item["sk"].startswith("STAGE#")), key=lambda item: item["sk"])
     document["stages"] = [{field: stage.get(field) for field in STAGE_FIELDS} for stage in stages]
-    if run.get("created_at") and run.get("ended_at"):
-        spent = parse_moment(run["ended_at"]) - parse_moment(run["created_at"])
+    began = run.get("started_at") or run.get("created_at")
+    if began and run.get("ended_at"):
+        spent = parse_moment(run["ended_at"]) - parse_moment(began)
         document["duration_s"] = round(spent.total_seconds(), 3)
     for field in LISTS:
         document[field] = document[field] or []
@@ -128,20 +130,7 @@ def run_document(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _plain(item: dict[str, Any]) -> dict[str, Any]:
     deserialise = TypeDeserializer().deserialize
-    return {name: _number(deserialise(value)) for name, value in item.items()}
-
-
-def _number(value: Any) -> Any:
-    match value:
-        case Decimal():
-            return int(value) if value == value.to_integral_value() else float(value)
-        case dict():
-            return {key: _number(inner) for key, inner in value.items()}
-        case list():
-            return [_number(inner) for inner in value]
-        case set():
-            return sorted(_number(inner) for inner in value)
-    return value
+    return {name: keys.from_item(deserialise(value)) for name, value in item.items()}
 
 
 def _without_keys(item: dict[str, Any]) -> dict[str, Any]:

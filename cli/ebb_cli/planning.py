@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,14 +14,18 @@ import typer
 from rich.markup import escape
 
 from ebb import footprint, names, sizing
+from ebb import plan as plans
 from ebb import spec as specs
 from ebb.carbon import Band
 from ebb.errors import DropRejectedError, Rejection
+from ebb.settings import StackSettings
+from ebb.sources import Source
 from ebb.spec import PipelineSpec
 from ebb_cli import output
 from ebb_cli.drop import SpecFile
 from ebb_cli.problems import REJECTED, USAGE, CommandError
-from ebb_cli.target import Json
+from ebb_cli.target import DEFAULT_STACK, Json
+from ebb_cli.upload import tables
 from ebb_jobs import infer, precheck
 from ebb_jobs.infer import Inferred
 
@@ -42,7 +48,7 @@ class Look:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage as it would be asked of SageMaker; `at_most_usd` is what its time limit allows it to cost."""
+    """One stage with its machine; `at_most_usd` is what its time limit allows it to cost."""
 
     stage: str
     instance_type: str
@@ -64,6 +70,7 @@ def plan(
     asked = specs.parse(spec.read_bytes(), file=spec.name) if spec else PipelineSpec()
     seen = look(path, asked)
     stages = planned_stages(asked, seen, region)
+    built = build(path, asked, seen, region)
     total = footprint.sum_of(stage.expected for stage in stages).as_dict()
     if as_json:
         output.emit_json(
@@ -80,12 +87,16 @@ def plan(
                 },
                 "spec": asked.resolved(),
                 "stages": [asdict(stage) for stage in stages],
+                "plan": built,
                 "expected": total,
                 "at_most_usd": round(sum(stage.at_most_usd for stage in stages), 4),
             }
         )
         return
     _print(path, region, asked, seen, stages, total)
+    for decision in built["decisions"]:
+        if not decision["what"].startswith("instance for"):
+            output.out().print(f"{decision['what']}: {decision['chosen']}, {decision['reason']}", markup=False)
 
 
 def look(path: Path, asked: PipelineSpec) -> Look:
@@ -95,8 +106,7 @@ def look(path: Path, asked: PipelineSpec) -> Look:
     """
     if not path.exists():
         raise CommandError(f"{path} does not exist.", status=USAGE)
-    inside = sorted(item for item in path.rglob("*") if item.is_file() and not item.name.startswith((".", "_")))
-    files = inside if path.is_dir() else [path]
+    files = tables(path)
     if not files:
         raise CommandError(f"{path} holds no table.", f"Put files in it: {infer.SUPPORTED}.", status=REJECTED)
     for item in files:
@@ -135,6 +145,49 @@ def _target_and_task(path: Path, form: infer.Format, asked: PipelineSpec) -> tup
     target = infer.target(columns, asked.data.target)
     values = ["" if row.get(target.value) is None else str(row[target.value]) for row in rows]
     return target, infer.task_of_values(values, asked.task)
+
+
+def build(path: Path, asked: PipelineSpec, seen: Look, region: str) -> dict[str, Any]:
+    """Return the plan that `plan_pipeline` would build: the same function, with stand-ins for names of the stack."""
+    found = [
+        Source(
+            bucket="LANDING",
+            key=f"plan/data/{item.name}",
+            size_bytes=item.stat().st_size,
+            etag="",
+            sha256=_sha256(item),
+        )
+        for item in tables(path)
+    ]
+    now = datetime.now(UTC)
+    run_id = names.run_id("plan", "LANDING", found[0].key, found[0].fingerprint, now)
+    facts = plans.RunFacts(
+        run_id=run_id,
+        attempt=1,
+        project="plan",
+        spec=asked,
+        sources=found,
+        manifest_uri=f"s3://ARTIFACTS/{names.manifest_key(run_id)}",
+        form=seen.form,
+        generation=1,
+        finished={},
+    )
+    stack = StackSettings(
+        stack=DEFAULT_STACK,
+        artifact_bucket="ARTIFACTS",
+        landing_bucket="LANDING",
+        data_key_arn=f"arn:aws:kms:{region}:000000000000:key/DATA-KEY",
+        jobs_uri="s3://ARTIFACTS/jobs/HASH",
+        jobs_image_uri="JOBS-IMAGE",
+        serve_image_uri="SERVE-IMAGE",
+        job_boundary_arn=f"arn:aws:iam::000000000000:policy/{DEFAULT_STACK}-JobBoundary",
+    )
+    return plans.build(facts, stack)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def planned_stages(asked: PipelineSpec, seen: Look, region: str) -> list[PlannedStage]:

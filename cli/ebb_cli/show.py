@@ -129,11 +129,9 @@ def _print_stages(run: Mapping[str, Any]) -> None:
     columns = ("stage", "status", "attempt", "took", "CPU s", "instance", "gCO2e (low to high)", "what came out")
     output.table("\nStages", columns, rows, right=("attempt", "took", "CPU s"))
     if footprint := run["footprint"]:
-        output.out().print(
-            f"whole run: {output.band(footprint.get('energy_kwh'), 'kWh')}, {output.band(footprint.get('carbon_g'), 'gCO2e')}, "
-            f"{output.band(footprint.get('cost_usd'), 'USD on AWS')}",
-            soft_wrap=True,
-        )
+        units = {"energy_kwh": "kWh", "carbon_g": "gCO2e", "cost_usd": "USD on AWS"}
+        told = ", ".join(output.band(footprint.get(name), unit) for name, unit in units.items())
+        output.out().print(f"whole run: {told}", soft_wrap=True)
 
 
 def _print_candidates(run: Mapping[str, Any]) -> None:

@@ -59,7 +59,8 @@ class Target:
     def client(self, service: str) -> Any:
         """Return the client of a service, made once."""
         retries = Config(retries={"mode": "standard", "max_attempts": 5})
-        return self.session.client(service, endpoint_url=self.endpoint_url, config=retries)
+        make: Any = self.session.client  # the stubs want literal names
+        return make(service, endpoint_url=self.endpoint_url, config=retries)
 
     @functools.cached_property
     def outputs(self) -> dict[str, str]:

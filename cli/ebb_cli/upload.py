@@ -45,17 +45,23 @@ def prepare(path: Path, project: str) -> Upload:
     return Upload(project, ((path, f"{project}/data/{path.name}"),), path.stat().st_size)
 
 
+def tables(path: Path) -> list[Path]:
+    """Return the files of a drop: the path itself, or what a folder holds without hidden files and markers."""
+    if not path.is_dir():
+        return [path]
+    return sorted(item for item in path.rglob("*") if item.is_file() and not item.name.startswith((".", "_")))
+
+
 def _folder(path: Path, project: str) -> Upload:
-    inside = [item for item in sorted(path.rglob("*")) if item.is_file()]
-    tables = [item for item in inside if not item.name.startswith((".", "_"))]
-    if not tables:
+    inside = tables(path)
+    if not inside:
         raise CommandError(f"{path} holds no table.", f"Put files in it: {infer.SUPPORTED}.", status=REJECTED)
-    for item in tables:
+    for item in inside:
         _require_table(item)
     prefix = f"{project}/data/{path.resolve().name}"
-    files: list[tuple[Path | None, str]] = [(item, f"{prefix}/{item.relative_to(path).as_posix()}") for item in tables]
+    files: list[tuple[Path | None, str]] = [(item, f"{prefix}/{item.relative_to(path).as_posix()}") for item in inside]
     files.append((None, f"{prefix}/_SUCCESS"))
-    return Upload(project, tuple(files), sum(item.stat().st_size for item in tables))
+    return Upload(project, tuple(files), sum(item.stat().st_size for item in inside))
 
 
 def _require_table(path: Path) -> None:
