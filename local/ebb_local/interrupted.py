@@ -47,6 +47,8 @@ def _next_attempt(execution: dict) -> str | None:
                 "input": json.dumps(run | {"attempt": attempt}),
             }
         )
+    if status >= 400 and b"ExecutionAlreadyExists" in body:
+        return None  # an earlier restart or its user started it already
     if status >= 400:
         _logger.error("%s was interrupted and does not start again: %s", execution["name"], body)
         return None

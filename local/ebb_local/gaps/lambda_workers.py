@@ -5,7 +5,6 @@ all the same, and it never ends the first worker of a function: 70 to 90 MB for 
 """
 
 import logging
-import sys
 import threading
 import time
 
@@ -24,12 +23,11 @@ def install() -> None:
     detect = lambda_runtime._detect_runtime_binary
     python = settings.environment_python("lambda")
     if not python.exists():
-        # A server without that environment still serves functions that need nothing beside boto3.
-        _logger.warning("%s does not exist: functions run on %s, where more is installed", python, sys.executable)
+        raise RuntimeError(f"{python} does not exist: `make setup` installs the environment of the Lambda runtime")
 
     def detect_lambda_runtime(runtime: str) -> tuple[str, str]:
         binary, script = detect(runtime)
-        return (str(python), script) if runtime.startswith("python") and python.exists() else (binary, script)
+        return (str(python) if runtime.startswith("python") else binary), script
 
     lambda_runtime._detect_runtime_binary = detect_lambda_runtime
     threading.Thread(target=_reap_forever, name="ebb-lambda-reaper", daemon=True).start()

@@ -7,6 +7,7 @@ the name for errors that are not modelled is assumed.
 """
 
 import functools
+from xml.etree import ElementTree
 
 import botocore.session
 from ministack.services import stepfunctions
@@ -24,7 +25,28 @@ def install() -> None:
         code = error_code.rsplit("#", 1)[-1].rsplit(".", 1)[-1]
         return f"{prefix}.{exceptions_of(model_name(service_name)).get(code, f'{prefix}Exception')}"
 
+    call_query_service = stepfunctions._dispatch_aws_sdk_query
+
+    def call_reading_errors(service_info, service_name, action, input_data):
+        try:
+            return call_query_service(service_info, service_name, action, input_data)
+        except stepfunctions._ExecutionError as failed:
+            code, message = _query_error(failed.cause)
+            if code is None:
+                raise
+            raise stepfunctions._ExecutionError(name_error(service_name, code), message) from failed
+
     stepfunctions._prefix_sdk_error = name_error
+    stepfunctions._dispatch_aws_sdk_query = call_reading_errors
+
+
+def _query_error(text: str) -> tuple[str | None, str]:
+    """Return code and message of an XML error; MiniStack finds them in RDS's namespace only."""
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return None, text
+    return root.findtext(".//{*}Error/{*}Code"), root.findtext(".//{*}Error/{*}Message") or ""
 
 
 def model_name(service_name: str) -> str:

@@ -1,0 +1,92 @@
+"""Requests over HTTP: TLS, denial texts, resource ARNs, unknown services, the call record."""
+
+import json
+
+import botocore.auth
+import botocore.awsrequest
+import botocore.exceptions
+import botocore.httpsession
+import pytest
+
+from contract.support import allow
+
+
+def denial(call, **arguments) -> str:
+    with pytest.raises(botocore.exceptions.ClientError) as refused:
+        call(**arguments)
+    assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] in (400, 403)
+    return str(refused.value)
+
+
+def test_loopback_counts_as_tls(cloud, role, name):
+    s3 = cloud.client("s3")
+    s3.create_bucket(Bucket=name)
+    s3.put_bucket_policy(Bucket=name, Policy=f'''{{"Version": "2012-10-17", "Statement": [{{"Effect": "Deny",
+        "Principal": "*", "Action": "s3:*", "Resource": ["arn:aws:s3:::{name}", "arn:aws:s3:::{name}/*"],
+        "Condition": {{"Bool": {{"aws:SecureTransport": "false"}}}}}}]}}''')
+    writer = role(allow("s3:PutObject", f"arn:aws:s3:::{name}/*"))
+    cloud.client("s3", writer.session).put_object(Bucket=name, Key="a", Body=b"x")
+
+
+def test_denial_names_principal_action_and_resource(cloud, role, name):
+    cloud.client("s3").create_bucket(Bucket=name)
+    nobody = role()
+    text = denial(cloud.client("s3", nobody.session).get_object, Bucket=name, Key="a")
+    assert (
+        f"User: arn:aws:sts::000000000000:assumed-role/{nobody.name}/test is not authorized to perform: s3:GetObject on "
+        f'resource: "arn:aws:s3:::{name}/a" because no identity-based policy allows the s3:GetObject action'
+    ) in text
+    text = denial(cloud.client("dynamodb", nobody.session).get_item, TableName="t", Key={"pk": {"S": "a"}})
+    assert "dynamodb:GetItem on resource: arn:aws:dynamodb:us-east-1:000000000000:table/t because no" in text
+
+
+def test_policies_can_name_the_path_of_roles(cloud, role):
+    creator = role(allow(["iam:CreateRole", "iam:PutRolePolicy"], "arn:aws:iam::000000000000:role/ebb/*"))
+    iam = cloud.client("iam", creator.session)
+    trust = json.dumps({"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}]})
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [allow("s3:GetObject")]})
+    iam.create_role(RoleName=f"{creator.name}-inside", Path="/ebb/", AssumeRolePolicyDocument=trust)
+    iam.put_role_policy(RoleName=f"{creator.name}-inside", PolicyName="p", PolicyDocument=policy)
+    text = denial(iam.create_role, RoleName=f"{creator.name}-outside", AssumeRolePolicyDocument=trust)
+    assert f"role/{creator.name}-outside" in text
+
+
+@pytest.mark.parametrize(("service", "call"), [
+    pytest.param("glue", "get_databases", id="JSON"),
+    pytest.param("service-quotas", "list_services", id="JSON, not known to MiniStack"),
+    pytest.param("redshift", "describe_clusters", id="query"),
+    pytest.param("xray", "get_groups", id="REST"),
+])
+def test_unknown_service_says_so_by_name(cloud, service, call):
+    with pytest.raises(botocore.exceptions.ClientError) as refused:
+        getattr(cloud.client(service), call)()
+    assert refused.value.response["Error"]["Code"] == "UnknownOperationException"
+    assert "The embedded cloud has no service" in str(refused.value)
+
+
+def test_call_record_holds_what_was_allowed_and_denied(cloud, role, name):
+    cloud.client("s3").create_bucket(Bucket=name)
+    reader = role(allow("s3:ListBucket", f"arn:aws:s3:::{name}"))
+    s3 = cloud.client("s3", reader.session)
+    s3.list_objects_v2(Bucket=name)
+    denial(s3.get_object, Bucket=name, Key="a")
+    decisions = {(c["action"], c["resource"]): c["decision"] for c in cloud.calls(principal=reader.name)}
+    assert decisions == {
+        ("s3:ListBucket", f"arn:aws:s3:::{name}"): "Allow",
+        ("s3:GetObject", f"arn:aws:s3:::{name}/a"): "ImplicitDeny",
+    }
+
+
+def test_control_endpoint_refuses_roles(cloud, role):
+    request = botocore.awsrequest.AWSRequest(
+        "POST", f"{cloud.server.endpoint_url}/", {"X-Amz-Target": "Ebb.ClearCalls"}, b"{}"
+    )
+    botocore.auth.SigV4Auth(role().session.get_credentials(), "ebb", "us-east-1").add_auth(request)
+    assert botocore.httpsession.URLLib3Session().send(request.prepare()).status_code == 403
+
+
+def test_status_tells_memory_and_place(cloud):
+    status = cloud.control("Status")
+    assert status["Home"] == str(cloud.server.home)
+    assert 0 < status["MemoryMiB"] < 600

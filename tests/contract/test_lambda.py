@@ -1,0 +1,104 @@
+"""Functions: error names, their own interpreter, idle workers, asynchronous failures, event sources."""
+
+import json
+
+import botocore.exceptions
+import pytest
+from ministack.core import lambda_runtime
+
+from contract.support import allow, messages, queue_arn, task, wait_until
+from ebb_local import settings
+from ebb_local.gaps import lambda_errors
+
+FAILING = """
+    class InvalidSpecError(Exception):
+        pass
+
+    def handler(event, context):
+        raise InvalidSpecError("no such column")
+"""
+INVOKE = "arn:aws:states:::lambda:invoke"
+
+
+def test_worker_script_still_has_the_reply_that_is_completed():
+    assert lambda_runtime._PYTHON_WORKER_SCRIPT.count(lambda_errors._ERROR_REPLY) == 1
+
+
+def test_exception_is_reported_by_its_name(cloud, function):
+    reply = cloud.client("lambda").invoke(FunctionName=function(FAILING), Payload=b"{}")
+    document = json.loads(reply["Payload"].read())
+    assert reply["FunctionError"] == "Unhandled"
+    assert document["errorType"] == "InvalidSpecError"
+    assert document["errorMessage"] == "no such column"
+    assert any("raise InvalidSpecError" in line for line in document["stackTrace"])
+
+
+def test_state_machine_catches_exception_by_its_name(function, machine):
+    arn = function(FAILING)
+    catch = [{"ErrorEquals": ["InvalidSpecError"], "Next": "Rejected", "Output": "{% $states.errorOutput %}"}]
+    rejected = {"Type": "Pass", "End": True, "Output": "{% $parse($states.input.Cause).errorMessage %}"}
+    states = {"Ask": task(INVOKE, {"FunctionName": arn}, Catch=catch), "Rejected": rejected}
+    assert machine(states, allow("lambda:InvokeFunction", arn)).run()["output"] == "no such column"
+
+
+def test_functions_run_on_the_lambda_environment(cloud, function):
+    arn = function("""
+        import importlib.util, os, sys
+        def handler(event, context):
+            return {"python": sys.executable, "found": bool(importlib.util.find_spec("ministack")),
+                    "home": os.environ["HOME"], "kept": "DOCKER_HOST" in os.environ}
+    """)
+    answer = json.loads(cloud.client("lambda").invoke(FunctionName=arn)["Payload"].read())
+    assert answer["python"] == str(settings.environment_python("lambda"))
+    assert not answer["found"], "what only the server has installed must be missing in a function"
+    assert str(cloud.server.home) in answer["home"], "the user's ~/.aws must not be readable"
+
+
+def test_idle_workers_beyond_the_limit_end(cloud, function):
+    for _ in range(6):
+        cloud.client("lambda").invoke(FunctionName=function("def handler(event, context): return 1"))
+
+    def workers() -> int:
+        return sum(cloud.control("Status")["LambdaWorkers"].values())
+
+    wait_until(lambda: workers() <= 4)
+    assert workers() > 0, "some stay warm"
+
+
+def test_asynchronous_failure_is_retried_and_becomes_a_dead_letter(cloud, function, queue):
+    arn = function(FAILING, allow("sqs:SendMessage", queue_arn(cloud, queue)),
+                   DeadLetterConfig={"TargetArn": queue_arn(cloud, queue)})
+    cloud.client("lambda").invoke(FunctionName=arn, InvocationType="Event", Payload=b'{"drop": 1}')
+    letters = messages(cloud, queue)
+    assert json.loads(letters[0]["Body"]) == {"drop": 1}
+    assert letters[0]["MessageAttributes"]["ErrorMessage"]["StringValue"] == "no such column"
+
+
+def test_dead_letter_needs_the_permission_of_the_function(cloud, function, queue):
+    arn = function(FAILING, DeadLetterConfig={"TargetArn": queue_arn(cloud, queue)})
+    cloud.client("lambda").invoke(FunctionName=arn, InvocationType="Event", Payload=b"{}")
+    wait_until(lambda: cloud.calls(action="sqs:SendMessage", resource=queue_arn(cloud, queue), decision="ImplicitDeny"))
+    assert messages(cloud, queue, timeout_s=1) == []
+
+
+def test_event_source_needs_the_permissions_of_the_function(cloud, function, queue):
+    reading = allow(["sqs:ReceiveMessage", "sqs:DeleteMessage"], queue_arn(cloud, queue))
+    arn = function("def handler(event, context): return 1", reading)
+    with pytest.raises(botocore.exceptions.ClientError, match="GetQueueAttributes on SQS"):
+        cloud.client("lambda").create_event_source_mapping(FunctionName=arn, EventSourceArn=queue_arn(cloud, queue))
+
+
+def test_event_source_delivers_when_allowed(cloud, function, queue):
+    source = queue_arn(cloud, queue)
+    arn = function("def handler(event, context): return 1",
+                   allow(["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], source))
+    cloud.client("lambda").create_event_source_mapping(FunctionName=arn, EventSourceArn=source)
+    cloud.client("sqs").send_message(QueueUrl=queue, MessageBody="one")
+
+    def left() -> int:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        counts = cloud.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+        return sum(int(count) for count in counts.values())
+
+    wait_until(lambda: left() == 0)
+    assert cloud.calls(action="sqs:ReceiveMessage", resource=source, decision="Allow")
