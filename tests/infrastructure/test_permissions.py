@@ -1,0 +1,96 @@
+"""Least privilege, read off the template: no wildcard action, and no wildcard resource without AWS's own reason."""
+
+import re
+
+import pytest
+
+from infrastructure import project
+
+STATEMENTS = project.statements()
+ALLOWING = [each for each in STATEMENTS if each.body["Effect"] == "Allow"]
+AWS_PAGE = re.compile(r"https://docs\.aws\.amazon\.com/\S+")
+ROLES = project.resources("AWS::IAM::Role")
+
+
+def test_the_walk_sees_every_policy():
+    """What is parsed with comments is what is deployed: nothing escapes the tests below."""
+    seen = {each.where for each in STATEMENTS}
+    assert seen >= set(project.resources("AWS::IAM::Role", "AWS::IAM::ManagedPolicy", "AWS::KMS::Key"))
+    assert seen >= set(project.resources("AWS::S3::BucketPolicy", "AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy"))
+    assert len(STATEMENTS) > 80
+
+
+@pytest.mark.parametrize("statement", ALLOWING, ids=lambda each: f"{each.where}-{each.actions[0]}")
+def test_no_action_is_a_wildcard(statement):
+    assert not [action for action in statement.actions if "*" in action]
+
+
+@pytest.mark.parametrize("statement", ALLOWING, ids=lambda each: f"{each.where}-{each.actions[0]}")
+def test_a_resource_is_everything_only_where_aws_cannot_narrow_it(statement):
+    if "*" in statement.resources:
+        assert AWS_PAGE.search(statement.comment), f"{statement.where}: {statement.actions} on * without a reason"
+
+
+def test_what_is_denied_is_only_what_is_not_encrypted_in_transit():
+    for statement in STATEMENTS:
+        if statement.body["Effect"] == "Deny":
+            assert statement.body["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+@pytest.mark.parametrize("kind", ["AWS::Serverless::Function", "AWS::Serverless::StateMachine"])
+def test_nobody_shares_a_role_and_no_role_is_generated(kind):
+    """The roles that SAM generates carry managed policies with logs:* on every log group of the account."""
+    roles = [each["Properties"]["Role"]["Fn::GetAtt"][0] for each in project.resources(kind).values()]
+    assert len(set(roles)) == len(roles)
+    assert not any("Policies" in each["Properties"] for each in project.resources(kind).values())
+
+
+def test_every_role_belongs_to_one_function_or_machine():
+    users = project.resources("AWS::Serverless::Function", "AWS::Serverless::StateMachine")
+    assert set(ROLES) == {f"{name}Role" for name in users}
+
+
+def test_only_state_machines_create_and_delete():
+    changing = re.compile(r"^(sagemaker|iam|cloudwatch):(Create|Update|Delete|Stop|Put|Pass)")
+    for statement in ALLOWING:
+        if statement.where.endswith("FunctionRole"):
+            assert not [action for action in statement.actions if changing.match(action)], statement.where
+
+
+def test_roles_are_passed_only_to_sagemaker_and_only_from_this_stack():
+    passing = [each for each in ALLOWING if "iam:PassRole" in each.actions]
+    assert {each.where for each in passing} == {"RunPipelineStateMachineRole", "DeployModelStateMachineRole"}
+    for each in passing:
+        assert each.body["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+        (resource,) = each.resources
+        assert ":role/${AWS::StackName}/" in resource["Fn::Sub"]
+
+
+def test_roles_are_created_only_inside_the_boundary():
+    writing = [each for each in ALLOWING if {"iam:CreateRole", "iam:PutRolePolicy"} & set(each.actions)]
+    assert writing
+    for each in writing:
+        assert each.body["Condition"]["StringEquals"] == {"iam:PermissionsBoundary": {"Ref": "JobBoundary"}}
+
+
+def test_aws_services_that_act_for_us_are_held_to_this_account_or_resource():
+    """A service principal without such a condition is a confused deputy."""
+    for statement in ALLOWING:
+        principal = statement.body.get("Principal", {})
+        trust = statement.actions == ["sts:AssumeRole"]  # only this account can pass these roles
+        if isinstance(principal, dict) and "Service" in principal and not trust:
+            keys = str(statement.body.get("Condition", {}))
+            assert any(key in keys for key in ("aws:SourceAccount", "aws:SourceArn", "aws:logs:arn")), statement
+
+
+def test_a_public_principal_is_narrowed_to_this_account():
+    for statement in ALLOWING:
+        if statement.body.get("Principal") in ("*", {"AWS": "*"}):
+            equals = statement.body["Condition"]["StringEquals"]
+            assert equals["kms:CallerAccount"] == {"Ref": "AWS::AccountId"}
+
+
+def test_every_role_writes_its_own_log_only():
+    for name in project.resources("AWS::Serverless::Function"):
+        writing = [each for each in ALLOWING if each.where == f"{name}Role" and "logs:PutLogEvents" in each.actions]
+        assert [each.resources for each in writing] == [[{"Fn::GetAtt": [f"{name}LogGroup", "Arn"]}]]

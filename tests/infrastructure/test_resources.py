@@ -1,0 +1,186 @@
+"""What every resource of its kind must have: encryption, TLS, no public access, retention, a place for what fails."""
+
+import pytest
+
+from infrastructure import project
+
+KEY = {"Fn::GetAtt": ["DataKey", "Arn"]}
+BUCKETS = project.resources("AWS::S3::Bucket")
+QUEUES = project.resources("AWS::SQS::Queue")
+FUNCTIONS = project.resources("AWS::Serverless::Function")
+
+
+def _denies_plain_text(policies: dict, attribute: str, name: str) -> bool:
+    for policy in policies.values():
+        target = policy["Properties"][attribute]
+        if {"Ref": name} in (target if isinstance(target, list) else [target]):
+            for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+                if statement["Effect"] == "Deny" and statement["Principal"] == "*":
+                    return statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    return False
+
+
+@pytest.mark.parametrize("name", BUCKETS)
+def test_a_bucket_is_encrypted_private_and_tls_only(name):
+    properties = BUCKETS[name]["Properties"]
+    (rule,) = properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": KEY}
+    assert rule["BucketKeyEnabled"] is True
+    assert set(properties["PublicAccessBlockConfiguration"].values()) == {True}
+    assert len(properties["PublicAccessBlockConfiguration"]) == 4
+    assert properties["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    assert _denies_plain_text(project.resources("AWS::S3::BucketPolicy"), "Bucket", name)
+    rules = properties["LifecycleConfiguration"]["Rules"]
+    assert any("AbortIncompleteMultipartUpload" in each for each in rules)
+
+
+def test_versions_of_dropped_data_do_not_pile_up():
+    properties = BUCKETS["LandingBucket"]["Properties"]
+    assert properties["VersioningConfiguration"] == {"Status": "Enabled"}
+    assert any("NoncurrentVersionExpiration" in each for each in properties["LifecycleConfiguration"]["Rules"])
+
+
+def test_results_do_not_trigger_runs():
+    """Only the landing bucket sends events: what a run writes can never start another run."""
+    sending = [name for name, each in BUCKETS.items() if "NotificationConfiguration" in each["Properties"]]
+    assert sending == ["LandingBucket"]
+
+
+@pytest.mark.parametrize("name", QUEUES)
+def test_a_queue_is_encrypted_and_tls_only(name):
+    assert QUEUES[name]["Properties"]["KmsMasterKeyId"] == KEY
+    assert _denies_plain_text(project.resources("AWS::SQS::QueuePolicy"), "Queues", name)
+
+
+def test_every_queue_that_is_read_has_a_dead_letter_queue_and_every_dead_letter_queue_an_alarm():
+    dead = {name for name in QUEUES if "DeadLetter" in name}
+    for name in set(QUEUES) - dead:
+        target = QUEUES[name]["Properties"]["RedrivePolicy"]["deadLetterTargetArn"]
+        assert target["Fn::GetAtt"][0] in dead
+    watched = set()
+    for alarm in project.resources("AWS::CloudWatch::Alarm").values():
+        properties = alarm["Properties"]
+        assert properties["AlarmActions"] == [{"Ref": "NotificationsTopic"}]
+        assert (properties["Threshold"], properties["ComparisonOperator"]) == (0, "GreaterThanThreshold")
+        watched |= {each["Value"]["Fn::GetAtt"][0] for each in properties["Dimensions"]}
+    assert watched == dead
+
+
+def test_every_rule_keeps_what_it_cannot_deliver():
+    targets = [
+        each for rule in project.resources("AWS::Events::Rule").values() for each in rule["Properties"]["Targets"]
+    ]
+    targets += [
+        event["Properties"]
+        for function in FUNCTIONS.values()
+        for event in function["Properties"].get("Events", {}).values()
+        if event["Type"] == "EventBridgeRule"
+    ]
+    assert len(targets) == 2
+    for each in targets:
+        assert each["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": ["EventsDeadLetterQueue", "Arn"]}
+
+
+def test_every_function_that_events_call_keeps_what_it_cannot_handle():
+    """Asynchronous callers drop an event after three tries; a queue redrives it, CloudFormation waits for an answer."""
+    for name, function in FUNCTIONS.items():
+        kinds = {event["Type"] for event in function["Properties"].get("Events", {}).values()}
+        if "EventBridgeRule" in kinds:
+            target = function["Properties"]["EventInvokeConfig"]["DestinationConfig"]["OnFailure"]["Destination"]
+            assert target == {"Fn::GetAtt": ["EventsDeadLetterQueue", "Arn"]}, name
+
+
+def test_a_message_is_invisible_for_six_times_as_long_as_its_function_may_run():
+    """https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html"""
+    default = project.template()["Globals"]["Function"]["Timeout"]
+    timeout = FUNCTIONS["OnUploadFunction"]["Properties"].get("Timeout", default)
+    assert QUEUES["UploadsQueue"]["Properties"]["VisibilityTimeout"] >= 6 * timeout
+    event = FUNCTIONS["OnUploadFunction"]["Properties"]["Events"]["Uploads"]["Properties"]
+    assert event["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+
+
+def test_logs_are_encrypted_and_forgotten():
+    groups = project.resources("AWS::Logs::LogGroup")
+    users = project.resources("AWS::Serverless::Function", "AWS::Serverless::StateMachine")
+    assert set(groups) == {f"{name}LogGroup" for name in users}
+    for each in groups.values():
+        assert each["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+        assert each["Properties"]["KmsKeyId"] == KEY
+
+
+def test_everything_is_traced_and_logs_as_json():
+    function = project.template()["Globals"]["Function"]
+    assert function["Tracing"] == "Active"
+    assert function["LoggingConfig"]["LogFormat"] == "JSON"
+    for name, machine in project.resources("AWS::Serverless::StateMachine").items():
+        properties = machine["Properties"]
+        assert properties["Tracing"] == {"Enabled": True}
+        (destination,) = properties["Logging"]["Destinations"]
+        assert destination["CloudWatchLogsLogGroup"]["LogGroupArn"] == {"Fn::GetAtt": [f"{name}LogGroup", "Arn"]}
+
+
+def test_the_ledger_is_encrypted_recoverable_and_costs_nothing_while_idle():
+    properties = project.template()["Resources"]["LedgerTable"]["Properties"]
+    assert properties["SSESpecification"] == {"SSEEnabled": True, "SSEType": "KMS", "KMSMasterKeyId": KEY}
+    assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert properties["BillingMode"] == "PAY_PER_REQUEST"
+
+
+def test_the_topic_is_encrypted_and_the_key_rotates():
+    assert project.template()["Resources"]["NotificationsTopic"]["Properties"]["KmsMasterKeyId"] == KEY
+    assert project.template()["Resources"]["DataKey"]["Properties"]["EnableKeyRotation"] is True
+
+
+def test_images_are_immutable_scanned_and_encrypted():
+    for each in project.resources("AWS::ECR::Repository").values():
+        properties = each["Properties"]
+        assert properties["ImageTagMutability"] == "IMMUTABLE"
+        assert properties["ImageScanningConfiguration"] == {"ScanOnPush": True}
+        assert properties["EncryptionConfiguration"] == {"EncryptionType": "KMS", "KmsKey": KEY}
+
+
+def test_what_holds_data_outlives_the_stack_and_nothing_else_does():
+    kept = {name for name, each in project.template()["Resources"].items() if "DeletionPolicy" in each}
+    assert kept == {"ArtifactBucket", "DataKey", "LandingBucket", "LedgerTable"}
+    for name in kept:
+        assert project.template()["Resources"][name]["DeletionPolicy"] == "RetainExceptOnCreate"
+
+
+def test_environments_name_resources_of_the_stack():
+    """A function gets names, never values that somebody could set differently from the deployed resource."""
+    allowed = set(project.template()["Resources"]) | set(project.template()["Parameters"]) | {"AWS::StackName"}
+    for name, function in FUNCTIONS.items():
+        for variable, value in function["Properties"].get("Environment", {}).get("Variables", {}).items():
+            assert isinstance(value, dict), f"{name}: {variable} is written out"
+            if "Ref" in value:
+                assert value["Ref"] in allowed
+            if "Fn::GetAtt" in value:
+                assert value["Fn::GetAtt"][0] in allowed
+
+
+def test_every_start_of_a_run_ends_in_the_ledger_even_when_it_is_cut_short():
+    event = FUNCTIONS["OnRunEndedFunction"]["Properties"]["Events"]["RunEnded"]["Properties"]["Pattern"]
+    assert set(event["detail"]["status"]) == {"ABORTED", "FAILED", "TIMED_OUT"}
+    assert event["detail"]["stateMachineArn"] == [{"Ref": "RunPipelineStateMachine"}]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "LandingBucketName",
+        "ArtifactBucketName",
+        "LedgerTableName",
+        "RunPipelineStateMachineArn",
+        "DeployModelStateMachineArn",
+        "NotificationsTopicArn",
+        "UploadsQueueUrl",
+        "UploadsDeadLetterQueueUrl",
+        "DataKeyArn",
+        "JobsRepositoryUri",
+        "ServeRepositoryUri",
+        "JobBoundaryArn",
+        "JobsUri",
+    ],
+)
+def test_the_command_line_finds_its_outputs(output):
+    assert output in project.template()["Outputs"]
