@@ -13,6 +13,7 @@ contract (`tests/infrastructure` compares them with every `ErrorEquals`):
     ├── MalformedEventError         an event that is not what AWS documents; ends in the dead-letter queue
     ├── ObjectChangedError          an object is no longer the version that the event named; a newer drop follows
     ├── ObjectMissingError          an object is gone; a retry cannot help
+    ├── ObjectDeniedError           S3 refused access; a retry cannot help
     ├── ReportMissingError          a job ended without its metrics.json; a retry helps only while S3 is slow
     ├── LedgerUnavailableError      DynamoDB refused for now; a retry helps
     └── StorageUnavailableError     S3 refused for now; a retry helps
@@ -97,6 +98,10 @@ class ObjectMissingError(EbbError):
     """The object is not there. Retrying cannot help."""
 
 
+class ObjectDeniedError(EbbError):
+    """S3 refused access: a policy or key is missing. Retrying cannot help."""
+
+
 class ReportMissingError(EbbError):
     """A job ended without a readable metrics.json. Retrying rarely helps."""
 
@@ -106,4 +111,4 @@ class LedgerUnavailableError(EbbError):
 
 
 class StorageUnavailableError(EbbError):
-    """S3 answered with an error of its own, or refused access. Retrying helps when it was throttling."""
+    """S3 answered with an error of its own. Retrying helps."""

@@ -150,6 +150,34 @@ def against_champion(
     return Verdict(True, f"not worse than {about}: {numbers}")
 
 
+def decisions(selected: Selection, metric: str, verdict: Verdict) -> list[dict[str, Any]]:
+    """Return the choice and the verdict as the ledger keeps them."""
+    chosen = selected.chosen
+    return [
+        {
+            "what": "candidate to ship",
+            "chosen": chosen.name,
+            "reason": selected.reasons[0],
+            "numbers": {
+                f"{metric}_validation": chosen.quality,
+                "floor": selected.floor,
+                "p50_ms": chosen.p50_ms,
+                "cpu_ms_per_prediction": chosen.cpu_ms,
+                "size_bytes": chosen.size_bytes,
+            },
+            "alternatives": list(selected.reasons[1:]),
+            "source": "measured by compile, alternately on one machine",
+        },
+        {
+            "what": "replacing the served model",
+            "chosen": "yes" if verdict.deploy else "no",
+            "reason": verdict.reason,
+            "numbers": {},
+            "alternatives": [],
+        },
+    ]
+
+
 def _refusal(
     candidate: Measured, all_measured: Sequence[Measured], metric: str, floor: float, serve: ServeSpec
 ) -> str | None:

@@ -18,6 +18,7 @@ from pydantic import (
 
 from ebb import catalog, spec_text
 
+FILE_NAME = "pipeline.yaml"
 TASKS = ("tabular-classification", "tabular-regression")
 TASKS_LATER = ("image-classification", "text-classification", "custom")
 CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "auc", "roc_auc", "log_loss")

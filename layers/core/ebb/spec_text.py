@@ -44,7 +44,9 @@ def load(text: bytes, *, file: str) -> Document:
     Raises: InvalidSpecError when the text is no YAML mapping.
     """
     if len(text) > MAX_BYTES:
-        raise _refused("spec-too-large", f"the spec has {len(text)} bytes", file, f"Keep it below {MAX_BYTES} bytes.")
+        raise _refused(
+            "spec-too-large", f"the spec has more than {MAX_BYTES} bytes", file, f"Keep it below {MAX_BYTES} bytes."
+        )
     try:
         plain = text.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,0 +1,61 @@
+"""Lambda: turn an identified drop into the plan of its run. Reads the ledger, takes a generation, starts nothing."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.parser import event_parser
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from ebb import identity, ledger, plan
+from ebb.aws.ledger import Ledger
+from ebb.errors import AttemptOutdatedError
+from ebb.plan import Champion, RunFacts
+from ebb.settings import StackSettings
+from ebb.spec import PipelineSpec
+from ebb.steps import PlanRequested
+from ebb.telemetry import logger
+
+
+@logger.inject_lambda_context
+@event_parser
+def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
+    """Answer with the plan: every request body that the state machine will send."""
+    stack = StackSettings.for_planning()
+    book = Ledger(stack.ledger_table)
+    found = asked.identified
+    facts = RunFacts(
+        run_id=asked.run_id,
+        attempt=asked.attempt,
+        project=asked.project,
+        spec=PipelineSpec.model_validate(found.spec),
+        sources=found.sources,
+        manifest_uri=found.manifest_uri,
+        form=found.format,
+        generation=book.generation(asked.project, asked.run_id),
+        finished=_finished(book, asked.run_id, found.identity),
+        champion=_champion(book.project(asked.project)),
+    )
+    built = plan.build(facts, stack)
+    versions = {
+        "jobs": identity.jobs_hash(stack.jobs_uri),
+        "jobs_image": stack.jobs_image_uri,
+        "serve_image": stack.serve_image_uri,
+    }
+    if not book.apply(ledger.change_run(asked.run_id, asked.attempt, {"versions": versions})):
+        raise AttemptOutdatedError(f"{asked.run_id} has ended or a newer attempt runs")
+    book.put_decisions(asked.run_id, "plan", built["decisions"])
+    return built
+
+
+def _finished(book: Ledger, run_id: str, wanted: str) -> dict[str, int]:
+    """Return the stages that need no repeating: finished by the same spec, job code and bytes."""
+    story = book.story(run_id)
+    return {
+        stage["stage"]: stage["attempt"]
+        for stage in (story.stages if story else ())
+        if stage["status"] == ledger.FINISHED and stage.get("identity") == wanted
+    }
+
+
+def _champion(project: dict[str, Any]) -> Champion | None:
+    served = project.get("served")
+    return Champion(served["metric"], served["quality"], served["bundle_uri"]) if served else None

@@ -1,0 +1,114 @@
+"""Lambda: write to the ledger what happened to a run, and word the notification. Ends runs, starts nothing."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from ebb import ledger, names, record
+from ebb.aws import clients, closing, storage
+from ebb.aws.ledger import Ledger
+from ebb.errors import AttemptOutdatedError, DropRejectedError, ObjectMissingError, ReportMissingError
+from ebb.record import Ended, RecordRequest, Reused, StageFinished, Succeeded
+from ebb.settings import RecordSettings
+from ebb.telemetry import logger
+
+
+@logger.inject_lambda_context
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, str]:
+    """Answer with the notification's subject and message; with nothing after a stage."""
+    told, settings = RecordRequest.validate_python(event), RecordSettings.from_env()
+    book = Ledger(settings.ledger_table)
+    match told:
+        case StageFinished():
+            _stage_finished(told, book)
+            return {}
+        case Succeeded():
+            return _succeeded(told, book, settings)
+        case Ended():
+            return _ended(told, book, settings)
+        case Reused():
+            status = "reused" if told.outcome == "reuse" else "superseded"
+            return _close(told, book, settings, status, {"reuses": told.reuses, "reason": told.reason})
+
+
+def _stage_finished(told: StageFinished, book: Ledger) -> None:
+    try:
+        report = storage.read_json(told.report_uri)
+    except (ObjectMissingError, ValueError) as error:
+        raise ReportMissingError(f"the job ended and {told.report_uri} cannot be read") from error
+    rejection = record.rejection_in(report)
+    run = book.run(told.run_id) or {}
+    status = ledger.REJECTED if rejection else ledger.FINISHED
+    fields = record.stage_fields(
+        told.job,
+        report,
+        status=status,
+        attempt=told.attempt,
+        region=clients.region(),
+        identity=run.get("identity"),
+    )
+    book.put_stage(told.run_id, told.stage, fields | {"artifacts": {"report": told.report_uri}})
+    book.put_decisions(told.run_id, told.stage, report.get("decisions", ()))
+    found = record.learned(told.stage, report)
+    if found and not book.apply(ledger.change_run(told.run_id, told.attempt, found)):
+        raise AttemptOutdatedError(f"{told.run_id} has ended or a newer attempt runs")
+    if rejection:
+        raise DropRejectedError(rejection)
+
+
+def _succeeded(told: Succeeded, book: Ledger, settings: RecordSettings) -> dict[str, str]:
+    deployed = bool((told.deployment or {}).get("deployed"))
+    fields = record.success_fields(told)
+    what = {
+        "what": "deployment",
+        "chosen": "deployed" if deployed else "kept in the registry",
+        "reason": fields["deploy_reason"],
+        "numbers": {"generation": told.plan["generation"]},
+        "alternatives": [],
+    }
+    book.put_decisions(told.run_id, "deploy", [what])
+    message = _close(told, book, settings, "succeeded", fields)
+    # After the run itself: only a run that succeeded may be found by its identity or serve as another's base.
+    run = book.run(told.run_id) or {}
+    generation = int(told.plan["generation"])
+    book.apply(ledger.remember_identity(run["identity"], told.run_id, told.now))
+    book.apply(ledger.remember_sources(told.project, generation, run["sources"]))
+    served = record.served_fields(told)
+    if served:
+        book.apply(ledger.remember_served(told.project, generation, served))
+    return message
+
+
+def _ended(told: Ended, book: Ledger, settings: RecordSettings) -> dict[str, str]:
+    job = record.job_in(told.cause)
+    if job and told.stage in names.STAGES:
+        run = book.run(told.run_id) or {}
+        fields = record.stage_fields(
+            job,
+            {},
+            status=ledger.FAILED,
+            attempt=told.attempt,
+            region=clients.region(),
+            identity=run.get("identity"),
+        )
+        book.put_stage(told.run_id, told.stage, fields)
+    return _close(told, book, settings, told.action, {"error": record.what_went_wrong(told)})
+
+
+def _close(
+    told: Succeeded | Ended | Reused, book: Ledger, settings: RecordSettings, status: str, fields: dict[str, Any]
+) -> dict[str, str]:
+    run = closing.close(
+        book,
+        settings.artifact_bucket,
+        run_id=told.run_id,
+        attempt=told.attempt,
+        project=told.project,
+        status=status,
+        now=told.now,
+        fields=fields,
+    )
+    if run is None:
+        raise AttemptOutdatedError(f"{told.run_id} has ended otherwise or a newer attempt runs")
+    logger.info("run ended", extra={"run_id": told.run_id, "status": status})
+    return record.notification(told.run_id, told.project, status, run)

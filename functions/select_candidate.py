@@ -1,0 +1,47 @@
+"""Lambda: choose the candidate to ship from what was measured. Reads the report and the ledger, changes no model."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.parser import event_parser
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from ebb import comparison, deployment, selection
+from ebb.aws import storage
+from ebb.aws.ledger import Ledger
+from ebb.errors import ObjectMissingError, ReportMissingError
+from ebb.settings import StackSettings
+from ebb.spec import PipelineSpec
+from ebb.steps import SelectionRequested
+from ebb.telemetry import logger
+
+
+@logger.inject_lambda_context
+@event_parser
+def handler(asked: SelectionRequested, context: LambdaContext) -> dict[str, Any]:
+    """Answer with the choice, its reasons, and the requests that register and deploy it."""
+    stack, plan = StackSettings.for_selection(), asked.plan
+    book = Ledger(stack.ledger_table)
+    try:
+        report = storage.read_json(plan["artifacts"]["compile_report"])
+    except (ObjectMissingError, ValueError) as error:
+        raise ReportMissingError(f"{plan['artifacts']['compile_report']} cannot be read") from error
+    run, served = book.run(asked.run_id) or {}, book.project(asked.project).get("served")
+    spec = PipelineSpec.model_validate(run["spec"])
+    metric = report["metric"]
+    picked = selection.select(report, spec.compress, spec.serve)
+    verdict = selection.against_champion(picked.chosen, metric, measured=report.get("champion"), served=served)
+    shipped = picked.chosen.report
+    compared = comparison.compare(report["original"], shipped, region=stack.region, memory_mb=spec.serve.memory_mb)
+    book.put_decisions(asked.run_id, "select", selection.decisions(picked, metric, verdict))
+    return {
+        "chosen": picked.chosen.name,
+        "metric": metric,
+        "reasons": list(picked.reasons),
+        "floor": picked.floor,
+        "candidates": [each | {"verdict": picked.verdicts.get(each["name"])} for each in report["candidates"]],
+        "comparison": compared,
+        "package_group": deployment.package_group(stack, asked.project),
+        "package": deployment.package(stack, plan, candidate=picked.chosen.name, metric=metric, comparison=compared),
+        "deploy": deployment.deploy_input(stack, plan, candidate=shipped, serve=spec.serve) if verdict.deploy else None,
+        "deploy_reason": verdict.reason,
+    }

@@ -1,0 +1,27 @@
+"""boto3 clients: made on first use, one of each per process, with retries by botocore."""
+
+from functools import cache
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+_CONFIG = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=60)
+
+
+@cache
+def client(service: str) -> Any:
+    """Return the client of a service."""
+    make: Any = boto3.client  # typed per service name; ours is a variable
+    return make(service, config=_CONFIG)
+
+
+@cache
+def table(name: str) -> Any:
+    """Return a DynamoDB table."""
+    return boto3.resource("dynamodb", config=_CONFIG).Table(name)
+
+
+def region() -> str:
+    """Return the Region in which this process works."""
+    return str(client("s3").meta.region_name)

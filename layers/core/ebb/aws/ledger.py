@@ -1,0 +1,119 @@
+"""The ledger in DynamoDB: sends what `ebb.ledger` builds. A refused condition is an answer, not an error."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from boto3.dynamodb.conditions import Key
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ebb import ledger
+from ebb.aws.clients import table
+from ebb.errors import LedgerUnavailableError
+
+
+@dataclass(frozen=True)
+class RunStory:
+    """Everything that the ledger holds about a run."""
+
+    run: dict[str, Any]
+    stages: list[dict[str, Any]]
+    decisions: list[dict[str, Any]]
+
+
+class Ledger:
+    """One stack's ledger table."""
+
+    def __init__(self, name: str):
+        self._table = table(name)
+
+    def apply(self, request: ledger.Request) -> bool:
+        """Send a conditional write; return False when its condition refused it.
+
+        Raises: LedgerUnavailableError.
+        """
+        return self._update(request) is not None
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """Return a run, None when it was never opened."""
+        return self._get(ledger.run_key(run_id))
+
+    def project(self, project: str) -> dict[str, Any]:
+        """Return what is known about a project; empty before its first run."""
+        return self._get(ledger.project_key(project)) or {}
+
+    def stage(self, run_id: str, stage: str) -> dict[str, Any] | None:
+        """Return a stage of a run, None before it was recorded."""
+        return self._get(ledger.stage_key(run_id, stage))
+
+    def successful_run(self, identity: str) -> str | None:
+        """Return the run that did the same work with success, None when there is none."""
+        found = self._get(ledger.identity_key(identity))
+        run = self.run(found["run_id"]) if found else None
+        return run["run_id"] if run and run["status"] == "succeeded" else None
+
+    def story(self, run_id: str) -> RunStory | None:
+        """Return a run with its stages and decisions, None when it was never opened."""
+        items: list[dict[str, Any]] = []
+        request: dict[str, Any] = {
+            "KeyConditionExpression": Key("pk").eq(ledger.run_key(run_id)["pk"]),
+            "ConsistentRead": True,
+        }
+        while True:
+            page = self._call("query", **request)
+            items += ledger.from_item(page["Items"])
+            if "LastEvaluatedKey" not in page:
+                break
+            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+        run = next((item for item in items if item["sk"] == "RUN"), None)
+        if run is None:
+            return None
+        return RunStory(
+            run,
+            [item for item in items if item["sk"].startswith("STAGE#")],
+            [item for item in items if item["sk"].startswith("DECISION#")],
+        )
+
+    def generation(self, project: str, run_id: str) -> int:
+        """Return the run's place among its project's runs; taken once, kept when the run is tried again."""
+        run = self.run(run_id) or {}
+        if run.get("generation"):
+            return int(run["generation"])
+        taken = self._update(ledger.take_generation(project)) or {}
+        kept = self._update(ledger.keep_generation(run_id, int(taken["generation"]))) or {}
+        return int(kept["generation"])
+
+    def put_stage(self, run_id: str, stage: str, fields: Mapping[str, Any]) -> None:
+        """Record a stage; what an earlier attempt of it used stays counted."""
+        before = self.stage(run_id, stage)
+        self._call("put_item", Item=ledger.stage_item(run_id, stage, fields, before))
+
+    def put_decisions(self, run_id: str, stage: str, decisions: Iterable[Mapping[str, Any]]) -> None:
+        """Record a stage's decisions; a repeat writes the same items."""
+        for item in ledger.decision_items(run_id, stage, decisions):
+            self._call("put_item", Item=item)
+
+    def _get(self, key: Mapping[str, str]) -> dict[str, Any] | None:
+        found = self._call("get_item", Key=dict(key), ConsistentRead=True).get("Item")
+        return ledger.from_item(found) if found else None
+
+    def _update(self, request: ledger.Request) -> dict[str, Any] | None:
+        try:
+            return ledger.from_item(self._call("update_item", **request).get("Attributes", {}))
+        except _ConditionRefusedError:
+            return None
+
+    def _call(self, action: str, **request: Any) -> dict[str, Any]:
+        try:
+            return dict(getattr(self._table, action)(**request))
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code == "ConditionalCheckFailedException":
+                raise _ConditionRefusedError from error
+            raise LedgerUnavailableError(f"DynamoDB answered {code} to {action}") from error
+        except BotoCoreError as error:
+            raise LedgerUnavailableError(f"{action}: {type(error).__name__}") from error
+
+
+class _ConditionRefusedError(Exception):
+    """Internal: the condition of a write did not hold."""

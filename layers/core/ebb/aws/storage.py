@@ -1,0 +1,144 @@
+"""Read and write objects in S3. Reads name the version they expect, so that a change in between is seen."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ebb.aws.clients import client
+from ebb.errors import ObjectChangedError, ObjectDeniedError, ObjectMissingError, StorageUnavailableError
+
+HASH_CHUNK_BYTES = 8 * 1024 * 1024
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_CHANGED = {"412", "PreconditionFailed"}
+_DENIED = {"403", "AccessDenied"}
+
+
+@dataclass(frozen=True)
+class ObjectFacts:
+    """What S3 knows about an object without its content."""
+
+    bucket: str
+    key: str
+    size_bytes: int
+    etag: str
+    metadata: dict[str, str]
+    checksum: str | None  # of the full object, with its algorithm; None when S3 has none or only one of parts
+
+
+def head(bucket: str, key: str, *, etag: str | None = None) -> ObjectFacts:
+    """Return what S3 knows about an object.
+
+    Raises: ObjectMissingError, ObjectChangedError when `etag` is not its version, ObjectDeniedError,
+    StorageUnavailableError.
+    """
+    try:
+        found = client("s3").head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED", **_if_match(etag))
+    except (ClientError, BotoCoreError) as error:
+        _translate(error, bucket, key)
+    return ObjectFacts(
+        bucket,
+        key,
+        found["ContentLength"],
+        found["ETag"].strip('"'),
+        found.get("Metadata", {}),
+        _full_object_checksum(found),
+    )
+
+
+def read(bucket: str, key: str, *, etag: str | None = None, first_bytes: int | None = None) -> bytes:
+    """Return an object's bytes, or its first ones.
+
+    Raises: as `head`.
+    """
+    span = {"Range": f"bytes=0-{first_bytes - 1}"} if first_bytes else {}
+    try:
+        return bytes(client("s3").get_object(Bucket=bucket, Key=key, **_if_match(etag), **span)["Body"].read())
+    except (ClientError, BotoCoreError) as error:
+        if isinstance(error, ClientError) and error.response["Error"]["Code"] == "InvalidRange":
+            return b""  # an empty object has no first bytes
+        _translate(error, bucket, key)
+
+
+def sha256(bucket: str, key: str, *, etag: str) -> str:
+    """Return the SHA-256 of one version of an object, streamed.
+
+    Raises: as `head`.
+    """
+    digest = hashlib.sha256()
+    try:
+        body = client("s3").get_object(Bucket=bucket, Key=key, **_if_match(etag))["Body"]
+        for chunk in body.iter_chunks(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    except (ClientError, BotoCoreError) as error:
+        _translate(error, bucket, key)
+    return digest.hexdigest()
+
+
+def keys(bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield key and size of every object below a prefix.
+
+    Raises: as `head`.
+    """
+    try:
+        for page in client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for each in page.get("Contents", ()):
+                yield each["Key"], each["Size"]
+    except (ClientError, BotoCoreError) as error:
+        _translate(error, bucket, prefix)
+
+
+def read_json(uri: str) -> Any:
+    """Return the JSON document at an `s3://` URI.
+
+    Raises: as `head`, and ValueError when it is no JSON.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return json.loads(read(bucket, key))
+
+
+def write_json(bucket: str, key: str, document: Any) -> str:
+    """Write a JSON document and return its URI. The bucket's own default encrypts it.
+
+    Raises: ObjectDeniedError, StorageUnavailableError.
+    """
+    write(bucket, key, json.dumps(document, indent=1).encode(), content_type="application/json")
+    return f"s3://{bucket}/{key}"
+
+
+def write(bucket: str, key: str, body: bytes, *, content_type: str) -> None:
+    """Write an object.
+
+    Raises: ObjectDeniedError, StorageUnavailableError.
+    """
+    try:
+        client("s3").put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
+    except (ClientError, BotoCoreError) as error:
+        _translate(error, bucket, key)
+
+
+def _if_match(etag: str | None) -> dict[str, str]:
+    return {"IfMatch": f'"{etag}"'} if etag else {}
+
+
+def _full_object_checksum(found: dict[str, Any]) -> str | None:
+    """Composite checksums of multipart uploads depend on the part size, so they do not name the content."""
+    if found.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT":
+        return None
+    names = ("ChecksumSHA256", "ChecksumCRC64NVME", "ChecksumCRC32C", "ChecksumCRC32", "ChecksumSHA1")
+    return next((f"{name.removeprefix('Checksum')}:{found[name]}" for name in names if found.get(name)), None)
+
+
+def _translate(error: ClientError | BotoCoreError, bucket: str, key: str) -> NoReturn:
+    where = f"s3://{bucket}/{key}"
+    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+    if code in _MISSING:
+        raise ObjectMissingError(f"{where} is not there") from error
+    if code in _CHANGED:
+        raise ObjectChangedError(f"{where} was written again") from error
+    if code in _DENIED:
+        raise ObjectDeniedError(f"S3 refused access to {where}") from error
+    raise StorageUnavailableError(f"{where}: S3 answered {code}") from error

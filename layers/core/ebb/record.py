@@ -1,0 +1,230 @@
+"""The record of a run: what `record_run` is told, and what goes to the ledger, to run.json and to the notification."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from ebb import catalog, events, footprint, ledger, names
+from ebb.errors import Rejection
+from ebb.events import Message
+from ebb.footprint import Footprint
+
+VERSION = "0.1.0"
+
+
+class _Told(Message):
+    run_id: str
+    attempt: int = Field(ge=1)
+    project: str = Field(pattern=names.PROJECT_PATTERN)
+    now: datetime
+
+
+class StageFinished(_Told):
+    """A job ended well; its report says what it did."""
+
+    action: Literal["stage_finished"]
+    stage: Literal["process", "train", "compress", "compile"]
+    job: dict[str, Any]
+    report_uri: str
+
+
+class Succeeded(_Told):
+    """Every stage ended well; the model was deployed, or there was a reason not to."""
+
+    action: Literal["succeeded"]
+    plan: dict[str, Any]
+    selection: dict[str, Any]
+    deployment: dict[str, Any] | None = None
+
+
+class Ended(_Told):
+    """The run ended badly: rejected is the drop's fault, failed is not."""
+
+    action: Literal["rejected", "failed"]
+    stage: str | None = None
+    error: str | None = None
+    cause: str | None = None
+
+
+class Reused(_Told):
+    """There was nothing to do."""
+
+    action: Literal["reused"]
+    outcome: Literal["reuse", "superseded"]
+    reuses: str | None = None
+    reason: str
+
+
+RecordRequest = TypeAdapter[StageFinished | Succeeded | Ended | Reused](
+    Annotated[StageFinished | Succeeded | Ended | Reused, Field(discriminator="action")]
+)
+
+
+def stage_fields(
+    job: Mapping[str, Any], report: Mapping[str, Any], *, status: str, attempt: int, region: str, identity: str | None
+) -> dict[str, Any]:
+    """Return a stage's fields, from the Describe response of its job and the job's own report."""
+    training = "TrainingJobName" in job
+    kind = "Training" if training else "Processing"
+    resources = (
+        job.get("ResourceConfig", {}) if training else job.get("ProcessingResources", {}).get("ClusterConfig", {})
+    )
+    started, ended = (events.timestamp(job.get(f"{kind}{edge}Time")) for edge in ("Start", "End"))
+    wall_s = (ended - started).total_seconds() if started and ended else 0.0
+    duration_s = float(job.get("TrainingTimeInSeconds") or wall_s)
+    billable_s = float(job.get("BillableTimeInSeconds") or duration_s)
+    cpu_seconds = report.get("cpu_seconds")
+    load = footprint.utilization(cpu_seconds, float(report.get("duration_s") or 0), int(report.get("vcpu") or 0))
+    instance_type = resources.get("InstanceType", "")
+    used = footprint.of_job(instance_type, duration_s=duration_s, billable_s=billable_s, load=load, region=region)
+    return {
+        "attempt": attempt,
+        "status": status,
+        "identity": identity,
+        "job_name": job.get(f"{kind}JobName"),
+        "job_arn": job.get(f"{kind}JobArn"),
+        "instance_type": instance_type,
+        "started_at": ledger.iso(started) if started else None,
+        "ended_at": ledger.iso(ended) if ended else None,
+        "duration_s": duration_s,
+        "billable_s": billable_s,
+        "cpu_seconds": cpu_seconds,
+        "utilisation": load.value if cpu_seconds is not None else None,
+        "footprint": used.as_dict() if used else None,
+        "report": ledger.condensed({key: value for key, value in report.items() if key != "decisions"}),
+    }
+
+
+def learned(stage: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a stage's report adds to the run itself."""
+    known = {
+        "process": ("task", "target", "rows"),
+        "train": ("metric",),
+        "compile": ("metric",),
+    }
+    return {name: report[name] for name in known.get(stage, ()) if report.get(name) is not None}
+
+
+def rejection_in(report: Mapping[str, Any]) -> Rejection | None:
+    """Return the rejection that `process` reported, None when it accepted the data."""
+    return Rejection.of(report["rejection"]) if report.get("status") == "rejected" else None
+
+
+def job_in(cause: str | None) -> dict[str, Any] | None:
+    """Return the failed job's Describe response that a `.sync` task leaves as its cause."""
+    told = _json(cause)
+    return told if told and ("TrainingJobName" in told or "ProcessingJobName" in told) else None
+
+
+def what_went_wrong(request: Ended) -> dict[str, Any]:
+    """Return the ledger's error: a rejection with its place and remedy, or a failure with the job's own words."""
+    told = _json(request.cause)
+    if told and "errorMessage" in told:  # a Lambda's exception: class name and text
+        inner = _json(told["errorMessage"])
+        rejection = Rejection.of(inner) if inner and "code" in inner else None
+        kind, message = told.get("errorType") or request.error, told["errorMessage"]
+        return ledger.error_of(rejection, kind=str(kind), message=message, stage=request.stage)
+    inner = told if told and "code" in told and "message" in told else None
+    if inner:
+        kind = request.error or "DropRejectedError"
+        return ledger.error_of(Rejection.of(inner), kind=kind, message=inner["message"], stage=request.stage)
+    job = job_in(request.cause)
+    if job:  # the job's own words first; SageMaker's summary only says that it exited
+        message = job.get("ExitMessage") or job.get("FailureReason") or "the job ended without saying why"
+        return ledger.error_of(None, kind="JobFailed", message=message, stage=request.stage)
+    if told and ("executionArn" in told or "ExecutionArn" in told):  # the nested deployment
+        message = f"{told.get('Error') or told.get('error')}: {told.get('Cause') or told.get('cause')}"
+        return ledger.error_of(None, kind="DeploymentFailed", message=message, stage=request.stage)
+    message = request.cause or request.error or "no reason was given"
+    return ledger.error_of(None, kind=request.error or "Error", message=message, stage=request.stage)
+
+
+def total_footprint(stages: Iterable[Mapping[str, Any]]) -> Footprint:
+    """Return what all jobs of a run used, those of failed and repeated attempts included."""
+    recorded = []
+    for stage in stages:
+        parts = [stage, *stage.get("earlier_attempts", ())]
+        recorded += [part["footprint"] for part in parts if part.get("footprint")]
+    return footprint.sum_of(recorded)
+
+
+def success_fields(request: Succeeded) -> dict[str, Any]:
+    """Return what a successful run adds to its ledger entry."""
+    selection, deployment = request.selection, request.deployment or {}
+    deployed = bool(deployment.get("deployed"))
+    return {
+        "chosen": selection["chosen"],
+        "metric": selection["metric"],
+        "candidates": ledger.condensed(selection["candidates"]),
+        "comparison": selection["comparison"],
+        "deployed": deployed,
+        "deploy_reason": deployment.get("reason") or selection["deploy_reason"],
+        "endpoint_name": deployment.get("endpoint_name") if deployed else None,
+    }
+
+
+def served_fields(request: Succeeded) -> dict[str, Any] | None:
+    """Return what the project's endpoint serves from now on, None when it was not deployed."""
+    if not (request.deployment or {}).get("deployed"):
+        return None
+    selection = request.selection
+    shipped = next(each for each in selection["candidates"] if each["name"] == selection["chosen"])
+    return {
+        "run_id": request.run_id,
+        "candidate": selection["chosen"],
+        "metric": selection["metric"],
+        "quality": shipped["quality"],
+        "bundle_uri": f"{request.plan['artifacts']['bundles']}{selection['chosen']}/model.tar.gz",
+        "endpoint_name": (request.deployment or {}).get("endpoint_name"),
+    }
+
+
+def document(
+    run: Mapping[str, Any], stages: Sequence[Mapping[str, Any]], decisions: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return run.json: the whole record, readable without the ledger."""
+    hidden = ("pk", "sk", "gsi_pk", "gsi_sk")
+    return {
+        **{name: value for name, value in run.items() if name not in hidden},
+        "stages": [{name: value for name, value in each.items() if name not in hidden} for each in stages],
+        "decisions": [{name: value for name, value in each.items() if name not in hidden} for each in decisions],
+        "coefficients": catalog.sources(),
+        "versions": {"ebb": VERSION, **run.get("versions", {})},
+    }
+
+
+def notification(run_id: str, project: str, status: str, run: Mapping[str, Any]) -> dict[str, str]:
+    """Return the subject and text of the message that tells people; it holds no value of the data.
+
+    A failed job's own words may quote data, so they stay in the ledger; a rejection's are written by Ebb.
+    """
+    lines = [f"Run {run_id} of the project {project}: {status}."]
+    error = run.get("error") or {}
+    if status == "rejected" and error:
+        lines.append(str(error.get("message")))
+        lines += [f"{name}: {error[name]}" for name in ("file", "line", "column") if error.get(name) is not None]
+        lines.append(f"What to do: {error.get('remedy') or 'see the record of the run'}")
+    elif error:
+        lines.append(f"{error.get('type')} in the stage {error.get('stage')}. Why: ebb show {run_id}")
+    if status == "succeeded":
+        where = f"served by {run.get('endpoint_name')}" if run.get("deployed") else f"{run.get('deploy_reason')}"
+        lines.append(f"{run.get('chosen')}: {where}")
+    if run.get("reason"):
+        lines.append(str(run["reason"]))
+    used = run.get("footprint")
+    if used and used["energy_kwh"]["value"]:
+        energy, carbon, cost = (used[name]["value"] for name in ("energy_kwh", "carbon_g", "cost_usd"))
+        lines.append(f"Footprint, estimated: {energy:.3g} kWh, {carbon:.3g} gCO2e, {cost:.3g} USD.")
+    # SNS subjects are at most 100 characters of ASCII without line breaks.
+    return {"subject": f"Ebb: {project} {status}"[:100], "message": "\n".join(lines)}
+
+
+def _json(text: str | None) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text or "")
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
