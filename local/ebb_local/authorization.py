@@ -34,7 +34,7 @@ Implication = Callable[[str, str, str], Iterable[tuple[str, str, dict[str, Any]]
 _implications: list[Implication] = []
 
 
-class AccessDenied(Exception):  # noqa: N818 - named as AWS names it
+class AccessDenied(Exception):
     """IAM does not allow the call. `str()` is AWS's own text; each service wraps it in its own error code."""
 
     def __init__(self, message: str, *, action: str, resource: str, principal: str) -> None:
@@ -93,14 +93,18 @@ def authorize(
         raise AccessDenied(
             denial_text(principal, action, resource, result), action=action, resource=resource, principal=principal
         )
-    authorize_implied(action, resource, principal)
+    authorize_implied(action, resource, principal, context or {})
 
 
-def authorize_implied(action: str, resource: str, principal: str) -> None:
-    """Raise AccessDenied unless the caller may also do what AWS does on its behalf (see `imply`)."""
+def authorize_implied(action: str, resource: str, principal: str, context: dict[str, Any]) -> None:
+    """Raise AccessDenied unless the caller may also do what AWS does on its behalf (see `imply`).
+
+    For whom a service acts (`aws:SourceArn`, `aws:SourceAccount`) is known to the further calls as well.
+    """
+    source = {key: value for key, value in context.items() if key.lower().startswith("aws:source")}
     for implied in _implications:
         for further_action, further_resource, keys in implied(action, resource, principal):
-            authorize(further_action, further_resource, principal=principal, context=keys)
+            authorize(further_action, further_resource, principal=principal, context=source | keys)
 
 
 def imply(calls_of: Implication) -> None:

@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=PREFERRED_PORT)
     options = parser.parse_args(arguments)
     home = Home(options.home.absolute()) if options.home else default_home()
+    _refuse_second_server(home)
     shutil.rmtree(home.scratch, ignore_errors=True)
     home.create()
     variables = environment(home, options.port)
@@ -41,6 +42,16 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.update(variables)
     _raise_open_files_limit()
     _serve(home, options.port)
+
+
+def _refuse_second_server(home: Home) -> None:
+    """Two servers on one home would overwrite each other's state."""
+    try:
+        pid = json.loads(home.server_file.read_text())["pid"]
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return
+    raise SystemExit(f"{home.root} belongs to the running server with pid {pid}: stop that one first")
 
 
 def environment(home: Home, port: int) -> dict[str, str]:

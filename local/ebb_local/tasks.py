@@ -12,7 +12,7 @@ _execution: ContextVar[dict[str, Any] | None] = ContextVar("ebb_execution", defa
 _timed_out: ContextVar[threading.Event | None] = ContextVar("ebb_task_timed_out", default=None)
 
 
-class ExecutionEnded(Exception):  # noqa: N818 - it is no error of the task
+class ExecutionEnded(Exception):
     """The execution of the task in hand ended from outside: no Retry or Catch may see this."""
 
 

@@ -9,7 +9,8 @@ from ministack.services import dynamodb, s3, sns, sqs
 from contract.support import allow, key_with, messages, queue_arn, wait_until
 
 LET_EVENTS = {"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"},
-              "Action": ["kms:GenerateDataKey", "kms:Decrypt"], "Resource": "*"}
+              "Action": ["kms:GenerateDataKey", "kms:Decrypt"], "Resource": "*",
+              "Condition": {"StringEquals": {"aws:SourceAccount": "000000000000"}}}
 
 
 def test_what_is_read_of_ministack_exists():

@@ -33,8 +33,8 @@ def test_denial_names_principal_action_and_resource(cloud, role, name):
     nobody = role()
     text = denial(cloud.client("s3", nobody.session).get_object, Bucket=name, Key="a")
     assert (
-        f"User: arn:aws:sts::000000000000:assumed-role/{nobody.name}/test is not authorized to perform: s3:GetObject on "
-        f'resource: "arn:aws:s3:::{name}/a" because no identity-based policy allows the s3:GetObject action'
+        f"User: arn:aws:sts::000000000000:assumed-role/{nobody.name}/test is not authorized to perform: s3:GetObject "
+        f'on resource: "arn:aws:s3:::{name}/a" because no identity-based policy allows the s3:GetObject action'
     ) in text
     text = denial(cloud.client("dynamodb", nobody.session).get_item, TableName="t", Key={"pk": {"S": "a"}})
     assert "dynamodb:GetItem on resource: arn:aws:dynamodb:us-east-1:000000000000:table/t because no" in text

@@ -78,7 +78,8 @@ def test_cloudformation_reads_yaml(cloud, role, name):
 
 def test_cloudformation_refuses_a_bad_definition(cloud, role, name):
     formation = cloud.client("cloudformation")
-    formation.create_stack(StackName=name, TemplateBody=template("StartAt: B\nStates: {A: {Type: Succeed}}", role().arn))
+    text = "StartAt: B\nStates: {A: {Type: Succeed}}"
+    formation.create_stack(StackName=name, TemplateBody=template(text, role().arn))
     wait_until(lambda: "ROLLBACK" in formation.describe_stacks(StackName=name)["Stacks"][0]["StackStatus"])
     events = formation.describe_stack_events(StackName=name)["StackEvents"]
     assert any("Missing 'StartAt' target: B" in event.get("ResourceStatusReason", "") for event in events)
@@ -100,8 +101,8 @@ def cases():
     role_arn = "arn:aws:iam::000000000000:role/ebb/*"
     alarm = "arn:aws:cloudwatch:us-east-1:000000000000:alarm:ebb-*"
     key = {"pk": {"S": "a"}}
-    trust = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"sagemaker.amazonaws.com"},' \
-            '"Action":"sts:AssumeRole"}]}'
+    trust = json.dumps({"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}]})
     alarm_request = {"AlarmName": "ebb-a", "Namespace": "n", "MetricName": "m", "Statistic": "Sum", "Period": 60,
                      "EvaluationPeriods": 1, "Threshold": 1, "ComparisonOperator": "GreaterThanThreshold"}
     yield pytest.param(GET_ITEM, {"TableName": "states", "Key": key}, "dynamodb:GetItem", table_arn,

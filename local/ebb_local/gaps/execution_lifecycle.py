@@ -16,7 +16,6 @@ import threading
 from ministack.core.responses import error_response_json, json_response, now_iso
 from ministack.services import stepfunctions
 
-
 _NOT_CAUGHT_BY_ALL = {"States.DataLimitExceeded", "States.Runtime"}
 INPUT_LIMIT_BYTES = 262_144
 

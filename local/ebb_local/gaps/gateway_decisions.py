@@ -54,7 +54,7 @@ def install() -> None:
         if denied:
             return denied
         try:
-            authorization.authorize_implied(iam_action, resource_arn, principal)
+            authorization.authorize_implied(iam_action, resource_arn, principal, service_context or {})
         except authorization.AccessDenied as refused:
             _refusal.set(str(refused))
             return iam_evaluator.EvalResult("ImplicitDeny", principal, reason=str(refused))

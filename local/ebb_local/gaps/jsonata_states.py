@@ -22,7 +22,8 @@ def install() -> None:
     def run_branches(state_def, raw_input, execution, ctx):
         if stepfunctions._state_query_language(state_def, ctx) != "JSONata":
             return parallel(state_def, raw_input, execution, ctx)
-        results = _run_each(state_def, stepfunctions._apply_jsonata_arguments(state_def, raw_input, ctx), execution, ctx)
+        branch_input = stepfunctions._apply_jsonata_arguments(state_def, raw_input, ctx)
+        results = _run_each(state_def["Branches"], branch_input, execution, ctx)
         output = stepfunctions._apply_jsonata_output(state_def, raw_input, ctx, result=results, default=results)
         stepfunctions._apply_state_assign(state_def, raw_input, ctx, result=results)
         return output, stepfunctions._next_or_end(state_def)
@@ -43,8 +44,7 @@ def install() -> None:
     stepfunctions._apply_output_path = succeed_output
 
 
-def _run_each(state_def: dict, branch_input, execution: dict, ctx: dict) -> list:
-    branches = state_def["Branches"]
+def _run_each(branches: list[dict], branch_input, execution: dict, ctx: dict) -> list:
     results: list = [None] * len(branches)
     errors: list[Exception | None] = [None] * len(branches)
 

@@ -39,7 +39,7 @@ def _check(module, name: str, roles_of: Callable[..., list[str | None]], service
             try:
                 authorization.authorize_pass_role(role_arn, service)
             except authorization.AccessDenied as denied:
-                return error_response_json("AccessDeniedException", str(denied), 400 if module is not lambda_svc else 403)
+                return error_response_json("AccessDeniedException", str(denied), 403 if module is lambda_svc else 400)
             if not authorization.role_trusts(role_arn, service):
                 return _not_trusted(service, role_arn)
         return configure(*arguments)
