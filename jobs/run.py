@@ -1,4 +1,5 @@
 """Entry point of every job: `python3 run.py process|train|compress|compile`."""
+
 import sys
 
 from ebb_jobs.entry import main

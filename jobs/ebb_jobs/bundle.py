@@ -1,7 +1,9 @@
 """Bundles: everything that a served model needs, in one archive without pickles, and the proof that it answers."""
+
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
 import hashlib
 import http.client
@@ -31,10 +33,17 @@ CODE = tuple(Path(module.__file__ or "") for module in (serve, tabular))
 def write(archive: Path, network: Path, preprocess: dict[str, Any], signature: dict[str, Any]) -> str:
     """Write model.tar.gz and return its SHA-256. Equal content gives equal bytes: no times, no owners."""
     archive.parent.mkdir(parents=True, exist_ok=True)
-    members = {"model.onnx": network.read_bytes(), "preprocess.json": _json(preprocess), "signature.json": _json(signature),
-               **{f"code/{file.name}": file.read_bytes() for file in CODE}}
-    with archive.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed, \
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    members = {
+        "model.onnx": network.read_bytes(),
+        "preprocess.json": _json(preprocess),
+        "signature.json": _json(signature),
+        **{f"code/{file.name}": file.read_bytes() for file in CODE},
+    }
+    with (
+        archive.open("wb") as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         for name in sorted(members):
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(members[name]), 0o644
@@ -58,11 +67,21 @@ def served(archive: Path) -> Iterator[Served]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        environment = {**os.environ, "SAGEMAKER_BASE_DIR": folder, "SAGEMAKER_BIND_TO_HOST": "127.0.0.1",
-                       "SAGEMAKER_BIND_TO_PORT": str(port), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {
+            **os.environ,
+            "SAGEMAKER_BASE_DIR": folder,
+            "SAGEMAKER_BIND_TO_HOST": "127.0.0.1",
+            "SAGEMAKER_BIND_TO_PORT": str(port),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         environment.pop("PYTHONPATH", None)  # the bundle must stand on its own
-        process = subprocess.Popen([sys.executable, str(model / "code/serve.py")], env=environment,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, str(model / "code/serve.py")],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         try:
             running = Served(process, port)
             running.wait_until_ready()
@@ -89,7 +108,9 @@ class Served:
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 tail = (self.process.stderr.read() if self.process.stderr else "").strip().splitlines()[-1:]
-                raise BundleError(f"the bundle's server ended with status {self.process.returncode}: {' '.join(tail)[:200]}")
+                raise BundleError(
+                    f"the bundle's server ended with status {self.process.returncode}: {' '.join(tail)[:200]}"
+                )
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self._request("GET", "/ping")[0] == 200:
                     return
@@ -109,11 +130,14 @@ class Served:
         if status.exists():
             fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
             return int(fields["VmHWM"].split()[0]) / 1024
-        told = subprocess.run(["ps", "-o", "rss=", "-p", str(self.process.pid)], capture_output=True, text=True, check=True)
+        told = subprocess.run(
+            ["ps", "-o", "rss=", "-p", str(self.process.pid)], capture_output=True, text=True, check=True
+        )
         return int(told.stdout) / 1024
 
-    def _request(self, method: str, path: str, body: bytes | None = None, kind: str = "text/plain"
-                 ) -> tuple[int, dict[str, Any]]:
+    def _request(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "text/plain"
+    ) -> tuple[int, dict[str, Any]]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request(method, path, body, {"Content-Type": kind})
@@ -130,7 +154,7 @@ def prove(archive: Path, rows: list[dict[str, Any]], expected: list[dict[str, An
         answers = running.invoke(json.dumps({"instances": rows}), "application/json")["predictions"]
         _compare(answers, expected)
         table = io.StringIO()
-        writer = __import__("csv").writer(table)
+        writer = csv.writer(table)
         writer.writerow(names)
         writer.writerows([[tabular.text_of(row[name]) for name in names] for row in rows])
         _compare(running.invoke(table.getvalue(), "text/csv")["predictions"], expected)
@@ -141,11 +165,16 @@ def _compare(answers: list[dict[str, Any]], expected: list[dict[str, Any]]) -> N
     if len(answers) != len(expected):
         raise BundleError(f"the bundle's server answered {len(answers)} of {len(expected)} rows")
     for number, (got, want) in enumerate(zip(answers, expected, strict=True), start=1):
-        pairs = ([(got.get("value"), want["value"])] if "value" in want else
-                 [(got.get("probabilities", {}).get(label), p) for label, p in want["probabilities"].items()])
+        pairs = (
+            [(got.get("value"), want["value"])]
+            if "value" in want
+            else [(got.get("probabilities", {}).get(label), p) for label, p in want["probabilities"].items()]
+        )
         for had, wanted in pairs:
             if had is None or abs(had - wanted) > SERVED_TOLERANCE * max(1.0, abs(wanted)):
-                raise BundleError(f"the bundle's server answers held-out row {number} otherwise than the measured model")
+                raise BundleError(
+                    f"the bundle's server answers held-out row {number} otherwise than the measured model"
+                )
 
 
 def _json(document: dict[str, Any]) -> bytes:

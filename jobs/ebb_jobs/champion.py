@@ -1,4 +1,5 @@
-"""The model that is served now, on this run's rows: without this comparison a worse model could replace a better one."""
+"""The model that is served now, on this run's rows, so that a worse model never replaces a better one."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -25,9 +26,17 @@ def judge(channel: Path, curated: Path, metric: str, schema: dict[str, Any], wor
             return {"quality": None, "metric": metric, "reason": reason}
         found = {split: _score(served, curated, split, metric, schema) for split in ("validation", "test")}
     except Exception as error:  # a champion that cannot be read must not stop its successor
-        return {"quality": None, "metric": metric, "reason": f"the served bundle cannot be measured: {type(error).__name__}"}
-    return {"quality": found, "metric": metric, "candidate": served.signature["candidate"],
-            "reason": "measured on this run's rows, some of which it may have been trained on"}
+        return {
+            "quality": None,
+            "metric": metric,
+            "reason": f"the served bundle cannot be measured: {type(error).__name__}",
+        }
+    return {
+        "quality": found,
+        "metric": metric,
+        "candidate": served.signature["candidate"],
+        "reason": "measured on this run's rows, some of which it may have been trained on",
+    }
 
 
 def _misfit(served: serve.Model, schema: dict[str, Any]) -> str | None:
@@ -36,7 +45,7 @@ def _misfit(served: serve.Model, schema: dict[str, Any]) -> str | None:
         return f"the served model answers another task: {served.signature['task']}"
     for feature in served.preprocessor.features:
         if mine.get(feature["name"]) != feature["kind"]:
-            return f"the served model wants the {feature['kind']} column {feature['name']!r}, which this data does not have"
+            return f"the served model wants a {feature['kind']} column {feature['name']!r}: this data has none"
     if set(served.signature["classes"] or ()) != set(schema["target"].get("classes") or ()):
         return "the served model knows other classes"
     return None

@@ -1,4 +1,5 @@
 """Stage `compile`: candidates in; ONNX Runtime bundles, each measured against the original, out."""
+
 from __future__ import annotations
 
 import json
@@ -6,6 +7,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,39 +73,60 @@ def main() -> None:
     report = Report("compile")
     torch.set_num_threads(cpu_count())
     with tempfile.TemporaryDirectory() as work:
-        compile_candidates({name: paths.channel("compile", name) for name in ("curated", "original", "candidates", "champion")},
-                           paths.output("compile", "bundles"), settings, report, Path(work))
+        compile_candidates(
+            {name: paths.channel("compile", name) for name in ("curated", "original", "candidates", "champion")},
+            paths.output("compile", "bundles"),
+            settings,
+            report,
+            Path(work),
+        )
     report.write(paths.output("compile", "report"))
 
 
-def compile_candidates(channels: dict[str, Path], bundles: Path, settings: dict[str, Any], report: Report, work: Path
-                       ) -> None:
+def compile_candidates(
+    channels: dict[str, Path], bundles: Path, settings: dict[str, Any], report: Report, work: Path
+) -> None:
     """Write a bundle per candidate and measure them all; what fails is listed with its reason and its fallback."""
     original, seed = channels["original"], int(settings.get("seed", 7))
     trained = json.loads((original / "metrics.json").read_text())
     schema = dataset.read_schema(original)
     eager = EagerOriginal(original)
     rows = _rows(channels["curated"], eager.preprocessor, trained["metric"], seed)
-    candidates = [_compiled(made, channels["candidates"], work, eager.preprocessor, schema, settings, rows, report)
-                  for made in _made(channels["candidates"])]
+    candidates = [
+        _compiled(made, channels["candidates"], work, eager.preprocessor, schema, settings, rows, report)
+        for made in _made(channels["candidates"])
+    ]
 
     best_original = _race(eager, [one for one in candidates if one.model], rows, report)
     for one in candidates:
         if one.model:
             _finish(one, bundles, rows, eager.preprocessor)
     max_drop = float(((settings.get("spec") or {}).get("compress") or {}).get("max_metric_drop", 0.01))
-    measured_original = {**rows.judge(eager), **best_original.figures(),
-                         "size_bytes": (original / "original.safetensors").stat().st_size,
-                         "memory_mib": measure.eager_memory_mib(original), "parameters": trained["parameters"]}
+    measured_original = {
+        **rows.judge(eager),
+        **best_original.figures(),
+        "size_bytes": (original / "original.safetensors").stat().st_size,
+        "memory_mib": measure.eager_memory_mib(original),
+        "parameters": trained["parameters"],
+    }
     floor, rule = quality.floor(trained["metric"], measured_original["quality"]["validation"], max_drop)
-    report.decide("floor", round(floor, 6), f"{trained['metric']} of the original may "
-                  f"{'fall by' if rule == 'absolute' else 'grow by the share'} {max_drop}",
-                  numbers={"original": measured_original["quality"]["validation"], "max_metric_drop": max_drop})
+    report.decide(
+        "floor",
+        round(floor, 6),
+        f"{trained['metric']} of the original may "
+        f"{'fall by' if rule == 'absolute' else 'grow by the share'} {max_drop}",
+        numbers={"original": measured_original["quality"]["validation"], "max_metric_drop": max_drop},
+    )
     report.fields.update(
-        metric=trained["metric"], greater_is_better=quality.greater_is_better(trained["metric"]), floor_rule=rule, floor=floor,
-        original=measured_original, candidates=[_listed(one) for one in candidates],
+        metric=trained["metric"],
+        greater_is_better=quality.greater_is_better(trained["metric"]),
+        floor_rule=rule,
+        floor=floor,
+        original=measured_original,
+        candidates=[_listed(one) for one in candidates],
         champion=champion.judge(channels["champion"], channels["curated"], trained["metric"], schema, work),
-        example={"features": eager.preprocessor.columns})
+        example={"features": eager.preprocessor.columns},
+    )
 
 
 def _rows(curated: Path, preprocessor: Preprocessor, metric: str, seed: int) -> Rows:
@@ -119,8 +142,16 @@ def _made(folder: Path) -> list[dict[str, Any]]:
     return json.loads(file.read_text())["candidates"]
 
 
-def _compiled(made: dict[str, Any], candidates: Path, work: Path, preprocessor: Preprocessor, schema: dict[str, Any],
-              settings: dict[str, Any], rows: Rows, report: Report) -> Candidate:
+def _compiled(
+    made: dict[str, Any],
+    candidates: Path,
+    work: Path,
+    preprocessor: Preprocessor,
+    schema: dict[str, Any],
+    settings: dict[str, Any],
+    rows: Rows,
+    report: Report,
+) -> Candidate:
     """Prepare model.onnx and signature.json in a folder of their own, and open them as the server will."""
     one = Candidate(made, work / made["name"])
     if made["status"] != "finished":
@@ -130,10 +161,17 @@ def _compiled(made: dict[str, Any], candidates: Path, work: Path, preprocessor: 
     network = candidates / made["name"] / "network.onnx"
     write_json(one.folder / "preprocess.json", preprocessor.state)
     signature = {
-        "version": 1, "candidate": one.name, "run_id": settings.get("run_id"), "task": schema["task"],
-        "target": schema["target"]["name"], "classes": schema["target"].get("classes"), "columns": schema["columns"],
+        "version": 1,
+        "candidate": one.name,
+        "run_id": settings.get("run_id"),
+        "task": schema["task"],
+        "target": schema["target"]["name"],
+        "classes": schema["target"].get("classes"),
+        "columns": schema["columns"],
         "features": [{key: feature[key] for key in ("name", "kind")} for feature in schema["features"]],
-        "input": {"name": "features", "width": preprocessor.width}, "optimise_when_loading": True}
+        "input": {"name": "features", "width": preprocessor.width},
+        "optimise_when_loading": True,
+    }
     try:
         signature["optimise_when_loading"] = _optimise(one, network, rows.validation.inputs, report)
     except Exception as error:  # onnxruntime raises its own kinds; the unoptimised network always remains
@@ -151,7 +189,7 @@ def _compiled(made: dict[str, Any], candidates: Path, work: Path, preprocessor: 
 
 
 def _optimise(one: Candidate, network: Path, inputs: np.ndarray, report: Report) -> bool:
-    """Put the faster form into model.onnx: optimised ahead of time, or by the server while loading (returns True then)."""
+    """Put the faster form into model.onnx; return whether the server optimises it while loading."""
     saved = one.folder / "saved.onnx"
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # tied to no one CPU
@@ -165,33 +203,42 @@ def _optimise(one: Candidate, network: Path, inputs: np.ndarray, report: Report)
         opened[form] = export.session(file, optimise=optimise)
         figures[f"{form}_load_ms"] = round((time.perf_counter() - begun) * 1000, 3)
     for form, session in opened.items():
-        seconds = measure.median_single_s(lambda row, session=session: session.run(None, {"features": row}), inputs)
+        seconds = measure.median_single_s(partial(export.run, session), inputs)
         figures[f"{form}_p50_ms"] = round(seconds * 1000, 5)
     ahead = figures["saved_p50_ms"] <= figures["loading_p50_ms"] * SAVED_MAY_BE_SLOWER
     one.form = "optimised ahead of time" if ahead else "optimised while loading"
     shutil.copyfile(saved if ahead else network, one.folder / "model.onnx")
-    report.decide(f"compile {one.name}", one.form,
-                  "saved graph against optimising at each start: "
-                  f"{figures['saved_p50_ms']:.4f} and {figures['loading_p50_ms']:.4f} ms per row, "
-                  f"{figures['saved_load_ms']:.1f} and {figures['loading_load_ms']:.1f} ms to load",
-                  numbers=figures, alternatives=["optimised ahead of time", "optimised while loading", "as exported"])
+    report.decide(
+        f"compile {one.name}",
+        one.form,
+        "saved graph against optimising at each start: "
+        f"{figures['saved_p50_ms']:.4f} and {figures['loading_p50_ms']:.4f} ms per row, "
+        f"{figures['saved_load_ms']:.1f} and {figures['loading_load_ms']:.1f} ms to load",
+        numbers=figures,
+        alternatives=["optimised ahead of time", "optimised while loading", "as exported"],
+    )
     return not ahead
 
 
 def _race(eager: EagerOriginal, candidates: list[Candidate], rows: Rows, report: Report) -> measure.Contender:
     """Measure all against the original with one and with all threads; return the original's better form."""
     cpus = cpu_count()
-    originals = [measure.Contender(f"original, {threads} threads", eager, lambda threads=threads: torch.set_num_threads(threads))
-                 for threads in sorted({1, min(2, cpus)})]
+    originals = [
+        measure.Contender(f"original, {threads} threads", eager, partial(torch.set_num_threads, threads))
+        for threads in sorted({1, min(2, cpus)})
+    ]
     contenders = {one.name: measure.Contender(one.name, one.model) for one in candidates if one.model}
     measure.race([*originals, *contenders.values()], rows.test.inputs, rows.raw)
     torch.set_num_threads(cpus)
     for one in candidates:
         one.fields.update(contenders[one.name].figures())
     best = min(originals, key=lambda contender: float(np.median(contender.single_s)))
-    report.decide("baseline", f"eager PyTorch fp32, {best.name.partition(', ')[2]}",
-                  "the faster of the original's thread counts is what candidates are compared with",
-                  numbers={contender.name: contender.figures()["latency_ms"]["p50"] for contender in originals})
+    report.decide(
+        "baseline",
+        f"eager PyTorch fp32, {best.name.partition(', ')[2]}",
+        "the faster of the original's thread counts is what candidates are compared with",
+        numbers={contender.name: contender.figures()["latency_ms"]["p50"] for contender in originals},
+    )
     return best
 
 
@@ -204,9 +251,14 @@ def _finish(one: Candidate, bundles: Path, rows: Rows, preprocessor: Preprocesso
         asked = rows.raw[:PROOF_ROWS]
         expected = one.model.predict({name: [row[name] for row in asked] for name in asked[0]})
         memory = bundle.prove(archive, asked, expected)
-        one.fields.update(rows.judge(one.model), memory_mib=round(memory, 1),
-                          size_bytes=(one.folder / "model.onnx").stat().st_size, bundle_bytes=archive.stat().st_size,
-                          bundle=str(archive.relative_to(bundles)), sha256=digest)
+        one.fields.update(
+            rows.judge(one.model),
+            memory_mib=round(memory, 1),
+            size_bytes=(one.folder / "model.onnx").stat().st_size,
+            bundle_bytes=archive.stat().st_size,
+            bundle=str(archive.relative_to(bundles)),
+            sha256=digest,
+        )
     except Exception as error:
         shutil.rmtree(archive.parent, ignore_errors=True)
         one.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -215,13 +267,23 @@ def _finish(one: Candidate, bundles: Path, rows: Rows, preprocessor: Preprocesso
 
 
 def _listed(one: Candidate) -> dict[str, Any]:
-    common = {"name": one.name, "chain": [*one.made["chain"], "compile"], "parameters": one.made.get("parameters"),
-              "precision": one.made.get("precision"), "form": one.form, "fallback": one.fallback}
+    common = {
+        "name": one.name,
+        "chain": [*one.made["chain"], "compile"],
+        "parameters": one.made.get("parameters"),
+        "precision": one.made.get("precision"),
+        "form": one.form,
+        "fallback": one.fallback,
+    }
     if one.failure:
         return {**common, "status": "failed", "reason": one.failure}
     return {**common, "status": "measured", "reason": f"{one.made['reason']}; {one.form}", **one.fields}
 
 
 def _outputs(model: measure.Answers, inputs: np.ndarray) -> np.ndarray:
-    return np.concatenate([model.run(np.ascontiguousarray(inputs[start:start + dataset.CHUNK_ROWS]))
-                           for start in range(0, len(inputs), dataset.CHUNK_ROWS)])
+    return np.concatenate(
+        [
+            model.run(np.ascontiguousarray(inputs[start : start + dataset.CHUNK_ROWS]))
+            for start in range(0, len(inputs), dataset.CHUNK_ROWS)
+        ]
+    )

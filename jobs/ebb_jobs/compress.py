@@ -1,4 +1,5 @@
 """Stage `compress`: the original network in; smaller candidates out, as ONNX."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -6,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from ebb_jobs.errors import InputMissingError
 from ebb_jobs.report import Report, cpu_count, write_json
 from ebb_jobs.tabular import Preprocessor
 
-STUDENT_STEPS = 2500
+STUDENT_STEPS = 4500
 TEMPERATURE = 2.0
 SOFT_SHARE = 0.7
 MIN_BUDGET_S = 10.0
 METHODS = ("distill", "quantize")
+STUDENT_SHARES = (0.3, 0.5)
+"""Widths to try, as shares of the original's: the wider one only when the narrow one misses the quality floor."""
 
 
 def main() -> None:
@@ -32,13 +36,20 @@ def main() -> None:
     report = Report("compress")
     torch.set_num_threads(cpu_count())
     model = paths.output("compress", "model")
-    compress(paths.channel("compress", "curated"), paths.channel("compress", "original"), model, paths.checkpoints(),
-             settings, report)
+    compress(
+        paths.channel("compress", "curated"),
+        paths.channel("compress", "original"),
+        model,
+        paths.checkpoints(),
+        settings,
+        report,
+    )
     report.write(model)
 
 
-def compress(curated: Path, original: Path, model: Path, checkpoints: Path, settings: dict[str, Any], report: Report
-             ) -> None:
+def compress(
+    curated: Path, original: Path, model: Path, checkpoints: Path, settings: dict[str, Any], report: Report
+) -> None:
     """Write one folder per candidate; a method that fails is listed with its reason and stops nothing else."""
     if not (original / "original.safetensors").exists():
         raise InputMissingError("the channel 'original' holds no original.safetensors: did `train` finish?")
@@ -47,76 +58,129 @@ def compress(curated: Path, original: Path, model: Path, checkpoints: Path, sett
     teacher = networks.load(original / "original.safetensors")
     trained = json.loads((original / "metrics.json").read_text())
     training, validation = (dataset.read_split(curated, split, preprocessor) for split in ("train", "validation"))
-    calibration = training.inputs[np.random.default_rng(int(settings.get("seed", 7))).permutation(len(training))
-                                  [:export.CALIBRATION_ROWS]]
+    calibration = training.inputs[
+        np.random.default_rng(int(settings.get("seed", 7))).permutation(len(training))[: export.CALIBRATION_ROWS]
+    ]
     bench = _Bench(model, validation, preprocessor, trained["metric"], report)
 
-    makers: dict[str, networks.Mlp | None] = {"original": teacher}
-    if set(asked) & {"distill", "student"}:
-        makers["student"] = bench.attempt("student", ["student"], lambda: make_student(
-            teacher, training, validation, preprocessor, trained, checkpoints, settings, report))
-    for name, network in makers.items():
-        if network is None:
+    makers: dict[str, tuple[networks.Mlp, list[str]] | None] = {"original": (teacher, [])}
+    if "distill" in asked:
+        teach = partial(
+            make_student, teacher, training, validation, preprocessor, trained, checkpoints, settings, report
+        )
+        makers["student"] = bench.attempt("student", ["distill"], teach)
+    for name, made in makers.items():
+        if made is None:
             continue
-        chain = [] if name == "original" else ["distill"]
-        if bench.attempt(name, chain, lambda network=network, name=name: bench.export(name, network)) and "quantize" in asked:
-            bench.attempt(f"{name}-int8", [*chain, "quantize"],
-                          lambda name=name: bench.quantize(name, calibration))
-    ignored = sorted(set(asked) - {*METHODS, "student"})
+        network, chain = made
+        if bench.attempt(name, chain, partial(bench.export, name, network, chain)) and "quantize" in asked:
+            quantized = [*chain, "quantize"]
+            bench.attempt(f"{name}-int8", quantized, partial(bench.quantize, name, calibration, quantized))
+    ignored = sorted(set(asked) - set(METHODS))
     if ignored:
         report.decide("methods", ", ".join(METHODS), f"{', '.join(ignored)} brings no speed to networks this small")
     report.fields.update(metric=trained["metric"], candidates=bench.candidates)
 
 
-def make_student(teacher: networks.Mlp, training: Split, validation: Split, preprocessor: Preprocessor,
-                 trained: dict[str, Any], checkpoints: Path, settings: dict[str, Any], report: Report) -> networks.Mlp:
-    """Train a small network twice, taught by the original and by the labels alone, and return the better on validation.
+def make_student(
+    teacher: networks.Mlp,
+    training: Split,
+    validation: Split,
+    preprocessor: Preprocessor,
+    trained: dict[str, Any],
+    checkpoints: Path,
+    settings: dict[str, Any],
+    report: Report,
+) -> tuple[networks.Mlp, list[str]]:
+    """Train a small network twice, taught by the original and by the labels alone; return the better on validation.
 
-    The control keeps distillation honest: it does not always help. Both together take about as long as the original
-    took.
+    The control keeps distillation honest: it does not always help. When the better one misses the quality floor, a
+    wider student gets the same lesson. Each takes at most half as long as the original took.
     """
-    metric = trained["metric"]
-    hidden = student_sizes(teacher)
-    budget = max(MIN_BUDGET_S, 0.5 * float(trained.get("fit_seconds", 0)))
+    metric, seed = trained["metric"], int(settings.get("seed", 7))
+    max_drop = float(((settings.get("spec") or {}).get("compress") or {}).get("max_metric_drop", 0.01))
+    floor, _ = quality.floor(metric, trained["quality"]["validation"], max_drop)
     hard = train.hard_loss(training, train.class_shares(preprocessor, training), metric)
-    taught = distillation_loss(networks.raw_outputs(teacher, training.inputs), hard)
-    made: dict[str, tuple[float, networks.Mlp]] = {}
-    for name, loss in (("distilled", taught), ("labels only", hard)):
-        torch.manual_seed(int(settings.get("seed", 7)))
+    lessons = {
+        "distilled": distillation_loss(networks.raw_outputs(teacher, training.inputs), hard),
+        "labels only": hard,
+    }
+
+    def learn(lesson: str, share: float) -> tuple[float, networks.Mlp]:
+        hidden = student_sizes(teacher, share)
+        torch.manual_seed(seed)
         student = networks.Mlp(preprocessor.width, hidden, teacher.sizes[-1])
         size = fitting.batch_size(len(training))
         recipe = fitting.Recipe(
-            metric=metric, epochs=fitting.epochs(len(training), size, STUDENT_STEPS), batch_size=size, peak_rate=4e-3,
-            seed=int(settings.get("seed", 7)), budget_s=budget, name=f"student ({name})",
-            fingerprint=f"{name} {hidden} {_digest(preprocessor.state)} {_digest(trained['quality'])}")
-        outcome = fitting.fit(student, training.inputs, loss,
-                              lambda network: train.evaluate(network, validation, preprocessor, metric), recipe,
-                              checkpoint=checkpoints / f"student-{name.split()[0]}.pt")
-        made[name] = (outcome.quality, student)
-    first, second = made["distilled"], made["labels only"]
-    chosen = "labels only" if quality.is_better(metric, second[0], first[0]) else "distilled"
-    report.decide("student", chosen, f"{metric} on validation: {first[0]:.4f} taught by the original, {second[0]:.4f} by the "
-                  f"labels alone, {trained['quality']['validation']:.4f} the original",
-                  numbers={"distilled": first[0], "labels_only": second[0], "parameters": first[1].parameter_count(),
-                           "original_parameters": teacher.parameter_count()}, alternatives=list(made))
-    return made[chosen][1]
+            metric=metric,
+            epochs=fitting.epochs(len(training), size, STUDENT_STEPS),
+            batch_size=size,
+            peak_rate=4e-3,
+            seed=seed,
+            budget_s=max(MIN_BUDGET_S, 0.5 * float(trained.get("fit_seconds", 0))),
+            name=f"student {hidden[0]} ({lesson})",
+            fingerprint=f"{lesson} {hidden} {_digest(preprocessor.state)} {_digest(trained['quality'])}",
+        )
+        outcome = fitting.fit(
+            student,
+            training.inputs,
+            lessons[lesson],
+            lambda network: train.evaluate(network, validation, preprocessor, metric),
+            recipe,
+            checkpoint=checkpoints / f"student-{hidden[0]}-{lesson.split()[0]}.pt",
+        )
+        return outcome.quality, student
+
+    made = {lesson: learn(lesson, STUDENT_SHARES[0]) for lesson in lessons}
+    chosen = "labels only" if quality.is_better(metric, made["labels only"][0], made["distilled"][0]) else "distilled"
+    report.decide(
+        "student lesson",
+        chosen,
+        f"{metric} on validation: {made['distilled'][0]:.4f} taught by the original, "
+        f"{made['labels only'][0]:.4f} by the labels alone, {trained['quality']['validation']:.4f} the original",
+        numbers={lesson: found for lesson, (found, _) in made.items()},
+        alternatives=list(lessons),
+    )
+    tried = [made[chosen]]
+    while quality.is_better(metric, floor, tried[-1][0]) and len(tried) < len(STUDENT_SHARES):
+        tried.append(learn(chosen, STUDENT_SHARES[len(tried)]))
+    best = tried[0]
+    for other in tried[1:]:
+        best = other if quality.is_better(metric, other[0], best[0]) else best
+    report.decide(
+        "student size",
+        f"2 hidden layers of {best[1].sizes[1]}",
+        "; ".join(f"width {student.sizes[1]} reaches {metric} {found:.4f}" for found, student in tried)
+        + f"; the floor is {floor:.4f}",
+        numbers={"parameters": best[1].parameter_count(), "original_parameters": teacher.parameter_count()},
+        alternatives=[f"width {student_sizes(teacher, share)[0]}" for share in STUDENT_SHARES],
+    )
+    return best[1], ["distill" if chosen == "distilled" else "shrink"]
 
 
-def student_sizes(teacher: networks.Mlp) -> list[int]:
-    """Return the student's layers: two instead of three, a quarter to a third of the width, multiples of 16."""
-    width = max(32, round(teacher.sizes[1] * 0.3 / 16) * 16)
+def student_sizes(teacher: networks.Mlp, share: float) -> list[int]:
+    """Return the student's layers: two instead of three, and a share of the width, in multiples of 16."""
+    width = max(32, round(teacher.sizes[1] * share / 16) * 16)
     return [width, width]
 
 
 def distillation_loss(taught: torch.Tensor, hard: fitting.Loss) -> fitting.Loss:
     """Return the loss against the teacher's outputs, softened, mixed with the labels'."""
+
     def loss(outputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         if outputs.shape[1] == 1:
             soft = functional.smooth_l1_loss(outputs, taught[rows])
         else:
-            soft = functional.kl_div(functional.log_softmax(outputs / TEMPERATURE, 1),
-                                     functional.softmax(taught[rows] / TEMPERATURE, 1), reduction="batchmean") * TEMPERATURE**2
+            soft = (
+                functional.kl_div(
+                    functional.log_softmax(outputs / TEMPERATURE, 1),
+                    functional.softmax(taught[rows] / TEMPERATURE, 1),
+                    reduction="batchmean",
+                )
+                * TEMPERATURE**2
+            )
         return SOFT_SHARE * soft + (1 - SOFT_SHARE) * hard(outputs, rows)
+
     return loss
 
 
@@ -139,24 +203,34 @@ class _Bench:
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             print(f"{name} failed after {time.monotonic() - begun:.1f} s: {reason}", flush=True)
-            self.candidates.append({"name": name, "chain": chain, "status": "failed", "reason": reason, "parameters": None,
-                                    "size_bytes": None})
+            self.candidates.append(
+                {
+                    "name": name,
+                    "chain": chain,
+                    "status": "failed",
+                    "reason": reason,
+                    "parameters": None,
+                    "size_bytes": None,
+                }
+            )
             return None
 
-    def export(self, name: str, network: networks.Mlp) -> bool:
+    def export(self, name: str, network: networks.Mlp, chain: list[str]) -> bool:
         """Write the network as fp32 ONNX and prove it equal."""
         file = self._file(name)
         export.to_onnx(network, file)
         difference = export.verify(network, file, self.validation.inputs[:512])
-        self._list(name, network.parameter_count(), f"ONNX differs from PyTorch by at most {difference:.1e}", "float32")
+        self._list(name, network.parameter_count(), f"ONNX differs from PyTorch by at most {difference:.1e}", chain)
         return True
 
-    def quantize(self, name: str, calibration: np.ndarray) -> bool:
+    def quantize(self, name: str, calibration: np.ndarray, chain: list[str]) -> bool:
         """Write the 8-bit form of the candidate `name`."""
         file = self._file(f"{name}-int8")
         kind = export.quantize(self._file(name), file, calibration)
         parameters = next(item["parameters"] for item in self.candidates if item["name"] == name)
-        self._list(f"{name}-int8", parameters, f"{kind} quantization, calibrated on {len(calibration)} training rows", "int8")
+        self._list(
+            f"{name}-int8", parameters, f"{kind} quantization, calibrated on {len(calibration)} training rows", chain
+        )
         return True
 
     def _file(self, name: str) -> Path:
@@ -164,16 +238,27 @@ class _Bench:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / "network.onnx"
 
-    def _list(self, name: str, parameters: int, reason: str, precision: str) -> None:
-        chain = (["distill"] if name.startswith("student") else []) + (["quantize"] if precision == "int8" else [])
+    def _list(self, name: str, parameters: int, reason: str, chain: list[str]) -> None:
         file = self._file(name)
-        found = train.judge(export.run(export.session(file), self.validation.inputs), self.validation, self.preprocessor,
-                            self.metric)
-        candidate = {"name": name, "chain": chain, "status": "finished", "reason": reason, "parameters": parameters,
-                     "size_bytes": file.stat().st_size, "precision": precision, "quality": {"validation": found}}
+        found = train.judge(
+            export.run(export.session(file), self.validation.inputs), self.validation, self.preprocessor, self.metric
+        )
+        candidate: dict[str, Any] = {
+            "name": name,
+            "chain": chain,
+            "status": "finished",
+            "reason": reason,
+            "parameters": parameters,
+            "size_bytes": file.stat().st_size,
+            "precision": "int8" if "quantize" in chain else "float32",
+            "quality": {"validation": found},
+        }
         write_json(file.parent / "candidate.json", candidate)
         self.candidates.append(candidate)
-        print(f"{name}: {candidate['size_bytes'] / 1024:.0f} KiB, validation {self.metric} {found:.4f}; {reason}", flush=True)
+        print(
+            f"{name}: {candidate['size_bytes'] / 1024:.0f} KiB, validation {self.metric} {found:.4f}; {reason}",
+            flush=True,
+        )
 
 
 def _digest(value: Any) -> str:

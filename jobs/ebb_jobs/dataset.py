@@ -1,4 +1,5 @@
 """Loads the curated splits as raw columns and as the network's input."""
+
 from __future__ import annotations
 
 import json
@@ -20,7 +21,7 @@ Columns = dict[str, Any]
 
 @dataclass(frozen=True)
 class Split:
-    """One split, encoded: `inputs` float32 [rows, width]; `targets` class indices or scaled numbers; raw targets too."""
+    """One split, encoded: `inputs` float32 [rows, width], `targets` class indices or scaled numbers."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -80,6 +81,14 @@ def rows_of(columns: Columns, count: int) -> list[dict[str, Any]]:
     rows = []
     for index in range(min(count, len(next(iter(columns.values()))))):
         row = {name: values[index] for name, values in columns.items()}
-        rows.append({name: None if isinstance(value, float) and np.isnan(value) else
-                     float(value) if isinstance(value, float) else value for name, value in row.items()})
+        rows.append(
+            {
+                name: None
+                if isinstance(value, float) and np.isnan(value)
+                else float(value)
+                if isinstance(value, float)
+                else value
+                for name, value in row.items()
+            }
+        )
     return rows

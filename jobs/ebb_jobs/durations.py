@@ -1,4 +1,5 @@
 """Reads durations as specs write them (`90s`, `15m`, `1h30m`), as ISO 8601 (`PT1H`), or as seconds."""
+
 from __future__ import annotations
 
 import re

@@ -2,6 +2,7 @@
 
 Run as a module it opens the original in a fresh process, answers one row, and prints its largest resident size in MiB.
 """
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """Runs one stage and turns its end into what SageMaker understands: exit status and failure file."""
+
 from __future__ import annotations
 
 import importlib

@@ -1,4 +1,5 @@
 """Networks as ONNX: built node by node, because a multilayer perceptron needs no tracing, and quantized to 8 bits."""
+
 from __future__ import annotations
 
 import tempfile
@@ -33,8 +34,10 @@ def to_onnx(network: Mlp, file: Path) -> None:
     for index, layer in enumerate(network.layers):
         last = index == len(network.layers) - 1
         matrix, bias, after = f"weight_{index}", f"bias_{index}", f"linear_{index}"
-        weights += [numpy_helper.from_array(layer.weight.detach().numpy().T.copy(), matrix),
-                    numpy_helper.from_array(layer.bias.detach().numpy(), bias)]
+        weights += [
+            numpy_helper.from_array(layer.weight.detach().numpy().T.copy(), matrix),
+            numpy_helper.from_array(layer.bias.detach().numpy(), bias),
+        ]
         outcome = "output" if last and network.sizes[-1] == 1 else after
         nodes.append(helper.make_node("Gemm", [flow, matrix, bias], [outcome], name=f"gemm_{index}"))
         flow = outcome
@@ -44,11 +47,15 @@ def to_onnx(network: Mlp, file: Path) -> None:
     if network.sizes[-1] > 1:
         nodes.append(helper.make_node("Softmax", [flow], ["output"], name="softmax", axis=-1))
     graph = helper.make_graph(
-        nodes, "tabular",
+        nodes,
+        "tabular",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", network.sizes[0]])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["rows", network.sizes[-1]])], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
-                              producer_name="ebb")
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["rows", network.sizes[-1]])],
+        weights,
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="ebb"
+    )
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(file))
 
@@ -75,8 +82,12 @@ def session(file: Path | str, *, threads: int = 1, optimise: bool = True) -> onn
 
 def run(loaded: onnxruntime.InferenceSession, inputs: np.ndarray, rows: int = 4096) -> np.ndarray:
     """Return the outputs for all rows."""
-    return np.concatenate([loaded.run(None, {"features": np.ascontiguousarray(inputs[start:start + rows])})[0]
-                           for start in range(0, len(inputs), rows)])
+    return np.concatenate(
+        [
+            loaded.run(None, {"features": np.ascontiguousarray(inputs[start : start + rows])})[0]
+            for start in range(0, len(inputs), rows)
+        ]
+    )
 
 
 def quantize(source: Path, file: Path, calibration: np.ndarray) -> str:
@@ -89,9 +100,16 @@ def quantize(source: Path, file: Path, calibration: np.ndarray) -> str:
         prepared = Path(folder) / "prepared.onnx"
         try:
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            quantize_static(str(prepared), str(file), _Calibration(calibration), quant_format=QuantFormat.QDQ,
-                            per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                            op_types_to_quantize=["Gemm", "MatMul", "Relu"])
+            quantize_static(
+                str(prepared),
+                str(file),
+                _Calibration(calibration),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["Gemm", "MatMul", "Relu"],
+            )
             session(file)
         except Exception as error:  # onnxruntime raises bare Exceptions here
             print(f"static quantization failed ({type(error).__name__}); dynamic quantization instead", flush=True)

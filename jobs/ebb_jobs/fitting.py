@@ -1,4 +1,5 @@
 """The training loop: one-cycle rate, early stopping, checkpoints from which it goes on as if never stopped."""
+
 from __future__ import annotations
 
 import copy
@@ -72,7 +73,9 @@ class Outcome:
 
 def batch_size(rows: int) -> int:
     """Return the batch size for that many rows: enough steps for few rows, enough work per step for many."""
-    return next((size for limit, size in ((2_000, 32), (8_000, 64), (30_000, 128), (200_000, 256)) if rows < limit), 1024)
+    return next(
+        (size for limit, size in ((2_000, 32), (8_000, 64), (30_000, 128), (200_000, 256)) if rows < limit), 1024
+    )
 
 
 def epochs(rows: int, size: int, steps: int) -> int:
@@ -100,8 +103,16 @@ def bf16_pays(network: Mlp, inputs: np.ndarray, size: int) -> tuple[bool, str]:
     return gain >= BF16_MUST_GAIN, f"bf16 steps take 1/{gain:.2f} of the time of fp32 steps; {BF16_MUST_GAIN} is asked"
 
 
-def fit(network: Mlp, inputs: np.ndarray, loss: Loss, evaluate: Callable[[Mlp], float], recipe: Recipe, *,
-        checkpoint: Path | None = None, checkpoint_every_s: float = 20.0) -> Outcome:
+def fit(
+    network: Mlp,
+    inputs: np.ndarray,
+    loss: Loss,
+    evaluate: Callable[[Mlp], float],
+    recipe: Recipe,
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_every_s: float = 20.0,
+) -> Outcome:
     """Train until the plan is done, the target reached, nothing improves, or the budget is used."""
     torch.manual_seed(recipe.seed)
     rows = len(inputs)
@@ -130,7 +141,7 @@ def fit(network: Mlp, inputs: np.ndarray, loss: Loss, evaluate: Callable[[Mlp], 
                 done = max(done, min(1.0, progress.elapsed_s / recipe.budget_s))
             for group in optimizer.param_groups:
                 group["lr"] = recipe.peak_rate * progress.rate_factor * _one_cycle(done)
-            picked = order[progress.step * recipe.batch_size:(progress.step + 1) * recipe.batch_size]
+            picked = order[progress.step * recipe.batch_size : (progress.step + 1) * recipe.batch_size]
             with _autocast(recipe.precision):
                 outputs = network(torch.from_numpy(inputs[picked]))
             value = loss(outputs.float(), torch.from_numpy(picked))
@@ -153,8 +164,11 @@ def fit(network: Mlp, inputs: np.ndarray, loss: Loss, evaluate: Callable[[Mlp], 
             continue
         progress.history.append([round(mean_loss, 6), round(found, 6)])
         progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
-        print(f"{recipe.name} epoch {progress.epoch}/{recipe.epochs} loss {mean_loss:.4f} validation {recipe.metric} "
-              f"{found:.4f} after {progress.elapsed_s:.1f} s", flush=True)
+        print(
+            f"{recipe.name} epoch {progress.epoch}/{recipe.epochs} loss {mean_loss:.4f} validation {recipe.metric} "
+            f"{found:.4f} after {progress.elapsed_s:.1f} s",
+            flush=True,
+        )
         if progress.best is None or quality.is_better(recipe.metric, found, progress.best):
             progress.best, progress.best_epoch = found, progress.epoch
             best_weights = copy.deepcopy(network.state_dict())
@@ -164,7 +178,9 @@ def fit(network: Mlp, inputs: np.ndarray, loss: Loss, evaluate: Callable[[Mlp], 
     if progress.best is None:
         raise DivergedError("no epoch was finished")
     network.load_state_dict(best_weights)
-    return Outcome(progress.best, progress.epoch, progress.best_epoch, stopped, progress.history, resumed, progress.elapsed_s)
+    return Outcome(
+        progress.best, progress.epoch, progress.best_epoch, stopped, progress.history, resumed, progress.elapsed_s
+    )
 
 
 def _one_cycle(done: float) -> float:
@@ -185,10 +201,13 @@ def _stop_reason(recipe: Recipe, progress: Progress, patience: int) -> str | Non
     return None
 
 
-def _restart(network: Mlp, optimizer: torch.optim.Optimizer, first_weights: dict[str, Tensor], progress: Progress,
-             recipe: Recipe) -> None:
+def _restart(
+    network: Mlp, optimizer: torch.optim.Optimizer, first_weights: dict[str, Tensor], progress: Progress, recipe: Recipe
+) -> None:
     if progress.restarts == MAX_RESTARTS:
-        raise DivergedError(f"the loss is not finite, even with the learning rate {recipe.peak_rate * progress.rate_factor}")
+        raise DivergedError(
+            f"the loss is not finite, even with the learning rate {recipe.peak_rate * progress.rate_factor}"
+        )
     progress.restarts += 1
     progress.rate_factor /= 5
     progress.epoch = progress.step = progress.best_epoch = 0
@@ -202,11 +221,26 @@ def _autocast(precision: str) -> Any:
     return torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def _save(file: Path, recipe: Recipe, network: Mlp, optimizer: torch.optim.Optimizer, progress: Progress,
-          best_weights: dict[str, Tensor]) -> None:
+def _save(
+    file: Path,
+    recipe: Recipe,
+    network: Mlp,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    best_weights: dict[str, Tensor],
+) -> None:
     partial = file.with_suffix(".partial")
-    torch.save({"fingerprint": _fingerprint(recipe), "network": network.state_dict(), "optimizer": optimizer.state_dict(),
-                "random": torch.get_rng_state(), "progress": vars(progress), "best": best_weights}, partial)
+    torch.save(
+        {
+            "fingerprint": _fingerprint(recipe),
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "progress": vars(progress),
+            "best": best_weights,
+        },
+        partial,
+    )
     os.replace(partial, file)
     print(f"{recipe.name} checkpoint at epoch {progress.epoch + 1}, step {progress.step}", flush=True)
 

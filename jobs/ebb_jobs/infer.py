@@ -3,6 +3,7 @@
 Standard library only, and the only implementation: `process` judges the full data with it, the control plane the
 first MiB.
 """
+
 from __future__ import annotations
 
 import csv
@@ -14,7 +15,19 @@ from typing import Any, NamedTuple
 CLASSIFICATION = "tabular-classification"
 REGRESSION = "tabular-regression"
 SUPPORTED = "csv, parquet or jsonl (csv and jsonl also as .gz)"
-TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome", "species", "response", "churn", "default", "survived")
+TARGET_NAMES = (
+    "target",
+    "label",
+    "labels",
+    "class",
+    "y",
+    "outcome",
+    "species",
+    "response",
+    "churn",
+    "default",
+    "survived",
+)
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MAX_INTEGER_CLASSES = 20
 MISSING_TARGET = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "?"})
@@ -85,8 +98,10 @@ def target(columns: Sequence[str], asked: str | None = None) -> Inferred:
     for name in TARGET_NAMES:
         if name in by_name:
             return Inferred(by_name[name], f"the column is called {by_name[name]!r}; name another one with data.target")
-    return Inferred(columns[-1], "the last column, because none is called target, label, class, y or outcome; "
-                                 "name another one with data.target")
+    return Inferred(
+        columns[-1],
+        "the last column, because none is called target, label, class, y or outcome; name another one with data.target",
+    )
 
 
 def task(*, rows: int, distinct: int, numeric: bool, integral: bool, asked: str | None = None) -> Inferred:
@@ -98,8 +113,11 @@ def task(*, rows: int, distinct: int, numeric: bool, integral: bool, asked: str 
     if distinct <= 2:
         return Inferred(CLASSIFICATION, f"the target has {distinct} different values")
     if integral and distinct <= MAX_INTEGER_CLASSES and rows >= 5 * distinct:
-        return Inferred(CLASSIFICATION, f"the target holds {distinct} different whole numbers in {rows} rows; "
-                                        f"write task: {REGRESSION} to predict the number itself")
+        return Inferred(
+            CLASSIFICATION,
+            f"the target holds {distinct} different whole numbers in {rows} rows; "
+            f"write task: {REGRESSION} to predict the number itself",
+        )
     return Inferred(REGRESSION, f"the target holds {distinct} different numbers in {rows} rows")
 
 

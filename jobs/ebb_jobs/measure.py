@@ -1,4 +1,5 @@
 """Measures models against each other: in alternating rounds, so that a busy moment of the machine hits all alike."""
+
 from __future__ import annotations
 
 import json
@@ -61,9 +62,11 @@ class Contender:
 
 def race(contenders: list[Contender], encoded: np.ndarray, rows: list[dict[str, Any]]) -> None:
     """Let every contender answer single rows and batches, in rounds, a different one beginning each."""
-    singles = [np.ascontiguousarray(encoded[i:i + 1]) for i in range(min(len(encoded), SINGLE_ROWS))]
-    batches = [np.ascontiguousarray(np.resize(encoded[i:i + BATCH_ROWS], (BATCH_ROWS, encoded.shape[1])))
-               for i in range(0, min(len(encoded), BATCH_ROWS * BATCHES), BATCH_ROWS)]
+    singles = [np.ascontiguousarray(encoded[i : i + 1]) for i in range(min(len(encoded), SINGLE_ROWS))]
+    batches = [
+        np.ascontiguousarray(np.resize(encoded[i : i + BATCH_ROWS], (BATCH_ROWS, encoded.shape[1])))
+        for i in range(0, min(len(encoded), BATCH_ROWS * BATCHES), BATCH_ROWS)
+    ]
     raw = [{name: [value] for name, value in row.items()} for row in rows]
     for turn in range(ROUNDS):
         first = turn % len(contenders)
@@ -82,8 +85,13 @@ def race(contenders: list[Contender], encoded: np.ndarray, rows: list[dict[str, 
 def eager_memory_mib(original: Path) -> float:
     """Return the largest resident size of a fresh process that answers one row with eager PyTorch."""
     jobs = str(Path(__file__).parents[1])
-    told = subprocess.run([sys.executable, "-m", "ebb_jobs.eager", str(original)], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": jobs}, check=False)
+    told = subprocess.run(
+        [sys.executable, "-m", "ebb_jobs.eager", str(original)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": jobs},
+        check=False,
+    )
     if told.returncode:
         raise JobError(f"the original could not be opened in a fresh process (status {told.returncode})")
     return float(json.loads(told.stdout)["peak_mib"])

@@ -1,4 +1,5 @@
 """The networks: plain multilayer perceptrons over the encoded row, their files and their outputs."""
+
 from __future__ import annotations
 
 import json
@@ -47,8 +48,11 @@ def hidden_sizes(rows: int) -> list[int]:
 
 def save(network: Mlp, file: Path) -> None:
     """Write weights and layer sizes as safetensors, which can hold no code."""
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file,
-              metadata={"sizes": json.dumps(network.sizes)})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
+        file,
+        metadata={"sizes": json.dumps(network.sizes)},
+    )
 
 
 def load(file: Path) -> Mlp:
@@ -64,8 +68,12 @@ def load(file: Path) -> Mlp:
 def raw_outputs(network: Mlp, inputs: np.ndarray) -> Tensor:
     """Return the outputs of the network for all rows, in eager fp32."""
     network.eval()
-    return torch.cat([network(torch.from_numpy(np.ascontiguousarray(inputs[start:start + EVALUATION_ROWS])))
-                      for start in range(0, len(inputs), EVALUATION_ROWS)])
+    return torch.cat(
+        [
+            network(torch.from_numpy(np.ascontiguousarray(inputs[start : start + EVALUATION_ROWS])))
+            for start in range(0, len(inputs), EVALUATION_ROWS)
+        ]
+    )
 
 
 def predict(network: Mlp, inputs: np.ndarray) -> np.ndarray:

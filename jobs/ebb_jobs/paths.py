@@ -1,7 +1,8 @@
-"""Where a job finds its inputs, settings and outputs: the `/opt/ml` layout of SageMaker, its root movable by one variable.
+"""Where a job finds its inputs, settings and outputs: SageMaker's `/opt/ml`, its root movable by one variable.
 
 A container started with `ContainerEntrypoint` gets none of the `SM_*` variables, so nothing here reads them.
 """
+
 from __future__ import annotations
 
 import json
@@ -53,7 +54,7 @@ def settings(stage: str) -> dict[str, Any]:
     if stage in PROCESSING_STAGES:
         text = os.environ.get("EBB_SETTINGS", "")
         if not text:
-            pieces = []
+            pieces: list[str] = []
             while (piece := os.environ.get(f"EBB_SETTINGS_{len(pieces)}")) is not None:
                 pieces.append(piece)
             text = "".join(pieces)

@@ -3,6 +3,7 @@
 Standard library only. `check` judges what a control plane has at hand; `scan` walks a whole stream and is what
 names the line when the fast reader of `process` only says that something is wrong.
 """
+
 from __future__ import annotations
 
 import codecs
@@ -47,8 +48,9 @@ def check(name: str, size_bytes: int, head: bytes, *, complete: bool, target: st
     """
     found = infer.file_format(name)
     if found is None:
-        return Rejection("unsupported-format", f"{name}: not a supported file type", file=name,
-                         remedy=f"Drop {infer.SUPPORTED}.")
+        return Rejection(
+            "unsupported-format", f"{name}: not a supported file type", file=name, remedy=f"Drop {infer.SUPPORTED}."
+        )
     if size_bytes == 0:
         return Rejection("empty-file", f"{name} is empty", file=name, remedy="Upload the file again, with its rows.")
     if found.name == "parquet":
@@ -99,8 +101,14 @@ def scan(name: str, stream: IO[str], form: str, *, complete: bool, target: str |
         if len(values) < 2:
             values.add(value.strip())
     if rows == 0 and complete:
-        raise RejectedError(Rejection("no-rows", f"{name} has no rows" + (" below its header" if columns else ""),
-                                      file=name, remedy="Add the rows."))
+        raise RejectedError(
+            Rejection(
+                "no-rows",
+                f"{name} has no rows" + (" below its header" if columns else ""),
+                file=name,
+                remedy="Add the rows.",
+            )
+        )
     if target and columns and target not in columns:
         raise RejectedError(target_missing(name, target, columns))
     return Scan(columns, rows, target if columns else None, len(values))
@@ -115,18 +123,40 @@ def check_header(name: str, header: list[str], target: str | None) -> list[str]:
     """Return the trimmed column names, or raise RejectedError: empty, twice, numbers, or without the target."""
     columns = [cell.strip() for cell in header]
     if sum(map(infer.is_number, columns)) * 2 > len(columns):
-        raise RejectedError(Rejection("no-header", f"{name}: the first line holds numbers where names should be",
-                                      file=name, line=1, remedy="Put a line with the column names first."))
+        raise RejectedError(
+            Rejection(
+                "no-header",
+                f"{name}: the first line holds numbers where names should be",
+                file=name,
+                line=1,
+                remedy="Put a line with the column names first.",
+            )
+        )
     for index, column in enumerate(columns):
         if not column:
-            raise RejectedError(Rejection("empty-column-name", f"{name}: column {index + 1} has no name", file=name, line=1,
-                                          column=str(index + 1), remedy="Name every column in the first line."))
+            raise RejectedError(
+                Rejection(
+                    "empty-column-name",
+                    f"{name}: column {index + 1} has no name",
+                    file=name,
+                    line=1,
+                    column=str(index + 1),
+                    remedy="Name every column in the first line.",
+                )
+            )
     seen: set[str] = set()
     for column in columns:
         if column.lower() in seen:
-            raise RejectedError(Rejection("duplicate-column", f"{name}: two columns are called {column!r}", file=name,
-                                          line=1, column=column,
-                                          remedy="Give each column its own name (case does not tell them apart)."))
+            raise RejectedError(
+                Rejection(
+                    "duplicate-column",
+                    f"{name}: two columns are called {column!r}",
+                    file=name,
+                    line=1,
+                    column=column,
+                    remedy="Give each column its own name (case does not tell them apart).",
+                )
+            )
         seen.add(column.lower())
     if target and target not in columns:
         raise RejectedError(target_missing(name, target, columns))
@@ -136,43 +166,73 @@ def check_header(name: str, header: list[str], target: str | None) -> list[str]:
 def target_missing(name: str | None, target: str, columns: list[str]) -> Rejection:
     """Return the rejection for a target that is not among the columns."""
     known = ", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "")
-    return Rejection("target-missing", f"the data has no column {target!r}", file=name, column=target,
-                     remedy=f"Set data.target in pipeline.yaml to one of: {known}.")
+    return Rejection(
+        "target-missing",
+        f"the data has no column {target!r}",
+        file=name,
+        column=target,
+        remedy=f"Set data.target in pipeline.yaml to one of: {known}.",
+    )
 
 
 def target_empty(name: str | None, line: int | None, target: str | None, count: int = 1) -> Rejection:
     """Return the rejection for rows whose target has no value."""
     where = f"{name}, line {line}: " if line else ""
     more = f" ({count} such rows)" if count > 1 else ""
-    return Rejection("target-empty", f"{where}the target {target!r} has no value{more}", file=name, line=line, column=target,
-                     remedy="Fill in the target or remove the rows that have none.")
+    return Rejection(
+        "target-empty",
+        f"{where}the target {target!r} has no value{more}",
+        file=name,
+        line=line,
+        column=target,
+        remedy="Fill in the target or remove the rows that have none.",
+    )
 
 
 def one_value(name: str | None, target: str) -> Rejection:
     """Return the rejection for a target that is the same in every row."""
-    return Rejection("one-class", f"the target {target!r} has the same value in every row", file=name, column=target,
-                     remedy="Add rows of another class, or name another column with data.target in pipeline.yaml.")
+    return Rejection(
+        "one-class",
+        f"the target {target!r} has the same value in every row",
+        file=name,
+        column=target,
+        remedy="Add rows of another class, or name another column with data.target in pipeline.yaml.",
+    )
 
 
 def ragged_row(name: str, line: int | None, cells: int, columns: int) -> Rejection:
     """Return the rejection for a row that has more or fewer cells than the header."""
-    return Rejection("ragged-row", f"{name}, line {line}: {cells} cells where the header has {columns}", file=name, line=line,
-                     remedy="Give every row as many cells as the header; quote cells that hold the delimiter.")
+    return Rejection(
+        "ragged-row",
+        f"{name}, line {line}: {cells} cells where the header has {columns}",
+        file=name,
+        line=line,
+        remedy="Give every row as many cells as the header; quote cells that hold the delimiter.",
+    )
 
 
 def not_utf8(name: str, head: bytes, line: int | None, byte: int | None) -> Rejection:
     """Return the rejection for bytes that are no UTF-8 text."""
     if head[:2] in UTF16_MARKS:
         return Rejection("not-utf8", f"{name} is UTF-16 text", file=name, line=1, remedy="Save the file as UTF-8.")
-    return Rejection("not-utf8", f"{name}, line {line}: byte {byte} of the file is not UTF-8", file=name, line=line,
-                     remedy="Save the file as UTF-8 (many spreadsheets offer 'CSV UTF-8').")
+    return Rejection(
+        "not-utf8",
+        f"{name}, line {line}: byte {byte} of the file is not UTF-8",
+        file=name,
+        line=line,
+        remedy="Save the file as UTF-8 (many spreadsheets offer 'CSV UTF-8').",
+    )
 
 
 def _check_parquet(name: str, head: bytes, complete: bool) -> Rejection | None:
     if head[:4] == PARQUET_MAGIC and (not complete or (len(head) >= 12 and head[-4:] == PARQUET_MAGIC)):
         return None
-    return Rejection("not-parquet", f"{name} is called .parquet and is not a complete Parquet file", file=name,
-                     remedy="Write the file again; Parquet begins and ends with the letters PAR1.")
+    return Rejection(
+        "not-parquet",
+        f"{name} is called .parquet and is not a complete Parquet file",
+        file=name,
+        remedy="Write the file again; Parquet begins and ends with the letters PAR1.",
+    )
 
 
 def _head_text(name: str, head: bytes, compression: str | None, complete: bool) -> str:
@@ -181,11 +241,23 @@ def _head_text(name: str, head: bytes, compression: str | None, complete: bool) 
             inflate = zlib.decompressobj(wbits=31)
             head = inflate.decompress(head, MAX_HEAD_CHARACTERS)
         except zlib.error as error:
-            raise RejectedError(Rejection("broken-gzip", f"{name} is called .gz and is not gzip data", file=name,
-                                          remedy="Compress the file again, or drop it uncompressed.")) from error
+            raise RejectedError(
+                Rejection(
+                    "broken-gzip",
+                    f"{name} is called .gz and is not gzip data",
+                    file=name,
+                    remedy="Compress the file again, or drop it uncompressed.",
+                )
+            ) from error
         if complete and not inflate.eof and len(head) < MAX_HEAD_CHARACTERS:
-            raise RejectedError(Rejection("broken-gzip", f"{name} ends in the middle of its gzip data", file=name,
-                                          remedy="Upload the file again: it was cut."))
+            raise RejectedError(
+                Rejection(
+                    "broken-gzip",
+                    f"{name} ends in the middle of its gzip data",
+                    file=name,
+                    remedy="Upload the file again: it was cut.",
+                )
+            )
         complete = complete and inflate.eof
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     try:
@@ -205,9 +277,15 @@ def _csv_records(name: str, stream: IO[str], delimiter: str, complete: bool) -> 
             if not complete and "unexpected end" in str(error):
                 row = None  # the head ends inside a quoted cell
             else:
-                raise RejectedError(Rejection(
-                    "bad-quotes", f"{name}: the row that begins on line {begun} has a quotation mark out of place",
-                    file=name, line=begun, remedy='Close every quoted cell, and write "" for a quotation mark.')) from error
+                raise RejectedError(
+                    Rejection(
+                        "bad-quotes",
+                        f"{name}: the row that begins on line {begun} has a quotation mark out of place",
+                        file=name,
+                        line=begun,
+                        remedy='Close every quoted cell, and write "" for a quotation mark.',
+                    )
+                ) from error
         if held is not None and (row is not None or complete):
             yield held
         if row is None:
@@ -223,9 +301,23 @@ def _json_records(name: str, stream: IO[str], delimiter: str, complete: bool) ->
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise RejectedError(Rejection("bad-json", f"{name}, line {number}: not valid JSON", file=name, line=number,
-                                          remedy="Write one JSON object per line.")) from error
+            raise RejectedError(
+                Rejection(
+                    "bad-json",
+                    f"{name}, line {number}: not valid JSON",
+                    file=name,
+                    line=number,
+                    remedy="Write one JSON object per line.",
+                )
+            ) from error
         if not isinstance(row, dict):
-            raise RejectedError(Rejection("bad-json", f"{name}, line {number}: not a JSON object", file=name, line=number,
-                                          remedy='Write one JSON object per line, like {"column": 1}.'))
+            raise RejectedError(
+                Rejection(
+                    "bad-json",
+                    f"{name}, line {number}: not a JSON object",
+                    file=name,
+                    line=number,
+                    remedy='Write one JSON object per line, like {"column": 1}.',
+                )
+            )
         yield Record(number, row)

@@ -1,4 +1,5 @@
 """Stage `process`: dropped files in; typed, checked, de-duplicated and split Parquet out, or a rejection."""
+
 from __future__ import annotations
 
 import shutil
@@ -51,21 +52,37 @@ def process(data: Path, curated: Path, settings: dict[str, Any], report: Report,
         task = _judge_target(connection, target.value, spec.get("task"), data, files)
         report.decide("task", task.value, task.reason)
         if kept < MIN_ROWS:
-            raise RejectedError(Rejection(
-                "too-few-rows", f"{kept} different rows: training, validation and test need at least {MIN_ROWS}",
-                remedy="Drop more rows."))
+            raise RejectedError(
+                Rejection(
+                    "too-few-rows",
+                    f"{kept} different rows: training, validation and test need at least {MIN_ROWS}",
+                    remedy="Drop more rows.",
+                )
+            )
         columns = typing_rules.profile(connection, "kept", [name for name in names if name != target.value])
         used = [column for column in columns if column.kind != "dropped"]
         if not used:
-            raise RejectedError(Rejection(
-                "no-feature", "no column besides the target can be learned from: " +
-                "; ".join(f"{column.name}: {column.reason}" for column in columns[:5]),
-                remedy="Add columns that say something about the target."))
+            raise RejectedError(
+                Rejection(
+                    "no-feature",
+                    "no column besides the target can be learned from: "
+                    + "; ".join(f"{column.name}: {column.reason}" for column in columns[:5]),
+                    remedy="Add columns that say something about the target.",
+                )
+            )
         classes = _classes(connection, target.value) if task.value == infer.CLASSIFICATION else None
         rows = _split(connection, [column.name for column in used], target.value, classes)
         _write_parquet(connection, curated, used, target.value, numeric_target=classes is None)
-        _write_outcome(report, curated, names=names, columns=columns, target=target.value, task=task.value,
-                       classes=classes, rows={"read": read, "kept": kept, "duplicates": read - kept, **rows})
+        _write_outcome(
+            report,
+            curated,
+            names=names,
+            columns=columns,
+            target=target.value,
+            task=task.value,
+            classes=classes,
+            rows={"read": read, "kept": kept, "duplicates": read - kept, **rows},
+        )
 
 
 def _remove_duplicates(connection: duckdb.DuckDBPyConnection, names: list[str]) -> tuple[int, int]:
@@ -77,15 +94,22 @@ def _remove_duplicates(connection: duckdb.DuckDBPyConnection, names: list[str]) 
     return read, _scalar(connection, "SELECT count(*) FROM kept")
 
 
-def _judge_target(connection: duckdb.DuckDBPyConnection, target: str, asked: str | None, data: Path, files: list[Path]
-                  ) -> infer.Inferred:
+def _judge_target(
+    connection: duckdb.DuckDBPyConnection, target: str, asked: str | None, data: Path, files: list[Path]
+) -> infer.Inferred:
     """Return the task after checking that the target suits it; whole-number classes get one spelling (1.0 is 1)."""
     column = quote(target)
-    number, whole = (f"count(*) FILTER (regexp_full_match({column}, {literal(tabular.NUMBER.pattern)}))",
-                     f"count(*) FILTER (TRY_CAST({column} AS DOUBLE) = floor(TRY_CAST({column} AS DOUBLE)))")
-    rows, present, distinct, numbers, wholes, values = connection.execute(
-        f"SELECT count(*), count({column}), count(DISTINCT {column}), {number}, {whole}, "
-        f"count(DISTINCT TRY_CAST({column} AS DOUBLE)) FROM kept").fetchone() or (0,) * 6
+    number, whole = (
+        f"count(*) FILTER (regexp_full_match({column}, {literal(tabular.NUMBER.pattern)}))",
+        f"count(*) FILTER (TRY_CAST({column} AS DOUBLE) = floor(TRY_CAST({column} AS DOUBLE)))",
+    )
+    rows, present, distinct, numbers, wholes, values = (
+        connection.execute(
+            f"SELECT count(*), count({column}), count(DISTINCT {column}), {number}, {whole}, "
+            f"count(DISTINCT TRY_CAST({column} AS DOUBLE)) FROM kept"
+        ).fetchone()
+        or (0,) * 6
+    )
     if present < rows:
         file, line = tables.first_line_without(data, files, target)
         raise RejectedError(precheck.target_empty(file, line, target, rows - present))
@@ -95,14 +119,24 @@ def _judge_target(connection: duckdb.DuckDBPyConnection, target: str, asked: str
         raise RejectedError(precheck.one_value(None, target))
     task = infer.task(rows=rows, distinct=distinct, numeric=numeric, integral=wholes == rows, asked=asked)
     if task.value == infer.REGRESSION and not numeric:
-        raise RejectedError(Rejection(
-            "target-not-number", f"{rows - numbers} rows have a target {target!r} that is no number", column=target,
-            remedy=f"Make every value of {target!r} a plain number, or write task: {infer.CLASSIFICATION}."))
+        raise RejectedError(
+            Rejection(
+                "target-not-number",
+                f"{rows - numbers} rows have a target {target!r} that is no number",
+                column=target,
+                remedy=f"Make every value of {target!r} a plain number, or write task: {infer.CLASSIFICATION}.",
+            )
+        )
     if task.value == infer.CLASSIFICATION:
         if distinct > MAX_CLASSES or distinct > rows / 2:
-            raise RejectedError(Rejection(
-                "too-many-classes", f"the target {target!r} has {distinct} different values in {rows} rows", column=target,
-                remedy="Name the column to predict with data.target, or write task: tabular-regression for a number."))
+            raise RejectedError(
+                Rejection(
+                    "too-many-classes",
+                    f"the target {target!r} has {distinct} different values in {rows} rows",
+                    column=target,
+                    remedy="Name the column to predict with data.target, or write task: tabular-regression.",
+                )
+            )
         if numeric and wholes == rows:
             connection.execute(f"UPDATE kept SET {column} = TRY_CAST({column} AS DOUBLE)::BIGINT::VARCHAR")
     return task
@@ -114,16 +148,22 @@ def _classes(connection: duckdb.DuckDBPyConnection, target: str) -> list[str]:
     small = sum(count < MIN_ROWS_PER_CLASS for _, count in counts)
     if small:
         least = min(count for _, count in counts)
-        raise RejectedError(Rejection(
-            "too-few-rows", f"{small} of {len(counts)} classes have fewer than {MIN_ROWS_PER_CLASS} different rows "
-            f"(the smallest has {least})", column=target,
-            remedy="Add rows of the rare classes, or merge or remove them."))
+        raise RejectedError(
+            Rejection(
+                "too-few-rows",
+                f"{small} of {len(counts)} classes have fewer than {MIN_ROWS_PER_CLASS} different rows "
+                f"(the smallest has {least})",
+                column=target,
+                remedy="Add rows of the rare classes, or merge or remove them.",
+            )
+        )
     labels = [label for label, _ in counts]
     return sorted(labels, key=float) if all(map(infer.is_number, labels)) else sorted(labels)
 
 
-def _split(connection: duckdb.DuckDBPyConnection, features: list[str], target: str, classes: list[str] | None
-           ) -> dict[str, int]:
+def _split(
+    connection: duckdb.DuckDBPyConnection, features: list[str], target: str, classes: list[str] | None
+) -> dict[str, int]:
     """Mark each row train, validation or test by the hash of its features.
 
     Rows with equal features stay together, so that none is learned and tested at once, and a row keeps its place
@@ -151,46 +191,93 @@ def _split(connection: duckdb.DuckDBPyConnection, features: list[str], target: s
     sizes = {split: _scalar(connection, f"SELECT count(*) FROM placed WHERE ebb_split = '{split}'") for split in SPLITS}
     learned = _scalar(connection, f"SELECT count(DISTINCT {quote(target)}) FROM placed WHERE ebb_split = 'train'")
     if min(sizes.values()) < 3 or (classes is not None and learned < len(classes)):
-        raise RejectedError(Rejection(
-            "too-few-rows", "too few rows differ in their features: a class or a split would be empty", column=target,
-            remedy="Drop more rows, or columns that tell the rows apart."))
+        raise RejectedError(
+            Rejection(
+                "too-few-rows",
+                "too few rows differ in their features: a class or a split would be empty",
+                column=target,
+                remedy="Drop more rows, or columns that tell the rows apart.",
+            )
+        )
     return sizes
 
 
-def _write_parquet(connection: duckdb.DuckDBPyConnection, curated: Path, used: list[typing_rules.Column], target: str, *,
-                   numeric_target: bool) -> None:
-    fields = [f"CASE WHEN regexp_full_match({quote(column.name)}, {literal(tabular.NUMBER.pattern)}) THEN "
-              f"TRY_CAST({quote(column.name)} AS DOUBLE) END AS {quote(column.name)}"
-              if column.kind == "numeric" else quote(column.name) for column in used]
+def _write_parquet(
+    connection: duckdb.DuckDBPyConnection,
+    curated: Path,
+    used: list[typing_rules.Column],
+    target: str,
+    *,
+    numeric_target: bool,
+) -> None:
+    fields = [
+        f"CASE WHEN regexp_full_match({quote(column.name)}, {literal(tabular.NUMBER.pattern)}) THEN "
+        f"TRY_CAST({quote(column.name)} AS DOUBLE) END AS {quote(column.name)}"
+        if column.kind == "numeric"
+        else quote(column.name)
+        for column in used
+    ]
     fields.append(f"{quote(target)}::DOUBLE AS {quote(target)}" if numeric_target else quote(target))
     for split in SPLITS:
         everything = ", ".join(map(quote, (column.name for column in used)))
         connection.execute(
             f"COPY (SELECT {', '.join(fields)} FROM placed WHERE ebb_split = '{split}' "
             f"ORDER BY ebb_key, {quote(target)}, {everything}) "
-            f"TO {literal(str(curated / f'{split}.parquet'))} (FORMAT parquet, COMPRESSION zstd)")
+            f"TO {literal(str(curated / f'{split}.parquet'))} (FORMAT parquet, COMPRESSION zstd)"
+        )
 
 
-def _write_outcome(report: Report, curated: Path, *, names: list[str], columns: list[typing_rules.Column], target: str,
-                   task: str, classes: list[str] | None, rows: dict[str, int]) -> None:
+def _write_outcome(
+    report: Report,
+    curated: Path,
+    *,
+    names: list[str],
+    columns: list[typing_rules.Column],
+    target: str,
+    task: str,
+    classes: list[str] | None,
+    rows: dict[str, int],
+) -> None:
     used = [column for column in columns if column.kind != "dropped"]
     dropped = [column for column in columns if column.kind == "dropped"]
-    report.decide("features", f"{len(used)} of {len(columns)} columns",
-                  "; ".join(f"{column.name} left out: {column.reason}" for column in dropped) or "every column is usable",
-                  numbers={kind: sum(column.kind == kind for column in used)
-                           for kind in ("numeric", "categorical", "boolean", "datetime")})
-    report.decide("duplicates", rows["duplicates"], "rows equal in every column are kept once", numbers={"read": rows["read"]})
-    report.decide("split", "70/15/15 by the hash of the features",
-                  "equal features never stand on two sides, and a row keeps its side when data is added"
-                  + ("; each class has its share" if classes is not None else ""),
-                  numbers={split: rows[split] for split in SPLITS})
-    report.fields.update(task=task, target=target, rows=rows, classes=len(classes) if classes else None,
-                         features=[column.as_feature() for column in columns])
-    write_json(curated / "schema.json", {
-        "version": 1, "task": task, "columns": [name for name in names if name != target],
-        "target": {"name": target, **({"classes": classes} if classes is not None else {})},
-        "features": [column.as_feature() for column in used],
-        "dropped": [{"name": column.name, "reason": column.reason} for column in dropped], "rows": rows})
+    report.decide(
+        "features",
+        f"{len(used)} of {len(columns)} columns",
+        "; ".join(f"{column.name} left out: {column.reason}" for column in dropped) or "every column is usable",
+        numbers={
+            kind: sum(column.kind == kind for column in used)
+            for kind in ("numeric", "categorical", "boolean", "datetime")
+        },
+    )
+    report.decide(
+        "duplicates", rows["duplicates"], "rows equal in every column are kept once", numbers={"read": rows["read"]}
+    )
+    report.decide(
+        "split",
+        "70/15/15 by the hash of the features",
+        "equal features never stand on two sides, and a row keeps its side when data is added"
+        + ("; each class has its share" if classes is not None else ""),
+        numbers={split: rows[split] for split in SPLITS},
+    )
+    report.fields.update(
+        task=task,
+        target=target,
+        rows=rows,
+        classes=len(classes) if classes else None,
+        features=[column.as_feature() for column in columns],
+    )
+    write_json(
+        curated / "schema.json",
+        {
+            "version": 1,
+            "task": task,
+            "columns": [name for name in names if name != target],
+            "target": {"name": target, **({"classes": classes} if classes is not None else {})},
+            "features": [column.as_feature() for column in used],
+            "dropped": [{"name": column.name, "reason": column.reason} for column in dropped],
+            "rows": rows,
+        },
+    )
 
 
 def _scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:

@@ -1,4 +1,5 @@
 """How good predictions are: the metrics, which of them suits a task, and how far chance moves them."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -30,8 +31,11 @@ def choose(task: str, class_shares: np.ndarray | None, asked: str | None) -> Inf
         return Inferred("rmse", "root mean squared error, in the target's own unit")
     even = 1 / len(class_shares)
     if class_shares.min() < IMBALANCED_BELOW * even:
-        return Inferred("f1_macro", f"the rarest class has {class_shares.min():.1%} of the rows, far from {even:.1%}: "
-                                    "accuracy would forgive never predicting it")
+        return Inferred(
+            "f1_macro",
+            f"the rarest class has {class_shares.min():.1%} of the rows, far from {even:.1%}: "
+            "accuracy would forgive never predicting it",
+        )
     return Inferred("accuracy", f"the rarest class has {class_shares.min():.1%} of the rows, near enough to {even:.1%}")
 
 
@@ -120,8 +124,12 @@ def _r2(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 _SCORES: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
-    "accuracy": _accuracy, "balanced_accuracy": _balanced_accuracy, "f1_macro": _f1_macro, "log_loss": _log_loss,
-    "roc_auc": _roc_auc, "r2": _r2,
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "f1_macro": _f1_macro,
+    "log_loss": _log_loss,
+    "roc_auc": _roc_auc,
+    "r2": _r2,
     "rmse": lambda truth, predicted: np.sqrt(((truth - predicted) ** 2).mean()),
     "mae": lambda truth, predicted: np.abs(truth - predicted).mean(),
 }

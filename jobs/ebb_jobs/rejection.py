@@ -1,4 +1,5 @@
 """Why a drop cannot be used, told so that its owner can repair it. Standard library only: Lambdas import this too."""
+
 from __future__ import annotations
 
 import json

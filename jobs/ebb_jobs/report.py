@@ -1,4 +1,5 @@
 """metrics.json: what a stage did, decided and used. The control plane reads it; no value of the data goes in."""
+
 from __future__ import annotations
 
 import json
@@ -20,11 +21,25 @@ class Report:
         self.fields: dict[str, Any] = {}
         self._started = time.monotonic()
 
-    def decide(self, what: str, chosen: Any, reason: str, *, numbers: dict[str, Any] | None = None,
-               alternatives: Sequence[Any] = ()) -> None:
+    def decide(
+        self,
+        what: str,
+        chosen: Any,
+        reason: str,
+        *,
+        numbers: dict[str, Any] | None = None,
+        alternatives: Sequence[Any] = (),
+    ) -> None:
         """Record one decision with the numbers it was judged on, and print it to the log."""
-        self.decisions.append({"what": what, "chosen": chosen, "reason": reason, "numbers": numbers or {},
-                               "alternatives": list(alternatives)})
+        self.decisions.append(
+            {
+                "what": what,
+                "chosen": chosen,
+                "reason": reason,
+                "numbers": numbers or {},
+                "alternatives": list(alternatives),
+            }
+        )
         print(f"{what}: {chosen} ({reason})", flush=True)
 
     def elapsed_s(self) -> float:
@@ -57,8 +72,9 @@ def write_json(path: Path, document: Any) -> None:
 
 def cpu_seconds() -> float:
     """Return user and system seconds of this process and of its finished children."""
-    return sum(use.ru_utime + use.ru_stime
-               for use in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return sum(
+        use.ru_utime + use.ru_stime for use in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def peak_rss_mib() -> float:

@@ -3,6 +3,7 @@
 GET /ping, POST /invocations with text/csv, application/json or application/jsonlines. Bad input is answered with 400
 and a sentence that names the field and what to send.
 """
+
 from __future__ import annotations
 
 import csv
@@ -20,8 +21,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-sys.path.insert(0, str(Path(__file__).parent))  # `tabular` lies beside this file, in the bundle and in the package
-import tabular  # noqa: E402
+if __package__:
+    from ebb_jobs import tabular  # inside the jobs, to be measured
+else:
+    import tabular  # type: ignore[import-not-found,no-redef]  # beside this file, in a bundle
 
 MAX_BODY_BYTES = 6 * 2**20
 CHUNK_ROWS = 4096
@@ -57,16 +60,21 @@ class Model:
 
     def run(self, encoded: np.ndarray) -> np.ndarray:
         """Return the network's outputs for encoded rows."""
-        return np.concatenate([self._session.run(None, {"features": encoded[start:start + CHUNK_ROWS]})[0]
-                               for start in range(0, len(encoded), CHUNK_ROWS)])
+        return np.concatenate(
+            [
+                self._session.run(None, {"features": encoded[start : start + CHUNK_ROWS]})[0]
+                for start in range(0, len(encoded), CHUNK_ROWS)
+            ]
+        )
 
     def predict(self, columns: Columns) -> list[dict[str, Any]]:
         """Return one prediction per row of raw values."""
         try:
             return self.preprocessor.predictions(self.run(self.preprocessor.encode(columns)))
         except tabular.InvalidValueError as error:
-            raise BadRequestError(str(error), field=error.field,
-                                  remedy=f"Send {error.field} as {str(error).partition('expected ')[2]}.") from error
+            raise BadRequestError(
+                str(error), field=error.field, remedy=f"Send {error.field} as {str(error).partition('expected ')[2]}."
+            ) from error
 
     def answer(self, body: bytes, content_type: str) -> dict[str, Any]:
         """Return the response document for one request. Raises BadRequestError."""
@@ -84,22 +92,26 @@ class Model:
         if kind in ("text/csv", "application/csv", ""):
             return self._parse_csv(text)
         if kind in ("application/jsonlines", "application/x-ndjson", "application/jsonl"):
-            return self._parse_objects([self._json(line, number) for number, line in enumerate(text.splitlines(), start=1)
-                                        if line.strip()])
+            return self._parse_objects(
+                [self._json(line, number) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+            )
         if kind == "application/json":
             document = self._json(text, None)
             if isinstance(document, dict) and isinstance(document.get("instances"), list):
                 document = document["instances"]
             return self._parse_objects(document if isinstance(document, list) else [document])
-        raise BadRequestError(f"content type {kind} is not supported",
-                              remedy="Send text/csv, application/json or application/jsonlines.")
+        raise BadRequestError(
+            f"content type {kind} is not supported", remedy="Send text/csv, application/json or application/jsonlines."
+        )
 
     def _json(self, text: str, line: int | None) -> Any:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise BadRequestError("the body is not JSON" if line is None else f"line {line} is not JSON",
-                                  remedy="Send an object like {\"column\": value} per row.") from error
+            raise BadRequestError(
+                "the body is not JSON" if line is None else f"line {line} is not JSON",
+                remedy='Send an object like {"column": value} per row.',
+            ) from error
 
     def _parse_objects(self, rows: list[Any]) -> Columns:
         needed = self.preprocessor.columns
@@ -109,11 +121,12 @@ class Model:
             if isinstance(row, list):
                 rows[number - 1] = row = dict(zip(self._names_for(len(row), f"row {number}"), row, strict=True))
             if not isinstance(row, dict):
-                raise BadRequestError(f"row {number} is not an object", remedy="Send an object like {\"column\": value}.")
+                raise BadRequestError(f"row {number} is not an object", remedy='Send an object like {"column": value}.')
             for name in needed:
                 if name not in row:
-                    raise BadRequestError(f"row {number} lacks {name}", field=name,
-                                          remedy=f"Send {name}, with null when it is not known.")
+                    raise BadRequestError(
+                        f"row {number} lacks {name}", field=name, remedy=f"Send {name}, with null when it is not known."
+                    )
         return {name: [row[name] for row in rows] for name in needed}
 
     def _parse_csv(self, text: str) -> Columns:
@@ -127,16 +140,21 @@ class Model:
             names, rows = first, rows[1:]
             missing = [name for name in self.preprocessor.columns if name not in names]
             if missing:
-                raise BadRequestError(f"the header lacks {missing[0]}", field=missing[0],
-                                      remedy=f"Name these columns: {', '.join(self.preprocessor.columns)}.")
+                raise BadRequestError(
+                    f"the header lacks {missing[0]}",
+                    field=missing[0],
+                    remedy=f"Name these columns: {', '.join(self.preprocessor.columns)}.",
+                )
         else:
             names = self._names_for(len(first), "row 1")
         if not rows:
             raise BadRequestError("there is a header and no row", remedy="Send at least one row.")
         for number, row in enumerate(rows, start=1):
             if len(row) != len(names):
-                raise BadRequestError(f"row {number} has {len(row)} cells, expected {len(names)}",
-                                      remedy=f"Send these columns in this order: {', '.join(names)}.")
+                raise BadRequestError(
+                    f"row {number} has {len(row)} cells, expected {len(names)}",
+                    remedy=f"Send these columns in this order: {', '.join(names)}.",
+                )
         return {name: [row[names.index(name)] for row in rows] for name in self.preprocessor.columns}
 
     def _names_for(self, cells: int, where: str) -> list[str]:
@@ -144,8 +162,10 @@ class Model:
         for names in (self.signature["columns"], self.preprocessor.columns):
             if len(names) == cells:
                 return list(names)
-        raise BadRequestError(f"{where} has {cells} cells, expected {len(self.signature['columns'])}",
-                              remedy=f"Send these columns in this order: {', '.join(self.signature['columns'])}.")
+        raise BadRequestError(
+            f"{where} has {cells} cells, expected {len(self.signature['columns'])}",
+            remedy=f"Send these columns in this order: {', '.join(self.signature['columns'])}.",
+        )
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -173,8 +193,13 @@ class Handler(BaseHTTPRequestHandler):
         if not 0 <= length <= MAX_BODY_BYTES:
             self.close_connection = True  # the body stays unread
             status = HTTPStatus.LENGTH_REQUIRED if length < 0 else HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            self._send(status, {"error": f"Content-Length must be between 0 and {MAX_BODY_BYTES}",
-                                "remedy": "Send fewer rows at once."})
+            self._send(
+                status,
+                {
+                    "error": f"Content-Length must be between 0 and {MAX_BODY_BYTES}",
+                    "remedy": "Send fewer rows at once.",
+                },
+            )
             return
         body = self.rfile.read(length)
         if self.path != "/invocations":
@@ -212,7 +237,7 @@ class Server(ThreadingHTTPServer):
 def main() -> None:
     """Load the model, then listen until SIGTERM."""
     Handler.model = Model(Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")) / "model")
-    address = os.environ.get("SAGEMAKER_BIND_TO_HOST", "0.0.0.0"), int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))  # noqa: S104
+    address = os.environ.get("SAGEMAKER_BIND_TO_HOST", "0.0.0.0"), int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
     with Server(address, Handler) as server:
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
         print(f"serving {Handler.model.about} on port {server.server_address[1]}", flush=True)

@@ -3,6 +3,7 @@
 Everything becomes text first, whatever the format, so that one set of rules types the columns and the served model
 can read the same text. DuckDB keeps to a memory limit and spills to disk.
 """
+
 from __future__ import annotations
 
 import codecs
@@ -31,9 +32,16 @@ NESTED = ("STRUCT", "MAP", "UNION", "BLOB", "JSON")
 def connect(work: Path) -> duckdb.DuckDBPyConnection:
     """Return a connection whose memory is bounded by half of the machine's and at most 4 GB."""
     limit_mb = min(4000, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21)
-    return duckdb.connect(str(work / "work.duckdb"), config={
-        "memory_limit": f"{limit_mb}MB", "threads": str(cpu_count()), "temp_directory": str(work / "spill"),
-        "autoinstall_known_extensions": "false", "enable_external_access": "true"})
+    return duckdb.connect(
+        str(work / "work.duckdb"),
+        config={
+            "memory_limit": f"{limit_mb}MB",
+            "threads": str(cpu_count()),
+            "temp_directory": str(work / "spill"),
+            "autoinstall_known_extensions": "false",
+            "enable_external_access": "true",
+        },
+    )
 
 
 def find_files(folder: Path) -> list[Path]:
@@ -49,15 +57,23 @@ def verify_bytes(folder: Path, sources: dict[str, str]) -> None:
     for key, expected in sources.items():
         file = folder / key
         if not file.is_file():
-            raise RejectedError(Rejection("deleted", f"{key} was deleted before it was read", file=key,
-                                          remedy="Drop the file again."))
+            raise RejectedError(
+                Rejection("deleted", f"{key} was deleted before it was read", file=key, remedy="Drop the file again.")
+            )
         if SHA256.fullmatch(expected or "") and _sha256(file) != expected:
-            raise RejectedError(Rejection("changed", f"{key} was changed while it was being read", file=key,
-                                          remedy="Drop the file again; the newer upload starts its own run."))
+            raise RejectedError(
+                Rejection(
+                    "changed",
+                    f"{key} was changed while it was being read",
+                    file=key,
+                    remedy="Drop the file again; the newer upload starts its own run.",
+                )
+            )
 
 
-def load(connection: duckdb.DuckDBPyConnection, folder: Path, files: list[Path], asked_target: str | None
-         ) -> tuple[list[str], infer.Inferred, infer.Inferred]:
+def load(
+    connection: duckdb.DuckDBPyConnection, folder: Path, files: list[Path], asked_target: str | None
+) -> tuple[list[str], infer.Inferred, infer.Inferred]:
     """Fill the table `raw` with text columns; return the columns, the format and the target."""
     names = {file: str(file.relative_to(folder)) for file in files}
     formats = {file: infer.file_format(file.name) for file in files}
@@ -65,17 +81,23 @@ def load(connection: duckdb.DuckDBPyConnection, folder: Path, files: list[Path],
         _check_file(names[file], file, found)
     kinds = {found.name for found in formats.values() if found}
     if len(kinds) > 1:
-        raise RejectedError(Rejection("mixed-formats", f"the drop mixes {' and '.join(sorted(kinds))} files",
-                                      remedy="Drop files of one format together."))
+        raise RejectedError(
+            Rejection(
+                "mixed-formats",
+                f"the drop mixes {' and '.join(sorted(kinds))} files",
+                remedy="Drop files of one format together.",
+            )
+        )
     form = kinds.pop()
-    columns, target = [], infer.Inferred("", "")
+    columns: list[str] = []
+    target = infer.Inferred("", "")
     for position, file in enumerate(files):
-        source, found = _source(connection, names[file], file, form, asked_target)
+        source, header = _source(connection, names[file], file, form, asked_target)
         if not columns:
-            columns, target = found, infer.target(found, asked_target)
+            columns, target = header, infer.target(header, asked_target)
             if target.value not in columns:
                 raise RejectedError(precheck.target_missing(names[file], target.value, columns))
-        _check_same_columns(names[file], found, columns)
+        _check_same_columns(names[file], header, columns)
         fields = ", ".join(_text_of(connection, source, column) for column in columns)
         verb = "INSERT INTO raw" if position else "CREATE TABLE raw AS"
         try:
@@ -84,8 +106,9 @@ def load(connection: duckdb.DuckDBPyConnection, folder: Path, files: list[Path],
             _explain(names[file], file, form, target.value, error)
             # The file is well formed by the strict rules of `precheck`: only its line ends are mixed.
             connection.execute(f"{verb} SELECT {fields} FROM {source.replace('strict_mode=true', 'strict_mode=false')}")
-    form_reason = f"the name of {names[files[0]]!r} ends so" + (f", like its {len(files) - 1} neighbours'"
-                                                                 if len(files) > 1 else "")
+    form_reason = f"the name of {names[files[0]]!r} ends so" + (
+        f", like its {len(files) - 1} neighbours'" if len(files) > 1 else ""
+    )
     return columns, infer.Inferred(form, form_reason), target
 
 
@@ -141,19 +164,27 @@ def _check_utf8(name: str, file: Path) -> None:
             except UnicodeDecodeError as error:
                 begin = position - (len(error.object) - len(chunk))  # a character may begin in the chunk before
                 line = lines + error.object.count(b"\n", 0, error.start) + 1
-                raise RejectedError(precheck.not_utf8(name, chunk if not position else b"", line,
-                                                      begin + error.start + 1)) from error
+                raise RejectedError(
+                    precheck.not_utf8(name, chunk if not position else b"", line, begin + error.start + 1)
+                ) from error
             lines += chunk.count(b"\n")
             position += len(chunk)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise RejectedError(Rejection("broken-gzip", f"{name} is not complete gzip data", file=name,
-                                      remedy="Compress the file again, or drop it uncompressed.")) from error
+        raise RejectedError(
+            Rejection(
+                "broken-gzip",
+                f"{name} is not complete gzip data",
+                file=name,
+                remedy="Compress the file again, or drop it uncompressed.",
+            )
+        ) from error
     if decoder.getstate()[0]:
         raise RejectedError(precheck.not_utf8(name, b"", lines + 1, position))
 
 
-def _source(connection: duckdb.DuckDBPyConnection, name: str, file: Path, form: str, target: str | None
-            ) -> tuple[str, list[str]]:
+def _source(
+    connection: duckdb.DuckDBPyConnection, name: str, file: Path, form: str, target: str | None
+) -> tuple[str, list[str]]:
     """Return the SQL that reads `file` and its columns."""
     path = literal(str(file))
     if form == "csv":
@@ -166,10 +197,15 @@ def _source(connection: duckdb.DuckDBPyConnection, name: str, file: Path, form: 
             raise RejectedError(Rejection("no-rows", f"{name} has no rows", file=name, remedy="Add a header and rows."))
         columns = precheck.check_header(name, list(header.cells), target)
         types = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
-        return (f"read_csv({path}, auto_detect=false, header=true, delim={literal(mark)}, quote='\"', escape='\"', "
-                f"columns={{{types}}}, strict_mode=true, null_padding=false, max_line_size=16000000)"), columns
-    source = (f"read_parquet({path})" if form == "parquet" else
-              f"read_json({path}, format='newline_delimited', maximum_depth=1, sample_size=-1)")
+        return (
+            f"read_csv({path}, auto_detect=false, header=true, delim={literal(mark)}, quote='\"', escape='\"', "
+            f"columns={{{types}}}, strict_mode=true, null_padding=false, max_line_size=16000000)"
+        ), columns
+    source = (
+        f"read_parquet({path})"
+        if form == "parquet"
+        else f"read_json({path}, format='newline_delimited', maximum_depth=1, sample_size=-1)"
+    )
     try:
         columns = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
     except duckdb.Error as error:
@@ -182,14 +218,16 @@ def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str) ->
     """Return the SQL for one column as trimmed text, NULL where missing; whole numbers without a decimal point."""
     kind = "VARCHAR"
     if not source.startswith("read_csv"):
-        kind = connection.execute(f"SELECT typeof({quote(column)}) FROM {source} LIMIT 1").fetchone() or ("VARCHAR",)
-        kind = kind[0]
+        found = connection.execute(f"SELECT typeof({quote(column)}) FROM {source} LIMIT 1").fetchone()
+        kind = found[0] if found else kind
     name = quote(column)
     if kind == "JSON":  # values of several types; a text keeps its quotation marks unless they are taken off
         name = f"coalesce(json_extract_string({name}, '$'), {name}::VARCHAR)"
     elif kind in ("DOUBLE", "FLOAT"):
-        name = (f"CASE WHEN {name} = floor({name}) AND abs({name}) < 1e15 THEN {name}::BIGINT::VARCHAR "
-                f"ELSE {name}::VARCHAR END")
+        name = (
+            f"CASE WHEN {name} = floor({name}) AND abs({name}) < 1e15 THEN {name}::BIGINT::VARCHAR "
+            f"ELSE {name}::VARCHAR END"
+        )
     missing = ", ".join(map(literal, sorted(tabular.MISSING)))
     text = f"trim({name}::VARCHAR, {SPACE})"
     return f"CASE WHEN lower({text}) IN ({missing}) THEN NULL ELSE {text} END AS {quote(column)}"
@@ -198,15 +236,23 @@ def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str) ->
 def _check_same_columns(name: str, found: list[str], columns: list[str]) -> None:
     different = sorted(set(found) ^ set(columns))
     if different:
-        raise RejectedError(Rejection("columns-differ", f"{name} has other columns than the first file of the drop",
-                                      file=name, column=different[0], remedy="Give all files of a drop the same columns."))
+        raise RejectedError(
+            Rejection(
+                "columns-differ",
+                f"{name} has other columns than the first file of the drop",
+                file=name,
+                column=different[0],
+                remedy="Give all files of a drop the same columns.",
+            )
+        )
 
 
 def _explain(name: str, file: Path, form: str, target: str | None, error: duckdb.Error) -> None:
     """Raise RejectedError with the line that is wrong; return when the slow, exact reader finds nothing wrong."""
     if form == "parquet":
-        raise RejectedError(Rejection("not-parquet", f"{name} cannot be read as Parquet", file=name,
-                                      remedy="Write the file again.")) from error
+        raise RejectedError(
+            Rejection("not-parquet", f"{name} cannot be read as Parquet", file=name, remedy="Write the file again.")
+        ) from error
     with _open_text(file) as stream:
         precheck.scan(name, stream, form, complete=True, target=target)
 
@@ -218,8 +264,7 @@ def _open_text(file: Path) -> IO[str]:
 
 
 def _chunks(file: Path) -> Iterator[bytes]:
-    opened: IO[bytes] = gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb")  # type: ignore[assignment]
-    with opened as stream:
+    with gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb") as stream:
         while chunk := stream.read(2**20):
             yield chunk
 

@@ -4,6 +4,7 @@ Training uses this file and every bundle carries it, so that a served row is enc
 Only operations whose result does not depend on how many rows are encoded at once are used (add, multiply, compare,
 table look-ups), which rules out vectorised logarithms and sines.
 """
+
 from __future__ import annotations
 
 import math
@@ -26,12 +27,23 @@ DATE_PATTERNS = {  # the zone offset is not used: clocks are local
 }
 TRUE_TOKENS = frozenset({"true", "yes", "y", "t", "1"})
 FALSE_TOKENS = frozenset({"false", "no", "n", "f", "0"})
-DATE_PARTS = ("day_number", "month_sin", "month_cos", "weekday_sin", "weekday_cos", "day_of_month", "hour_sin", "hour_cos")
+DATE_PARTS = (
+    "day_number",
+    "month_sin",
+    "month_cos",
+    "weekday_sin",
+    "weekday_cos",
+    "day_of_month",
+    "hour_sin",
+    "hour_cos",
+)
 MAX_BINS = 16
 MAX_CATEGORIES = 64
 _TAILS = (0.001, 0.01, 0.99, 0.999)
-_CIRCLE = {size: [(math.sin(2 * math.pi * step / size), math.cos(2 * math.pi * step / size)) for step in range(size)]
-           for size in (7, 12, 24)}
+_CIRCLE = {
+    size: [(math.sin(2 * math.pi * step / size), math.cos(2 * math.pi * step / size)) for step in range(size)]
+    for size in (7, 12, 24)
+}
 
 
 class InvalidValueError(ValueError):
@@ -104,19 +116,33 @@ class Preprocessor:
                 self._inverse_width[row, column] = 1.0 / (edges[column + 1] - edges[column])
                 kept.append(row * self._low.shape[1] + column)
         self._kept_bins = np.array(kept, dtype=np.intp)
-        self._vocabularies = [{text: code for code, text in enumerate(item["categories"])} for item in state["categorical"]]
+        self._vocabularies = [
+            {text: code for code, text in enumerate(item["categories"])} for item in state["categorical"]
+        ]
         sizes = [len(item["categories"]) + 2 for item in state["categorical"]]  # + other, + missing
         self._offsets = np.cumsum([0, *sizes])[:-1].astype(np.intp)
         self._numeric_width = len(numeric) + len(self._flagged) + len(self._kept_bins)
         self.width = self._numeric_width + sum(sizes)
 
     @classmethod
-    def fit(cls, schema: Mapping[str, Any], columns: Mapping[str, Sequence[Any] | np.ndarray], target: Sequence[Any] | np.ndarray
-            ) -> Preprocessor:
+    def fit(
+        cls,
+        schema: Mapping[str, Any],
+        columns: Mapping[str, Sequence[Any] | np.ndarray],
+        target: Sequence[Any] | np.ndarray,
+    ) -> Preprocessor:
         """Learn scales, bins and vocabularies from the training rows only."""
-        features = [{key: feature[key] for key in ("name", "kind", "date_order", "lenient") if key in feature}
-                    for feature in schema["features"]]
-        state: dict[str, Any] = {"version": 1, "task": schema["task"], "features": features, "numeric": [], "categorical": []}
+        features = [
+            {key: feature[key] for key in ("name", "kind", "date_order", "lenient") if key in feature}
+            for feature in schema["features"]
+        ]
+        state: dict[str, Any] = {
+            "version": 1,
+            "task": schema["task"],
+            "features": features,
+            "numeric": [],
+            "categorical": [],
+        }
         reader = cls({**state, "target": {}})
         for feature in features:
             values = columns[feature["name"]]
@@ -124,7 +150,9 @@ class Preprocessor:
                 state["categorical"].append(_fit_categories(feature["name"], reader.read_texts(feature, values)))
                 continue
             numbers = reader.read_numbers(feature, values)
-            names = [feature["name"]] if feature["kind"] == "numeric" else [f"{feature['name']}.{p}" for p in DATE_PARTS]
+            names = (
+                [feature["name"]] if feature["kind"] == "numeric" else [f"{feature['name']}.{p}" for p in DATE_PARTS]
+            )
             for name, column in zip(names, numbers.T, strict=True):
                 state["numeric"].append(_fit_number(name, column))
         state["target"] = _fit_target(schema, target)
@@ -176,8 +204,11 @@ class Preprocessor:
         """Return the network's input [rows, width] for raw columns. Raises InvalidValueError."""
         rows = len(next(iter(columns.values())))
         encoded = np.zeros((rows, self.width), dtype=np.float32)
-        blocks = [self.read_numbers(feature, columns[feature["name"]])
-                  for feature in self.features if feature["kind"] in ("numeric", "datetime")]
+        blocks = [
+            self.read_numbers(feature, columns[feature["name"]])
+            for feature in self.features
+            if feature["kind"] in ("numeric", "datetime")
+        ]
         if blocks:
             self._encode_numbers(np.concatenate(blocks, axis=1), encoded)
         position = 0
@@ -185,8 +216,10 @@ class Preprocessor:
             if feature["kind"] in ("categorical", "boolean"):
                 vocabulary = self._vocabularies[position]
                 other, missing = len(vocabulary), len(vocabulary) + 1
-                codes = [vocabulary.get(text, other) if text else missing
-                         for text in self.read_texts(feature, columns[feature["name"]])]
+                codes = [
+                    vocabulary.get(text, other) if text else missing
+                    for text in self.read_texts(feature, columns[feature["name"]])
+                ]
                 hot = np.array(codes, dtype=np.intp) + (self._numeric_width + self._offsets[position])
                 encoded[np.arange(rows), hot] = 1.0
                 position += 1
@@ -200,7 +233,7 @@ class Preprocessor:
         flags = count + len(self._flagged)
         encoded[:, count:flags] = absent[:, self._flagged]
         bins = np.minimum(np.maximum((filled[:, :, None] - self._low) * self._inverse_width, 0.0), 1.0)
-        encoded[:, flags:self._numeric_width] = bins.reshape(len(filled), -1)[:, self._kept_bins]
+        encoded[:, flags : self._numeric_width] = bins.reshape(len(filled), -1)[:, self._kept_bins]
 
     def encode_target(self, values: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Return class indices (int64) or the scaled target (float32)."""
@@ -229,9 +262,13 @@ class Preprocessor:
         classes = self.state["target"].get("classes")
         if classes is None:
             return [{"value": float(value)} for value in self.decode_values(outputs)]
-        return [{"label": classes[int(row.argmax())],
-                 "probabilities": {label: round(float(p), 6) for label, p in zip(classes, row, strict=True)}}
-                for row in outputs]
+        return [
+            {
+                "label": classes[int(row.argmax())],
+                "probabilities": {label: round(float(p), 6) for label, p in zip(classes, row, strict=True)},
+            }
+            for row in outputs
+        ]
 
 
 def _fit_number(name: str, column: np.ndarray) -> dict[str, Any]:
@@ -247,11 +284,19 @@ def _fit_number(name: str, column: np.ndarray) -> dict[str, Any]:
         edges = np.unique(np.quantile(seen, points, method="nearest"))
     widths = np.diff(edges)
     edges = edges[np.concatenate([[True], widths > np.finfo(np.float64).tiny * 4])] if len(edges) > 1 else edges
-    spread = max(abs(float(np.quantile(seen, 0.99)) - float(np.median(seen))),
-                 abs(float(np.median(seen)) - float(np.quantile(seen, 0.01))))
+    spread = max(
+        abs(float(np.quantile(seen, 0.99)) - float(np.median(seen))),
+        abs(float(np.median(seen)) - float(np.quantile(seen, 0.01))),
+    )
     scale = spread or float(np.ptp(seen)) or 1.0
-    return {"name": name, "fill": float(np.median(seen)), "center": float(np.median(seen)), "scale": scale,
-            "missing_flag": bool(np.isnan(column).any()), "edges": [float(edge) for edge in edges]}
+    return {
+        "name": name,
+        "fill": float(np.median(seen)),
+        "center": float(np.median(seen)),
+        "scale": scale,
+        "missing_flag": bool(np.isnan(column).any()),
+        "edges": [float(edge) for edge in edges],
+    }
 
 
 def _fit_categories(name: str, texts: list[str]) -> dict[str, Any]:
@@ -270,9 +315,16 @@ def _fit_target(schema: Mapping[str, Any], values: Sequence[Any] | np.ndarray) -
     plain, logged = abs(_skew(numbers)), abs(_skew(np.log1p(numbers - low)))
     log = plain > 1.0 and logged < plain / 2
     scaled = np.log1p(numbers - low) if log else numbers
-    return {"name": schema["target"]["name"], "low": low, "high": float(numbers.max()), "log": bool(log),
-            "center": float(scaled.mean()), "scale": float(scaled.std()) or 1.0, "skew": round(plain, 3),
-            "skew_of_log": round(logged, 3)}
+    return {
+        "name": schema["target"]["name"],
+        "low": low,
+        "high": float(numbers.max()),
+        "log": bool(log),
+        "center": float(scaled.mean()),
+        "scale": float(scaled.std()) or 1.0,
+        "skew": round(plain, 3),
+        "skew_of_log": round(logged, 3),
+    }
 
 
 def _skew(numbers: np.ndarray) -> float:

@@ -1,4 +1,5 @@
 """Stage `train`: curated data in, the original network out."""
+
 from __future__ import annotations
 
 import hashlib
@@ -33,7 +34,7 @@ def main() -> None:
 
 
 def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any], report: Report) -> None:
-    """Fit preprocessing and network on the training rows, choose the epoch on validation, look at the test rows once."""
+    """Fit on the training rows, choose the epoch on the validation rows, look at the test rows once."""
     wanted = (settings.get("spec") or {}).get("train") or {}
     seed = int(settings.get("seed", 7))
     schema = dataset.read_schema(curated)
@@ -45,26 +46,48 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
 
     torch.manual_seed(seed)
     network = networks.Mlp(preprocessor.width, networks.hidden_sizes(len(training)), outputs(preprocessor), DROPOUT)
-    report.decide("network", f"{len(network.sizes) - 2} hidden layers of {network.sizes[1]}",
-                  f"{len(training)} training rows; {preprocessor.width} inputs after encoding",
-                  numbers={"parameters": network.parameter_count(), "inputs": preprocessor.width})
+    report.decide(
+        "network",
+        f"{len(network.sizes) - 2} hidden layers of {network.sizes[1]}",
+        f"{len(training)} training rows; {preprocessor.width} inputs after encoding",
+        numbers={"parameters": network.parameter_count(), "inputs": preprocessor.width},
+    )
     recipe = _recipe(network, training, metric.value, wanted, seed, preprocessor, report)
-    outcome = fitting.fit(network, training.inputs, hard_loss(training, shares, metric.value),
-                          lambda current: evaluate(current, validation, preprocessor, metric.value), recipe,
-                          checkpoint=checkpoints / "original.pt",
-                          checkpoint_every_s=float(settings.get("checkpoint_every_s", 20)))
-    report.decide("stop", f"epoch {outcome.epochs}", outcome.stopped_because,
-                  numbers={"best_epoch": outcome.best_epoch, "seconds": round(outcome.elapsed_s, 2)})
+    outcome = fitting.fit(
+        network,
+        training.inputs,
+        hard_loss(training, shares, metric.value),
+        lambda current: evaluate(current, validation, preprocessor, metric.value),
+        recipe,
+        checkpoint=checkpoints / "original.pt",
+        checkpoint_every_s=float(settings.get("checkpoint_every_s", 20)),
+    )
+    report.decide(
+        "stop",
+        f"epoch {outcome.epochs}",
+        outcome.stopped_because,
+        numbers={"best_epoch": outcome.best_epoch, "seconds": round(outcome.elapsed_s, 2)},
+    )
 
-    found = {split: evaluate(network, rows, preprocessor, metric.value) for split, rows in
-             (("validation", validation), ("test", dataset.read_split(curated, "test", preprocessor)))}
+    found = {
+        split: evaluate(network, rows, preprocessor, metric.value)
+        for split, rows in (("validation", validation), ("test", dataset.read_split(curated, "test", preprocessor)))
+    }
     networks.save(network, model / "original.safetensors")
     write_json(model / "preprocess.json", preprocessor.state)
     write_json(model / "schema.json", schema)
     report.fields.update(
-        metric=metric.value, greater_is_better=quality.greater_is_better(metric.value), quality=found, epochs=outcome.epochs,
-        best_epoch=outcome.best_epoch, stopped_because=outcome.stopped_because, parameters=network.parameter_count(),
-        resumed_at_epoch=outcome.resumed_at_epoch, precision=recipe.precision, fit_seconds=round(outcome.elapsed_s, 3))
+        metric=metric.value,
+        greater_is_better=quality.greater_is_better(metric.value),
+        quality=found,
+        epochs=outcome.epochs,
+        best_epoch=outcome.best_epoch,
+        stopped_because=outcome.stopped_because,
+        parameters=network.parameter_count(),
+        resumed_at_epoch=outcome.resumed_at_epoch,
+        precision=recipe.precision,
+        fit_seconds=round(outcome.elapsed_s, 3),
+    )
     print(f"test {metric.value} {found['test']:.4f}", flush=True)
 
 
@@ -116,21 +139,37 @@ def _fit_preprocessor(curated: Path, schema: dict[str, Any], report: Report) -> 
     preprocessor = Preprocessor.fit(schema, columns, columns.pop(target))
     fitted = preprocessor.state["target"]
     if "classes" not in fitted:
-        report.decide("target scale", "logarithm" if fitted["log"] else "plain",
-                      "the target is standardised" + (" after a logarithm, which halves its skew" if fitted["log"] else ""),
-                      numbers={"skew": fitted["skew"], "skew_of_log": fitted["skew_of_log"]})
+        report.decide(
+            "target scale",
+            "logarithm" if fitted["log"] else "plain",
+            "the target is standardised" + (" after a logarithm, which halves its skew" if fitted["log"] else ""),
+            numbers={"skew": fitted["skew"], "skew_of_log": fitted["skew_of_log"]},
+        )
     return preprocessor
 
 
-def _recipe(network: networks.Mlp, training: Split, metric: str, wanted: dict[str, Any], seed: int,
-            preprocessor: Preprocessor, report: Report) -> fitting.Recipe:
+def _recipe(
+    network: networks.Mlp,
+    training: Split,
+    metric: str,
+    wanted: dict[str, Any],
+    seed: int,
+    preprocessor: Preprocessor,
+    report: Report,
+) -> fitting.Recipe:
     size = fitting.batch_size(len(training))
     budget = durations.seconds(wanted.get("max_runtime"))
     pays, why = fitting.bf16_pays(network, training.inputs, size)
     report.decide("precision", "bfloat16" if pays else "float32", why)
     described = json.dumps([preprocessor.state, network.sizes, len(training)], sort_keys=True)
     recipe = fitting.Recipe(
-        metric=metric, epochs=int(wanted.get("epochs") or fitting.epochs(len(training), size, STEPS)), batch_size=size,
-        seed=seed, target=wanted.get("target"), budget_s=budget * BUDGET_SHARE if budget else None, name="original",
-        fingerprint=hashlib.sha256(described.encode()).hexdigest()[:16])
+        metric=metric,
+        epochs=int(wanted.get("epochs") or fitting.epochs(len(training), size, STEPS)),
+        batch_size=size,
+        seed=seed,
+        target=wanted.get("target"),
+        budget_s=budget * BUDGET_SHARE if budget else None,
+        name="original",
+        fingerprint=hashlib.sha256(described.encode()).hexdigest()[:16],
+    )
     return replace(recipe, precision="bfloat16" if pays else "float32")

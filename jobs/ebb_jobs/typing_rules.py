@@ -1,4 +1,5 @@
 """Which kind each column is, from counts over the full data, with the reason for every column that is left out."""
+
 from __future__ import annotations
 
 import re
@@ -27,8 +28,14 @@ class Column:
 
     def as_feature(self) -> dict[str, Any]:
         """Return the column for reports: counts and words, no values."""
-        return {"name": self.name, "kind": self.kind, "missing": self.counts["missing"],
-                "distinct": self.counts["distinct"], "reason": self.reason, **self.extra}
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "missing": self.counts["missing"],
+            "distinct": self.counts["distinct"],
+            "reason": self.reason,
+            **self.extra,
+        }
 
 
 def profile(connection: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> list[Column]:
@@ -37,14 +44,18 @@ def profile(connection: duckdb.DuckDBPyConnection, table: str, names: list[str])
     for name in names:
         column = quote(name)
         measures = {
-            "rows": "count(*)", "present": f"count({column})", "distinct": f"approx_count_distinct({column})",
+            "rows": "count(*)",
+            "present": f"count({column})",
+            "distinct": f"approx_count_distinct({column})",
             "numbers": f"count(*) FILTER ({_matches(column, tabular.NUMBER.pattern)})",
             "whole": f"count(*) FILTER ({_matches(column, '[+-]?[0-9]{1,15}')})",
             "true": f"count(*) FILTER (lower({column}) IN ({_tokens(tabular.TRUE_TOKENS)}))",
             "false": f"count(*) FILTER (lower({column}) IN ({_tokens(tabular.FALSE_TOKENS)}))",
             "words": f"avg(length({column}) - length(replace({column}, ' ', '')) + 1)",
-            **{order: f"count(*) FILTER ({_matches(column, pattern)})"
-               for order, pattern in tabular.DATE_PATTERNS.items()},
+            **{
+                order: f"count(*) FILTER ({_matches(column, pattern)})"
+                for order, pattern in tabular.DATE_PATTERNS.items()
+            },
         }
         found = connection.execute(f"SELECT {', '.join(measures.values())} FROM {table}").fetchone() or ()
         counts = dict(zip(measures, found, strict=True))
@@ -65,7 +76,9 @@ def _typed(connection: duckdb.DuckDBPyConnection, table: str, column: Column) ->
         column.reason = "the same value in every row"
     elif counts["numbers"] >= ALMOST_ALL * present:
         _type_number(connection, table, column)
-    elif (order := max(tabular.DATE_PATTERNS, key=lambda order: counts[order])) and counts[order] >= ALMOST_ALL * present:
+    elif (order := max(tabular.DATE_PATTERNS, key=lambda order: counts[order])) and counts[
+        order
+    ] >= ALMOST_ALL * present:
         if "/" in order:
             order = _order_of_slashes(connection, table, column.name)
         column.kind, column.reason = "datetime", f"dates written {order}; year, month, weekday and hour are taken apart"
@@ -77,21 +90,28 @@ def _typed(connection: duckdb.DuckDBPyConnection, table: str, column: Column) ->
     elif counts["words"] >= 3 and distinct > 0.2 * present:
         column.reason = f"free text ({counts['words']:.1f} words on average): not used by a tabular model"
     elif distinct > 0.5 * present:
-        column.reason = f"nearly every row has its own text ({distinct} in {present}): an identifier says nothing of new rows"
+        column.reason = (
+            f"nearly every row has its own text ({distinct} in {present}): an identifier says nothing of new rows"
+        )
     else:
         column.kind = "categorical"
-        column.reason = (f"{distinct} different texts: the {MAX_PLAIN_CATEGORIES} most frequent are kept, "
-                         "the others share one category")
+        column.reason = (
+            f"{distinct} different texts: the {MAX_PLAIN_CATEGORIES} most frequent are kept, "
+            "the others share one category"
+        )
     return column
 
 
 def _type_number(connection: duckdb.DuckDBPyConnection, table: str, column: Column) -> None:
     counts = column.counts
-    unique_whole = counts["whole"] == counts["rows"] and counts["distinct"] >= 0.9 * counts["rows"] and counts["rows"] >= 50
+    unique_whole = (
+        counts["whole"] == counts["rows"] and counts["distinct"] >= 0.9 * counts["rows"] and counts["rows"] >= 50
+    )
     if unique_whole:
         number = f"TRY_CAST({quote(column.name)} AS BIGINT)"
         low, high, exact = connection.execute(
-            f"SELECT min({number}), max({number}), count(DISTINCT {number}) FROM {table}").fetchone() or (0, 0, 0)
+            f"SELECT min({number}), max({number}), count(DISTINCT {number}) FROM {table}"
+        ).fetchone() or (0, 0, 0)
         counted_up = high - low + 1 <= 1.05 * exact
         if exact == counts["rows"] and (counted_up or ID_NAME.search(column.name)):
             column.reason = "a row number or identifier: every row has its own whole number"
@@ -105,8 +125,10 @@ def _type_number(connection: duckdb.DuckDBPyConnection, table: str, column: Colu
 
 def _order_of_slashes(connection: duckdb.DuckDBPyConnection, table: str, name: str) -> str:
     """Tell day/month from month/day by a number above 12; without one, month/day is taken."""
-    first = (f"max(TRY_CAST(regexp_extract({quote(name)}, "
-             f"{literal(tabular.DATE_PATTERNS['month/day/year'])}, 1) AS INTEGER))")
+    first = (
+        f"max(TRY_CAST(regexp_extract({quote(name)}, "
+        f"{literal(tabular.DATE_PATTERNS['month/day/year'])}, 1) AS INTEGER))"
+    )
     largest = (connection.execute(f"SELECT {first} FROM {table}").fetchone() or (0,))[0] or 0
     return "day/month/year" if largest > 12 else "month/day/year"
 
