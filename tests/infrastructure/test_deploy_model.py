@@ -1,0 +1,283 @@
+"""The paths of a deployment: newer runs win, what fails is undone, nothing that is served is ever deleted."""
+
+from typing import Any
+
+import pytest
+from ebb import deployment
+from ebb.settings import StackSettings
+from ebb.spec import ServeSpec
+
+from infrastructure import project
+from infrastructure.interpreter import TaskError, run
+
+PATH = project.ROOT / "statemachines" / "deploy_model.asl.yaml"
+ENDPOINT = "ebb-wine"
+NAME = "wine-20261123010203-0a1b2c-a1"
+STACK = StackSettings(
+    stack="ebb",
+    artifact_bucket="artifacts",
+    data_key_arn="arn:aws:kms:us-east-1:000000000000:key/0a1b2c3d-0000-0000-0000-000000000000",
+    serve_image_uri="000000000000.dkr.ecr.us-east-1.amazonaws.com/ebb/serve:0123456789ab",
+    ledger_table="ledger",
+)
+
+
+def _given(generation: int = 7) -> dict[str, Any]:
+    plan = {
+        "run_id": "wine-20261123010203-0a1b2c",
+        "attempt": 1,
+        "project": "wine",
+        "generation": generation,
+        "artifacts": {"bundles": "s3://artifacts/bundles/"},
+    }
+    candidate = {"name": "student", "memory_mib": 90, "latency_ms": {"p50": 0.2, "p99": 0.4}}
+    return deployment.deploy_input(STACK, plan, candidate=candidate, serve=ServeSpec())
+
+
+class SageMaker:
+    """One endpoint and the claim on it, as SageMaker and the ledger keep them."""
+
+    def __init__(self, *, status: str | None = None, config: str = "older", deployed: int = 3, looks: int = 1):
+        self.status, self.config, self.deployed, self.looks = status, config, deployed, looks
+        self.previous = 0
+        self.models: set[str] = set()
+        self.configs: set[str] = set()
+        self.alarms: set[str] = set()
+        self.fails: dict[str, TaskError] = {}
+        self.left = 0  # looks at the endpoint until it is at rest
+        self.ends = "InService"  # the status that a creation or an update ends in
+        self.on_look: Any = lambda: None
+
+    def __call__(self, resource: str, arguments: Any) -> Any:
+        action = resource.rsplit(":", 1)[-1]
+        if action in self.fails:
+            raise self.fails[action]
+        return getattr(self, action)(arguments) or {}
+
+    def updateItem(self, arguments: Any) -> Any:  # noqa: N802 - the actions' own names, here and below
+        """Claim or release."""
+        mine = int(arguments["ExpressionAttributeValues"][":generation"]["N"])
+        claiming = "previous_generation =" in arguments["UpdateExpression"]
+        if not (self.deployed < mine if claiming else self.deployed == mine):
+            raise TaskError("DynamoDB.ConditionalCheckFailedException", "The conditional request failed")
+        self.previous, self.deployed = (self.deployed, mine) if claiming else (self.previous, self.previous)
+
+    def getItem(self, _: Any) -> Any:  # noqa: N802
+        """Read the claim."""
+        return {"Item": {"deployed_generation": {"N": str(self.deployed)}}}
+
+    def createModel(self, arguments: Any) -> None:  # noqa: N802
+        """Create."""
+        self.models.add(arguments["ModelName"])
+
+    def deleteModel(self, arguments: Any) -> None:  # noqa: N802
+        """Delete, refused when there is none."""
+        if arguments["ModelName"] not in self.models:
+            raise TaskError("SageMaker.SageMakerException", "Could not find model")
+        self.models.remove(arguments["ModelName"])
+
+    def createEndpointConfig(self, arguments: Any) -> None:  # noqa: N802
+        """Create."""
+        self.configs.add(arguments["EndpointConfigName"])
+
+    def deleteEndpointConfig(self, arguments: Any) -> None:  # noqa: N802
+        """Delete, which must not happen under an endpoint that is live or changing.
+
+        Source: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DeleteEndpointConfig.html
+        """
+        live = self.status in ("InService", "Creating", "Updating")
+        assert not (live and self.config == arguments["EndpointConfigName"])
+        self.configs.discard(arguments["EndpointConfigName"])
+
+    def putMetricAlarm(self, arguments: Any) -> None:  # noqa: N802
+        """Create."""
+        self.alarms.add(arguments["AlarmName"])
+
+    def deleteAlarms(self, arguments: Any) -> None:  # noqa: N802
+        """Delete."""
+        self.alarms -= set(arguments["AlarmNames"])
+
+    def describeEndpoint(self, arguments: Any) -> Any:  # noqa: N802
+        """Say where it is; a change ends after the given number of looks."""
+        assert arguments == {"EndpointName": ENDPOINT}
+        self.on_look()
+        if self.status in ("Creating", "Updating", "Deleting"):
+            self.left -= 1
+            if self.left < 0:
+                self.status = None if self.status == "Deleting" else self.ends
+        if self.status is None:
+            raise TaskError("SageMaker.SageMakerException", "Could not find endpoint")
+        return {"EndpointName": ENDPOINT, "EndpointStatus": self.status, "EndpointConfigName": self.config}
+
+    def createEndpoint(self, arguments: Any) -> None:  # noqa: N802
+        """Create, refused when there is one."""
+        if self.status:
+            raise TaskError("SageMaker.AmazonSageMakerException", "Cannot create already existing endpoint")
+        self.status, self.config, self.left = "Creating", arguments["EndpointConfigName"], self.looks
+
+    def updateEndpoint(self, arguments: Any) -> None:  # noqa: N802
+        """Update, refused unless it is in service."""
+        if self.status != "InService":
+            raise TaskError("SageMaker.AmazonSageMakerException", f"Cannot update in status {self.status}")
+        self.status, self.config, self.left = "Updating", arguments["EndpointConfigName"], self.looks
+
+    def deleteEndpoint(self, _: Any) -> None:  # noqa: N802
+        """Delete."""
+        self.status, self.left = "Deleting", self.looks
+
+
+ALARMS = {"ebb-wine-errors", "ebb-wine-latency"}
+
+
+def _actions(execution: Any) -> list[str]:
+    return [resource.rsplit(":", 1)[-1] for resource, _ in execution.asked]
+
+
+def test_a_first_model_gets_an_endpoint_with_its_alarms():
+    cloud = SageMaker(looks=8)
+    ended = run(PATH, _given(), cloud)
+    assert (ended.status, ended.output) == ("SUCCEEDED", {"deployed": True, "endpoint_name": ENDPOINT})
+    assert (cloud.status, cloud.config, cloud.deployed) == ("InService", NAME, 7)
+    assert cloud.alarms == ALARMS
+    actions = _actions(ended)
+    assert actions.index("putMetricAlarm") < actions.index("createEndpoint")
+
+
+def test_a_later_model_updates_the_endpoint():
+    cloud = SageMaker(status="InService")
+    ended = run(PATH, _given(), cloud)
+    assert ended.status == "SUCCEEDED"
+    assert "createEndpoint" not in _actions(ended)
+    assert (cloud.config, cloud.models, cloud.configs) == (NAME, {NAME}, {NAME})
+
+
+def test_an_older_run_changes_nothing():
+    cloud = SageMaker(status="InService", deployed=9)
+    ended = run(PATH, _given(generation=7), cloud)
+    assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
+    assert _actions(ended) == ["updateItem"]
+
+
+def test_a_run_overtaken_while_it_waited_takes_its_things_back():
+    """Generation 8 claims while 7 waits for an update of 6 to end."""
+    cloud = SageMaker(status="Updating", looks=3)
+    cloud.left = 3
+    cloud.on_look = lambda: setattr(cloud, "deployed", 8)
+    ended = run(PATH, _given(generation=7), cloud)
+    assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
+    assert not {"updateEndpoint", "createEndpoint", "deleteEndpoint"} & set(_actions(ended))
+    assert (cloud.config, cloud.deployed, cloud.models, cloud.configs) == ("older", 8, set(), set())
+
+
+def test_a_run_overtaken_after_its_endpoint_was_made_leaves_the_newer_model_alone():
+    cloud = SageMaker()
+
+    def overtake() -> None:
+        if cloud.status == "Creating":
+            cloud.status, cloud.config, cloud.deployed = "InService", "newer", 8
+
+    cloud.on_look = overtake
+    ended = run(PATH, _given(generation=7), cloud)
+    assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
+    assert (cloud.status, cloud.config, cloud.deployed) == ("InService", "newer", 8)
+    assert "deleteEndpoint" not in _actions(ended)
+
+
+def test_two_first_runs_at_once_share_one_endpoint():
+    """Both saw none; the other one was created between our look and our creation."""
+    cloud = SageMaker()
+    described = cloud.describeEndpoint
+
+    def describe(arguments: Any) -> Any:
+        try:
+            return described(arguments)
+        except TaskError:
+            cloud.status, cloud.config, cloud.left = "Creating", "other", 2
+            raise
+
+    cloud.describeEndpoint = describe  # type: ignore[method-assign]
+    ended = run(PATH, _given(), cloud)
+    assert ended.status == "SUCCEEDED"
+    assert (cloud.status, cloud.config) == ("InService", NAME)
+
+
+def test_an_endpoint_that_never_comes_up_is_removed_with_all_that_belongs_to_it():
+    cloud = SageMaker()
+    cloud.ends = "Failed"
+    ended = run(PATH, _given(), cloud)
+    assert (ended.status, ended.error) == ("FAILED", "EndpointNotInService")
+    assert cloud.status == "Deleting"
+    assert (cloud.models, cloud.configs, cloud.alarms, cloud.deployed) == (set(), set(), set(), 3)
+
+
+def test_an_update_that_is_rolled_back_keeps_the_endpoint_and_fails():
+    cloud = SageMaker(status="InService")
+    described = cloud.describeEndpoint
+
+    def describe(arguments: Any) -> Any:
+        found = described(arguments)
+        if cloud.config == NAME and cloud.status == "InService":
+            cloud.config = "older"
+        return {**found, "EndpointConfigName": cloud.config, "FailureReason": "ping failed"}
+
+    cloud.describeEndpoint = describe  # type: ignore[method-assign]
+    ended = run(PATH, _given(), cloud)
+    assert (ended.status, ended.error) == ("FAILED", "EndpointNotUpdated")
+    assert "ping failed" in ended.cause
+    assert (cloud.status, cloud.models, cloud.configs, cloud.deployed) == ("InService", set(), set(), 3)
+
+
+def test_a_failed_endpoint_of_earlier_is_replaced():
+    cloud = SageMaker(status="Failed")
+    ended = run(PATH, _given(), cloud)
+    assert ended.status == "SUCCEEDED"
+    assert (cloud.status, cloud.config) == ("InService", NAME)
+
+
+@pytest.mark.parametrize(
+    ("action", "error"),
+    [
+        ("createModel", "SageMaker.AmazonSageMakerException"),
+        ("createEndpointConfig", "SageMaker.AmazonSageMakerException"),
+        ("putMetricAlarm", "CloudWatch.LimitExceededException"),
+        ("createEndpoint", "SageMaker.ResourceLimitExceededException"),
+    ],
+)
+def test_what_cannot_be_created_leaves_nothing_behind(action, error):
+    cloud = SageMaker()
+    cloud.fails[action] = TaskError(error, "no")
+    ended = run(PATH, _given(), cloud)
+    assert (ended.status, ended.error, ended.cause) == ("FAILED", error, "no")
+    assert (cloud.status, cloud.models, cloud.configs, cloud.alarms, cloud.deployed) == (None, set(), set(), set(), 3)
+
+
+def test_the_first_error_is_the_one_that_is_told():
+    cloud = SageMaker()
+    for action in ("createEndpoint", "deleteAlarms", "deleteEndpointConfig", "deleteModel", "updateItem"):
+        cloud.fails[action] = TaskError("SageMaker.SageMakerException", action)
+    claim = cloud.fails.pop("updateItem")
+    update = cloud.updateItem
+
+    def claim_only(arguments: Any) -> None:
+        if "previous_generation =" not in arguments["UpdateExpression"]:
+            raise claim
+        update(arguments)
+
+    cloud.updateItem = claim_only  # type: ignore[method-assign]
+    ended = run(PATH, _given(), cloud)
+    assert (ended.status, ended.cause) == ("FAILED", "createEndpoint")
+
+
+def test_an_endpoint_that_stays_busy_is_waited_for_but_not_for_ever():
+    cloud = SageMaker(status="Updating")
+    cloud.left = 10_000
+    ended = run(PATH, _given(), cloud)
+    assert (ended.status, ended.error) == ("FAILED", "EndpointBusy")
+    assert (cloud.models, cloud.deployed) == (set(), 3)
+
+
+def test_nothing_is_deleted_under_an_endpoint_that_may_still_come_up():
+    cloud = SageMaker(looks=10_000)
+    ended = run(PATH, _given(), cloud)
+    assert (ended.status, ended.error) == ("FAILED", "EndpointNotInService")
+    assert (cloud.models, cloud.configs) == ({NAME}, {NAME})

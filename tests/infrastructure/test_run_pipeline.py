@@ -1,0 +1,250 @@
+"""The paths of a run: what is asked of whom, in which order, and how each way of ending ends."""
+
+import json
+from typing import Any
+
+import pytest
+from ebb.record import RecordRequest
+
+from infrastructure import project
+from infrastructure.interpreter import TaskError, run
+
+PATH = project.ROOT / "statemachines" / "run_pipeline.asl.yaml"
+GIVEN = {
+    "run_id": "wine-20261123010203-0a1b2c",
+    "attempt": 1,
+    "project": "wine",
+    "drop": {"kind": "object", "bucket": "landing", "key": "wine/data/wine.csv", "size_bytes": 10},
+}
+STAGES = ("process", "train", "compress", "compile")
+JOBS = {
+    "process": "createProcessingJob.sync",
+    "train": "createTrainingJob.sync",
+    "compress": "createTrainingJob.sync",
+    "compile": "createProcessingJob.sync",
+}
+
+
+class World:
+    """Answers a run's Tasks; `fails` maps the end of a resource, or a function and action, to an error."""
+
+    def __init__(self, *, outcome: str = "run", needed: tuple[str, ...] = STAGES, deploy: Any = "yes", **fails: Any):
+        self.outcome, self.needed, self.deploy = outcome, needed, deploy
+        self.fails = {key.replace("__", ":"): error for key, error in fails.items()}
+
+    def __call__(self, resource: str, arguments: Any) -> Any:
+        if resource.endswith("lambda:invoke"):
+            function = arguments["FunctionName"].removeprefix("${").removesuffix("FunctionArn}")
+            payload = arguments["Payload"]
+            what = payload.get("stage") if payload.get("action") == "stage_finished" else payload.get("action", "")
+            self._raise(f"{function}:{what}")
+            self._raise(function)
+            return {"StatusCode": 200, "Payload": getattr(self, function)(payload)}
+        action = resource.removesuffix(":2").rsplit(":", 1)[-1]
+        self._raise(arguments.get("stage", action))
+        if action == "startExecution.sync":
+            return {"Output": {"deployed": True, "endpoint_name": "ebb-wine"}, "Status": "SUCCEEDED"}
+        if action == "createModelPackage":
+            return {"ModelPackageArn": "arn:aws:sagemaker:us-east-1:000000000000:model-package/ebb-wine/1"}
+        return {"job": arguments} if action.endswith(".sync") else {}
+
+    def IdentifyDataset(self, _: Any) -> Any:  # noqa: N802 - the function's own name
+        """Say whether there is anything to do."""
+        reuses = None if self.outcome == "run" else "wine-20261122010203-0a1b2c"
+        return {"outcome": self.outcome, "reason": "the same bytes", "reuses": reuses, "spec": {}, "sources": []}
+
+    def PlanPipeline(self, _: Any) -> Any:  # noqa: N802
+        """Return requests that can be told apart."""
+        stages = {
+            stage: {"needed": stage in self.needed, "request": {"stage": stage}, "report_uri": f"s3://b/{stage}.json"}
+            for stage in STAGES
+        }
+        roles = [{"create": {"RoleName": f"ebb-wine-{stage}"}, "policy": {"PolicyName": stage}} for stage in STAGES]
+        return {"generation": 3, "roles": roles, "artifacts": {}, **stages}
+
+    def SelectCandidate(self, _: Any) -> Any:  # noqa: N802
+        """Choose, and deploy or not."""
+        deploy = {"run_id": GIVEN["run_id"], "requests": {}} if self.deploy == "yes" else None
+        return {"chosen": "student-int8", "package_group": {}, "package": {}, "deploy": deploy}
+
+    def RecordRun(self, payload: Any) -> Any:  # noqa: N802
+        """Accept what the real handler accepts, and nothing else."""
+        RecordRequest.validate_python(payload)
+        return {"subject": f"{payload['action']}", "message": "words"}
+
+    def _raise(self, key: str) -> None:
+        if key in self.fails:
+            error = self.fails[key]
+            raise error if isinstance(error, TaskError) else TaskError(*error)
+
+
+def _recorded(execution: Any) -> list[str]:
+    payloads = [each["Payload"] for each in execution.arguments("lambda:invoke")]
+    return [each.get("stage") if each["action"] == "stage_finished" else each["action"] for each in payloads if "action" in each]
+
+
+def test_a_run_goes_through_every_stage_and_is_recorded():
+    ended = run(PATH, GIVEN, World())
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert _recorded(ended) == [*STAGES, "succeeded"]
+    jobs = [arguments["stage"] for resource, arguments in ended.asked if resource.endswith("Job.sync")]
+    assert jobs == list(STAGES)
+    for stage, action in JOBS.items():
+        assert {"stage": stage} in ended.arguments(action)
+    assert [each["RoleName"] for each in ended.arguments("iam:createRole")] == [f"ebb-wine-{each}" for each in STAGES]
+    (message,) = ended.arguments("sns:publish")
+    assert (message["Subject"], message["Message"]) == ("succeeded", "words")
+
+
+def test_each_function_is_told_when_and_for_which_run():
+    ended = run(PATH, GIVEN, World())
+    for each in ended.arguments("lambda:invoke"):
+        payload = each["Payload"]
+        assert (payload["run_id"], payload["attempt"], payload["project"]) == (GIVEN["run_id"], 1, "wine")
+        assert payload["now"].startswith("20")
+    identify, plan, *_ = [each["Payload"] for each in ended.arguments("lambda:invoke")]
+    assert identify["drop"] == GIVEN["drop"]
+    assert identify["execution_arn"].startswith("arn:aws:states:")
+    assert plan["identified"]["outcome"] == "run"
+
+
+def test_the_record_of_a_success_holds_what_was_planned_chosen_and_deployed():
+    ended = run(PATH, GIVEN, World())
+    record = ended.arguments("lambda:invoke")[-1]["Payload"]
+    assert record["plan"]["generation"] == 3
+    assert record["selection"]["chosen"] == "student-int8"
+    assert record["deployment"] == {"deployed": True, "endpoint_name": "ebb-wine"}
+
+
+def test_a_model_that_is_not_deployed_is_still_a_success():
+    ended = run(PATH, GIVEN, World(deploy=None))
+    assert ended.status == "SUCCEEDED"
+    assert not ended.arguments("startExecution.sync:2")
+    assert ended.arguments("lambda:invoke")[-1]["Payload"]["deployment"] is None
+
+
+def test_what_an_earlier_attempt_finished_is_not_repeated():
+    ended = run(PATH, {**GIVEN, "attempt": 2}, World(needed=("compress", "compile")))
+    assert [arguments["stage"] for resource, arguments in ended.asked if resource.endswith("Job.sync")] == [
+        "compress",
+        "compile",
+    ]
+    assert _recorded(ended) == ["compress", "compile", "succeeded"]
+
+
+@pytest.mark.parametrize("outcome", ["reuse", "superseded"])
+def test_a_run_with_nothing_to_do_starts_nothing(outcome):
+    ended = run(PATH, GIVEN, World(outcome=outcome))
+    assert ended.status == "SUCCEEDED"
+    assert _recorded(ended) == ["reused"]
+    assert {resource for resource, _ in ended.asked} == {"arn:aws:states:::lambda:invoke"}
+    assert ended.output["outcome"] == outcome
+
+
+REFUSED = json.dumps({"errorType": "DropRejectedError", "errorMessage": json.dumps({"code": "ragged"})})
+
+
+@pytest.mark.parametrize(
+    ("world", "stage"),
+    [
+        pytest.param(World(IdentifyDataset=("DropRejectedError", REFUSED)), "identify", id="by the first MiB"),
+        pytest.param(World(IdentifyDataset=("InvalidSpecError", REFUSED)), "identify", id="by its spec"),
+        pytest.param(World(PlanPipeline=("InvalidSpecError", REFUSED)), "plan", id="by what cannot be planned"),
+        pytest.param(World(RecordRun__process=("DropRejectedError", REFUSED)), "process", id="by the full scan"),
+    ],
+)
+def test_a_rejected_drop_is_rejected_and_not_failed(world, stage):
+    ended = run(PATH, GIVEN, world)
+    assert (ended.status, ended.error, ended.cause) == ("FAILED", "DropRejected", REFUSED)
+    assert _recorded(ended)[-1] == "rejected"
+    assert ended.arguments("lambda:invoke")[-1]["Payload"]["stage"] == stage
+    assert [each["Subject"] for each in ended.arguments("sns:publish")] == ["rejected"]
+
+
+@pytest.mark.parametrize(
+    ("world", "stage"),
+    [
+        pytest.param(World(IdentifyDataset=("KeyError", "x")), "identify", id="identify"),
+        pytest.param(World(PlanPipeline=("NoFeasibleInstanceError", "x")), "plan", id="plan"),
+        pytest.param(World(putRolePolicy=("Iam.MalformedPolicyDocumentException", "x")), "plan", id="roles"),
+        *[pytest.param(World(**{stage: ("States.TaskFailed", "x")}), stage, id=f"{stage} job") for stage in STAGES],
+        pytest.param(World(process=("States.Timeout", "x")), "process", id="a job that never ends"),
+        pytest.param(World(RecordRun__train=("ReportMissingError", "x")), "train", id="a job without a report"),
+        pytest.param(World(SelectCandidate=("NoAcceptableCandidateError", "x")), "select", id="select"),
+        pytest.param(World(createModelPackage=("SageMaker.SageMakerException", "x")), "register", id="register"),
+        pytest.param(World(**{"startExecution.sync": ("States.TaskFailed", "x")}), "deploy", id="deploy"),
+        pytest.param(World(RecordRun__succeeded=("KeyError", "x")), "record", id="the record itself"),
+    ],
+)
+def test_a_failure_is_recorded_told_and_kept_as_the_executions_own_error(world, stage):
+    ended = run(PATH, GIVEN, world)
+    (error,) = world.fails.values()
+    assert (ended.status, ended.error, ended.cause) == ("FAILED", *error)
+    last = ended.arguments("lambda:invoke")[-1]["Payload"]
+    assert (last["action"], last["stage"], last["error"], last["cause"]) == ("failed", stage, *error)
+    assert [each["Subject"] for each in ended.arguments("sns:publish")] == ["failed"]
+
+
+def test_nothing_starts_after_a_failed_stage():
+    ended = run(PATH, GIVEN, World(train=("States.TaskFailed", "x")))
+    jobs = [arguments["stage"] for resource, arguments in ended.asked if resource.endswith("Job.sync")]
+    assert jobs == ["process", "train"]
+
+
+def test_a_failure_that_cannot_be_recorded_still_fails_with_its_own_error():
+    ended = run(PATH, GIVEN, World(train=("States.TaskFailed", "x"), RecordRun__failed=("KeyError", "y")))
+    assert (ended.status, ended.error, ended.cause) == ("FAILED", "States.TaskFailed", "x")
+
+
+@pytest.mark.parametrize(
+    ("world", "status"),
+    [
+        pytest.param(World(publish=("SNS.InternalErrorException", "x")), "SUCCEEDED", id="a success stays one"),
+        pytest.param(
+            World(publish=("SNS.InternalErrorException", "x"), train=("States.TaskFailed", "y")), "FAILED", id="so a failure"
+        ),
+    ],
+)
+def test_an_unsent_message_changes_nothing(world, status):
+    ended = run(PATH, GIVEN, world)
+    assert ended.status == status
+    assert ended.error == (None if status == "SUCCEEDED" else "States.TaskFailed")
+
+
+def test_roles_and_groups_that_exist_are_kept():
+    exists = World(
+        createRole=("Iam.EntityAlreadyExistsException", "x"),
+        createModelPackageGroup=("SageMaker.SageMakerException", "already exists"),
+    )
+    ended = run(PATH, GIVEN, exists)
+    assert ended.status == "SUCCEEDED"
+    assert len(ended.arguments("iam:putRolePolicy")) == len(STAGES)
+
+
+class Recovering(World):
+    """A world in which one kind of call fails a number of times before it works."""
+
+    def __init__(self, key: str, error: str, times: int):
+        super().__init__()
+        self.key, self.error, self.left = key, error, times
+
+    def _raise(self, key: str) -> None:
+        if key == self.key and self.left:
+            self.left -= 1
+            raise TaskError(self.error, "for now")
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "times"),
+    [
+        pytest.param("train", "SageMaker.AmazonSageMakerException", 5, id="a role that is not visible yet"),
+        pytest.param("compile", "SageMaker.ResourceLimitExceededException", 20, id="a quota in use"),
+        pytest.param("RecordRun", "Lambda.TooManyRequestsException", 4, id="throttled functions"),
+        pytest.param("PlanPipeline", "LedgerUnavailableError", 4, id="a throttled ledger"),
+        pytest.param("RecordRun:process", "ReportMissingError", 2, id="a report that is a moment late"),
+        pytest.param("createRole", "Iam.ConcurrentModificationException", 4, id="roles changed at once"),
+    ],
+)
+def test_what_passes_is_tried_again(key, error, times):
+    assert run(PATH, GIVEN, Recovering(key, error, times)).status == "SUCCEEDED"
+    assert run(PATH, GIVEN, Recovering(key, error, times + 1)).error == error
