@@ -120,7 +120,9 @@ class JobRun:
                 shutil.rmtree(self.base, ignore_errors=True)
 
     def _fail(self, reason: str) -> None:
-        if not processes.closing():  # otherwise the container ended because the server does: service.load_persisted_state tells
+        if (
+            not processes.closing()
+        ):  # otherwise the container ended because the server does: service.load_persisted_state tells
             self.finish("Failed", FailureReason=reason[:MAX_TEXT])
 
 

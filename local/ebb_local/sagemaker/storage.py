@@ -20,7 +20,9 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from ministack.core.responses import get_region
+from ministack.services import kms
 
+from ebb_local import authorization
 from ebb_local.sagemaker import settings
 from ebb_local.sagemaker.errors import JobFailure
 from ebb_local.sagemaker.roles import Credentials
@@ -70,6 +72,7 @@ class Bucket:
     """S3 under one role. Errors become the FailureReason that SageMaker gives for them."""
 
     def __init__(self, credentials: Credentials) -> None:
+        self._principal = credentials.principal
         with _session_lock:  # making clients is not thread-safe
             self._client = _session.client(
                 "s3",
@@ -116,6 +119,8 @@ class Bucket:
 
     def upload(self, path: Path, location: Location, kms_key_id: str | None = None) -> None:
         """Store one file, encrypted with the job's key when it has one."""
+        if kms_key_id:
+            self._require_key(kms_key_id, location)
         extra = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key_id} if kms_key_id else {}
         try:
             self._client.upload_file(str(path), location.bucket, location.key, ExtraArgs=extra, Config=_TRANSFER)
@@ -128,6 +133,17 @@ class Bucket:
         for path in files:
             self.upload(path, target.below(path.relative_to(directory).as_posix()), kms_key_id)
         return len(files)
+
+    def _require_key(self, key_id: str, location: Location) -> None:
+        """Raise unless the role may use the key: S3 asks for the one that a request names, MiniStack does not."""
+        found = kms._resolve_key(key_id)
+        context = {"kms:ViaService": f"s3.{get_region()}.amazonaws.com"}
+        try:
+            if found is None:
+                raise JobFailure(f"ClientError: Data upload failed:KMS.NotFoundException: key {key_id}: {location}")
+            authorization.authorize("kms:GenerateDataKey", found["Arn"], principal=self._principal, context=context)
+        except authorization.AccessDenied as denied:
+            raise JobFailure(f"ClientError: Data upload failed:AccessDenied (403): {denied}: {location}") from denied
 
     def _prefix_sources(self, location: Location) -> Iterator[Source]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=location.key)
