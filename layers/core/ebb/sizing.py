@@ -10,6 +10,7 @@ from ebb.errors import NoFeasibleInstanceError
 from ebb.spec import PipelineSpec
 
 MIB = 1024 * 1024
+ESTIMATE_NOISE_SHARE = 0.10  # estimates closer than this are no difference: the cheaper one is taken
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def expected_energy_kwh(work: Workload, instance: Instance) -> float:
 
 
 def choose(stage: str, work: Workload, offered: Iterable[Instance] | None = None) -> Choice:
-    """Return the instance that finishes the work in time and in memory on the least energy, cheapest when equal.
+    """Return the instance that finishes the work in time and in memory on the least energy, the cheapest when equal.
 
     Raises: NoFeasibleInstanceError when none does.
     """
@@ -98,10 +99,11 @@ def choose(stage: str, work: Workload, offered: Iterable[Instance] | None = None
             f"{stage} needs about {work.memory_gib:.0f} GiB and {work.cpu_s:.0f} CPU-seconds within "
             f"{work.max_runtime_s:.0f} s; no catalogued instance holds that: raise train.max_runtime or drop less data"
         )
-    ranked = sorted(
-        fitting, key=lambda each: (expected_energy_kwh(work, each), each.price_usd_per_hour.value, each.name)
-    )
-    best = ranked[0]
+    ranked = sorted(fitting, key=lambda each: (expected_energy_kwh(work, each), each.price_usd_per_hour.value))
+    least = expected_energy_kwh(work, ranked[0])
+    near = [each for each in ranked if expected_energy_kwh(work, each) <= least * (1 + ESTIMATE_NOISE_SHARE)]
+    best = min(near, key=lambda each: each.price_usd_per_hour.value)
+    others = [each for each in ranked if each is not best][:3]
     return Choice(
         best,
         f"least expected energy of {len(fitting)} types with {work.memory_gib:.1f} GiB that finish in time",
@@ -111,7 +113,7 @@ def choose(stage: str, work: Workload, offered: Iterable[Instance] | None = None
             "expected_memory_gib": round(work.memory_gib, 2),
             "expected_energy_wh": round(expected_energy_kwh(work, best) * 1000, 4),
         },
-        tuple(f"{each.name}: {expected_energy_kwh(work, each) * 1000:.3g} Wh expected" for each in ranked[1:4]),
+        tuple(f"{each.name}: {expected_energy_kwh(work, each) * 1000:.3g} Wh expected" for each in others),
     )
 
 

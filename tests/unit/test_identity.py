@@ -1,0 +1,121 @@
+"""Identity and sources: what is the same work, and which objects belong together."""
+
+import pytest
+
+from ebb import sources
+from ebb.errors import DropRejectedError, InvalidSpecError
+from ebb.identity import jobs_hash, run_identity
+from ebb.sources import Source
+from ebb.spec import PipelineSpec
+
+SPEC = PipelineSpec().resolved()
+
+
+def source(key: str, content: str = "aa", bucket: str = "landing") -> Source:
+    return Source(bucket=bucket, key=key, size_bytes=10, etag="e", sha256=content)
+
+
+def test_the_same_work_has_the_same_name_whatever_the_order():
+    one = run_identity("cancer", SPEC, "abc", ["1", "2"])
+    assert one == run_identity("cancer", dict(reversed(SPEC.items())), "abc", ["2", "1"])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(("wine", SPEC, "abc", ["1"]), id="another project wants its own endpoint"),
+        pytest.param(("cancer", SPEC | {"task": "x"}, "abc", ["1"]), id="another spec"),
+        pytest.param(("cancer", SPEC, "abd", ["1"]), id="other job code"),
+        pytest.param(("cancer", SPEC, "abc", ["2"]), id="other bytes"),
+        pytest.param(("cancer", SPEC, "abc", ["1", "1"]), id="the same bytes twice"),
+    ],
+)
+def test_other_work_has_another_name(other):
+    assert run_identity(*other) != run_identity("cancer", SPEC, "abc", ["1"])
+
+
+def test_the_hash_of_the_job_code_ends_its_uri():
+    assert jobs_hash("s3://bucket/jobs/5c1d") == jobs_hash("s3://bucket/jobs/5c1d/") == "5c1d"
+
+
+def test_appending_replaces_a_key_and_counts_the_same_bytes_once():
+    old = [source("a.csv", "11"), source("b.csv", "22")]
+    new = [source("b.csv", "33"), source("copy of a.csv", "11")]
+    assert [(each.key, each.sha256) for each in sources.appended(old, new)] == [("a.csv", "11"), ("b.csv", "33")]
+
+
+def test_a_manifest_names_exactly_the_objects():
+    assert sources.manifest([source("p/data/a.csv"), source("p/data/b.csv")]) == [
+        {"prefix": "s3://landing/"},
+        "p/data/a.csv",
+        "p/data/b.csv",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "forms", "code"),
+    [
+        pytest.param([source("a.csv"), source("b.parquet")], ["csv", "parquet"], "mixed-formats", id="two formats"),
+        pytest.param([source("a.csv"), source("b.csv", bucket="other")], ["csv"], "several-buckets", id="two buckets"),
+        pytest.param(
+            [source(f"project/data/part-{n:06}.csv", "0" * 64) for n in range(300)],
+            ["csv"],
+            "too-many-objects",
+            id="more than a job can verify",
+        ),
+    ],
+)
+def test_what_does_not_belong_together_is_rejected(given, forms, code):
+    with pytest.raises(DropRejectedError) as caught:
+        sources.together(given, forms)
+    assert caught.value.rejection.code == code
+    assert caught.value.rejection.remedy
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        pytest.param("s3://landing/cancer/archive/", ("landing", "cancer/archive/"), id="the project's own place"),
+        pytest.param(
+            "s3://landing/warehouse/wine/wine.csv", ("landing", "warehouse/wine/wine.csv"), id="a shared place"
+        ),
+        pytest.param("s3://lake/tables/x/", ("lake", "tables/x/"), id="a bucket that the stack was given"),
+    ],
+)
+def test_data_may_be_left_where_it_is(uri, expected):
+    assert place(uri) == expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        pytest.param("s3://landing/other/data/secret.csv", "other dropped", id="what another project dropped"),
+        pytest.param("s3://landing/other/data", "other dropped", id="all that another project dropped"),
+        pytest.param("s3://landing/other/", "other dropped", id="the whole of another project"),
+        pytest.param("s3://landing/o", "dropped", id="a prefix that reaches into other projects"),
+        pytest.param("s3://vault/x.csv", "may not read the bucket vault", id="a bucket that the stack was not given"),
+    ],
+)
+def test_data_that_this_project_may_not_read(uri, message):
+    with pytest.raises(InvalidSpecError, match=message):
+        place(uri)
+
+
+def place(uri: str) -> tuple[str, str]:
+    return sources.place(
+        uri, project="cancer", landing_bucket="landing", external_buckets=("lake",), file="cancer/pipeline.yaml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "size", "expected"),
+    [
+        ("d/a.csv", 1, True),
+        ("d/_SUCCESS", 0, False),
+        ("d/.crc", 5, False),
+        ("d/", 0, False),
+        ("d/empty.csv", 0, True),
+    ],
+)
+def test_which_listed_objects_are_data(key, size, expected):
+    assert sources.is_data(key, size) is expected

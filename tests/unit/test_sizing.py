@@ -1,0 +1,63 @@
+"""Right-sizing: the least energy that holds the work."""
+
+import botocore.session
+import pytest
+
+from ebb import catalog, sizing
+from ebb.errors import NoFeasibleInstanceError
+from ebb.sizing import MIB, Workload
+from ebb.spec import PipelineSpec
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        pytest.param(Workload(60, 2, 0.7, 3600), "ml.m5.large", id="little work takes the smallest machine"),
+        pytest.param(
+            Workload(60, 12, 0.5, 3600), "ml.m5.xlarge", id="memory decides when the small one does not hold it"
+        ),
+        pytest.param(Workload(12_000, 2, 0.95, 3600), "ml.c5.xlarge", id="a deadline asks for more processors"),
+    ],
+)
+def test_choose(work, expected):
+    assert sizing.choose("train", work).instance.name == expected
+
+
+def test_work_that_nothing_holds_says_what_to_do():
+    with pytest.raises(NoFeasibleInstanceError, match=r"raise train\.max_runtime or drop less data"):
+        sizing.choose("train", Workload(1e9, 2, 0.5, 3600))
+
+
+def test_the_choice_keeps_what_was_not_taken():
+    choice = sizing.choose("train", Workload(60, 2, 0.7, 3600))
+    assert choice.numbers["expected_cpu_s"] == 60
+    assert all("Wh expected" in other for other in choice.alternatives)
+
+
+def test_a_named_instance_is_taken_for_training_only():
+    spec = PipelineSpec.model_validate({"train": {"instance": "ml.m5.4xlarge"}})
+    chosen = {
+        stage: sizing.for_stage(stage, spec, size_bytes=MIB, form="csv", compressed=False).instance.name
+        for stage in ("process", "train", "compress", "compile")
+    }
+    assert chosen == {
+        "process": "ml.m5.large",
+        "train": "ml.m5.4xlarge",
+        "compress": "ml.m5.4xlarge",
+        "compile": "ml.m5.large",
+    }
+
+
+def test_compressed_and_columnar_bytes_count_as_more_text():
+    sizes = [
+        sizing.workload("process", size_bytes=MIB, form=form, compressed=gz, max_runtime_s=1).cpu_s
+        for form, gz in (("jsonl", False), ("csv", False), ("parquet", False), ("csv", True))
+    ]
+    assert sizes[0] < sizes[1] < sizes[2] == sizes[3]
+
+
+def test_every_catalogued_instance_may_train_and_process():
+    model = botocore.session.get_session().get_service_model("sagemaker")
+    for each in catalog.instances():
+        assert each.name in model.shape_for("TrainingInstanceType").enum
+        assert each.name in model.shape_for("ProcessingInstanceType").enum

@@ -1,0 +1,109 @@
+"""The spec: what may be asked for, and how an error tells where and what to write instead."""
+
+from datetime import timedelta
+
+import pytest
+
+from ebb import spec
+from ebb.errors import InvalidSpecError
+
+FILE = "cancer/pipeline.yaml"
+
+
+def parse(text: str) -> spec.PipelineSpec:
+    return spec.parse(text.encode(), file=FILE)
+
+
+def refused(text: str | bytes):
+    with pytest.raises(InvalidSpecError) as caught:
+        spec.parse(text if isinstance(text, bytes) else text.encode(), file=FILE)
+    return caught.value.rejection
+
+
+def test_an_empty_spec_asks_for_the_defaults():
+    asked = parse("")
+    assert asked.task is None
+    assert asked.train.max_runtime == timedelta(hours=1)
+    assert asked.compress.max_metric_drop == 0.01
+
+
+def test_everything_that_a_user_may_write_today():
+    asked = parse(
+        """
+        task: tabular-classification
+        data: {target: label, mode: append}
+        train: {metric: accuracy, target: 0.98, max_runtime: 2h, spot: false, instance: ml.m5.xlarge, epochs: 20}
+        compress: {max_metric_drop: 0.02, methods: [quantize]}
+        serve: {kind: serverless, p95_latency: 50ms, cold_start: allowed, requests_per_day: 500, idle_after: 15m}
+        retrain: {schedule: rate(7 days), drift: {psi: 0.2}, deadline: 24h}
+        carbon: {budget: 500g, signal: average}
+        """
+    )
+    assert asked.serve.p95_latency == timedelta(milliseconds=50)
+    assert asked.carbon.budget == 500
+    assert asked.retrain.deadline == timedelta(days=1)
+
+
+def test_a_resolved_spec_reads_back_as_itself():
+    asked = parse("serve: {p95_latency: 50ms}\ncarbon: {budget: 2kg}\n")
+    assert spec.PipelineSpec.model_validate(asked.resolved()) == asked
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message", "remedy"),
+    [
+        pytest.param("data: {target: x}\nservee: {}\n", 2, "servee", "`serve`", id="a typo is guessed"),
+        pytest.param(
+            "data:\n  target: x\n  colour: y\n", 3, "data.colour", "target, uri, mode", id="known fields are told"
+        ),
+        pytest.param(
+            "task: image-classification\n", 1, "comes later", "tabular-classification", id="a task that comes later"
+        ),
+        pytest.param(
+            "serve: {kind: async}\n", 1, "comes later", "auto, serverless", id="a serve kind that comes later"
+        ),
+        pytest.param("compress: {methods: [prune]}\n", 1, "comes later", "distill", id="a method that comes later"),
+        pytest.param("train: {tune: {trials: 8}}\n", 1, "tune comes later", "remove it", id="tuning comes later"),
+        pytest.param("serve: {p95_latency: 50}\n", 1, "serve.p95_latency", "50ms", id="a duration needs its unit"),
+        pytest.param("carbon: {budget: 5}\n", 1, "carbon.budget", "500g", id="a mass needs its unit"),
+        pytest.param("train: {metric: speed}\n", 1, "train.metric", "accuracy", id="an unknown metric"),
+        pytest.param("train: {instance: ml.z9.nano}\n", 1, "train.instance", "ml.m5.large", id="an unknown instance"),
+        pytest.param(
+            "serve: {memory_mb: 10}\n", 1, "serve.memory_mb", "1024", id="a memory size that AWS does not have"
+        ),
+        pytest.param(
+            "train: {max_runtime: 10s}\n", 1, "train.max_runtime", "train.max_runtime", id="too short to train"
+        ),
+        pytest.param(
+            "task: tabular-regression\ntrain: {metric: auc}\n",
+            None,
+            "does not fit",
+            "rmse",
+            id="a metric of the other task",
+        ),
+        pytest.param("data: {target: [\n", 2, "not YAML", "Mend", id="no YAML"),
+        pytest.param("- a\n- b\n", 1, "not a mapping", "fields", id="a list"),
+        pytest.param("data: &a {target: x}\n", None, "anchors", "Write the values out", id="anchors are refused"),
+    ],
+)
+def test_an_error_names_field_line_and_remedy(text, line, message, remedy):
+    rejection = refused(text)
+    assert message in rejection.message
+    assert remedy in rejection.remedy
+    if line is not None:
+        assert rejection.line == line
+    assert rejection.file == FILE
+
+
+def test_a_spec_that_is_not_utf8_names_the_line():
+    assert refused(b"task: x\n\xff\xfe\n").line == 2
+
+
+def test_a_huge_spec_is_not_even_read():
+    assert refused(b"#" * 70_000).code == "spec-too-large"
+
+
+def test_the_error_text_is_json_because_step_functions_carries_text_only():
+    with pytest.raises(InvalidSpecError) as caught:
+        parse("servee: {}")
+    assert str(caught.value).startswith('{"code": "spec-unknown-field"')
