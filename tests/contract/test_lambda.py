@@ -102,3 +102,14 @@ def test_event_source_delivers_when_allowed(cloud, function, queue):
 
     wait_until(lambda: left() == 0)
     assert cloud.calls(action="sqs:ReceiveMessage", resource=source, decision="Allow")
+
+
+def test_log_is_written_as_the_role_of_the_function(cloud, function):
+    group = "/aws/lambda/logging"
+    cloud.client("logs").create_log_group(logGroupName=group)
+    source = "def handler(event, context): print('hello')"
+    for permissions, lines in (([], 0), ([allow(["logs:CreateLogStream", "logs:PutLogEvents"], f"*{group}:*")], 1)):
+        arn = function(source, *permissions, LoggingConfig={"LogGroup": group})
+        cloud.client("lambda").invoke(FunctionName=arn)
+        events = cloud.client("logs").filter_log_events(logGroupName=group, filterPattern="hello")["events"]
+        assert len(events) == lines

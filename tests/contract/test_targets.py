@@ -79,7 +79,7 @@ def test_function_needs_a_permission_for_events(cloud, function, queue, rule):
 def test_failing_function_is_called_again(cloud, function, queue, rule):
     arn, put_target, send = rule
     called = function("def handler(event, context): raise ValueError('again')",
-                      allow("sqs:SendMessage", queue_arn(cloud, queue)),
+                      allow("sqs:SendMessage", queue_arn(cloud, queue)), allow("logs:*"),
                       DeadLetterConfig={"TargetArn": queue_arn(cloud, queue)})
     cloud.client("lambda").add_permission(FunctionName=called, StatementId="s", Action="lambda:InvokeFunction",
                                           Principal="events.amazonaws.com", SourceArn=arn)

@@ -14,6 +14,7 @@ GAPS = (
     "unknown_services",
     "lambda_errors",
     "lambda_workers",
+    "lambda_logs",
     "lambda_async",
     "lambda_event_sources",
     "definitions",
@@ -27,6 +28,8 @@ GAPS = (
     "rule_targets",
     "pass_role",
     "encryption_keys",
+    "alarm_actions",
+    "alarm_evaluation",
 )
 
 

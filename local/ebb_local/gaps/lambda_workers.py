@@ -40,7 +40,7 @@ def reap(*, idle_s: float = IDLE_S, kept: int = KEPT_IDLE_WORKERS) -> int:
     with lambda_runtime._lock:
         idle = sorted(
             (worker for workers in lambda_runtime._workers.values() for worker in workers if not worker.in_use),
-            key=lambda worker: worker.last_used,
+            key=lambda worker: (_has_process(worker), worker.last_used),
             reverse=True,
         )
         ended = [worker for rank, worker in enumerate(idle) if rank >= kept or now - worker.last_used > idle_s]
@@ -50,6 +50,10 @@ def reap(*, idle_s: float = IDLE_S, kept: int = KEPT_IDLE_WORKERS) -> int:
                 del lambda_runtime._workers[key]
     lambda_runtime.kill_workers(ended)
     return len(ended)
+
+
+def _has_process(worker: lambda_runtime.Worker) -> bool:
+    return worker._proc is not None and worker._proc.poll() is None
 
 
 def _reap_forever() -> None:
