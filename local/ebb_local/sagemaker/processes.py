@@ -16,6 +16,8 @@ from pathlib import Path
 
 from ebb_local.sagemaker import settings
 
+_GONE_TIMEOUT_S = 2.0  # grandchildren are reaped by init, a moment after they were killed
+
 _lock = threading.Lock()
 _children: dict[int, subprocess.Popen] = {}
 _closing = threading.Event()
@@ -53,6 +55,9 @@ def forget(process: subprocess.Popen) -> None:
     """End what a finished process left in its group, and take it off the list."""
     _signal_group(process.pid, signal.SIGKILL)
     process.wait()
+    until = time.monotonic() + _GONE_TIMEOUT_S
+    while _group_exists(process.pid) and time.monotonic() < until:
+        time.sleep(0.01)
     with _lock:
         if _children.pop(process.pid, None) is not None:
             _write_down()
@@ -112,6 +117,16 @@ def _start_time(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
+
+
+def _group_exists(pid: int) -> bool:
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _signal_group(pid: int, number: int) -> None:

@@ -16,8 +16,11 @@ from botocore.model import OperationModel, Shape
 
 from ebb_local.sagemaker.errors import ServiceError, validation_exception
 
-# Java's names for classes of characters, which `re` does not know.
-_UNICODE_CLASSES = {r"\p{L}": r"\w", r"\p{N}": r"\d", r"\p{Z}": r"\s", r"\p{M}": r"\w", r"\p{S}": r"+<=>|~$^`"}
+# Java's classes of characters, which `re` does not know; where Python has none, the class is taken as wide as needed.
+_JAVA_CLASSES = {
+    r"\p{L}": r"\w", r"\p{M}": r"\w", r"\p{N}": r"\w", r"\p{Z}": r"\s", r"\p{S}": r"\W", r"\p{P}": r"\W",
+    r"\p{Alnum}": "a-zA-Z0-9",
+}  # fmt: skip
 _KINDS = {"string": "a String", "integer": "an Integer", "long": "a Long", "boolean": "a Boolean",
           "float": "a Float", "double": "a Double", "list": "a List", "map": "a Map", "structure": "a Structure",
           "timestamp": "a Timestamp", "blob": "a Blob"}  # fmt: skip
@@ -68,7 +71,7 @@ def _problems(shape: Shape, value: Any, path: str) -> Iterator[str]:
 
 def _structure_problems(shape: Shape, value: dict[str, Any], path: str) -> Iterator[str]:
     members = shape.members  # type: ignore[attr-defined]
-    for name in shape.required_members:  # type: ignore[attr-defined]
+    for name in shape.required_members:
         if value.get(name) is None:
             yield f"Value null at '{_join(path, name)}' failed to satisfy constraint: Member must not be null"
     for name, item in value.items():
@@ -97,9 +100,14 @@ def _text_problems(shape: Shape, value: str, path: str) -> Iterator[str]:
 
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    for java, python in _UNICODE_CLASSES.items():
+    """Return a pattern of the model as Python's `re` reads it; one that it cannot read accepts everything."""
+    for java, python in _JAVA_CLASSES.items():
         pattern = pattern.replace(java, python)
-    return re.compile(pattern, re.DOTALL if pattern in (".*", ".+") else 0)
+    pattern = re.sub(r"\$\{\d+,\d+\}", "$", pattern)  # CustomerMetadataKey: a length written behind the end
+    try:
+        return re.compile(pattern)
+    except re.error:
+        return re.compile(".*", re.DOTALL)
 
 
 def _require_type(shape: Shape, value: Any) -> None:

@@ -1,6 +1,9 @@
 """Endpoints are real HTTP servers: they start, answer, rest, are replaced without a gap, and end."""
 
+import io
 import json
+import subprocess
+import tarfile
 import threading
 import time
 
@@ -121,9 +124,6 @@ def test_an_endpoint_whose_model_crashes_has_failed(lab: Lab) -> None:
 
 
 def test_an_archive_cannot_write_outside_its_directory(lab: Lab) -> None:
-    import io
-    import tarfile
-
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:gz") as tar:
         member = tarfile.TarInfo("../../outside")
@@ -197,9 +197,7 @@ def test_callers_need_invoke_endpoint_on_that_endpoint(lab: Lab) -> None:
 
 def _processes_of(lab: Lab, endpoint: str) -> list[str]:
     """Return the command lines of the processes that serve an endpoint."""
-    import subprocess
-
-    listing = subprocess.run(["ps", "-axo", "args="], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(["ps", "-axwwo", "args="], capture_output=True, text=True, check=True).stdout
     where = str(lab.cloud.server.home / "endpoints" / endpoint) + "/"
     return [line for line in listing.splitlines() if where in line and "serve" in line]
 
