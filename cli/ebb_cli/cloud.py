@@ -112,7 +112,9 @@ def _parameters() -> list[str]:
     runtime = f"python{sys.version_info.major}.{sys.version_info.minor}"
     architecture = "arm64" if platform.machine().lower() in {"arm64", "aarch64"} else "x86_64"
     overrides = [f"PythonRuntime={runtime}", f"Architecture={architecture}"]
-    return ["--config-env", "local", "--parameter-overrides", *overrides]
+    # SAM looks for its settings beside the template, and what is deployed is the built one.
+    settings = ["--config-file", str(CHECKOUT / "samconfig.toml"), "--config-env", "local"]
+    return [*settings, "--parameter-overrides", *overrides]
 
 
 def _require_environments() -> None:

@@ -16,16 +16,15 @@ from rich.markup import escape
 
 from ebb_cli import cloud, demo_data, drop, output, progress, serving, show
 from ebb_cli.ledger import Ledger
-from ebb_cli.problems import EXIT_OF_STATUS
+from ebb_cli.problems import EXIT_OF_STATUS, CommandError
 from ebb_cli.target import Target, home
 
-DEFAULT_TABLE = "letters"
 ROWS_PER_CALL = 500
 SHOWN = 5
 
 
 def demo(
-    table: Annotated[str, typer.Option("--table", help="A table that ships inside a package.")] = DEFAULT_TABLE,
+    table: Annotated[str, typer.Option("--table", help="A table that ships inside a package.")] = demo_data.DEFAULT,
 ) -> None:
     """Show everything: deploy, drop a real table, train, shrink, serve, ask the model, count what it took."""
     seconds: dict[str, float] = {}
@@ -33,7 +32,7 @@ def demo(
     with _step("1  The embedded cloud, and the stack deployed to it", "cloud and stack", seconds):
         target, _ = cloud.bring_up()
     with _step("2  A real table", "data", seconds):
-        data = demo_data.fetch(table, home() / "demo")
+        data = _fetch(table)
         _say(f"{data.description}\nfrom {data.source}, {data.licence}")
     project = f"demo-{table}"[:20].rstrip("-")
     with _step(f"3  ebb drop {Path(data.train_csv).name} --project {project} --wait", "run", seconds):
@@ -53,6 +52,14 @@ def demo(
         f"\nTry next:\n  ebb why {run['run_id']}\n  ebb show latest\n  ebb invoke {project} {data.holdout_csv}\n"
         "  ebb drop YOUR_TABLE.csv --project mine --wait\n  ebb down\n(the command is .venv/bin/ebb)"
     )
+
+
+def _fetch(table: str) -> demo_data.DemoData:
+    try:
+        return demo_data.fetch(table, home() / "demo")
+    except demo_data.DemoDataError as problem:
+        remedy = "Is the Python package index reachable? ebb drop takes any table of your own."
+        raise CommandError(str(problem), remedy) from None
 
 
 def _say(text: str) -> None:

@@ -185,7 +185,7 @@ def _stack(target: Target) -> Iterator[Removal]:
         waiter = cloudformation.get_waiter("stack_delete_complete")
         waiter.wait(StackName=target.stack, WaiterConfig={"Delay": 1 if target.embedded else 10, "MaxAttempts": 360})
     except WaiterError as problem:
-        answer: dict[str, Any] = problem.last_response
+        answer: Any = problem.last_response
         described = (answer.get("Stacks") or [{}])[0]
         raise CommandError(
             f"The stack {target.stack!r} could not be deleted: {described.get('StackStatusReason') or problem}",
@@ -204,7 +204,7 @@ def _data(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
         dynamodb.get_waiter("table_exists").wait(TableName=table)
         dynamodb.delete_table(TableName=table)
         yield "table", table
-    key = outputs["DataKeyArn"]
+    key = outputs["DataKeyArn"].rpartition("/")[2]
     target.client("kms").schedule_key_deletion(KeyId=key, PendingWindowInDays=KEY_DELETION_DAYS)
     yield f"key (in {KEY_DELETION_DAYS} days)", key
 

@@ -64,23 +64,35 @@ def logs(
 
 
 def _new_events(target: Target, run: dict[str, Any], stages: list[str], seen: set[str]) -> Iterator[dict[str, Any]]:
-    client = target.client("logs")
     for attempt in range(1, int(run["attempt"] or 1) + 1):
         for stage in stages:
             job = names.job(run["run_id"], attempt, stage)
-            pages = client.get_paginator("filter_log_events")
-            try:
-                for page in pages.paginate(logGroupName=GROUP_OF_STAGE[stage], logStreamNamePrefix=f"{job}/"):
-                    for event in page["events"]:
-                        if event["eventId"] not in seen:
-                            seen.add(event["eventId"])
-                            yield {
-                                "stage": stage, "attempt": attempt, "job_name": job,
-                                "timestamp_ms": event["timestamp"], "message": event["message"].rstrip("\n"),
-                            }  # fmt: skip
-            except ClientError as problem:
-                if problem.response["Error"]["Code"] != "ResourceNotFoundException":
-                    raise  # the group is born with the first job of its kind
+            for event in _events(target, GROUP_OF_STAGE[stage], job):
+                if event["eventId"] in seen:
+                    continue
+                seen.add(event["eventId"])
+                yield {
+                    "stage": stage,
+                    "attempt": attempt,
+                    "job_name": job,
+                    "timestamp_ms": event["timestamp"],
+                    "message": event["message"].rstrip("\n"),
+                }
+
+
+def _events(target: Target, group: str, job: str) -> Iterator[dict[str, Any]]:
+    client = target.client("logs")
+    request = {"logGroupName": group, "logStreamNamePrefix": f"{job}/"}
+    try:
+        pages = client.get_paginator("describe_log_streams").paginate(**request)
+        streams = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
+    except ClientError as problem:
+        if problem.response["Error"]["Code"] != "ResourceNotFoundException":
+            raise
+        return  # the group is born with the first job of its kind
+    if streams:
+        found = client.get_paginator("filter_log_events").paginate(logGroupName=group, logStreamNames=streams)
+        yield from (event for page in found for event in page["events"])
 
 
 def _print(event: dict[str, Any], *, with_stage: bool) -> None:

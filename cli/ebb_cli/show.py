@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from ebb import explain
 from ebb_cli import output, progress
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import EXIT_OF_STATUS, CommandError
@@ -218,7 +219,5 @@ def why(target: Target, run: Run, as_json: Json = False) -> None:
     if as_json:
         output.emit_json({"run_id": run_id, "run": document, "decisions": decisions})
         return
-    from ebb import explain
-
     for line in explain.lines(document, decisions):
         output.out().print(line, markup=False, soft_wrap=True)

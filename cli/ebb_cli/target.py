@@ -90,13 +90,13 @@ def find(
     if server and endpoint_url in (None, server.endpoint_url):
         return of_server(server, stack)
     session = boto3.Session(profile_name=profile, region_name=region)
-    if not session.region_name:
-        raise CommandError("No Region is chosen.", "Give --region NAME or a profile that has one.")
     if session.get_credentials() is None:
         raise CommandError(
             "The embedded cloud is not running and there are no AWS credentials.",
             "ebb up starts the embedded cloud; for AWS give --profile NAME.",
         )
+    if not session.region_name:
+        raise CommandError("No Region is chosen.", "Give --region NAME or a profile that has one.")
     sts = session.client("sts", endpoint_url=endpoint_url)
     spoken_to = sts.meta.endpoint_url
     # A profile or AWS_ENDPOINT_URL may point elsewhere than to AWS: say so then.

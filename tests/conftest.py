@@ -1,0 +1,27 @@
+"""What holds for every test: nothing reaches a real account, whatever the developer's environment says."""
+
+import os
+
+import pytest
+
+# At import, before any module makes a session: keys that no account knows, no profile, no file of the developer's.
+for name in [name for name in os.environ if name.startswith("AWS_")]:
+    del os.environ[name]
+os.environ.update(
+    AWS_ACCESS_KEY_ID="testing",
+    AWS_SECRET_ACCESS_KEY="testing",
+    AWS_DEFAULT_REGION="us-east-1",
+    AWS_CONFIG_FILE=os.devnull,
+    AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+    AWS_EC2_METADATA_DISABLED="true",
+    POWERTOOLS_TRACE_DISABLED="true",
+)
+
+
+@pytest.fixture(autouse=True)
+def _same_environment_after_each_test(monkeypatch: pytest.MonkeyPatch):
+    """Give back what a test changed in the environment, even by hand."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

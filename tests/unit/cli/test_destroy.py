@@ -1,0 +1,131 @@
+"""`ebb destroy` removes what this stack's runs made, nothing else, and on AWS only when told twice."""
+
+import json
+
+import pytest
+from botocore.exceptions import ClientError
+
+from ebb_cli import destroy as module
+from ebb_cli.target import Target
+
+TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
+GRANT = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::artifacts/*"}
+POLICY = json.dumps({"Version": "2012-10-17", "Statement": [GRANT]})
+OURS = [{"Key": "ebb:stack", "Value": "ebb"}]
+
+
+@pytest.fixture
+def account(target: Target, monkeypatch):
+    """Runs of two stacks, something that belongs to nobody, and the stack's own alarm and role."""
+    monkeypatch.setattr(module, "find", lambda **_: target)
+    monkeypatch.setattr(module, "_physical_ids", lambda _: {"ebb-queue-age", "ebb-boundary-holder"})
+    iam, sagemaker, cloudwatch = (target.client(name) for name in ("iam", "sagemaker", "cloudwatch"))
+    for name, path in (
+        ("ebb-churn-train", "/ebb/"), ("ebb-boundary-holder", "/ebb/"), ("ebb2-churn-train", "/ebb2/"), ("admin", "/"),
+    ):  # fmt: skip
+        iam.create_role(RoleName=name, Path=path, AssumeRolePolicyDocument=TRUST)
+    iam.put_role_policy(RoleName="ebb-churn-train", PolicyName="job", PolicyDocument=POLICY)
+    for name in ("ebb-churn-errors", "ebb-queue-age", "other-alarm"):
+        cloudwatch.put_metric_alarm(
+            AlarmName=name, MetricName="Errors", Namespace="AWS/X", Period=60, EvaluationPeriods=1, Threshold=1,
+            ComparisonOperator="GreaterThanThreshold", Statistic="Sum",
+        )  # fmt: skip
+    role = "arn:aws:iam::123456789012:role/ebb/ebb-churn-model"
+    for name, tags in (("churn-run-a1", OURS), ("somebody-elses", [])):
+        sagemaker.create_model(ModelName=name, ExecutionRoleArn=role, Tags=tags, PrimaryContainer={"Image": "i"})
+        variant = {"ModelName": name, "VariantName": "v", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+        sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant], Tags=tags)
+        sagemaker.create_endpoint(EndpointName=f"ebb-{name}", EndpointConfigName=name, Tags=tags)
+    return target
+
+
+def left(target: Target) -> dict[str, list[str]]:
+    iam, sagemaker, cloudwatch = (target.client(name) for name in ("iam", "sagemaker", "cloudwatch"))
+    return {
+        "roles": sorted(item["RoleName"] for item in iam.list_roles()["Roles"]),
+        "alarms": [item["AlarmName"] for item in cloudwatch.describe_alarms()["MetricAlarms"]],
+        "models": [item["ModelName"] for item in sagemaker.list_models()["Models"]],
+        "endpoints": [item["EndpointName"] for item in sagemaker.list_endpoints()["Endpoints"]],
+        "configs": [item["EndpointConfigName"] for item in sagemaker.list_endpoint_configs()["EndpointConfigs"]],
+    }
+
+
+def test_only_what_runs_of_this_stack_made_is_removed(account):
+    removed = list(module.remove(account, account.outputs, with_stack=False, with_data=False))
+    assert {name for _, name in removed} == {
+        "ebb-churn-run-a1", "churn-run-a1", "ebb-churn-errors", "ebb-churn-train",
+    }  # fmt: skip
+    assert left(account) == {
+        "roles": ["admin", "ebb-boundary-holder", "ebb2-churn-train"],
+        "alarms": ["ebb-queue-age", "other-alarm"],
+        "models": ["somebody-elses"],
+        "endpoints": ["ebb-somebody-elses"],
+        "configs": ["somebody-elses"],
+    }
+
+
+def test_a_second_destroy_finds_nothing(account):
+    list(module.remove(account, account.outputs, with_stack=False, with_data=False))
+    assert list(module.remove(account, account.outputs, with_stack=False, with_data=False)) == []
+
+
+def test_running_executions_are_stopped_first(account):
+    machine = account.outputs["RunPipelineStateMachineArn"]
+    account.client("stepfunctions").start_execution(stateMachineArn=machine, name="churn-run-a1", input="{}")
+    first = next(module.remove(account, account.outputs, with_stack=False, with_data=False))
+    assert first == ("running execution", "churn-run-a1")
+
+
+def test_data_goes_with_every_version_of_it(account):
+    s3 = account.client("s3")
+    s3.put_bucket_versioning(Bucket="landing", VersioningConfiguration={"Status": "Enabled"})
+    for body in (b"1", b"2"):
+        s3.put_object(Bucket="landing", Key="churn/data/a.csv", Body=body)
+    s3.delete_object(Bucket="landing", Key="churn/data/a.csv")
+    key = account.client("kms").create_key()["KeyMetadata"]["Arn"]
+    removed = list(module._data(account, account.outputs | {"DataKeyArn": key}))
+    assert [kind for kind, _ in removed] == ["bucket", "bucket", "table", "key (in 30 days)"]
+    with pytest.raises(ClientError, match="404"):
+        s3.head_bucket(Bucket="landing")
+    assert account.client("kms").describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "PendingDeletion"
+
+
+def on(target: Target, **changes) -> Target:
+    made = Target(target.session, None, changes.get("embedded", False), "1", "us-east-1", "ebb", changes.get("profile"))
+    made.__dict__["outputs"] = target.outputs
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "profile", "stdin", "code"),
+    [
+        pytest.param([], None, "ebb\n", 2, id="AWS without a named profile is refused"),
+        pytest.param(["--yes"], None, "", 2, id="--yes is no profile"),
+        pytest.param([], "work", "yes\n", 1, id="the stack's name must be typed"),
+        pytest.param(["--yes"], "work", "\n", 1, id="--yes does not type it"),
+        pytest.param(["--delete-data"], "work", "ebb\n", 2, id="data goes only with the stack"),
+    ],
+)
+def test_on_aws_nothing_is_removed_without_profile_and_typed_name(
+    ebb, account, monkeypatch, options, profile, stdin, code
+):
+    monkeypatch.setattr(module, "find", lambda **_: on(account, profile=profile))
+    before = left(account)
+    done = ebb("destroy", *options, stdin=stdin)
+    assert done.exit_code == code, done.stderr
+    assert left(account) == before
+
+
+def test_on_aws_the_typed_name_is_enough(ebb, account, monkeypatch):
+    monkeypatch.setattr(module, "find", lambda **_: on(account, profile="work"))
+    done = ebb("destroy", "--json", stdin="ebb\n")
+    assert done.exit_code == 0, done.stderr
+    assert "admin" in left(account)["roles"]
+    assert left(account)["models"] == ["somebody-elses"]
+
+
+@pytest.mark.parametrize(("options", "stdin"), [(["--yes"], ""), ([], "y\n")])
+def test_on_the_embedded_cloud_a_yes_is_enough(ebb, account, monkeypatch, options, stdin):
+    monkeypatch.setattr(module, "find", lambda **_: on(account, embedded=True))
+    assert ebb("destroy", *options, stdin=stdin).exit_code == 0
+    assert left(account)["models"] == ["somebody-elses"]

@@ -1,0 +1,127 @@
+"""What `ebb drop` puts where, what it refuses, and how it finds its run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ebb_cli import drop, upload
+from ebb_cli.problems import CommandError
+
+from .conftest import RUN_ID
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "table.csv"
+    path.write_text("a,label\n1,yes\n")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "months"
+    (path / "deep").mkdir(parents=True)
+    for name in ("b.csv", "deep/a.csv", ".hidden", "_SUCCESS"):
+        (path / name).write_text("a,label\n1,yes\n")
+    return path
+
+
+def keys(target) -> list[str]:
+    found = target.client("s3").list_objects_v2(Bucket="landing").get("Contents", [])
+    return [item["Key"] for item in found]
+
+
+def metadata(target, key: str) -> dict:
+    return target.client("s3").head_object(Bucket="landing", Key=key)["Metadata"]
+
+
+def test_a_table_lands_under_its_project_with_the_id_by_which_its_run_is_found(target, table):
+    drop_id = upload.send(target.client("s3"), "landing", upload.prepare(table, "churn"))
+    assert keys(target) == ["churn/data/table.csv"]
+    assert metadata(target, "churn/data/table.csv") == {"ebb-drop-id": drop_id}
+
+
+def test_force_is_told_to_the_pipeline(target, table):
+    upload.send(target.client("s3"), "landing", upload.prepare(table, "churn"), force=True)
+    assert metadata(target, "churn/data/table.csv")["ebb-force"] == "1"
+
+
+def test_a_folder_is_closed_by_its_marker_which_carries_the_id(target, folder):
+    prepared = upload.prepare(folder, "churn")
+    assert [key for _, key in prepared.files] == [
+        "churn/data/months/b.csv", "churn/data/months/deep/a.csv", "churn/data/months/_SUCCESS",
+    ]  # fmt: skip
+    drop_id = upload.send(target.client("s3"), "landing", prepared)
+    assert metadata(target, "churn/data/months/_SUCCESS") == {"ebb-drop-id": drop_id}
+
+
+def test_the_spec_arrives_before_the_data(target, table, tmp_path):
+    spec = tmp_path / "any-name.yaml"
+    spec.write_text("data: {target: label}\n")
+    sent = []
+    s3 = target.client("s3")
+    s3.meta.events.register("before-call.s3", lambda model, params, **_: sent.append(params["url_path"]))
+    upload.send(s3, "landing", upload.prepare(table, "churn"), spec=spec)
+    puts = [path for path in sent if path.endswith((".yaml", ".csv"))]
+    assert [path.rsplit("/", 1)[1] for path in puts] == ["pipeline.yaml", "table.csv"]
+
+
+def test_files_of_an_earlier_drop_of_the_same_folder_are_not_mixed_in(target, folder):
+    target.client("s3").put_object(Bucket="landing", Key="churn/data/months/old.csv", Body=b"a\n")
+    with pytest.raises(CommandError, match=r"old\.csv"):
+        upload.send(target.client("s3"), "landing", upload.prepare(folder, "churn"))
+    assert keys(target) == ["churn/data/months/old.csv"], "nothing was uploaded"
+
+
+def test_the_same_folder_may_be_dropped_again(target, folder):
+    for _ in range(2):
+        upload.send(target.client("s3"), "landing", upload.prepare(folder, "churn"))
+    assert "churn/data/months/_SUCCESS" in keys(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "project", "code", "told"),
+    [
+        pytest.param("table.csv", "Churn", 2, "cannot name a project", id="capital letters"),
+        pytest.param("table.csv", "a" * 21, 2, "cannot name a project", id="too long"),
+        pytest.param("missing.csv", "churn", 2, "does not exist", id="no such file"),
+        pytest.param("archive.zip", "churn", 3, "Unpack it", id="an archive"),
+        pytest.param("notes.txt", "churn", 3, "csv, parquet or jsonl", id="no table"),
+        pytest.param("empty", "churn", 3, "holds no table", id="an empty folder"),
+    ],
+)
+def test_what_the_pipeline_would_ignore_is_refused_before_it_is_uploaded(
+    ebb, target, table, tmp_path, name, project, code, told
+):
+    (tmp_path / "empty").mkdir()
+    for made in ("archive.zip", "notes.txt"):
+        (tmp_path / made).write_text("x")
+    done = ebb("drop", tmp_path / name, "--project", project)
+    assert done.exit_code == code, done.stderr
+    assert told in done.stderr
+    assert keys(target) == []
+
+
+def test_a_drop_prints_the_run_that_it_started(ebb, target, put, table, monkeypatch):
+    monkeypatch.setattr(upload.uuid, "uuid4", lambda: type("Id", (), {"hex": "drop-1"}))
+    put("running", drop={"drop_id": "drop-1", "key": "churn/data/table.csv"})
+    put("running", run_id="churn-20261123050505-ffffff", drop={"drop_id": "another"})
+    done = ebb("drop", table, "--project", "churn", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["run_id"] == RUN_ID
+
+
+def test_waiting_for_a_rejected_drop_ends_with_status_3_and_one_document(ebb, target, put, table, monkeypatch):
+    monkeypatch.setattr(upload.uuid, "uuid4", lambda: type("Id", (), {"hex": "drop-1"}))
+    put("rejected", drop={"drop_id": "drop-1"}, error={"message": "empty", "remedy": "Upload it again."})
+    done = ebb("drop", table, "--project", "churn", "--wait", "--json")
+    assert done.exit_code == 3
+    assert json.loads(done.stdout)["status"] == "rejected"
+
+
+def test_a_run_that_never_begins_is_told_with_the_place_to_look(ebb, target, table, monkeypatch):
+    monkeypatch.setattr(drop, "BEGINS_WITHIN_S", 0.05)
+    done = ebb("drop", table, "--project", "churn")
+    assert done.exit_code == 1
+    assert "http://queue/dead" in done.stderr

@@ -1,0 +1,96 @@
+"""`ebb plan`: the pipeline's own judgement, without a cloud."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+ROWS = "".join(f"{number},{number % 7},{'yes' if number % 3 else 'no'}\n" for number in range(200))
+TABLE = "a,b,label\n" + ROWS
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE)
+    return path
+
+
+def planned(ebb, *arguments) -> dict:
+    done = ebb("plan", *arguments, "--json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_target_and_task_are_inferred_and_explained(ebb, table):
+    look = planned(ebb, table)["look"]
+    assert (look["target"]["value"], look["task"]["value"]) == ("label", "tabular-classification")
+    assert look["target"]["reason"]
+    assert look["task"]["reason"]
+
+
+def test_the_plan_is_that_of_the_pipeline(ebb, table):
+    plan = planned(ebb, table)["plan"]
+    assert plan["train"]["request"]["HyperParameters"]
+    assert [plan[stage]["needed"] for stage in ("process", "train", "compress", "compile")] == [True] * 4
+
+
+def test_every_stage_has_a_machine_a_reason_and_an_upper_bound(ebb, table):
+    document = planned(ebb, table)
+    assert [stage["stage"] for stage in document["stages"]] == ["process", "train", "compress", "compile"]
+    for stage in document["stages"]:
+        assert stage["instance_type"].startswith("ml.")
+        assert stage["reason"]
+        assert stage["expected"]["cost_usd"]["high"] <= stage["at_most_usd"]
+        assert document["plan"][stage["stage"]]["request"]
+
+
+def test_the_plans_machines_are_those_of_the_request_bodies(ebb, table):
+    document = planned(ebb, table)
+    train = next(stage for stage in document["stages"] if stage["stage"] == "train")
+    assert document["plan"]["train"]["request"]["ResourceConfig"]["InstanceType"] == train["instance_type"]
+
+
+def test_the_spec_is_followed(ebb, table, tmp_path):
+    spec = tmp_path / "pipeline.yaml"
+    spec.write_text("data: {target: b}\ntrain: {spot: false, max_runtime: 2h}\n")
+    with_spec, without = planned(ebb, table, "--spec", spec), planned(ebb, table)
+    assert with_spec["look"]["target"]["value"] == "b"
+    assert [stage["spot"] for stage in with_spec["stages"]] == [False] * 4
+    assert with_spec["at_most_usd"] > without["at_most_usd"]
+
+
+def test_compressed_and_json_lines_are_read_too(ebb, tmp_path):
+    packed = tmp_path / "table.csv.gz"
+    packed.write_bytes(gzip.compress(TABLE.encode()))
+    assert planned(ebb, packed)["look"]["target"]["value"] == "label"
+    lines = tmp_path / "table.jsonl"
+    lines.write_text("".join(json.dumps({"x": number, "target": number / 3}) + "\n" for number in range(100)))
+    assert planned(ebb, lines)["look"]["task"]["value"] == "tabular-regression"
+
+
+@pytest.mark.parametrize(
+    ("body", "spec", "told"),
+    [
+        pytest.param(TABLE + "1,2,yes,more\n", None, "202", id="a ragged row names its line"),
+        pytest.param(TABLE, "data: {target: price}\n", "price", id="a target that is not there"),
+        pytest.param(TABLE, "servee: {}\n", "servee", id="an unknown field of the spec"),
+        pytest.param("", None, "empty", id="an empty file"),
+    ],
+)
+def test_what_would_be_rejected_is_rejected_with_status_3(ebb, tmp_path, body, spec, told):
+    path, more = tmp_path / "table.csv", []
+    path.write_text(body)
+    if spec:
+        (tmp_path / "pipeline.yaml").write_text(spec)
+        more = ["--spec", tmp_path / "pipeline.yaml"]
+    done = ebb("plan", path, *more)
+    assert done.exit_code == 3
+    assert told in done.stderr
+
+
+def test_people_read_stages_costs_and_what_was_not_started(ebb, table):
+    told = ebb("plan", table).stdout
+    for part in ("process", "train", "compress", "compile", "USD", "gCO2e", "nothing was started"):
+        assert part in told

@@ -1,0 +1,152 @@
+"""Runs as people and programs see them: stable documents, abbreviations, exit statuses."""
+
+import json
+
+import pytest
+
+from ebb import ledger
+from ebb_cli.ledger import RUN_FIELDS, STAGE_FIELDS
+
+from .conftest import RUN_ID
+
+OLDER = "churn-20261122040506-abc999"
+MEASURE = {
+    "quality": {"validation": 0.97, "test": 0.968},
+    "latency_ms": {"p50": 0.2, "p99": 0.3},
+    "throughput_rows_per_s": 9000,
+    "size_bytes": 2_000_000,
+    "memory_mib": 40,
+    "per_million": {
+        "energy_kwh": {"low": 0.001, "value": 0.002, "high": 0.003},
+        "carbon_g": {"low": 0.4, "value": 0.8, "high": 1.2},
+        "cost_usd": {"low": 0.9, "value": 1.0, "high": 1.1},
+    },
+}
+SHIPPED = MEASURE | {"size_bytes": 200_000, "latency_ms": {"p50": 0.02, "p99": 0.05}}
+
+
+def test_a_run_document_holds_every_field_whatever_became_of_the_run(ebb, put):
+    for number, status in enumerate(("running", "rejected", "failed", "succeeded")):
+        run = put(status, run_id=f"churn-2026112304050{number}-abc123")
+        document = json.loads(ebb("show", run, "--json").stdout)
+        assert tuple(document) == RUN_FIELDS
+        assert document["status"] == status
+        assert document["stages"] == document["candidates"] == document["sources"] == []
+
+
+def test_stages_come_in_the_order_they_ran_with_their_seconds(ebb, put, put_stage):
+    put()
+    for stage, seconds in (("train", 30.5), ("compile", 4), ("process", 2.25), ("compress", 9)):
+        put_stage(stage, duration_s=seconds)
+    stages = json.loads(ebb("show", RUN_ID, "--json").stdout)["stages"]
+    assert [(stage["stage"], stage["duration_s"]) for stage in stages] == [
+        ("process", 2.25), ("train", 30.5), ("compress", 9), ("compile", 4),
+    ]  # fmt: skip
+    assert {tuple(stage) for stage in stages} == {STAGE_FIELDS}
+
+
+def test_the_duration_of_a_run_is_counted_from_its_beginning(ebb, put):
+    put()
+    assert json.loads(ebb("show", RUN_ID, "--json").stdout)["duration_s"] == 66.5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(RUN_ID, id="the whole id"),
+        pytest.param("churn-20261123", id="a prefix that only one run has"),
+        pytest.param("latest", id="latest is the newest by creation"),
+    ],
+)
+def test_a_run_may_be_abbreviated(ebb, put, name):
+    put(run_id=RUN_ID)
+    put(run_id=OLDER)
+    assert json.loads(ebb("show", name, "--json").stdout)["run_id"] == RUN_ID
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        pytest.param("churn-", "any of 2 runs", id="an ambiguous prefix"),
+        pytest.param("nothing", "No run is called 'nothing'", id="an unknown name"),
+    ],
+)
+def test_a_name_that_is_no_run_is_wrong_usage(ebb, put, name, told):
+    put(run_id=RUN_ID)
+    put(run_id=OLDER)
+    done = ebb("show", name)
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert done.stdout == ""
+
+
+def test_latest_without_any_run_says_how_to_start_one(ebb, target):
+    done = ebb("show", "latest")
+    assert done.exit_code == 1
+    assert "ebb drop" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        pytest.param("succeeded", 0, id="success"),
+        pytest.param("reused", 0, id="a reused model is a success"),
+        pytest.param("superseded", 0, id="a newer drop took over"),
+        pytest.param("failed", 1, id="failure"),
+        pytest.param("rejected", 3, id="rejection"),
+        pytest.param("cancelled", 4, id="cancelled"),
+    ],
+)
+def test_waiting_ends_with_the_status_of_the_run(ebb, put, status, code):
+    put(status)
+    assert ebb("show", RUN_ID, "--wait").exit_code == code
+    assert ebb("show", RUN_ID).exit_code == 0, "looking at a run is not waiting for it"
+
+
+def test_waiting_with_json_prints_exactly_one_document(ebb, put):
+    put("rejected", error={"message": "line 7 has 4 cells", "file": "a.csv", "line": 7, "remedy": "Repair it."})
+    done = ebb("show", RUN_ID, "--wait", "--json")
+    assert json.loads(done.stdout)["error"]["remedy"] == "Repair it."
+
+
+def test_a_rejection_is_told_with_its_place_and_remedy(ebb, put):
+    put("rejected", error={"message": "4 cells where 3 are due", "file": "a.csv", "line": 7, "remedy": "Repair it."})
+    told = ebb("show", RUN_ID).stdout
+    assert "a.csv, line 7: 4 cells where 3 are due" in told
+    assert "Repair it." in told
+
+
+def test_before_and_after_stand_side_by_side_with_units_and_bands(ebb, put):
+    put(metric="accuracy", chosen="student", comparison={"original": MEASURE, "shipped": SHIPPED})
+    rows = ebb("show", RUN_ID).stdout.splitlines()
+    size = next(row for row in rows if row.startswith("size"))
+    assert [part.strip() for part in size.split("  ") if part.strip()][1:] == ["1.9 MiB", "195.3 KiB", "10.0x"]
+    carbon = next(row for row in rows if row.startswith("gCO2e per million"))
+    assert "0.800 (0.400 to 1.20)" in carbon
+    assert any(row.startswith("USD on AWS per million") for row in rows)
+
+
+def test_runs_lists_newest_first_and_only_those_of_the_project(ebb, put):
+    put(run_id=OLDER)
+    put(run_id=RUN_ID)
+    put(run_id="other-20261123040506-abc123")
+    found = json.loads(ebb("runs", "--project", "churn", "--json").stdout)
+    assert [run["run_id"] for run in found] == [RUN_ID, OLDER]
+    assert len(json.loads(ebb("runs", "--limit", "1", "--json").stdout)) == 1
+
+
+def test_why_prints_the_chain_of_the_decisions(ebb, put, target):
+    put(drop={"bucket": "landing", "key": "churn/data/a.csv", "uploaded_at": "2026-11-23T04:05:06Z", "size_bytes": 10})
+    decision = {"what": "target", "chosen": "label", "reason": "the column is called 'label'"}
+    for item in ledger.decision_items(RUN_ID, "identify", [decision]):
+        target.session.resource("dynamodb").Table("ledger").put_item(Item=item)
+    told = ebb("why", RUN_ID).stdout
+    assert told.index("churn/data/a.csv") < told.index("target: label")
+    assert json.loads(ebb("why", RUN_ID, "--json").stdout)["decisions"][0]["what"] == "target"
+
+
+def test_every_command_says_on_stderr_whom_it_speaks_to(ebb, put):
+    put()
+    done = ebb("runs", "--json")
+    assert done.stderr.startswith("target: AWS account 123456789012 region us-east-1")
+    json.loads(done.stdout)
