@@ -24,6 +24,7 @@ from typing import Any
 from ministack.core import iam_evaluator
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import iam as iam_service
+from ministack.services import tagging
 
 _principal: ContextVar[str] = ContextVar("ebb_principal", default="")
 _record: dict[tuple[str, str, str, str], int] = {}
@@ -185,6 +186,9 @@ def _decide(principal: str, action: str, resource: str, context: dict[str, Any])
         result.reason = "resource-based"
         return result
     policies, limits, kind = _identity(principal)
+    if iam_evaluator._names_condition_key(policies, "aws:resourcetag/"):
+        tags = tagging.resource_tags(resource) or {}
+        context = {**{f"aws:ResourceTag/{name}": value for name, value in tags.items()}, **context}
     asked = _context(action, resource, principal, kind, context)
     result = iam_evaluator.evaluate(asked, policies, *limits)
     if result.decision == "ImplicitDeny" and limits and iam_evaluator.evaluate(asked, policies).decision == "Allow":

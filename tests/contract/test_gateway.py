@@ -8,7 +8,7 @@ import botocore.exceptions
 import botocore.httpsession
 import pytest
 
-from contract.support import allow
+from contract.support import allow, task
 
 
 def denial(call, **arguments) -> str:
@@ -90,3 +90,29 @@ def test_status_tells_memory_and_place(cloud):
     status = cloud.control("Status")
     assert status["Home"] == str(cloud.server.home)
     assert 0 < status["MemoryMiB"] < 600
+
+
+@pytest.mark.parametrize("through", ["HTTP", "state machine"])
+def test_roles_can_be_created_only_inside_a_boundary(cloud, role, machine, name, through):
+    document = json.dumps({"Version": "2012-10-17", "Statement": [allow("s3:GetObject")]})
+    boundary = cloud.client("iam").create_policy(PolicyName=name, PolicyDocument=document)["Policy"]["Arn"]
+    inside = [allow(["iam:CreateRole", "iam:PutRolePolicy"], "arn:aws:iam::000000000000:role/ebb/*",
+                    StringEquals={"iam:PermissionsBoundary": boundary}),
+              allow("iam:TagRole", "arn:aws:iam::000000000000:role/ebb/*")]
+    trust = json.dumps({"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}]})
+    create = {"RoleName": name, "Path": "/ebb/", "AssumeRolePolicyDocument": trust}
+    bounded = {**create, "PermissionsBoundary": boundary, "Tags": [{"Key": "a", "Value": "b"}]}
+    put = {"RoleName": name, "PolicyName": "p", "PolicyDocument": document}
+    if through == "HTTP":
+        iam = cloud.client("iam", role(*inside).session)
+        denial(iam.create_role, **create)
+        iam.create_role(**bounded)
+        iam.put_role_policy(**put)
+        return
+    sdk = "arn:aws:states:::aws-sdk:iam:"
+    assert machine({"A": task(f"{sdk}createRole", create)}, *inside).run()["error"] == "Iam.IamException"
+    assert machine({"A": task(f"{sdk}createRole", bounded)}, inside[0]).run()["error"] == "Iam.IamException", "TagRole"
+    steps = {"A": task(f"{sdk}createRole", bounded, Next="B"), "B": task(f"{sdk}putRolePolicy", put)}
+    ended = machine(steps, *inside).run()
+    assert ended["status"] == "SUCCEEDED", ended

@@ -11,6 +11,7 @@ GAPS = (
     "gateway_decisions",
     "denial_texts",
     "resource_arns",
+    "condition_keys",
     "unknown_services",
     "lambda_errors",
     "lambda_workers",

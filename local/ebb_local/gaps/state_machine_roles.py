@@ -6,6 +6,7 @@ integration; for nested executions .../connect-stepfunctions.html.
 """
 
 import json
+from typing import Any
 
 from ministack.core import iam_actions
 from ministack.core.responses import get_account_id, get_region
@@ -63,8 +64,8 @@ def authorize(resource: str, arguments: dict) -> None:
     if sync_tasks.find(resource) or ":activity:" in resource:
         return  # the registered task names its own permissions; an activity is polled by its worker
     try:
-        for action, arn in calls_of(resource, arguments):
-            authorization.authorize(action, arn)
+        for action, arn, context in calls_of(resource, arguments):
+            authorization.authorize(action, arn, context=context)
     except authorization.AccessDenied as denied:
         raise refused(resource, denied) from denied
 
@@ -87,25 +88,31 @@ def service_and_action(resource: str) -> tuple[str, str]:
     return names[0].lower(), names[1].split(".")[0]
 
 
-def calls_of(resource: str, arguments: dict) -> list[tuple[str, str]]:
-    """Return (IAM action, resource ARN) of each call that a Task makes."""
+def calls_of(resource: str, arguments: dict) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return (IAM action, resource ARN, condition keys) of each call that a Task makes."""
     service, action = service_and_action(resource)
     account, region = get_account_id(), get_region()
     operation = action[0].upper() + action[1:]
     if service == "lambda":
         named = resource if resource.startswith("arn:aws:lambda") else str(arguments.get("FunctionName", "*"))
         arn = named if named.startswith("arn:") else f"arn:aws:lambda:{region}:{account}:function:{named}"
-        return [("lambda:InvokeFunction" if operation == "Invoke" else f"lambda:{operation}", arn)]
+        return [("lambda:InvokeFunction" if operation == "Invoke" else f"lambda:{operation}", arn, {})]
     if service == "states":
-        return [("states:StartExecution", str(arguments.get("StateMachineArn", "*")))]
+        return [("states:StartExecution", str(arguments.get("StateMachineArn", "*")), {})]
     if service == "s3":
         name = f"{arguments.get('Bucket', '*')}"
         key = f"/{arguments['Key']}" if "Key" in arguments else ""
-        return [(f"s3:{_S3_ACTIONS.get(operation, operation)}", f"arn:aws:s3:::{name}{key}")]
-    return [_as_request(service, operation, arguments, region, account)]
+        return [(f"s3:{_S3_ACTIONS.get(operation, operation)}", f"arn:aws:s3:::{name}{key}", {})]
+    call = _as_request(service, operation, arguments, region, account)
+    if call[0] == "iam:CreateRole" and arguments.get("Tags"):
+        # https://docs.aws.amazon.com/IAM/latest/UserGuide/id_tags_roles.html
+        return [call, ("iam:TagRole", *call[1:])]
+    return [call]
 
 
-def _as_request(service: str, operation: str, arguments: dict, region: str, account: str) -> tuple[str, str]:
+def _as_request(
+    service: str, operation: str, arguments: dict, region: str, account: str
+) -> tuple[str, str, dict[str, Any]]:
     """Write the call as the HTTP request that it stands for, and let MiniStack's extraction read it."""
     info = stepfunctions._AWS_SDK_SERVICE_MAP.get(service, {"protocol": "json", "target_prefix": service})
     key = info.get("service_key", service)
@@ -121,4 +128,5 @@ def _as_request(service: str, operation: str, arguments: dict, region: str, acco
         body = json.dumps(stepfunctions._sdk_json_params(info, key, operation, arguments)).encode()
     namespace = iam_actions.SERVICE_TO_IAM_NAMESPACE.get(key, sdk_errors.model_name(service))
     arn = iam_actions.extract_resource_arn(key, "POST", "/", headers, body, params, region, account)
-    return f"{namespace}:{operation}", arn
+    context = iam_actions.request_tag_context(key, f"{namespace}:{operation}", body, params)
+    return f"{namespace}:{operation}", arn, context
