@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
-import pyarrow.parquet as pq
 
 from ebb_jobs.errors import InputMissingError
+from ebb_jobs.sql import literal, quote
 from ebb_jobs.tabular import Preprocessor
 
 CHUNK_ROWS = 8192
@@ -41,15 +42,19 @@ def read_schema(curated: Path) -> dict[str, Any]:
 
 def read_columns(curated: Path, split: str, names: list[str], *, limit: int | None = None) -> Columns:
     """Return raw columns: float64 arrays (NaN where missing) or lists of text (None where missing)."""
-    table = pq.read_table(curated / f"{split}.parquet", columns=names)
-    if limit is not None:
-        table = table.slice(0, limit)
-    columns: Columns = {}
-    for name in names:
-        column = table[name]
-        floating = str(column.type) == "double"
-        columns[name] = column.to_numpy().astype(np.float64) if floating else column.to_pylist()
-    return columns
+    fields = ", ".join(map(quote, names))
+    tail = "" if limit is None else f" LIMIT {limit}"
+    with duckdb.connect() as connection:  # rows come in the order of the file
+        source = literal(str(curated / f"{split}.parquet"))
+        found = connection.execute(f"SELECT {fields} FROM read_parquet({source}){tail}").fetchnumpy()
+    return {name: _plain(found[name]) for name in names}
+
+
+def _plain(column: np.ndarray) -> Any:
+    """Return a DuckDB column without its mask."""
+    if column.dtype == np.float64:
+        return np.ma.filled(column, np.nan)
+    return [None if value is np.ma.masked else value for value in column]
 
 
 def read_split(curated: Path, split: str, preprocessor: Preprocessor) -> Split:

@@ -96,6 +96,8 @@ def target(columns: Sequence[str], asked: str | None = None) -> Inferred:
         return Inferred(asked, "named by data.target in the spec")
     by_name = {column.strip().lower(): column for column in reversed(columns)}
     for name in TARGET_NAMES:
+        if name == "y" and "x" in by_name and columns[-1] != by_name.get("y"):
+            continue  # x and y are coordinates
         if name in by_name:
             return Inferred(by_name[name], f"the column is called {by_name[name]!r}; name another one with data.target")
     return Inferred(

@@ -12,7 +12,7 @@ import duckdb
 from ebb_jobs import infer, paths, precheck, tables, tabular, typing_rules
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import Report, write_json
-from ebb_jobs.tables import literal, quote
+from ebb_jobs.sql import literal, quote
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT_SHARE = 0.15

@@ -23,6 +23,7 @@ from ebb_jobs import infer, precheck, tabular
 from ebb_jobs.errors import InputMissingError
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import cpu_count
+from ebb_jobs.sql import literal, quote
 
 SPACE = "E' \\t\\r\\n'"
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -126,16 +127,6 @@ def first_line_without(folder: Path, files: list[Path], target: str) -> tuple[st
             if rejected.rejection.code == "target-empty":
                 return name, rejected.rejection.line
     return None, None
-
-
-def quote(name: str) -> str:
-    """Return a column name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Return a text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _check_file(name: str, file: Path, found: infer.Format | None) -> None:

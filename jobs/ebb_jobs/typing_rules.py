@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from ebb_jobs import tabular
-from ebb_jobs.tables import literal, quote
+from ebb_jobs.sql import literal, quote
 
 MAX_PLAIN_CATEGORIES = tabular.MAX_CATEGORIES
 ALMOST_ALL = 0.95
