@@ -5,7 +5,7 @@ Serverless exclusions: https://docs.aws.amazon.com/sagemaker/latest/dg/serverles
 
 from typing import Any
 
-from ebb_local.sagemaker import events, listing, models, state, tags
+from ebb_local.sagemaker import events, keys, listing, models, state, tags
 from ebb_local.sagemaker.errors import not_implemented, validation_exception
 
 _MEMORY_SIZES_MB = (1024, 2048, 3072, 4096, 5120, 6144)
@@ -23,6 +23,7 @@ def create(request: dict[str, Any]) -> dict[str, Any]:
     for member in _NOT_HERE:
         if request.get(member):
             raise not_implemented(f"An endpoint configuration with {member}")
+    keys.require_grant(request.get("KmsKeyId"))
     for variant in request["ProductionVariants"]:
         _require_valid(variant, alone=len(request["ProductionVariants"]) == 1)
     if name in state.endpoint_configs:

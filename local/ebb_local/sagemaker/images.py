@@ -17,9 +17,9 @@ _ECR_URI = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com/"
     r"(?P<repository>[a-z0-9._/-]+?)(?::(?P<tag>[\w.-]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
-# A pull is these two calls on the repository; the token is asked for on `*`, AWS offers nothing narrower.
+# What a pull asks on the repository; the token is asked for on `*`, AWS offers nothing narrower.
 # Source: https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html
-_PULL_ACTIONS = ("ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
+_PULL_ACTIONS = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 
 
 @dataclass(frozen=True)

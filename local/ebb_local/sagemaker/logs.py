@@ -64,9 +64,9 @@ class LogStream:
         account, region = self._scope
         group_arn = f"arn:aws:logs:{region}:{account}:log-group:{self.group}"
         stream_arn = f"{group_arn}:log-stream:{self.stream}"
-        needed = [("logs:CreateLogStream", f"{group_arn}:*"), ("logs:PutLogEvents", stream_arn)]
+        needed = [("logs:CreateLogStream", stream_arn), ("logs:PutLogEvents", stream_arn)]
         if self.group not in cloudwatch_logs._log_groups:
-            needed.insert(0, ("logs:CreateLogGroup", f"{group_arn}:*"))
+            needed.insert(0, ("logs:CreateLogGroup", f"{group_arn}:log-stream:"))
         for action, resource in needed:
             if not authorization.is_allowed(action, resource, principal=principal):
                 logger.warning("%s may not %s on %s: no log lines", principal, action, resource)

@@ -24,7 +24,8 @@ def create(request: dict[str, Any]) -> dict[str, Any]:
     name = request["ProcessingJobName"]
     arn = state.arn("processing-job", name)
     _require_valid(request)
-    requests.require_job(arn, request, request["AppSpecification"]["ImageUri"])
+    cluster = request["ProcessingResources"]["ClusterConfig"]
+    requests.require_job(arn, request, request["AppSpecification"]["ImageUri"], cluster)
     if name in state.processing_jobs:
         raise ServiceError(
             "ResourceInUse",

@@ -4,15 +4,16 @@ from typing import Any
 
 from ministack.core.responses import get_region
 
-from ebb_local.sagemaker import images, roles, tags
+from ebb_local.sagemaker import images, keys, roles, tags
 from ebb_local.sagemaker.errors import not_implemented, validation_exception
 from ebb_local.sagemaker.storage import Bucket, Location
 
 
-def require_job(arn: str, request: dict[str, Any], image: str) -> None:
-    """Raise unless role, image and tags of a new job are in order."""
+def require_job(arn: str, request: dict[str, Any], image: str, resources: dict[str, Any]) -> None:
+    """Raise unless role, image, tags and the volume's key of a new job are in order."""
     tags.require_tagging(arn, request)
     roles.require_role(request["RoleArn"])
+    keys.require_grant(resources.get("VolumeKmsKeyId"), role_arn=request["RoleArn"])
     images.require_image(image, request["RoleArn"])
 
 

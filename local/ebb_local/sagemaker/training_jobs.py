@@ -38,7 +38,7 @@ def create(request: dict[str, Any]) -> dict[str, Any]:
     name = request["TrainingJobName"]
     arn = state.arn("training-job", name)
     _require_valid(request)
-    requests.require_job(arn, request, request["AlgorithmSpecification"]["TrainingImage"])
+    requests.require_job(arn, request, request["AlgorithmSpecification"]["TrainingImage"], request["ResourceConfig"])
     if name in state.training_jobs:  # text: https://github.com/aws/sagemaker-python-sdk issues about ResourceInUse
         raise ServiceError(
             "ResourceInUse",

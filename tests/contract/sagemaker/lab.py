@@ -57,13 +57,22 @@ class Lab:
         self.images = {name: self._image(f"ebb-{name}") for name in ("jobs", "serve")}
         self.role_arn = self.role()
 
-    def role(self, *statements: dict, trust: str = "sagemaker.amazonaws.com", given: bool = True) -> str:
+    def role(
+        self,
+        *statements: dict,
+        trust: str = "sagemaker.amazonaws.com",
+        given: bool = True,
+        account: str = "000000000000",
+    ) -> str:
         """A role that a job needs, plus statements; `given=False` leaves only the statements."""
         name = f"job-role-{next(_numbers)}"
-        document = {
-            "Version": "2012-10-17",
-            "Statement": [{"Effect": "Allow", "Principal": {"Service": trust}, "Action": "sts:AssumeRole"}],
+        trusted = {
+            "Effect": "Allow",
+            "Principal": {"Service": trust},
+            "Action": "sts:AssumeRole",
+            "Condition": {"StringEquals": {"aws:SourceAccount": account}},
         }
+        document = {"Version": "2012-10-17", "Statement": [trusted]}
         iam = self.cloud.client("iam")
         arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(document))["Role"]["Arn"]
         usual = [
@@ -78,10 +87,11 @@ class Lab:
 
     @staticmethod
     def pull() -> list[dict]:
+        pulling = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
         repository = "arn:aws:ecr:us-east-1:000000000000:repository/*"
         return [
             allow("ecr:GetAuthorizationToken"),
-            allow(["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], repository),
+            allow([f"ecr:{name}" for name in pulling], repository),
         ]
 
     def put(self, key: str, body: str | bytes) -> str:

@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from contract.sagemaker.lab import Lab, channel
-from contract.support import allow
+from contract.support import allow, key_with
 
 
 def unchecked(lab: Lab, session: boto3.Session | None = None):
@@ -88,10 +88,35 @@ def test_a_role_has_to_be_allowed_to_pull(lab: Lab) -> None:
     assert f'The role "{role}" does not have GetAuthorizationToken permission for the image' in error["Message"]
 
 
-def test_a_role_has_to_trust_sagemaker(lab: Lab) -> None:
-    role = lab.role(trust="lambda.amazonaws.com")
+@pytest.mark.parametrize(
+    "trust",
+    [
+        pytest.param({"trust": "lambda.amazonaws.com"}, id="another service"),
+        pytest.param({"account": "111111111111"}, id="another account"),
+    ],
+)
+def test_a_role_has_to_trust_sagemaker(lab: Lab, trust: dict) -> None:
+    role = lab.role(**trust)
     error = refusal(lab.sagemaker.create_training_job, **lab.training("pass", RoleArn=role))
     assert error["Message"].startswith(f"Could not assume role {role}.")
+
+
+def test_an_encrypted_volume_needs_a_grant_of_the_role_or_the_caller(lab: Lab) -> None:
+    key = key_with(lab.cloud)
+    resources = {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1, "VolumeKmsKeyId": key}
+    iam = lab.cloud.client("iam")
+    root = {"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::000000000000:root"}, "Action": "sts:AssumeRole"}
+    trust = json.dumps({"Version": "2012-10-17", "Statement": [root]})
+    caller = iam.create_role(RoleName="volume-caller", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    policy = {"Version": "2012-10-17", "Statement": [allow(["sagemaker:CreateTrainingJob", "iam:PassRole"])]}
+    iam.put_role_policy(RoleName="volume-caller", PolicyName="given", PolicyDocument=json.dumps(policy))
+    client = lab.session(caller).client("sagemaker", endpoint_url=lab.cloud.server.endpoint_url)
+    request = lab.training("pass", ResourceConfig=resources)
+    error = refusal(client.create_training_job, **request)
+    assert f"not authorized to perform: kms:CreateGrant on resource: {key}" in error["Message"]
+    with_grant = lab.role(allow("kms:CreateGrant", key, Bool={"kms:GrantIsForAWSResource": "true"}))
+    client.create_training_job(**request | {"RoleArn": with_grant})
+    assert lab.trained(request["TrainingJobName"])["TrainingJobStatus"] == "Completed"
 
 
 def test_job_names_are_unique(lab: Lab) -> None:

@@ -1,9 +1,11 @@
 """State machines run SageMaker jobs and wait for them, as the machine's role."""
 
+import contextlib
 import json
 from itertools import count
 
 import pytest
+from botocore.exceptions import ClientError
 
 from contract.sagemaker.lab import Lab
 from contract.support import Machine, allow, task, wait_until
@@ -107,6 +109,62 @@ def test_errors_have_the_names_of_their_integration(lab: Lab) -> None:
     ended = machine(lab, {"Train": task(TRAIN, lab.training("pass", name=used))}, needed(lab)).run()
     assert ended["error"] == "SageMaker.ResourceInUseException"
     assert "Error Code: ResourceInUse" in ended["cause"]
+
+
+def test_a_machine_deploys_with_narrow_permissions(lab: Lab) -> None:
+    model, name = lab.model(answer="one"), f"deployed-{next(_numbers)}"
+    image = lab.sagemaker.describe_model(ModelName=model)["PrimaryContainer"]
+    arn, tags = f"arn:aws:sagemaker:us-east-1:{ACCOUNT}", [{"Key": "ebb:project", "Value": "iris"}]
+    serverless = {"MemorySizeInMB": 1024, "MaxConcurrency": 2}
+    variant = {"VariantName": "all", "ModelName": name, "ServerlessConfig": serverless}
+    optimized, sdk = "arn:aws:states:::sagemaker:", "arn:aws:states:::aws-sdk:sagemaker:"
+    requests = {
+        f"{optimized}createModel": {
+            "ModelName": name, "PrimaryContainer": image, "ExecutionRoleArn": lab.role_arn, "Tags": tags},
+        f"{optimized}createEndpointConfig": {
+            "EndpointConfigName": name, "ProductionVariants": [variant], "Tags": tags},
+        f"{optimized}createEndpoint": {"EndpointName": name, "EndpointConfigName": name, "Tags": tags},
+        f"{sdk}describeEndpoint": {"EndpointName": name},
+    }  # fmt: skip
+    names = list(requests)
+    states = {
+        resource: task(resource, arguments, **({"Next": names[index + 1]} if index + 1 < len(names) else {}))
+        for index, (resource, arguments) in enumerate(requests.items())
+    }
+    passed = {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+    statements = [
+        allow(["sagemaker:CreateModel", "sagemaker:AddTags"], f"{arn}:model/{name}"),
+        allow(["sagemaker:CreateEndpointConfig", "sagemaker:AddTags"], f"{arn}:endpoint-config/{name}"),
+        allow(
+            ["sagemaker:CreateEndpoint", "sagemaker:AddTags", "sagemaker:DescribeEndpoint"], f"{arn}:endpoint/{name}"
+        ),
+        allow("sagemaker:CreateEndpoint", f"{arn}:endpoint-config/{name}"),
+        allow("iam:PassRole", lab.role_arn, **passed),
+    ]
+    for index in range(len(statements)):
+        denied = machine(lab, states, statements[:index] + statements[index + 1 :]).run()
+        assert denied["status"] == "FAILED", f"not needed: {statements[index]}"
+        assert "is not authorized to perform" in denied["cause"]
+        _delete(lab, name)
+    ended = machine(lab, states, statements).run()
+    assert ended["status"] == "SUCCEEDED", ended
+    assert ended["output"]["EndpointStatus"] in ("Creating", "InService")
+    assert ended["output"]["CreationTime"].endswith("Z"), "SDK integrations give times as text"
+    lab.settled(name)
+    assert lab.invoke(name)["answer"] == "one"
+    _delete(lab, name)
+
+
+def _delete(lab: Lab, name: str) -> None:
+    """Delete what there is of an endpoint, its configuration and its model."""
+    client = lab.sagemaker
+    with contextlib.suppress(ClientError):
+        lab.settled(name)
+        client.delete_endpoint(EndpointName=name)
+    with contextlib.suppress(ClientError):
+        client.delete_endpoint_config(EndpointConfigName=name)
+    with contextlib.suppress(ClientError):
+        client.delete_model(ModelName=name)
 
 
 def _actions(statement: dict) -> list[str]:
