@@ -1,7 +1,7 @@
 """Checks a request body against botocore's own service model, beyond what botocore checks before it sends.
 
 botocore validates types, required and unknown members and minimum lengths. The service also refuses values outside an
-enum, texts that do not match a pattern and anything above a maximum; those stand in the same model and are checked here.
+enum, texts that do not match a pattern and values above a maximum: that stands in the same model and is checked here.
 """
 
 import re

@@ -1,0 +1,67 @@
+"""The custom resource: the job code lands under its own hash, and CloudFormation always gets an answer."""
+
+import json
+from contextlib import contextmanager
+
+import pytest
+
+import publish_jobs
+from worked_run import ARTIFACTS, load
+
+
+@pytest.fixture
+def answers(monkeypatch) -> list[dict]:
+    """What was sent to CloudFormation's presigned URL."""
+    sent: list[dict] = []
+
+    @contextmanager
+    def urlopen(request, timeout):
+        assert request.get_method() == "PUT"
+        assert request.full_url == "http://pre-signed-S3-url-for-response"
+        sent.append(json.loads(request.data))
+        yield type("Response", (), {"status": 200})
+
+    monkeypatch.setattr(publish_jobs.urllib.request, "urlopen", urlopen)
+    return sent
+
+
+def keys(account) -> list[str]:
+    return [each["Key"] for each in account.s3.list_objects_v2(Bucket=ARTIFACTS).get("Contents", [])]
+
+
+def test_creating_publishes_the_job_code_under_its_hash(account, context, answers):
+    publish_jobs.handler(load("cloudformation_create"), context)
+    (answer,) = answers
+    assert answer["Status"] == "SUCCESS"
+    assert answer["Data"]["Uri"] == f"s3://{ARTIFACTS}/jobs/{answer['Data']['Hash']}"
+    prefix = f"jobs/{answer['Data']['Hash']}/"
+    assert {f"{prefix}run.py", f"{prefix}ebb_jobs/infer.py"} <= set(keys(account))
+    assert not [key for key in keys(account) if "__pycache__" in key]
+
+
+def test_the_same_code_has_the_same_place_and_other_code_another(account):
+    files = publish_jobs.job_files()
+    one, same = (publish_jobs.publish(files, ARTIFACTS) for _ in range(2))
+    other = publish_jobs.publish(files | {"run.py": b"print('other')"}, ARTIFACTS)
+    assert one == same
+    assert one["Hash"] != other["Hash"]
+
+
+def test_an_update_keeps_the_resource_so_that_nothing_is_deleted(account, context, answers):
+    publish_jobs.handler(load("cloudformation_update"), context)
+    assert answers[0]["PhysicalResourceId"] == load("cloudformation_update")["PhysicalResourceId"]
+
+
+def test_deleting_answers_and_leaves_the_code(account, context, answers):
+    publish_jobs.handler(load("cloudformation_create"), context)
+    before = keys(account)
+    publish_jobs.handler(load("cloudformation_delete"), context)
+    assert answers[-1]["Status"] == "SUCCESS"
+    assert keys(account) == before
+
+
+def test_a_failure_is_answered_with_its_reason(account, context, answers, monkeypatch):
+    monkeypatch.setenv("ARTIFACT_BUCKET", "no-such-bucket")
+    publish_jobs.handler(load("cloudformation_create"), context)
+    assert answers[0]["Status"] == "FAILED"
+    assert "no-such-bucket" in answers[0]["Reason"]

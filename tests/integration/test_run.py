@@ -1,0 +1,250 @@
+"""Plan, record, select and end: one run through the ledger, as the state machine would take it."""
+
+import json
+
+import pytest
+
+import on_run_ended
+import plan_pipeline
+import record_run
+import select_candidate
+from ebb import ledger, names
+from ebb.aws.ledger import Ledger
+from ebb.errors import AttemptOutdatedError, DropRejectedError, NoAcceptableCandidateError, ReportMissingError
+from ebb.events import RunRequested
+from ebb.spec import PipelineSpec
+from worked_run import (
+    DROP,
+    EXECUTION_ARN,
+    IDENTITY,
+    LEDGER,
+    NOW,
+    RUN_ID,
+    SOURCE,
+    candidate,
+    compile_report,
+    load,
+    moment,
+)
+
+
+@pytest.fixture
+def book(account) -> Ledger:
+    """A ledger in which the worked run has been identified."""
+    book = Ledger(LEDGER)
+    asked = RunRequested.model_validate({"run_id": RUN_ID, "attempt": 1, "project": "cancer", "drop": DROP})
+    assert book.apply(ledger.open_run(asked, execution_arn=EXECUTION_ARN, drop_id=None, now=moment(NOW)))
+    found = {
+        "identity": IDENTITY,
+        "spec": PipelineSpec().resolved(),
+        "sources": [SOURCE.model_dump(mode="json")],
+        "format": "csv",
+    }
+    assert book.apply(ledger.change_run(RUN_ID, 1, found))
+    return book
+
+
+def finish(account, context, stage: str, report: dict, *, attempt: int = 1) -> None:
+    """Record a stage as the state machine does after its job."""
+    asked = load("record_run_stage_finished") | {"stage": stage, "attempt": attempt}
+    asked["report_uri"] = load("plan_pipeline")["identified"]["manifest_uri"].replace("manifest", f"a{attempt}-{stage}")
+    account.put_report(asked["report_uri"], report)
+    record_run.handler(asked, context)
+
+
+REPORT = {
+    "cpu_seconds": 20.0,
+    "duration_s": 40.0,
+    "vcpu": 2,
+    "decisions": [{"what": "target", "chosen": "target", "reason": "the column is called so"}],
+}
+
+
+def test_planning_takes_a_generation_once_and_keeps_the_reasons(account, book, context):
+    asked = load("plan_pipeline")
+    first, again = plan_pipeline.handler(asked, context), plan_pipeline.handler(asked, context)
+    assert first == again
+    assert first["generation"] == 1
+    assert account.item("PROJECT#cancer", "PROJECT")["generation"] == 1
+    whats = [decision["what"] for decision in book.story(RUN_ID).decisions]
+    assert whats[0] == "instance for process"
+    assert book.run(RUN_ID)["versions"]["jobs"] == "5c1d9e7f30ab42d6"
+
+
+def test_planning_skips_what_finished_with_the_same_identity(account, book, context):
+    finish(account, context, "process", REPORT | {"status": "accepted"})
+    book.apply(ledger.end_run(RUN_ID, 1, "cancer", "failed", now=moment(NOW), fields={}))
+    asked = RunRequested.model_validate({"run_id": RUN_ID, "attempt": 2, "project": "cancer", "drop": DROP})
+    book.apply(ledger.open_run(asked, execution_arn=EXECUTION_ARN, drop_id=None, now=moment(NOW)))
+    plan = plan_pipeline.handler(load("plan_pipeline") | {"attempt": 2}, context)
+    assert [plan[stage]["needed"] for stage in names.STAGES] == [False, True, True, True]
+    asked = load("plan_pipeline") | {"attempt": 2}
+    asked["identified"]["identity"] = "0" * 64  # other bytes, spec or job code
+    assert plan_pipeline.handler(asked, context)["process"]["needed"] is True
+
+
+def test_a_finished_stage_leaves_its_seconds_grams_and_decisions(account, book, context):
+    report = REPORT | {
+        "status": "accepted",
+        "task": "tabular-classification",
+        "target": "target",
+        "rows": {"read": 569},
+    }
+    finish(account, context, "process", report)
+    stage = book.stage(RUN_ID, "process")
+    assert stage["status"] == "finished"
+    assert stage["duration_s"] == 40
+    assert stage["footprint"]["carbon_g"]["value"] > 0
+    assert book.run(RUN_ID)["task"] == "tabular-classification"
+    assert book.story(RUN_ID).decisions[0]["what"] == "target"
+
+
+def test_a_full_scan_that_refuses_the_data_raises_a_rejection(account, book, context):
+    rejection = {"code": "one-class", "message": "one class only", "remedy": "Drop two.", "column": "target"}
+    with pytest.raises(DropRejectedError) as caught:
+        finish(account, context, "process", REPORT | {"status": "rejected", "rejection": rejection})
+    assert caught.value.rejection.code == "one-class"
+    assert book.stage(RUN_ID, "process")["status"] == "rejected"
+
+
+def test_a_job_without_a_report_is_an_error(account, book, context):
+    with pytest.raises(ReportMissingError):
+        record_run.handler(load("record_run_stage_finished"), context)
+
+
+def selected(account, context, report: dict) -> dict:
+    asked = load("select_candidate")
+    account.put_report(asked["plan"]["artifacts"]["compile_report"], report)
+    return select_candidate.handler(asked, context)
+
+
+def test_selecting_answers_with_the_requests_and_keeps_the_reasons(account, book, context):
+    answer = selected(account, context, compile_report())
+    assert answer["chosen"] == "student"
+    assert answer["deploy"]["requests"]["model"]["PrimaryContainer"]["ModelDataUrl"].endswith("student/model.tar.gz")
+    assert answer["comparison"]["shipped"]["size_bytes"] == 20_000
+    assert len(json.dumps(answer)) < 60_000
+    assert "candidate to ship" in [each["what"] for each in book.story(RUN_ID).decisions]
+
+
+def test_a_worse_model_is_registered_and_not_deployed(account, book, context):
+    served = {"run_id": "older", "metric": "accuracy", "quality": {"validation": 0.999, "test": 0.999}}
+    book.apply(ledger.remember_served("cancer", 1, served))
+    report = compile_report(champion={"quality": {"validation": 0.999, "test": 0.999}})
+    answer = selected(account, context, report)
+    assert answer["deploy"] is None
+    assert "is better" in answer["deploy_reason"]
+    assert answer["package"]["ModelPackageGroupName"] == "ebb-cancer"
+
+
+def test_nothing_acceptable_is_an_error_by_name(account, book, context):
+    bad = candidate("original", (), quality={"validation": 0.5, "test": 0.5})
+    with pytest.raises(NoAcceptableCandidateError):
+        selected(account, context, compile_report(bad))
+
+
+def test_a_success_is_recorded_once_and_found_by_its_identity(account, book, context):
+    finish(account, context, "process", REPORT | {"status": "accepted"})
+    first = record_run.handler(load("record_run_succeeded"), context)
+    assert record_run.handler(load("record_run_succeeded"), context) == first, "a retry says the same"
+    run = book.run(RUN_ID)
+    assert run["status"] == "succeeded"
+    assert (run["chosen"], run["endpoint_name"], run["deployed"]) == ("student", "ebb-cancer", True)
+    assert book.successful_run(IDENTITY) == RUN_ID
+    project = book.project("cancer")
+    assert project["served"]["candidate"] == "student"
+    assert project["sources"][0]["key"] == SOURCE.key
+    assert "succeeded" in first["message"]
+    told = account.json(run["record_uri"])
+    assert told["status"] == "succeeded"
+    assert told["stages"][0]["duration_s"] == 40
+    assert told["footprint"] == run["footprint"]
+    assert told["comparison"]["times_less"]["size"] == 6
+    assert {"decisions", "coefficients", "versions", "candidates", "sources"} <= set(told)
+
+
+def test_an_older_run_does_not_take_the_place_of_a_newer_one(account, book, context):
+    book.apply(ledger.remember_served("cancer", 9, {"run_id": "newer"}))
+    record_run.handler(load("record_run_succeeded"), context)  # generation 3
+    assert book.project("cancer")["served"] == {"run_id": "newer"}
+
+
+def test_a_model_that_was_outdated_is_not_called_deployed(account, book, context):
+    told = load("record_run_succeeded") | {"deployment": {"deployed": False, "reason": "a newer run has the endpoint"}}
+    record_run.handler(told, context)
+    run = book.run(RUN_ID)
+    assert run["deployed"] is False
+    assert run["deploy_reason"] == "a newer run has the endpoint"
+    assert "served" not in book.project("cancer")
+
+
+def test_a_failed_job_leaves_its_words_and_what_it_used(account, book, context):
+    message = record_run.handler(load("record_run_failed"), context)
+    run = book.run(RUN_ID)
+    assert run["status"] == "failed"
+    assert "no finite loss" in run["error"]["message"]
+    assert run["footprint"]["cost_usd"]["value"] == pytest.approx(0.115 * 20 / 3600)
+    assert book.stage(RUN_ID, "train")["status"] == "failed"
+    assert "no finite loss" not in message["message"]
+
+
+def test_a_rejection_is_recorded_as_rejected_and_not_as_failed(account, book, context):
+    message = record_run.handler(load("record_run_rejected"), context)
+    run = book.run(RUN_ID)
+    assert run["status"] == "rejected"
+    assert run["error"]["column"] == "target"
+    assert "What to do" in message["message"]
+    assert book.successful_run(IDENTITY) is None
+
+
+def test_a_reused_run_names_the_one_it_reuses(account, book, context):
+    record_run.handler(load("record_run_reused"), context)
+    run = book.run(RUN_ID)
+    assert run["status"] == "reused"
+    assert run["reuses"] == "cancer-20261122080000-aa01bb"
+
+
+def test_a_failure_before_the_run_was_opened_is_recorded_too(account, context):
+    record_run.handler(load("record_run_failed") | {"stage": "identify", "cause": "no permission"}, context)
+    run = account.run(RUN_ID)
+    assert run["status"] == "failed"
+    assert run["created_at"] == "2026-11-23T09:30:00Z"
+    assert run["gsi_pk"] == "RUNS"
+
+
+def test_an_end_is_not_overwritten_by_another(account, book, context):
+    record_run.handler(load("record_run_failed"), context)
+    with pytest.raises(AttemptOutdatedError):
+        record_run.handler(load("record_run_rejected"), context)
+    assert book.run(RUN_ID)["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        pytest.param("execution_aborted", "cancelled", id="aborted is cancelled"),
+        pytest.param("execution_timed_out", "failed", id="timed out is failed"),
+        pytest.param("execution_failed", "failed", id="failed without a record is failed"),
+    ],
+)
+def test_a_run_that_ended_from_outside_is_recorded(account, book, context, event, status):
+    finish(account, context, "process", REPORT | {"status": "accepted"})
+    assert on_run_ended.handler(load(event), context) == {"run_id": RUN_ID, "recorded": True}
+    run = book.run(RUN_ID)
+    assert run["status"] == status
+    assert run["ended_at"] == "2026-11-23T09:35:00Z"
+    assert account.json(run["record_uri"])["status"] == status
+    assert run["footprint"]["energy_kwh"]["value"] > 0
+
+
+def test_a_run_that_recorded_its_own_end_keeps_it(account, book, context):
+    record_run.handler(load("record_run_rejected"), context)
+    assert on_run_ended.handler(load("execution_failed"), context)["recorded"] is False
+    assert book.run(RUN_ID)["status"] == "rejected"
+
+
+def test_the_end_of_an_old_attempt_leaves_the_new_one_alone(account, book, context):
+    asked = RunRequested.model_validate({"run_id": RUN_ID, "attempt": 2, "project": "cancer", "drop": DROP})
+    book.apply(ledger.open_run(asked, execution_arn=EXECUTION_ARN, drop_id=None, now=moment(NOW)))
+    assert on_run_ended.handler(load("execution_aborted"), context)["recorded"] is False
+    assert book.run(RUN_ID)["status"] == "running"

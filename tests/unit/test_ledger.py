@@ -1,0 +1,171 @@
+"""The ledger's items and the record: values, numbers, and what notifications may say."""
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from ebb import explain, ledger, record
+from ebb.record import RecordRequest
+from worked_run import NOW, RUN_ID, load, moment
+
+
+def test_values_survive_the_way_through_dynamodb():
+    value = {"a": 0.1, "b": [1, 2.5], "c": {"d": "x", "e": True}}
+    stored = ledger.to_item(value)
+    assert stored["a"] == Decimal("0.1")
+    assert ledger.from_item(stored) == value
+
+
+def test_nothing_that_dynamodb_refuses_is_kept():
+    assert ledger.to_item({"a": float("nan"), "b": None, "c": [float("inf"), 1], "d": moment(NOW)}) == {
+        "c": [1],
+        "d": "2026-11-23T09:30:05.120000Z",
+    }
+
+
+def test_a_long_list_is_cut_and_a_short_one_kept():
+    report = {"features": [{"name": n} for n in range(1000)], "rows": {"read": 5}}
+    assert len(ledger.condensed(report)["features"]) == ledger.LONGEST_LIST
+    assert ledger.condensed(report)["rows"] == {"read": 5}
+
+
+def test_stages_sort_in_the_order_in_which_they_run():
+    keys = [ledger.stage_key("r", stage)["sk"] for stage in ("process", "train", "compress", "compile")]
+    assert keys == sorted(keys) == ["STAGE#1#process", "STAGE#2#train", "STAGE#3#compress", "STAGE#4#compile"]
+
+
+def test_what_a_repeated_stage_used_before_stays_counted_once():
+    first = {"attempt": 1, "status": "failed", "footprint": used(1.0)}
+    second = ledger.stage_item("r", "train", {"attempt": 2, "status": "finished", "footprint": used(2.0)}, first)
+    again = ledger.stage_item("r", "train", {"attempt": 2, "status": "finished", "footprint": used(2.0)}, second)
+    assert second == again
+    assert record.total_footprint([ledger.from_item(again)]).energy_kwh.value == 3.0
+
+
+def used(kwh: float) -> dict:
+    band = {"low": kwh, "value": kwh, "high": kwh}
+    return {"energy_kwh": band, "carbon_g": band, "cost_usd": band}
+
+
+def test_decisions_are_numbered_by_stage_so_that_a_repeat_writes_the_same_items():
+    items = ledger.decision_items("r", "train", [{"what": "a"}, {"what": "b"}])
+    assert [item["sk"] for item in items] == ["DECISION#300", "DECISION#301"]
+
+
+# ---- The record ----
+
+
+def told(name: str):
+    return RecordRequest.validate_python(load(name))
+
+
+def test_a_failed_job_is_told_in_its_own_words():
+    error = record.what_went_wrong(told("record_run_failed"))
+    assert error["type"] == "JobFailed"
+    assert error["stage"] == "train"
+    assert "no finite loss" in error["message"]
+
+
+def test_a_processing_jobs_exit_message_comes_before_sagemakers_summary():
+    cause = {"ProcessingJobName": "j", "FailureReason": "exit code 1", "ExitMessage": "the manifest names no file"}
+    ended = load("record_run_failed") | {"stage": "process", "cause": json.dumps(cause)}
+    assert record.what_went_wrong(RecordRequest.validate_python(ended))["message"] == "the manifest names no file"
+
+
+def test_a_rejection_keeps_place_and_remedy():
+    error = record.what_went_wrong(told("record_run_rejected"))
+    assert (error["type"], error["code"], error["column"]) == ("DropRejectedError", "one-class", "target")
+    assert error["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "message"),
+    [
+        pytest.param("States.Timeout", None, "States.Timeout", id="no cause"),
+        pytest.param("States.Runtime", "bad expression", "bad expression", id="plain text"),
+        pytest.param(
+            "States.TaskFailed",
+            json.dumps({"executionArn": "arn", "error": "EndpointFailed", "cause": "no capacity"}),
+            "EndpointFailed: no capacity",
+            id="the nested deployment",
+        ),
+        pytest.param(
+            "NoAcceptableCandidateError",
+            json.dumps({"errorMessage": "no candidate is acceptable", "errorType": "NoAcceptableCandidateError"}),
+            "no candidate is acceptable",
+            id="a function's own error",
+        ),
+    ],
+)
+def test_whatever_step_functions_says_ends_as_a_message(error, cause, message):
+    ended = load("record_run_failed") | {"stage": "deploy", "error": error, "cause": cause}
+    assert record.what_went_wrong(RecordRequest.validate_python(ended))["message"] == message
+
+
+def test_a_notification_of_a_failure_does_not_quote_the_job():
+    run = {"error": {"type": "JobFailed", "stage": "train", "message": "could not read 'Anna Smith, 42'"}}
+    message = record.notification(RUN_ID, "cancer", "failed", run)
+    assert "Anna" not in json.dumps(message)
+    assert RUN_ID in message["message"]
+    assert len(message["subject"]) <= 100
+
+
+def test_a_notification_of_a_rejection_says_where_and_what_to_do():
+    run = {"error": record.what_went_wrong(told("record_run_rejected"))}
+    message = record.notification(RUN_ID, "cancer", "rejected", run)["message"]
+    for part in ("rejected", "breast_cancer.csv", "column: target", "What to do: Drop rows"):
+        assert part in message
+
+
+def test_stage_fields_read_either_kind_of_job():
+    asked = load("record_run_stage_finished")
+    fields = record.stage_fields(
+        asked["job"],
+        {"cpu_seconds": 20.0, "duration_s": 40.0, "vcpu": 2, "decisions": [1], "rows": {"read": 9}},
+        status="finished",
+        attempt=1,
+        region="us-east-1",
+        identity="i",
+    )
+    assert fields["duration_s"] == fields["billable_s"] == 40.0
+    assert fields["utilisation"] == 0.25
+    assert fields["footprint"]["energy_kwh"]["value"] > 0
+    assert "decisions" not in fields["report"]
+    failed = record.job_in(load("record_run_failed")["cause"])
+    fields = record.stage_fields(failed, {}, status="failed", attempt=1, region="us-east-1", identity=None)
+    assert (fields["duration_s"], fields["billable_s"]) == (60.0, 20.0)
+    assert fields["utilisation"] is None
+
+
+def test_the_chain_runs_from_the_drop_to_the_grams():
+    run = {
+        "status": "succeeded",
+        "chosen": "student",
+        "deployed": True,
+        "endpoint_name": "ebb-cancer",
+        "drop": load("identify_dataset")["drop"],
+        "footprint": used(0.001),
+        "stages": [{"stage": "train", "status": "finished", "instance_type": "ml.m5.large", "duration_s": 5.0}],
+    }
+    decisions = [
+        {
+            "stage": "select",
+            "what": "candidate to ship",
+            "chosen": "student",
+            "reason": "it is lean",
+            "alternatives": ["x"],
+        },
+        {"stage": "plan", "what": "instance for train", "chosen": "ml.m5.large", "reason": "least energy"},
+    ]
+    lines = explain.lines(run, decisions)
+    order = [next(n for n, line in enumerate(lines) if part in line) for part in (
+        "breast_cancer.csv", "instance for train", "train: finished", "candidate to ship", "ebb-cancer", "gCO2e", "pue",
+    )]  # fmt: skip
+    assert order == sorted(order)
+    assert "not taken: x" in "\n".join(lines)
+
+
+def test_a_rejected_run_is_explained_with_its_place():
+    run = {"status": "rejected", "error": record.what_went_wrong(told("record_run_rejected"))}
+    assert "column target" in explain.lines(run, [])[-1]

@@ -1,0 +1,101 @@
+"""The plan: what runs, where its results lie, and what an earlier attempt has done already."""
+
+import json
+
+import pytest
+
+from ebb import names
+from ebb.plan import Champion
+from ebb.spec import PipelineSpec
+from worked_run import ARTIFACTS, RUN_ID, built_plan, load, step_events
+
+RUN_URI = f"s3://{ARTIFACTS}/projects/cancer/runs/{RUN_ID}/"
+
+
+def settings(request: dict) -> dict:
+    environment = request.get("Environment")
+    if environment is None:
+        return json.loads(request["HyperParameters"]["settings"])
+    return json.loads("".join(environment[name] for name in sorted(environment, key=lambda n: (len(n), n))))
+
+
+def channels(request: dict) -> dict[str, str]:
+    if "InputDataConfig" in request:
+        given = request["InputDataConfig"]
+        return {each["ChannelName"]: each["DataSource"]["S3DataSource"]["S3Uri"] for each in given}
+    return {each["InputName"]: each["S3Input"]["S3Uri"] for each in request["ProcessingInputs"]}
+
+
+def test_each_stage_reads_what_the_ones_before_wrote():
+    plan = built_plan()
+    train, compress = (f"{RUN_URI}a1/{stage}/{RUN_ID}-a1-{stage}/output/model/" for stage in ("train", "compress"))
+    code = f"s3://{ARTIFACTS}/jobs/5c1d9e7f30ab42d6/"
+    curated = f"{RUN_URI}a1/process/curated/"
+    assert channels(plan["process"]["request"]) == {"code": code, "data": f"{RUN_URI}manifest.json"}
+    assert channels(plan["train"]["request"]) == {"code": code, "curated": curated}
+    assert channels(plan["compress"]["request"]) == {"code": code, "curated": curated, "original": train}
+    assert channels(plan["compile"]["request"]) == {
+        "code": code,
+        "curated": curated,
+        "original": train,
+        "candidates": compress,
+    }
+
+
+def test_the_artifacts_are_where_the_jobs_put_them():
+    plan = built_plan()
+    outputs = plan["process"]["request"]["ProcessingOutputConfig"]["Outputs"]
+    assert plan["artifacts"]["curated"] == outputs[0]["S3Output"]["S3Uri"] + "/"
+    assert plan["process"]["report_uri"] == outputs[1]["S3Output"]["S3Uri"] + "/metrics.json"
+    # SageMaker writes a training job's output below <S3OutputPath>/<job name>/output/model
+    request = plan["train"]["request"]
+    written = f"{request['OutputDataConfig']['S3OutputPath']}/{request['TrainingJobName']}/output/model/"
+    assert plan["artifacts"]["original"] == written
+    assert plan["train"]["report_uri"] == written + "metrics.json"
+
+
+def test_only_process_is_told_the_digests_it_verifies():
+    plan = built_plan()
+    assert set(settings(plan["process"]["request"])["sources"]) == {"cancer/data/breast_cancer.csv"}
+    for stage in ("train", "compress", "compile"):
+        assert set(settings(plan[stage]["request"])) == {"spec", "seed", "champion"}
+
+
+def test_a_retry_repeats_nothing_that_finished():
+    plan = built_plan(attempt=2, finished={"process": 1, "train": 1})
+    assert [plan[stage]["needed"] for stage in names.STAGES] == [False, False, True, True]
+    assert plan["process"]["request"] == {}
+    assert plan["artifacts"]["curated"] == f"{RUN_URI}a1/process/curated/"
+    assert channels(plan["compress"]["request"])["original"] == f"{RUN_URI}a1/train/{RUN_ID}-a1-train/output/model/"
+    assert plan["compress"]["request"]["TrainingJobName"] == f"{RUN_ID}-a2-compress"
+    assert plan["artifacts"]["bundles"] == f"{RUN_URI}a2/compile/bundles/"
+
+
+def test_a_retry_resumes_from_the_same_checkpoints():
+    first, second = (built_plan(attempt=attempt)["train"]["request"] for attempt in (1, 2))
+    assert first["CheckpointConfig"] == second["CheckpointConfig"]
+    assert first["TrainingJobName"] != second["TrainingJobName"]
+
+
+def test_the_served_model_is_measured_beside_the_new_ones():
+    champion = Champion("accuracy", {"validation": 0.9, "test": 0.9}, "s3://b/old/model.tar.gz")
+    plan = built_plan(champion=champion)
+    assert channels(plan["compile"]["request"])["champion"] == "s3://b/old/model.tar.gz"
+    told = {"metric": "accuracy", "quality": {"validation": 0.9, "test": 0.9}}
+    assert settings(plan["compile"]["request"])["champion"] == told
+
+
+def test_every_choice_says_why():
+    for decision in built_plan()["decisions"]:
+        assert decision["reason"], decision
+    assert {each["what"] for each in built_plan()["decisions"]} >= {f"instance for {stage}" for stage in names.STAGES}
+
+
+def test_a_plan_stays_far_below_what_step_functions_carries():
+    widest = PipelineSpec.model_validate({"data": {"uri": "s3://" + "b" * 63 + "/" + "k" * 1000, "target": "t" * 200}})
+    assert len(json.dumps(built_plan(spec=widest))) < 100_000
+
+
+@pytest.mark.parametrize("name", sorted(step_events()))
+def test_the_recorded_step_inputs_are_what_the_code_makes_today(name):
+    assert load(name) == step_events()[name], "run: python tests/worked_run.py"

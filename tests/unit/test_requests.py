@@ -1,0 +1,181 @@
+"""Request bodies of plans and deployments against botocore's models: enums, patterns and lengths too."""
+
+import json
+
+import pytest
+
+from aws_shapes import assert_valid, problems
+from ebb.requests import jobs, roles
+from ebb.sources import Source
+from ebb.spec import PipelineSpec
+from worked_run import ARTIFACTS, STACK, built_plan, built_selection, facts
+
+LONGEST_PROJECT = "a" * 20
+LONGEST_RUN = f"{LONGEST_PROJECT}-20261123093000-3f9a1c"
+LONGEST_SPEC = PipelineSpec.model_validate(
+    {
+        "task": "tabular-classification",
+        "data": {"target": "t" * 200, "uri": "s3://" + "b" * 63 + "/" + "k" * 1000},
+        "train": {"metric": "balanced_accuracy", "target": 0.123456789, "epochs": 10000, "instance": "ml.m5.12xlarge"},
+        "retrain": {"schedule": f"cron({'1' * 200})", "drift": {"psi": 0.123456}, "deadline": "24h"},
+        "serve": {"p95_latency": "50ms", "requests_per_day": 10**9},
+    }
+)
+PLANS = [
+    pytest.param({}, id="the worked run"),
+    pytest.param({"spec": PipelineSpec.model_validate({"train": {"spot": False}})}, id="on demand"),
+    pytest.param(
+        {"run_id": LONGEST_RUN, "project": LONGEST_PROJECT, "attempt": 99, "spec": LONGEST_SPEC}, id="longest"
+    ),
+]
+ACTIONS = {
+    "process": "CreateProcessingJob",
+    "train": "CreateTrainingJob",
+    "compress": "CreateTrainingJob",
+    "compile": "CreateProcessingJob",
+}
+
+
+@pytest.mark.parametrize("changes", PLANS)
+@pytest.mark.parametrize(("stage", "action"), ACTIONS.items())
+def test_job_requests_are_valid_for_sagemaker(changes, stage, action):
+    assert_valid("sagemaker", action, built_plan(**changes)[stage]["request"])
+
+
+@pytest.mark.parametrize("changes", PLANS)
+def test_role_requests_are_valid_for_iam(changes):
+    for role in built_plan(**changes)["roles"]:
+        assert_valid("iam", "CreateRole", role["create"])
+        assert_valid("iam", "PutRolePolicy", role["policy"])
+
+
+@pytest.mark.parametrize(
+    ("service", "action", "name"),
+    [
+        ("sagemaker", "CreateModel", "model"),
+        ("sagemaker", "CreateEndpointConfig", "endpoint_config"),
+        ("sagemaker", "CreateEndpoint", "create_endpoint"),
+        ("sagemaker", "UpdateEndpoint", "update_endpoint"),
+        ("sagemaker", "DescribeEndpoint", "describe"),
+        ("sagemaker", "DeleteEndpoint", "delete_endpoint"),
+        ("sagemaker", "DeleteEndpointConfig", "delete_endpoint_config"),
+        ("sagemaker", "DeleteModel", "delete_model"),
+        ("dynamodb", "UpdateItem", "claim"),
+        ("dynamodb", "UpdateItem", "release"),
+    ],
+)
+def test_deployment_requests_are_valid(service, action, name):
+    assert_valid(service, action, built_selection()["deploy"]["requests"][name])
+
+
+def test_alarm_and_registry_requests_are_valid():
+    selection = built_selection()
+    for alarm in selection["deploy"]["requests"]["alarms"]:
+        assert_valid("cloudwatch", "PutMetricAlarm", alarm)
+    assert_valid("sagemaker", "CreateModelPackageGroup", selection["package_group"])
+    assert_valid("sagemaker", "CreateModelPackage", selection["package"])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        pytest.param({"ProcessingJobName": "a_b"}, "does not match", id="a name with an underscore"),
+        pytest.param({"ProcessingJobName": "a" * 64}, "64", id="a name too long"),
+        pytest.param({"Environment": {"EBB_SETTINGS": "x" * 257}}, "more than 256", id="settings too long"),
+        pytest.param({"StoppingCondition": {"MaxRuntimeInSeconds": 0}}, "0", id="no time at all"),
+        pytest.param({"Colour": "blue"}, "Colour", id="an unknown member"),
+    ],
+)
+def test_the_check_itself_finds_what_is_wrong(change, problem):
+    body = built_plan()["process"]["request"] | change
+    assert any(problem in found for found in problems("sagemaker", "CreateProcessingJob", body))
+
+
+def test_long_settings_travel_in_pieces_that_join_again():
+    settings = {"sources": {f"project/data/part-{n}-ü.csv": "0" * 64 for n in range(50)}}
+    pieces = jobs.settings_environment(settings)
+    assert list(pieces) == [f"EBB_SETTINGS_{n}" for n in range(len(pieces))]
+    assert max(map(len, pieces.values())) <= 256
+    assert json.loads("".join(pieces.values())) == settings
+
+
+def test_settings_that_fit_nowhere_are_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        jobs.settings_environment({"x": "y" * 30_000})
+
+
+def test_the_largest_drop_that_is_accepted_fits_the_job():
+    many = tuple(
+        Source(bucket="b", key=f"project/data/part-{n:04}.csv", size_bytes=1, etag="e", sha256="0" * 64)
+        for n in range(195)
+    )
+    assert_valid("sagemaker", "CreateProcessingJob", built_plan(sources=many, spec=LONGEST_SPEC)["process"]["request"])
+
+
+def test_spot_jobs_keep_checkpoints_and_may_wait():
+    request = built_plan()["train"]["request"]
+    assert request["EnableManagedSpotTraining"] is True
+    assert request["StoppingCondition"]["MaxWaitTimeInSeconds"] >= request["StoppingCondition"]["MaxRuntimeInSeconds"]
+    assert request["CheckpointConfig"]["S3Uri"].endswith("/checkpoints/train")
+
+
+def test_jobs_have_no_network_and_encrypt_what_they_keep():
+    plan = built_plan()
+    for stage in ACTIONS:
+        text = json.dumps(plan[stage]["request"])
+        assert '"EnableNetworkIsolation": true' in text
+        assert text.count(STACK.data_key_arn) == 2, "volume and output"
+
+
+# ---- Roles: what a job may do ----
+
+
+def statements(kind: str, project: str = "cancer") -> list[dict]:
+    return json.loads(roles.put_role_policy(STACK, project, kind)["PolicyDocument"])["Statement"]
+
+
+@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model"])
+def test_no_action_is_a_wildcard_and_every_permission_names_its_source(kind):
+    for statement in statements(kind):
+        for action in statement["Action"]:
+            assert "*" not in action
+            assert roles.PERMISSION_SOURCES[action].startswith("https://docs.aws.amazon.com/")
+
+
+@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model"])
+def test_only_what_has_no_resource_is_allowed_on_all(kind):
+    everywhere = {action for each in statements(kind) if each["Resource"] == ["*"] for action in each["Action"]}
+    assert everywhere <= {"cloudwatch:PutMetricData", "ecr:GetAuthorizationToken"}
+
+
+@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model"])
+def test_objects_of_another_project_are_out_of_reach(kind):
+    for statement in statements(kind):
+        if statement["Action"][0].startswith("s3:"):
+            places = statement["Resource"] + statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix", [])
+            for place in places:
+                shared = place.endswith((ARTIFACTS, STACK.landing_bucket)) or "jobs/*" in place
+                assert shared or "/cancer/" in f"/{place}", place
+
+
+def test_data_elsewhere_gets_a_policy_of_its_own():
+    spec = PipelineSpec.model_validate({"data": {"uri": "s3://lake/tables/wine/"}})
+    made = built_plan(spec=spec)["roles"]
+    assert [each["create"]["RoleName"] for each in made].count("ebb-cancer-process") == 2
+    extra = made[-1]["policy"]
+    assert extra["PolicyName"].startswith("data-")
+    assert "arn:aws:s3:::lake/tables/wine/*" in extra["PolicyDocument"]
+
+
+def test_the_policy_of_a_role_does_not_depend_on_the_run():
+    other = facts(run_id="cancer-20261201000000-000000", attempt=4)
+    from ebb import plan
+
+    assert plan.build(other, STACK)["roles"] == built_plan()["roles"]
+
+
+@pytest.mark.parametrize("project", ["c", LONGEST_PROJECT])
+def test_inline_policies_stay_within_iams_limit(project):
+    # 10,240 characters for all inline policies of a role, white space not counted (IAM quotas).
+    for kind in ("process", "train", "compress", "compile", "model"):
+        assert len(roles.put_role_policy(STACK, project, kind)["PolicyDocument"]) < 5_000

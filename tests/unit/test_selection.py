@@ -1,0 +1,151 @@
+"""Selection: the smallest model that is good enough, by measurement."""
+
+import pytest
+
+from ebb import selection
+from ebb.errors import NoAcceptableCandidateError
+from ebb.selection import Measured
+from ebb.spec import CompressSpec, PipelineSpec, ServeSpec
+from worked_run import candidate, compile_report, measure
+
+FLOOR_1_POINT = CompressSpec(max_metric_drop=0.01)
+
+
+def select(*candidates: dict, **changes) -> selection.Selection:
+    return selection.select(compile_report(*candidates, **changes), FLOOR_1_POINT, ServeSpec())
+
+
+def of(name: str, chain=(), *, quality=0.97, p50=0.06, cpu=None, size=100_000, **more) -> dict:
+    return candidate(
+        name,
+        chain,
+        quality={"validation": quality, "test": quality},
+        quality_interval={"low": quality - 0.02, "high": quality + 0.015},
+        latency_ms={"p50": p50, "p99": p50 * 1.5},
+        cpu_ms_per_prediction=p50 if cpu is None else cpu,
+        size_bytes=size,
+        **more,
+    )
+
+
+@pytest.mark.parametrize(
+    ("candidates", "chosen"),
+    [
+        pytest.param((), "student", id="the worked run: lean and within a point of the original"),
+        pytest.param((of("original"), of("student", p50=0.01, quality=0.95)), "original", id="two points are too much"),
+        pytest.param((of("original"), of("student", p50=0.01, quality=0.96)), "student", id="the floor itself holds"),
+        pytest.param(
+            (of("student", p50=0.010), of("student-int8", ("quantize",), p50=0.012, cpu=0.001, size=1)),
+            "student",
+            id="a slower int8 loses, however small",
+        ),
+        pytest.param(
+            (of("student", p50=0.010), of("student-int8", ("quantize",), p50=0.008, size=30_000)),
+            "student-int8",
+            id="a faster int8 wins",
+        ),
+        pytest.param(
+            (of("a", cpu=0.100, size=50_000, p50=0.01), of("b", cpu=0.102, size=20_000, p50=0.02)),
+            "b",
+            id="within the noise of energy the smaller one",
+        ),
+        pytest.param(
+            (of("a", cpu=0.100, size=50_000, p50=0.01), of("b", cpu=0.200, size=20_000, p50=0.02)),
+            "a",
+            id="beyond the noise the leaner one",
+        ),
+        pytest.param(
+            (of("original"), {"name": "student", "chain": [], "status": "failed", "reason": "export failed"}),
+            "original",
+            id="one that could not be measured does not compete",
+        ),
+    ],
+)
+def test_select(candidates, chosen):
+    assert select(*candidates).chosen.name == chosen
+
+
+@pytest.mark.parametrize(
+    ("quality", "chosen"),
+    [
+        pytest.param(52.4, "student", id="an error may grow by the share"),
+        pytest.param(52.6, "original", id="and no further"),
+    ],
+)
+def test_errors_are_judged_relatively(quality, chosen):
+    # rmse 50, max_metric_drop 0.05: the floor is 50 * 1.05 = 52.5
+    report = compile_report(
+        of("original", quality=50.0),
+        of("student", quality=quality, p50=0.01),
+        metric="rmse",
+        original=measure(quality={"validation": 50.0, "test": 50.0}),
+    )
+    picked = selection.select(report, CompressSpec(max_metric_drop=0.05), ServeSpec())
+    assert picked.floor == pytest.approx(52.5)
+    assert picked.chosen.name == chosen
+
+
+def test_a_latency_that_was_asked_for_is_a_condition():
+    serve = PipelineSpec.model_validate({"serve": {"p95_latency": 0.00005}}).serve  # 0.05 ms
+    picked = selection.select(
+        compile_report(of("lean", p50=0.04, cpu=0.01), of("quick", p50=0.02)), FLOOR_1_POINT, serve
+    )
+    assert picked.chosen.name == "quick"
+    assert "above the 0.05 ms asked for" in picked.verdicts["lean"]
+
+
+def test_every_candidate_gets_a_reason_in_words():
+    picked = select()
+    assert set(picked.verdicts) == {"original", "original-int8", "student", "student-int8"}
+    assert "slower than original, its full-precision form" in picked.verdicts["original-int8"]
+    assert "below the floor 0.96" in picked.verdicts["student-int8"]
+    assert picked.reasons[0].startswith("student takes the least energy")
+
+
+def test_when_nothing_is_acceptable_every_reason_is_told():
+    with pytest.raises(NoAcceptableCandidateError, match=r"a: accuracy 0\.5 is below .*b: not measured: export failed"):
+        select(of("a", quality=0.5), {"name": "b", "chain": [], "status": "failed", "reason": "export failed"})
+
+
+NEW = Measured.of(of("student", quality=0.95))  # interval 0.93 to 0.965
+
+
+@pytest.mark.parametrize(
+    ("measured", "served", "deploys", "reason"),
+    [
+        pytest.param(None, None, True, "no model is served yet", id="the first model"),
+        pytest.param({"quality": {"validation": 0.90}}, {"run_id": "r"}, True, "not worse", id="a better one replaces"),
+        pytest.param(
+            {"quality": {"validation": 0.96}}, {"run_id": "r"}, True, "not worse", id="equal but for chance replaces"
+        ),
+        pytest.param(
+            {"quality": {"validation": 0.97}}, {"run_id": "r"}, False, "is better", id="a worse one never does"
+        ),
+        pytest.param(
+            None,
+            {"run_id": "r", "metric": "accuracy", "quality": {"validation": 0.99}},
+            False,
+            "could not be measured here",
+            id="unmeasured, its own record speaks for it",
+        ),
+        pytest.param(
+            None,
+            {"run_id": "r", "metric": "f1_macro", "quality": {"validation": 0.99}},
+            True,
+            "other questions",
+            id="another metric is another question",
+        ),
+    ],
+)
+def test_a_worse_model_never_replaces_a_better_one(measured, served, deploys, reason):
+    verdict = selection.against_champion(NEW, "accuracy", measured=measured, served=served)
+    assert verdict.deploy is deploys
+    assert reason in verdict.reason
+
+
+def test_a_champion_with_a_smaller_error_stays():
+    new = Measured.of(of("student", quality=50.0))  # interval 49.98 to 50.015
+    verdict = selection.against_champion(
+        new, "rmse", measured={"quality": {"validation": 45.0}}, served={"run_id": "r"}
+    )
+    assert not verdict.deploy
