@@ -15,7 +15,7 @@ from ministack.core.responses import request_scope
 from ebb_local import authorization
 from ebb_local.sagemaker import endpoint_configs, events, images, listing, models, settings, state, tags, threads
 from ebb_local.sagemaker.errors import ServiceError, not_implemented, validation_exception
-from ebb_local.sagemaker.hosting import HostingFailure, Server
+from ebb_local.sagemaker.hosting import INVOKE_TIMEOUT_S, HostingFailure, Server
 
 _SUMMARY = ["EndpointName", "EndpointArn", "CreationTime", "LastModifiedTime", "EndpointStatus"]
 _BUSY = ("Creating", "Updating", "Deleting")
@@ -195,7 +195,7 @@ def _replace(record: state.Record, config_name: str, variants: list[dict[str, An
             old, _serving[arn] = _serving.get(arn, {}), servers
         state.update(record, EndpointStatus="InService", EndpointConfigName=config_name, _variants=variants,
                      LastModifiedTime=state.now())  # fmt: skip
-        _close(old)
+        _close(old, drain_s=INVOKE_TIMEOUT_S)
     events.state_changed("Endpoint", arn, record)
 
 
@@ -213,9 +213,9 @@ def _start(name: str, variants: list[dict[str, Any]]) -> dict[str, Server]:
     return servers
 
 
-def _close(servers: dict[str, Server]) -> None:
+def _close(servers: dict[str, Server], drain_s: float | None = None) -> None:
     for server in servers.values():
-        server.close()
+        server.close(drain_s)
 
 
 def _variant_summary(entry: dict[str, Any]) -> dict[str, Any]:

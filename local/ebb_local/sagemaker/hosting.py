@@ -23,7 +23,7 @@ from ebb_local.sagemaker.storage import Bucket, Location, download_all
 
 _PING_TIMEOUT_S = 2.0  # AWS: /ping answers within 2 s
 _PING_EVERY_S = 0.1
-_INVOKE_TIMEOUT_S = 60.0
+INVOKE_TIMEOUT_S = 60.0
 _CREDENTIALS_VALID_S = 30 * 24 * 3600  # AWS refreshes them; a process here keeps what it started with
 _FORWARDED = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id",
               "x-amzn-sagemaker-target-model", "x-amzn-sagemaker-session-id")  # fmt: skip
@@ -99,8 +99,6 @@ class Server:
         with self._starting:
             if self._running():
                 return 0.0
-            if self._closed:
-                raise HostingFailure("The endpoint is being deleted")
             began = time.monotonic()
             self._port = _free_port()
             self._container = self._launch()
@@ -108,14 +106,20 @@ class Server:
             self._last_used = time.time()
             return time.monotonic() - began
 
-    def invoke(self, body: bytes, headers: dict[str, str]) -> Answer:
-        """Send one request; start the process first when there is none."""
+    def begin(self) -> bool:
+        """Reserve the container for one request; False when it is being closed and another one has to answer."""
         with self._counting:
+            if self._closed:
+                return False
             self._in_flight += 1
+            return True
+
+    def invoke(self, body: bytes, headers: dict[str, str]) -> Answer:
+        """Send one request after `begin`; start the process first when there is none."""
         try:
             setup_s = None if self._running() else self.start()
             began = time.monotonic()
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_INVOKE_TIMEOUT_S)
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=INVOKE_TIMEOUT_S)
             with contextlib.closing(connection):
                 wanted = {name: headers[name] for name in _FORWARDED if name in headers}
                 connection.request("POST", "/invocations", body=body, headers=wanted)
@@ -135,20 +139,24 @@ class Server:
 
     def rest_if_idle(self) -> bool:
         """End the process of a serverless variant that nobody has called for long; return whether it did."""
-        if not self.serverless or time.time() - self._last_used < settings.current().idle_after_s:
-            return False
         with self._starting:
-            if self._in_flight or not self._running():
-                return False
-            self._end_process()
+            with self._counting:
+                awake = self._running() and not self._in_flight
+                idle_s = time.time() - self._last_used
+                if not self.serverless or not awake or idle_s < settings.current().idle_after_s:
+                    return False
+                container, self._container = self._container, None  # a request from now on starts another one
+            if container is not None:
+                container.end()
         return True
 
-    def close(self) -> None:
-        """End the process for good and remove the files."""
-        self._closed = True
-        until = time.monotonic() + settings.current().stop_grace_s
+    def close(self, drain_s: float | None = None) -> None:
+        """Take no more requests, answer those in hand, then end the process and remove the files."""
+        with self._counting:
+            self._closed = True
+        until = time.monotonic() + (settings.current().stop_grace_s if drain_s is None else drain_s)
         while self._in_flight and time.monotonic() < until:
-            time.sleep(0.05)
+            time.sleep(0.02)
         with self._starting:
             self._end_process()
         shutil.rmtree(self._base, ignore_errors=True)
@@ -179,7 +187,7 @@ class Server:
     def _wait_for_ping(self, container: containers.Container, deadline: float) -> None:
         while not _answers_ping(self._port):
             code = container.poll()
-            if code is not None or time.monotonic() > deadline or self._closed:
+            if code is not None or time.monotonic() > deadline:
                 self._end_process()
                 raise HostingFailure(
                     f"The primary container for production variant {self.variant['VariantName']} did not pass the ping "

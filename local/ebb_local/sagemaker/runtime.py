@@ -70,6 +70,8 @@ def _invoke(name: str, headers: dict[str, str], body: bytes) -> Response:
         )
     if server.serverless and server.in_flight >= server.variant["ServerlessConfig"]["MaxConcurrency"]:
         raise ServiceError("ThrottlingException", f"Endpoint {name} is at its MaxConcurrency.", status=429)
+    while not server.begin():  # replaced or deleted in between: whoever is there now answers
+        server = _server(name, headers.get("x-amzn-sagemaker-target-variant"))
     answer = _ask(server, body, headers)
     _publish(name, server, answer, time.monotonic() - began)
     if answer.status >= 400:

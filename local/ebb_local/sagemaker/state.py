@@ -10,6 +10,8 @@ from typing import Any
 
 from ministack.core.responses import AccountRegionScopedDict, get_account_id, get_region
 
+from ebb_local import persistence
+
 Record = dict[str, Any]
 
 training_jobs = AccountRegionScopedDict()
@@ -56,6 +58,7 @@ def update(record: Record, **members: Any) -> None:
     with changed:
         record.update(members)
         changed.notify_all()
+    persistence.mark_changed()
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
