@@ -54,8 +54,10 @@ def bring_up(port: int | None = None) -> tuple[Target, dict[str, float]]:
     """Return the embedded cloud with the stack deployed, and the seconds of each step that was needed."""
     _require_environments()
     seconds: dict[str, float] = {}
-    with _timed("start", "starting the embedded cloud", seconds):
-        server = lifecycle.running(home()) or lifecycle.start(home(), port)
+    server = lifecycle.running(home())
+    if server is None:
+        with _timed("start", "starting the embedded cloud", seconds):
+            server = lifecycle.start(home(), port)
     target = of_server(server)
     output.err().print(f"target: {target.name}", style="dim", soft_wrap=True)
     wanted = fingerprint()

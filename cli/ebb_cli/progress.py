@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +24,10 @@ STEPS = (
     "Identify dataset", "Plan pipeline", "Ensure roles", "Process data", "Train model", "Compress model",
     "Compile model", "Select candidate", "Register model", "Deploy model", "Record success",
 )  # fmt: skip
+STEP_OF_STAGE = {
+    "process": "Process data", "train": "Train model", "compress": "Compress model", "compile": "Compile model",
+}  # fmt: skip
+STAGE_OF_STEP = {step: stage for stage, step in STEP_OF_STAGE.items()}
 ENTERED, EXITED = "StateEntered", "StateExited"
 ENDED_BADLY = {"ExecutionFailed", "ExecutionAborted", "ExecutionTimedOut"}
 # An ended execution whose run is still open: on_run_ended closes it, through an event that may be late.
@@ -44,11 +48,12 @@ class Step:
         return max(((self.ended or now) - self.started).total_seconds(), 0.0)
 
 
-def steps(events: Iterable[dict[str, Any]]) -> list[Step]:
+def steps(events: Iterable[dict[str, Any]], failed_stage: str | None = None) -> list[Step]:
     """Return the steps that a history tells of, each once, in the order in which they began.
 
-    A state that is entered again (a retry, a Map) continues its step. What was open when the execution ended badly is
-    the step that failed; a Catch leaves a state through its exit event, so a state that was caught counts as ended.
+    A state that is entered again (a retry, a Map) continues its step. What was open when the execution ended badly has
+    failed. A state that was caught is left through its exit event like any other: that it failed is known to the
+    ledger only, as `failed_stage`.
     """
     found: dict[str, Step] = {}
     for event in events:
@@ -66,7 +71,8 @@ def steps(events: Iterable[dict[str, Any]]) -> list[Step]:
             for step in found.values():
                 if step.ended is None:
                     found[step.name] = Step(step.name, step.started, moment, failed=True)
-    return list(found.values())
+    failed = {STEP_OF_STAGE.get(failed_stage or "")}
+    return [replace(step, failed=True) if step.name in failed else step for step in found.values()]
 
 
 def summary(stage: dict[str, Any]) -> str:
@@ -82,11 +88,6 @@ def summary(stage: dict[str, Any]) -> str:
         failed = sum(item.get("status") == "failed" for item in candidates)
         return f"{len(candidates) - failed} candidates" + (f", {failed} failed" if failed else "")
     return ""
-
-
-STAGE_OF_STEP = {
-    "Process data": "process", "Train model": "train", "Compress model": "compress", "Compile model": "compile",
-}  # fmt: skip
 
 
 def wait_for_drop(target: Target, ledger: Ledger, drop_id: str, *, within_s: float) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def follow(target: Target, ledger: Ledger, run_id: str, *, attempt: int = 1) -> 
             run = ledger.run(run_id)
             current = run if run and (run.get("attempt") or 1) >= attempt else None
             history = _history(target, current["execution_arn"]) if current and current.get("execution_arn") else []
-            view.show(steps(history), current)
+            view.show(steps(history, ((current or {}).get("error") or {}).get("stage")), current)
             if current and current["status"] != "running":
                 return current
             if history and history[-1]["type"].startswith("Execution") and history[-1]["type"] != "ExecutionStarted":

@@ -69,6 +69,17 @@ def test_steps(events, steps):
     assert progress.steps(events) == steps
 
 
+def test_the_stage_that_the_ledger_names_has_failed_though_its_state_was_left():
+    history = [
+        entered("Process data", 0),
+        exited("Process data", 3),
+        entered("Train model", 4),
+        exited("Train model", 5),
+    ]
+    found = progress.steps(history, failed_stage="train")
+    assert [(step.name, step.failed) for step in found] == [("Process data", False), ("Train model", True)]
+
+
 def test_the_seconds_of_a_step_that_goes_on_are_counted_until_now():
     assert Step("Train model", at(0)).seconds(at(7.5)) == 7.5
     assert Step("Train model", at(0), at(2)).seconds(at(7.5)) == 2
