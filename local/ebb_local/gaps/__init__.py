@@ -18,6 +18,7 @@ GAPS = (
     "lambda_logs",
     "lambda_async",
     "lambda_event_sources",
+    "queue_urls",
     "definitions",
     "sdk_errors",
     "sdk_services",
