@@ -119,14 +119,17 @@ def servers_of(name: str) -> dict[str, Server]:
 
 
 def restore() -> None:
-    """Start again what was serving when the server stopped. The gateway has to answer first."""
+    """Serve again what was serving when the server stopped. The gateway has to answer first.
+
+    Serverless containers stay asleep: the first request starts them, as after any rest.
+    """
     shutil.rmtree(settings.current().endpoints, ignore_errors=True)
     for account, region, _, record in state.everywhere(state.endpoints):
         with request_scope(account, region):
             if record["EndpointStatus"] == "Deleting":
                 state.endpoints.pop(record["EndpointName"], None)
             elif record["EndpointStatus"] != "Failed":
-                threads.start(f"endpoint-{record['EndpointName']}", _bring_up, record)
+                threads.start(f"endpoint-{record['EndpointName']}", _bring_up, record, True)
 
 
 def close_all() -> None:
@@ -169,10 +172,10 @@ def _snapshot(config: state.Record) -> list[dict[str, Any]]:
     ]
 
 
-def _bring_up(record: state.Record) -> None:
+def _bring_up(record: state.Record, asleep: bool = False) -> None:
     arn = record["EndpointArn"]
     try:
-        servers = _start(record["EndpointName"], record["_variants"])
+        servers = _start(record["EndpointName"], record["_variants"], asleep)
     except (HostingFailure, ServiceError) as failure:
         state.update(record, EndpointStatus="Failed", FailureReason=str(failure)[:1024], LastModifiedTime=state.now())
     else:
@@ -199,14 +202,15 @@ def _replace(record: state.Record, config_name: str, variants: list[dict[str, An
     events.state_changed("Endpoint", arn, record)
 
 
-def _start(name: str, variants: list[dict[str, Any]]) -> dict[str, Server]:
+def _start(name: str, variants: list[dict[str, Any]], asleep: bool = False) -> dict[str, Server]:
     servers: dict[str, Server] = {}
     try:
         for entry in variants:
             server = Server(name, entry["variant"], entry["model"])
             servers[entry["variant"]["VariantName"]] = server
             server.prepare()
-            server.start()
+            if not (asleep and server.serverless):
+                server.start()
     except BaseException:
         _close(servers)
         raise

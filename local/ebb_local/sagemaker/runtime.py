@@ -23,6 +23,7 @@ _PATH = re.compile(
 )
 _MAX_BODY_BYTES = 6_291_456
 _MAX_SERVERLESS_BODY_BYTES = 4 * 1024 * 1024
+_RESTORE_TIMEOUT_S = 60.0
 _TIMED_OUT = (
     "Your invocation timed out while waiting for a response from container primary. Review the latency metrics for "
     "each container in Amazon CloudWatch, resolve the issue, and try again."
@@ -91,6 +92,7 @@ def _invoke(name: str, headers: dict[str, str], body: bytes) -> Response:
 
 
 def _server(name: str, wanted: str | None) -> Server:
+    state.wait_until(lambda: not _coming_back(name), _RESTORE_TIMEOUT_S)
     servers = endpoints.servers_of(name)
     if not servers:
         if name not in state.endpoints:
@@ -104,6 +106,12 @@ def _server(name: str, wanted: str | None) -> Server:
         return servers[wanted]
     weights = [server.variant.get("InitialVariantWeight", 1.0) for server in servers.values()]
     return random.choices(list(servers.values()), weights)[0]
+
+
+def _coming_back(name: str) -> bool:
+    """Return whether the endpoint is in service and its container not there yet: the server has just started."""
+    record = state.endpoints.get(name)
+    return record is not None and record["EndpointStatus"] == "InService" and not endpoints.servers_of(name)
 
 
 def _ask(server: Server, body: bytes, headers: dict[str, str]) -> Answer:
