@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +14,27 @@ from ebb.aws import clients
 from worked_run import ACCOUNT, ARTIFACTS, JOBS_HASH, LANDING, LEDGER, REGION, STACK
 
 
+@cache
+def made(service: str) -> Any:
+    """Return a client that all tests share: making one takes longer than a whole test, and moto answers any of them."""
+    return boto3.client(service, REGION)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_clients() -> Iterator[None]:
+    """Leave none of moto's clients to the tests that come after these."""
+    yield
+    for kept in (made, clients.client, clients.table):
+        kept.cache_clear()
+
+
 class Account:
     """What the tests look at and put in."""
 
     def __init__(self, machine_arn: str):
-        self.s3 = boto3.client("s3", REGION)
-        self.table = boto3.resource("dynamodb", REGION).Table(LEDGER)
-        self.states = boto3.client("stepfunctions", REGION)
+        self.s3 = made("s3")
+        self.table = clients.table(LEDGER)
+        self.states = made("stepfunctions")
         self.machine_arn = machine_arn
 
     def drop(self, key: str, body: bytes, **metadata: str) -> dict[str, Any]:
@@ -85,13 +100,11 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    clients.client.cache_clear()
-    clients.table.cache_clear()
     with mock_aws():
-        s3 = boto3.client("s3", REGION)
+        s3 = made("s3")
         for bucket in (LANDING, ARTIFACTS, "lake"):
             s3.create_bucket(Bucket=bucket)
-        boto3.client("dynamodb", REGION).create_table(
+        made("dynamodb").create_table(
             TableName=LEDGER,
             BillingMode="PAY_PER_REQUEST",
             KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
@@ -109,12 +122,10 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
                 }
             ],
         )
-        machine = boto3.client("stepfunctions", REGION).create_state_machine(
+        machine = made("stepfunctions").create_state_machine(
             name="ebb-run-pipeline",
             definition=json.dumps({"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 1, "End": True}}}),
             roleArn=f"arn:aws:iam::{ACCOUNT}:role/ebb",
         )
         monkeypatch.setenv("RUN_PIPELINE_ARN", machine["stateMachineArn"])
         yield Account(machine["stateMachineArn"])
-    clients.client.cache_clear()
-    clients.table.cache_clear()

@@ -129,6 +129,13 @@ NEW = Measured.of(of("student", quality=0.95))  # interval 0.93 to 0.965
             id="unmeasured, its own record speaks for it",
         ),
         pytest.param(
+            {"quality": None, "comparable": False, "reason": "the served model knows other classes"},
+            {"run_id": "r", "metric": "accuracy", "quality": {"validation": 0.99}},
+            True,
+            "knows other classes",
+            id="one that fits this data no longer is replaced",
+        ),
+        pytest.param(
             None,
             {"run_id": "r", "metric": "f1_macro", "quality": {"validation": 0.99}},
             True,

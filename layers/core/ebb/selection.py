@@ -136,6 +136,8 @@ def against_champion(
     about = f"the served model (run {served.get('run_id')})"
     if measured and measured.get("quality"):
         known, how = float(measured["quality"]["validation"]), "on the same validation rows"
+    elif measured and measured.get("comparable") is False:
+        return Verdict(True, f"{about} cannot answer for this data: {measured.get('reason')}")
     elif served.get("metric") == metric and served.get("quality"):
         known, how = float(served["quality"]["validation"]), "on its own validation rows; it could not be measured here"
     else:
