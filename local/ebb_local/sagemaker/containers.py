@@ -8,19 +8,21 @@ AWS sets (AWS_ENDPOINT_URL is another where the container has credentials, so th
 import functools
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ministack.core.responses import get_region
 
-from ebb_local.sagemaker import processes, settings
+from ebb_local.sagemaker import isolated, processes, settings
 from ebb_local.sagemaker.images import Environment
 from ebb_local.sagemaker.logs import LogStream
 from ebb_local.sagemaker.roles import Credentials
 
 _ROOT = re.compile(r"(?:(?<=^)|(?<=[=:,\s\"']))/opt/ml(?=$|[/:,\s\"'])")
 _MAX_LINE_BYTES = 1 << 20
+_WITHOUT_NETWORK = ["unshare", "--user", "--map-root-user", "--net", "--", sys.executable, "-I", isolated.__file__]
 
 
 class Container:
@@ -42,7 +44,7 @@ class Container:
         if command[0] in ("python", "python3"):
             command[0] = str(environment.python)
         if isolated and can_isolate():
-            command = ["unshare", "--user", "--map-current-user", "--net", "--", *command]
+            command = [*_WITHOUT_NETWORK, *command]
         values = {name: local_text(value, base) for name, value in env.items()}
         self._process = processes.start(command, env=values, cwd=base)
         self._reader = threading.Thread(target=self._read, name=f"container-{self._process.pid}", daemon=True)
@@ -125,8 +127,7 @@ def container_env(
 @functools.cache
 def can_isolate() -> bool:
     """Return whether this machine can run a process without a network: Linux with user namespaces."""
-    command = ["unshare", "--user", "--map-current-user", "--net", "--", "true"]
     try:
-        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+        return subprocess.run([*_WITHOUT_NETWORK, "true"], capture_output=True, timeout=10, check=False).returncode == 0
     except (OSError, subprocess.SubprocessError):
         return False

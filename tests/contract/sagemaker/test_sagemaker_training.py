@@ -201,10 +201,21 @@ def test_network_isolation_leaves_no_credentials_and_no_network(lab: Lab) -> Non
         except OSError:
             print("no network")
     """
-    namespaces = ["unshare", "--user", "--map-current-user", "--net", "--", "true"]
+    namespaces = ["unshare", "--user", "--map-root-user", "--net", "--", "true"]
     network = "no network" if subprocess.run(namespaces, capture_output=True).returncode == 0 else "connected"
     job = lab.train(script, EnableNetworkIsolation=True)
     assert lab.log_lines("TrainingJobs", job["TrainingJobName"]) == ["keys []", network]
+
+
+def test_an_isolated_job_still_reaches_itself_over_loopback(lab: Lab) -> None:
+    script = """
+        import socket
+        server = socket.create_server(("127.0.0.1", 0))
+        socket.create_connection(server.getsockname(), timeout=2)
+        print("reached")
+    """
+    job = lab.train(script, EnableNetworkIsolation=True)
+    assert lab.log_lines("TrainingJobs", job["TrainingJobName"]) == ["reached"]
 
 
 def test_metrics_are_read_from_the_log(lab: Lab) -> None:
