@@ -71,11 +71,12 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
     )
     force = marker.metadata.get("ebb-force") == "1"
     earlier = book.successful_run(work)
-    reuse = earlier is not None and earlier != asked.run_id and not force
+    served = "served" in book.project(asked.project)
+    reuse = earlier is not None and earlier != asked.run_id and served and not force
     manifest_uri = f"s3://{settings.artifact_bucket}/{names.manifest_key(asked.run_id)}"
     if not reuse:
         storage.write_json(settings.artifact_bucket, names.manifest_key(asked.run_id), sources.manifest(read))
-    reason = _reason(earlier, reuse=reuse, force=force)
+    reason = _reason(earlier, reuse=reuse, force=force, served=served)
     found = Identified(
         outcome="reuse" if reuse else "run",
         reason=reason,
@@ -243,11 +244,13 @@ def _record(asked: IdentifyRequested, found: Identified, *, spec_given: bool, bo
     book.put_decisions(asked.run_id, "identify", decisions)
 
 
-def _reason(earlier: str | None, *, reuse: bool, force: bool) -> str:
+def _reason(earlier: str | None, *, reuse: bool, force: bool, served: bool) -> str:
     if reuse:
         return f"the same bytes, spec and job code as the successful run {earlier}"
     if earlier and force:
         return f"forced, although run {earlier} did the same work"
+    if earlier and not served:
+        return f"run {earlier} did the same work, and its endpoint has been removed since"
     return "no successful run has had these bytes, this spec and this job code"
 
 

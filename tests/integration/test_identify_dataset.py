@@ -29,7 +29,8 @@ def succeed(run_id: str, identity: str) -> None:
     book = Ledger(LEDGER)
     assert book.apply(ledger.end_run(run_id, 1, "cancer", "succeeded", now=moment(NOW), fields={}))
     book.apply(ledger.remember_identity(identity, run_id, moment(NOW)))
-    book.apply(ledger.remember_sources("cancer", 1, ledger.from_item(book.run(run_id))["sources"]))
+    book.apply(ledger.remember_sources("cancer", 1, book.run(run_id)["sources"]))
+    book.apply(ledger.remember_served("cancer", 1, {"run_id": run_id}))
 
 
 def test_a_new_drop_is_named_by_its_bytes(account, context):
@@ -59,6 +60,14 @@ def test_the_same_bytes_reuse_the_successful_run(account, context):
     again = identify_dataset.handler(ask(copy, run_id=OTHER_RUN), context)
     assert again["outcome"] == "reuse"
     assert again["reuses"] == RUN_ID
+
+
+def test_work_whose_endpoint_was_removed_is_done_again(account, context):
+    succeed(RUN_ID, identify_dataset.handler(ask(account.drop(KEY, TABLE)), context)["identity"])
+    Ledger(LEDGER).apply(ledger.forget_served("cancer"))
+    again = identify_dataset.handler(ask(account.drop("cancer/data/copy.csv", TABLE), run_id=OTHER_RUN), context)
+    assert again["outcome"] == "run"
+    assert "removed since" in again["reason"]
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "rejected"])

@@ -82,7 +82,7 @@ def test_an_instance_that_the_catalog_does_not_know_has_no_footprint():
     ("memory_mib", "asked", "expected"),
     [
         pytest.param(60, None, 1024, id="a small model takes the smallest size"),
-        pytest.param(900, None, 2048, id="the server needs room beside the model"),
+        pytest.param(900, None, 2048, id="requests in flight need room beside the model"),
         pytest.param(60, 3072, 3072, id="an asked size is taken"),
     ],
 )

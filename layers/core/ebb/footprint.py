@@ -12,7 +12,7 @@ from ebb.spec import SERVERLESS_MEMORY_MB
 # When a job reports no CPU time: half load as Cloud Carbon Footprint assumes, anything possible.
 UNKNOWN_UTILIZATION = Band(0.0, 0.5, 1.0)
 MIB_PER_GIB = 1024
-SERVER_MEMORY_MIB = 200  # the HTTP server, the interpreter and numpy beside the model; assumed
+HEADROOM_MIB = 200  # for requests in flight, beside the measured resident size of model and server; assumed
 PREDICTIONS = 1_000_000
 
 
@@ -84,7 +84,7 @@ def serverless_memory_mb(model_memory_mib: float, asked_mb: int | None = None) -
     """
     if asked_mb is not None:
         return asked_mb
-    needed = model_memory_mib + SERVER_MEMORY_MIB
+    needed = model_memory_mib + HEADROOM_MIB
     fitting = next((size for size in SERVERLESS_MEMORY_MB if size >= needed), None)
     if fitting is None:
         raise ValueError(

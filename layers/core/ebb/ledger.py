@@ -188,6 +188,18 @@ def remember_served(project: str, generation: int, served: Mapping[str, Any]) ->
     )
 
 
+def forget_served(project: str) -> Request:
+    """Return the write by which a project serves nothing any more: its endpoint has been removed.
+
+    Without it the next run would be measured against a model that is gone, and the same drop would be called done.
+    """
+    return {
+        "Key": project_key(project),
+        "UpdateExpression": "REMOVE #served, #generation",
+        "ExpressionAttributeNames": {"#served": "served", "#generation": "served_generation"},
+    }
+
+
 def stage_item(run_id: str, stage: str, fields: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a stage's item. What an earlier attempt of it used stays counted, in `earlier_attempts`."""
     earlier: list[Mapping[str, Any]] = []

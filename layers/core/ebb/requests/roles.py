@@ -31,8 +31,8 @@ PERMISSION_SOURCES = {
     "ecr:BatchCheckLayerAvailability": _EXECUTION_ROLE,
     "ecr:GetDownloadUrlForLayer": _EXECUTION_ROLE,
     "ecr:BatchGetImage": _EXECUTION_ROLE,
-    # For VolumeKmsKeyId of jobs: SageMaker attaches an encrypted volume through a grant.
-    "kms:CreateGrant": "https://docs.aws.amazon.com/sagemaker/latest/dg/encryption-at-rest-nbi.html",
+    # For VolumeKmsKeyId of jobs and KmsKeyId of endpoint configurations: SageMaker encrypts a volume through a grant.
+    "kms:CreateGrant": _EXECUTION_ROLE,
     "kms:Decrypt": "https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html",
     "kms:GenerateDataKey": "https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html",
 }
