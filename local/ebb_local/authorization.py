@@ -133,14 +133,18 @@ def authorize_pass_role(role_arn: str, service: str) -> None:
     authorize("iam:PassRole", role_arn, context={"iam:PassedToService": service})
 
 
-def role_trusts(role_arn: str, service: str) -> bool:
-    """Return whether the role exists and its trust policy lets `service` assume it."""
+def role_trusts(role_arn: str, service: str, context: dict[str, Any] | None = None) -> bool:
+    """Return whether the role exists and its trust policy lets `service` assume it.
+
+    The service acts for this account; `context` holds further keys, for example `aws:SourceArn`.
+    """
     role = iam_service._roles.get_scoped(_account_of(role_arn), None, role_arn.rsplit("/", 1)[-1])
     if role is None or role.get("Arn") != role_arn:
         return False
-    context = _context("sts:AssumeRole", role_arn, "", "Service", {})
-    document = role.get("AssumeRolePolicyDocument")
-    return iam_evaluator.evaluate_resource_policy(_trust_as_policy(document), context, service).decision == "Allow"
+    keys = {"aws:SourceAccount": get_account_id(), **(context or {})}
+    asked = _context("sts:AssumeRole", role_arn, "", "Service", keys)
+    document = _trust_as_policy(role.get("AssumeRolePolicyDocument"))
+    return iam_evaluator.evaluate_resource_policy(document, asked, service).decision == "Allow"
 
 
 def record(principal: str, action: str, resource: str, decision: str) -> None:

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from ebb_local.settings import ACCOUNT_ID, PREFERRED_PORT, PROFILE, REGION, Home, default_home
@@ -109,7 +110,7 @@ def _serve(home: Home, port: int) -> None:
         home.server_file.unlink(missing_ok=True)
 
 
-async def _then_end(serving, home: Home, end_children) -> None:
+async def _then_end(serving: Awaitable[None], home: Home, end_children: Callable[[], None]) -> None:
     """Serve, end the children, then leave without waiting for threads.
 
     Executions wait in threads (a Wait of hours, a poll); joining those would hold the process for as long.

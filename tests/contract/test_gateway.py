@@ -1,14 +1,17 @@
 """Requests over HTTP: TLS, denial texts, resource ARNs, unknown services, the call record."""
 
 import json
+from pathlib import Path
 
 import botocore.auth
 import botocore.awsrequest
 import botocore.exceptions
 import botocore.httpsession
 import pytest
+from ministack.services import s3
 
 from contract.support import allow, task
+from ebb_local.gaps import unknown_services
 
 
 def denial(call, **arguments) -> str:
@@ -19,9 +22,9 @@ def denial(call, **arguments) -> str:
 
 
 def test_loopback_counts_as_tls(cloud, role, name):
-    s3 = cloud.client("s3")
-    s3.create_bucket(Bucket=name)
-    s3.put_bucket_policy(Bucket=name, Policy=f'''{{"Version": "2012-10-17", "Statement": [{{"Effect": "Deny",
+    buckets = cloud.client("s3")
+    buckets.create_bucket(Bucket=name)
+    buckets.put_bucket_policy(Bucket=name, Policy=f'''{{"Version": "2012-10-17", "Statement": [{{"Effect": "Deny",
         "Principal": "*", "Action": "s3:*", "Resource": ["arn:aws:s3:::{name}", "arn:aws:s3:::{name}/*"],
         "Condition": {{"Bool": {{"aws:SecureTransport": "false"}}}}}}]}}''')
     writer = role(allow("s3:PutObject", f"arn:aws:s3:::{name}/*"))
@@ -65,12 +68,25 @@ def test_unknown_service_says_so_by_name(cloud, service, call):
     assert "The embedded cloud has no service" in str(refused.value)
 
 
+def test_parts_of_s3_that_ministack_ignores_are_refused(cloud, name):
+    source = Path(s3.__file__).read_text()
+    assert not [part for part in unknown_services.S3_PARTS if f'"{part}"' in source], "MiniStack knows these now"
+    cloud.client("s3").create_bucket(Bucket=name)
+    with pytest.raises(botocore.exceptions.ClientError, match="has no 'analytics' in service 's3'"):
+        cloud.client("s3").get_bucket_analytics_configuration(Bucket=name, Id="a")
+
+
+def test_unknown_action_of_a_known_service_says_so_by_name(cloud):
+    with pytest.raises(botocore.exceptions.ClientError, match="Unknown action: RedriveExecution"):
+        cloud.client("stepfunctions").redrive_execution(executionArn="arn:aws:states:us-east-1:000000000000:execution:a:b")
+
+
 def test_call_record_holds_what_was_allowed_and_denied(cloud, role, name):
     cloud.client("s3").create_bucket(Bucket=name)
     reader = role(allow("s3:ListBucket", f"arn:aws:s3:::{name}"))
-    s3 = cloud.client("s3", reader.session)
-    s3.list_objects_v2(Bucket=name)
-    denial(s3.get_object, Bucket=name, Key="a")
+    reading = cloud.client("s3", reader.session)
+    reading.list_objects_v2(Bucket=name)
+    denial(reading.get_object, Bucket=name, Key="a")
     decisions = {(c["action"], c["resource"]): c["decision"] for c in cloud.calls(principal=reader.name)}
     assert decisions == {
         ("s3:ListBucket", f"arn:aws:s3:::{name}"): "Allow",

@@ -133,6 +133,23 @@ def test_giving_a_role_away_needs_pass_role(cloud, role):
     cloud.client("stepfunctions", role(creating, here).session).create_state_machine(**request)
 
 
+def test_trust_may_be_limited_to_the_account(cloud, name):
+    definition = json.dumps({"StartAt": "A", "States": PASS})
+    for account, accepted in (("000000000000", True), ("111111111111", False)):
+        trust = {"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole",
+                 "Condition": {"StringEquals": {"aws:SourceAccount": account}}}
+        arn = cloud.client("iam").create_role(
+            RoleName=f"{name}-{account}",
+            AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
+        )["Role"]["Arn"]
+        create = cloud.client("stepfunctions").create_state_machine
+        if accepted:
+            create(name=name, definition=definition, roleArn=arn)
+        else:
+            with pytest.raises(botocore.exceptions.ClientError, match="authorized to assume"):
+                create(name=f"{name}-refused", definition=definition, roleArn=arn)
+
+
 def test_role_must_trust_the_service(cloud, role):
     other = role(trust="glue.amazonaws.com").arn
     states, functions = cloud.client("stepfunctions"), cloud.client("lambda")

@@ -21,7 +21,7 @@ def install() -> None:
     """Leave out the topics that CloudWatch may not publish to when an alarm acts."""
     dispatch = cloudwatch._dispatch_alarm_actions
 
-    def dispatch_allowed(alarm: dict, *state) -> None:
+    def dispatch_allowed(alarm: dict, *state: str) -> None:
         allowed = {name: [arn for arn in alarm.get(name) or [] if _may_publish(arn, alarm)] for name in _ACTIONS}
         dispatch({**alarm, **allowed}, *state)
 

@@ -38,7 +38,7 @@ def install() -> None:
             )
         return text
 
-    def check_all(definition_str) -> str | None:
+    def check_all(definition_str: str | None) -> str | None:
         problem = check(definition_str) or first_problem(definition_str)
         return f"Invalid State Machine Definition: '{problem}'" if problem else None
 
@@ -125,7 +125,7 @@ def _targets(state: dict) -> Iterator[tuple[str, str]]:
 
 def _reachable(machine: dict) -> set[str]:
     reached: set[str] = set()
-    waiting = [machine.get("StartAt")]
+    waiting = [str(machine.get("StartAt"))]
     while waiting:
         name = waiting.pop()
         if name in reached or name not in machine["States"]:

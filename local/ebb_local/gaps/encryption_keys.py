@@ -22,14 +22,15 @@ from ebb_local.gaps import gateway_decisions
 
 _READ, _WRITE = ("kms:Decrypt",), ("kms:GenerateDataKey",)
 _S3 = {"s3:GetObject": _READ, "s3:GetObjectVersion": _READ, "s3:PutObject": _WRITE}
-_SQS = {"sqs:SendMessage": (*_WRITE, *_READ), "sqs:ReceiveMessage": _READ}
-_SNS = {"sns:Publish": (*_WRITE, *_READ)}
-_DYNAMODB = {
-    f"dynamodb:{name}": _READ
-    for name in (
-        "GetItem", "BatchGetItem", "Query", "Scan", "PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem",
-        "ConditionCheckItem",
-    )
+_ITEM_ACTIONS = (
+    "GetItem", "BatchGetItem", "Query", "Scan", "PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem",
+    "ConditionCheckItem",
+)
+_OTHER_ACTIONS = {
+    "sqs:SendMessage": (*_WRITE, *_READ),
+    "sqs:ReceiveMessage": _READ,
+    "sns:Publish": (*_WRITE, *_READ),
+    **{f"dynamodb:{name}": _READ for name in _ITEM_ACTIONS},
 }
 
 
@@ -41,8 +42,7 @@ def install() -> None:
 def key_calls(action: str, resource: str, principal: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield the KMS calls that AWS makes for `principal` when `action` on `resource` is allowed."""
     service = action.split(":")[0]
-    wanted = {"s3": _s3_actions, "sqs": _SQS.get, "sns": _SNS.get, "dynamodb": _DYNAMODB.get}.get(service)
-    actions = wanted(action) if wanted else None
+    actions = _s3_actions(action) if service == "s3" else _OTHER_ACTIONS.get(action)
     if not actions or (key := _key_of(service, resource)) is None:
         return
     if _is_aws_managed(key) and principal.startswith("arn:"):

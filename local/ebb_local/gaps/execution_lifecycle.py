@@ -16,6 +16,7 @@ import threading
 from ministack.core.responses import error_response_json, json_response, now_iso
 from ministack.services import stepfunctions
 
+Reply = tuple[int, dict, bytes]
 _NOT_CAUGHT_BY_ALL = {"States.DataLimitExceeded", "States.Runtime"}
 INPUT_LIMIT_BYTES = 262_144
 
@@ -27,7 +28,7 @@ def install() -> None:
         stepfunctions._error_matches,
     )
 
-    def start_once(data: dict):
+    def start_once(data: dict) -> Reply:
         text = data.get("input", "{}")
         if problem := _input_problem(text):
             return problem
@@ -70,7 +71,7 @@ def install() -> None:
     stepfunctions._error_matches = error_matches
 
 
-def _input_problem(text: str):
+def _input_problem(text: str) -> Reply | None:
     if len(text.encode()) > INPUT_LIMIT_BYTES:
         return error_response_json(
             "ValidationException",

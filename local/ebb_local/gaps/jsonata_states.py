@@ -9,6 +9,7 @@ Source: https://docs.aws.amazon.com/step-functions/latest/dg/transforming-data.h
 import contextvars
 import copy
 import threading
+from typing import Any
 
 from ministack.services import stepfunctions
 
@@ -44,7 +45,7 @@ def install() -> None:
     stepfunctions._apply_output_path = succeed_output
 
 
-def _run_each(branches: list[dict], branch_input, execution: dict, ctx: dict) -> list:
+def _run_each(branches: list[dict], branch_input: Any, execution: dict, ctx: dict) -> list:
     results: list = [None] * len(branches)
     errors: list[Exception | None] = [None] * len(branches)
 

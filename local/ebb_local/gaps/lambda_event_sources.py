@@ -20,7 +20,7 @@ def install() -> None:
     """Check the role when a mapping is created, and again for each batch."""
     create, run_batch = lambda_svc._create_esm, lambda_svc._run_sqs_batch
 
-    def create_checked(data: dict):
+    def create_checked(data: dict) -> tuple[int, dict, bytes]:
         source = data.get("EventSourceArn", "")
         func, config, _ = lambda_svc._get_func_record_for_ref(data.get("FunctionName", ""))
         if func and config and source.split(":")[2:3] == ["sqs"]:

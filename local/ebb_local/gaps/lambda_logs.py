@@ -6,6 +6,7 @@ logs:CreateLogStream, logs:PutLogEvents).
 """
 
 import logging
+from typing import Any
 
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import cloudwatch_logs, lambda_svc
@@ -19,7 +20,7 @@ def install() -> None:
     """Check the role before an invocation's log is written."""
     emit = lambda_svc._emit_lambda_logs
 
-    def emit_as_role(func: dict, *arguments, **keywords) -> None:
+    def emit_as_role(func: dict, *arguments: Any, **keywords: Any) -> None:
         config = func.get("config") or func
         name = config.get("FunctionName", "function")
         group = (config.get("LoggingConfig") or {}).get("LogGroup") or f"/aws/lambda/{name}"

@@ -5,6 +5,7 @@ Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_use_passrole.h
 """
 
 from collections.abc import Callable
+from types import ModuleType
 
 from ministack.core.responses import error_response_json
 from ministack.services import eventbridge, lambda_svc, scheduler, stepfunctions
@@ -31,7 +32,7 @@ def _schedule_role(name: str, body: dict) -> list[str | None]:
     return [body.get("Target", {}).get("RoleArn")]
 
 
-def _check(module, name: str, roles_of: Callable[..., list[str | None]], service: str) -> None:
+def _check(module: ModuleType, name: str, roles_of: Callable[..., list[str | None]], service: str) -> None:
     configure = getattr(module, name)
 
     def configure_checked(*arguments):
@@ -47,7 +48,7 @@ def _check(module, name: str, roles_of: Callable[..., list[str | None]], service
     setattr(module, name, configure_checked)
 
 
-def _not_trusted(service: str, role_arn: str):
+def _not_trusted(service: str, role_arn: str) -> tuple[int, dict, bytes]:
     if service == "lambda.amazonaws.com":
         text = "The role defined for the function cannot be assumed by Lambda."
         return error_response_json("InvalidParameterValueException", text, 400)

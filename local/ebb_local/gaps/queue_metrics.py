@@ -8,6 +8,8 @@ import time
 
 from ministack.services import cloudwatch, sqs
 
+_KEPT_POINTS = 2000
+
 
 def publish() -> None:
     """Record the visible and the invisible messages of every queue that holds any."""
@@ -19,4 +21,7 @@ def publish() -> None:
         visible = sum(message["visible_at"] <= now_s for message in waiting)
         dimensions = {"QueueName": queue["name"]}
         for name, count in (("Visible", visible), ("NotVisible", len(waiting) - visible)):
-            cloudwatch.record_metric("AWS/SQS", f"ApproximateNumberOfMessages{name}", count, "Count", dimensions)
+            metric = f"ApproximateNumberOfMessages{name}"
+            cloudwatch.record_metric("AWS/SQS", metric, count, "Count", dimensions)
+            points = cloudwatch._metric_bucket(("AWS/SQS", metric, cloudwatch._dims_key(dimensions)))
+            del points[:-_KEPT_POINTS]  # MiniStack keeps every point, and saves them all

@@ -11,6 +11,7 @@ Source: https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-rule-dlq.htm
 
 import json
 import logging
+from typing import Any
 
 from ministack.core.responses import get_account_id
 from ministack.services import eventbridge, lambda_svc, sns, sqs, stepfunctions
@@ -40,7 +41,7 @@ def install() -> None:
     """Wrap the one function through which rules and schedules call their targets."""
     deliver = eventbridge._invoke_target
 
-    def deliver_checked(target: dict, event: dict, rule: dict, view=None) -> None:
+    def deliver_checked(target: dict, event: dict, rule: dict, view: Any = None) -> None:
         arn = target.get("Arn", "")
         sender = "scheduler.amazonaws.com" if event.get("Source") == "aws.scheduler" else "events.amazonaws.com"
         try:
@@ -82,7 +83,7 @@ def _require_existing(arn: str) -> None:
         raise DeliveryError("NO_RESOURCE", f"{arn} does not exist")
 
 
-def _dead_letter(target: dict, event: dict, rule: dict, view, sender: str, failed: DeliveryError) -> None:
+def _dead_letter(target: dict, event: dict, rule: dict, view: Any, sender: str, failed: DeliveryError) -> None:
     queue_arn = (target.get("DeadLetterConfig") or {}).get("Arn")
     _logger.error("%s cannot deliver to %s: %s", rule.get("Arn"), target.get("Arn"), failed)
     if not queue_arn:

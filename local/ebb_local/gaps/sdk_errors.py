@@ -63,5 +63,6 @@ def exceptions_of(model: str) -> dict[str, str]:
     names = {}
     for shape in service.error_shapes:
         stem = shape.name.removesuffix("Fault").removesuffix("Exception")
-        names[shape.name] = names[shape.error_code] = f"{stem}Exception"
+        code = shape.metadata.get("error", {}).get("code", shape.name)
+        names[shape.name] = names[code] = f"{stem}Exception"
     return names

@@ -1,6 +1,6 @@
-"""Services that state machines call and MiniStack does not offer to them: CloudWatch's and IAM's by their SDK names.
+"""SageMaker, a service of ours, becomes one that state machines can call by its SDK name.
 
-`arn:aws:states:::aws-sdk:scheduler` and `:s3:putObject` stay unknown and are refused when a machine is created.
+Others that MiniStack lacks (`aws-sdk:scheduler`, `aws-sdk:codebuild`) are refused when a machine is created.
 """
 
 from ministack.services import stepfunctions

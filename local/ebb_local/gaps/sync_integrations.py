@@ -15,6 +15,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
 
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import stepfunctions
@@ -83,7 +84,7 @@ def _stop(task: sync_tasks.SyncTask, handle: str, permissions: sync_tasks.Permis
         _logger.exception("%s runs on although its execution ended", handle)
 
 
-def _invoke_with_timeout(resource: str, input_data: dict, timeout_s: float):
+def _invoke_with_timeout(resource: str, input_data: dict, timeout_s: float) -> Any:
     """Run the Task in a thread of its own; when its time is over, stop its job and raise States.Timeout."""
     with tasks.with_timeout() as timed_out:
         pool = ThreadPoolExecutor(max_workers=1)
@@ -96,7 +97,7 @@ def _invoke_with_timeout(resource: str, input_data: dict, timeout_s: float):
             raise stepfunctions._ExecutionError("States.Timeout", "") from None
 
 
-def _call_sagemaker(resource: str, arguments: dict):
+def _call_sagemaker(resource: str, arguments: dict) -> Any:
     """Send an optimized integration as the SDK integration that it equals, under its own exception names."""
     _, action = state_machine_roles.service_and_action(resource)
     try:

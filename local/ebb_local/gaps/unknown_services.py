@@ -14,6 +14,12 @@ from ministack.core import iam_actions, router
 _SCOPE = re.compile(r"Credential=[^/]+/[^/]+/[^/]+/([^/]+)/")
 _S3_SCOPES = {"", "s3", "s3express", "s3-object-lambda"}
 _REFUSED = "ebb-unknown-service"
+# Parts of S3 that MiniStack does not know: it would create a bucket or read an object instead, and answer 200.
+S3_PARTS = frozenset({
+    "metadataConfiguration", "metadataTable", "metadataAnnotationTable", "metadataInventoryTable",
+    "metadataJournalTable", "session", "analytics", "intelligent-tiering", "inventory", "metrics", "abac", "torrent",
+    "renameObject", "select",
+})
 
 
 def install() -> None:
@@ -24,7 +30,7 @@ def install() -> None:
         service = detect(method, path, headers, query_params)
         if service == "unknown_query" or service not in app.SERVICE_HANDLERS:
             return _REFUSED
-        if service == "s3" and _scope(headers, query_params) not in _S3_SCOPES:
+        if service == "s3" and (_scope(headers, query_params) not in _S3_SCOPES or S3_PARTS & query_params.keys()):
             return _REFUSED
         return service
 
@@ -41,11 +47,16 @@ def answer(method: str, path: str, headers: dict, body: bytes, query_params: dic
     form = "x-www-form-urlencoded" in headers.get("content-type", "")
     target = headers.get("x-amz-target", "").rpartition(".")[2]
     asked = target or iam_actions._action_from_query(query_params, body, headers.get("content-type", ""))
+    part = ", ".join(S3_PARTS & query_params.keys())
+    what = f"no '{part}' in service '{service}'" if part else f"no service '{service}'"
     message = (
-        f"The embedded cloud has no service '{service}': {asked or f'{method} {path}'} is not implemented. "
+        f"The embedded cloud has {what}: {asked or f'{method} {path}'} is not implemented. "
         "Use an AWS account for it, or see docs/embedded-cloud.md for what there is."
     )
     code = "UnknownOperationException"
+    if service == "s3":
+        error = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
+        return 400, {"Content-Type": "application/xml"}, error.encode()
     if form:
         error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
         return 400, {"Content-Type": "text/xml"}, f"<ErrorResponse>{error}</ErrorResponse>".encode()
