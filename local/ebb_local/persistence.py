@@ -28,6 +28,7 @@ def save() -> None:
 
 def install() -> None:
     """Let every request and every step of an execution mark the state as changed."""
+    logging.getLogger("persistence").setLevel(logging.WARNING)  # it reports every file of every save
     dispatch, add_event = app._dispatch_service_request, stepfunctions._add_event
 
     async def noting_dispatch(method, path, headers, *rest):

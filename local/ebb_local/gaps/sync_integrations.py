@@ -50,8 +50,14 @@ def install() -> None:
             return _call_sagemaker(resource, input_data)
         return invoke(resource, input_data)
 
+    stepfunctions.logger.addFilter(_is_worth_logging)
     stepfunctions._invoke_resource = invoke_or_run
     stepfunctions._invoke_resource_with_timeout = _invoke_with_timeout
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Leave out the trace of a Task that ended because its execution did: nothing went wrong."""
+    return not (record.exc_info and isinstance(record.exc_info[1], tasks.ExecutionEnded))
 
 
 def run(task: sync_tasks.SyncTask, resource: str, arguments: dict) -> dict:
