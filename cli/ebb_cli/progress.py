@@ -32,6 +32,7 @@ ENTERED, EXITED = "StateEntered", "StateExited"
 ENDED_BADLY = {"ExecutionFailed", "ExecutionAborted", "ExecutionTimedOut"}
 # An ended execution whose run is still open: on_run_ended closes it, through an event that may be late.
 GRACE_S = 90.0
+HEARTBEAT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,12 @@ class _Live:
 
 
 class _Lines:
-    """One line when a step begins to matter and one when it ends, for a log."""
+    """One line when a step ends, and one now and then while it goes on, for a log."""
 
     def __init__(self, console: Any) -> None:
         self._say: Callable[..., None] = console.print
-        self._told: set[tuple[str, bool]] = set()
+        self._told: set[str] = set()
+        self._last_said = time.monotonic()
 
     def __enter__(self) -> _Lines:
         return self
@@ -196,9 +198,13 @@ class _Lines:
             late = step.name in STAGE_OF_STEP and not remark and run is not None and run["status"] == "running"
             if step.ended is None or (late and not step.failed):
                 # Its remark comes from the ledger a moment after the state has ended: wait for it.
+                if step.ended is None and time.monotonic() - self._last_said > HEARTBEAT_S:
+                    self._last_said = time.monotonic()
+                    self._say(f"… {step.name:18}{output.duration(step.seconds(now)):>12}", markup=False)
                 continue
-            if (step.name, True) not in self._told:
-                self._told.add((step.name, True))
+            if step.name not in self._told:
+                self._told.add(step.name)
+                self._last_said = time.monotonic()
                 mark = "✗" if step.failed else "✓"
                 text = f"{mark} {step.name:18}{output.duration(step.seconds(now)):>12}   {remark}"
                 self._say(text.rstrip(), markup=False, soft_wrap=True)

@@ -83,7 +83,8 @@ def print_run(run: Mapping[str, Any]) -> None:
     say = output.out().print
     say(f"[bold]{escape(run['run_id'])}[/]  {output.status(run['status'])}  {output.duration(run['duration_s'])}")
     if run["task"]:
-        say(f"{run['task']}, target {run['target']}, judged by {run['metric']}", markup=False)
+        judged = f", judged by {run['metric']}" if run["metric"] else ""
+        say(f"{run['task']}, target {run['target']}{judged}", markup=False)
     if run["reuses"]:
         say(f"The same bytes, spec and job code as {run['reuses']}: no job was started (ebb show {run['reuses']}).")
     elif run["reason"]:
