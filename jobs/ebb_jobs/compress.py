@@ -24,7 +24,7 @@ from ebb_jobs.tabular import Preprocessor
 STUDENT_STEPS = 4500
 TEMPERATURE = 2.0
 SOFT_SHARE = 0.7
-MIN_BUDGET_S = 10.0
+MIN_BUDGET_S = 15.0
 METHODS = ("distill", "quantize")
 STUDENT_SHARES = (0.3, 0.5)
 """Widths to try, as shares of the original's: the wider one only when the narrow one misses the quality floor."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -11,6 +12,9 @@ from ebb_jobs import paths
 from ebb_jobs.errors import JobError
 
 STAGES = ("process", "train", "compress", "compile")
+TRAINING = ("train", "compress")
+"""Stages whose threads sleep while they wait for each other: on a busy machine spinning threads take the CPU from the
+one that they wait for, and training takes ten times as long. `compile` measures latencies and lets them spin."""
 SPEAKS_FOR_ITSELF = (JobError, OSError, MemoryError, ImportError)
 """Errors whose own text holds no value of the data: other texts stay in the log (a ValueError quotes the value)."""
 
@@ -21,6 +25,8 @@ def main(arguments: list[str]) -> int:
         print(f"usage: run.py {'|'.join(STAGES)}", file=sys.stderr)
         return 2
     stage = arguments[0]
+    if stage in TRAINING:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch loads
     try:
         importlib.import_module(f"ebb_jobs.{stage}").main()
     except Exception as error:

@@ -19,11 +19,14 @@ from torch import Tensor
 from ebb_jobs import quality
 from ebb_jobs.errors import DivergedError
 from ebb_jobs.networks import Mlp
+from ebb_jobs.report import cpu_count
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, row numbers) -> mean loss."""
 BF16_MUST_GAIN = 1.15
 MAX_RESTARTS = 2
+SMALL_STEP = 2e7
+"""Multiplications of a forward step, below which one thread is as fast as two."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Progress:
     best_epoch: int = 0
     rate_factor: float = 1.0
     restarts: int = 0
+    precision: str = "float32"
     history: list[list[float]] = field(default_factory=list)
 
 
@@ -83,6 +87,11 @@ def epochs(rows: int, size: int, steps: int) -> int:
     return min(100, max(8, math.ceil(steps * size / max(rows, 1))))
 
 
+def threads(network: Mlp, size: int, available: int) -> int:
+    """Return how many threads a step is worth: one where it is so small that handing over work costs more."""
+    return 1 if network.parameter_count() * size < SMALL_STEP else available
+
+
 def bf16_pays(network: Mlp, inputs: np.ndarray, size: int) -> tuple[bool, str]:
     """Time a few steps in both precisions, when the CPU has bf16 units at all."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
@@ -100,7 +109,10 @@ def bf16_pays(network: Mlp, inputs: np.ndarray, size: int) -> tuple[bool, str]:
                 outputs.float().square().mean().backward()
             seconds[precision] = min(seconds[precision], time.perf_counter() - begun)
     gain = seconds["float32"] / seconds["bfloat16"]
-    return gain >= BF16_MUST_GAIN, f"fp32 steps take {gain:.2f} times as long as bf16 steps; bf16 from {BF16_MUST_GAIN} on"
+    return (
+        gain >= BF16_MUST_GAIN,
+        f"fp32 steps take {gain:.2f} times as long as bf16 steps; bf16 from {BF16_MUST_GAIN} on",
+    )
 
 
 def fit(
@@ -115,10 +127,11 @@ def fit(
 ) -> Outcome:
     """Train until the plan is done, the target reached, nothing improves, or the budget is used."""
     torch.manual_seed(recipe.seed)
+    torch.set_num_threads(threads(network, recipe.batch_size, cpu_count()))
     rows = len(inputs)
     steps = math.ceil(rows / recipe.batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.peak_rate, weight_decay=recipe.weight_decay)
-    progress = Progress()
+    progress = Progress(precision=recipe.precision)
     first_weights = copy.deepcopy(network.state_dict())
     best_weights = first_weights
     resumed: int | None = None
@@ -142,7 +155,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.peak_rate * progress.rate_factor * _one_cycle(done)
             picked = order[progress.step * recipe.batch_size : (progress.step + 1) * recipe.batch_size]
-            with _autocast(recipe.precision):
+            with _autocast(progress.precision):
                 outputs = network(torch.from_numpy(inputs[picked]))
             value = loss(outputs.float(), torch.from_numpy(picked))
             optimizer.zero_grad(set_to_none=True)
@@ -261,5 +274,5 @@ def _load(file: Path, recipe: Recipe) -> dict[str, Any] | None:
 
 
 def _fingerprint(recipe: Recipe) -> str:
-    """Name what must be equal to go on. Precision is not part of it: it is timed anew, see `train`."""
+    """Name what must be equal to go on. Precision, which is timed, is the checkpoint's."""
     return f"{recipe.metric} {recipe.epochs} {recipe.batch_size} {recipe.peak_rate} {recipe.seed} {recipe.fingerprint}"

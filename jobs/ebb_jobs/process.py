@@ -71,7 +71,7 @@ def process(data: Path, curated: Path, settings: dict[str, Any], report: Report,
                 )
             )
         classes = _classes(connection, target.value) if task.value == infer.CLASSIFICATION else None
-        rows = _split(connection, [column.name for column in used], target.value, classes)
+        rows = _split(connection, used, target.value, classes)
         _write_parquet(connection, curated, used, target.value, numeric_target=classes is None)
         _write_outcome(
             report,
@@ -162,14 +162,14 @@ def _classes(connection: duckdb.DuckDBPyConnection, target: str) -> list[str]:
 
 
 def _split(
-    connection: duckdb.DuckDBPyConnection, features: list[str], target: str, classes: list[str] | None
+    connection: duckdb.DuckDBPyConnection, features: list[typing_rules.Column], target: str, classes: list[str] | None
 ) -> dict[str, int]:
     """Mark each row train, validation or test by the hash of its features.
 
     Rows with equal features stay together, so that none is learned and tested at once, and a row keeps its place
     when data is added. Classes of fewer than 1000 groups are divided by rank, so that each has its share.
     """
-    text = ", ".join(f"coalesce({quote(name)}, chr(30))" for name in features)
+    text = ", ".join(f"coalesce({_canonical(column)}, chr(30))" for column in features)
     stratum = quote(target) if classes is not None else "''"
     share = HELD_OUT_SHARE
     connection.execute(f"""
@@ -200,6 +200,12 @@ def _split(
             )
         )
     return sizes
+
+
+def _canonical(column: typing_rules.Column) -> str:
+    """Return the SQL of a column's text for hashing: one spelling per number, whatever the format of the file."""
+    name = quote(column.name)
+    return f"coalesce(TRY_CAST({name} AS DOUBLE)::VARCHAR, {name})" if column.kind == "numeric" else name
 
 
 def _write_parquet(

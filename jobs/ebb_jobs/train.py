@@ -159,6 +159,7 @@ def _recipe(
 ) -> fitting.Recipe:
     size = fitting.batch_size(len(training))
     budget = durations.seconds(wanted.get("max_runtime"))
+    torch.set_num_threads(fitting.threads(network, size, cpu_count()))
     pays, why = fitting.bf16_pays(network, training.inputs, size)
     report.decide("precision", "bfloat16" if pays else "float32", why)
     described = json.dumps([preprocessor.state, network.sizes, len(training)], sort_keys=True)

@@ -42,7 +42,9 @@ def test_nothing_is_wrong_with(name, content):
         pytest.param("a.csv", "a,label\n1,é\n2,y\n".encode("latin-1"), ("not-utf8", 2, None), id="Latin-1"),
         pytest.param("a.csv", "a,b\n".encode("utf-16"), ("not-utf8", 1, None), id="UTF-16"),
         pytest.param("a.csv", b"a,b\n1,2\n3\n", ("ragged-row", 3, None), id="a cell too few"),
-        pytest.param("a.csv", b'a,b\n"1\n\n",2\n3,4,5\n', ("ragged-row", 5, None), id="a cell too many, after newlines"),
+        pytest.param(
+            "a.csv", b'a,b\n"1\n\n",2\n3,4,5\n', ("ragged-row", 5, None), id="a cell too many, after newlines"
+        ),
         pytest.param("a.csv", b'a,b\n1,"2\n3,4\n', ("bad-quotes", 2, None), id="a quote that never closes"),
         pytest.param("a.csv", b"a,A\n1,2\n", ("duplicate-column", 1, "A"), id="the same column twice"),
         pytest.param("a.csv", b"a,,c\n1,2,3\n", ("empty-column-name", 1, "2"), id="a column without a name"),

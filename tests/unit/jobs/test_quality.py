@@ -37,9 +37,7 @@ def test_regression(metric, expected):
     assert quality.score(metric, truth, predicted) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("shares", "expected"), [([0.5, 0.5], "accuracy"), ([0.95, 0.05], "f1_macro"), (None, "rmse")]
-)
+@pytest.mark.parametrize(("shares", "expected"), [([0.5, 0.5], "accuracy"), ([0.95, 0.05], "f1_macro"), (None, "rmse")])
 def test_the_metric_follows_the_classes(shares, expected):
     task = "tabular-regression" if shares is None else "tabular-classification"
     assert quality.choose(task, None if shares is None else np.array(shares), None).value == expected

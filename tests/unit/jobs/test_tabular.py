@@ -26,7 +26,9 @@ def rows_of(count, seed=0):
             "income": rng.choice([None, "unknown", 10 ** rng.uniform(-3, 12)]),
             "city": rng.choice(["Rome", "Oslo", " Lima ", "Bonn", None, 7, 7.0]),
             "member": rng.choice([True, False, "yes", "N", None]),
-            "seen": rng.choice([None, f"20{rng.randint(10, 30)}-0{rng.randint(1, 9)}-1{rng.randint(0, 9)}T23:59:01.5Z"]),
+            "seen": rng.choice(
+                [None, f"20{rng.randint(10, 30)}-0{rng.randint(1, 9)}-1{rng.randint(0, 9)}T23:59:01.5Z"]
+            ),
         }
         for _ in range(count)
     ]
@@ -38,7 +40,9 @@ def columns_of(rows):
 
 def trained(rows):
     columns = columns_of(rows)
-    columns["size"] = np.array([np.nan if v is None else float(v) for v in columns["size"]])  # as curated Parquet has it
+    columns["size"] = np.array(
+        [np.nan if v is None else float(v) for v in columns["size"]]
+    )  # as curated Parquet has it
     return Preprocessor.fit(SCHEMA, columns, ["no", "yes"] * (len(rows) // 2))
 
 

@@ -1,0 +1,142 @@
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from ebb_jobs import durations, fitting, networks
+from ebb_jobs.errors import DivergedError, JobError
+from safetensors.numpy import load_file
+from torch.nn import functional
+from unit.jobs.stages import RUN, prepare, run_stage
+
+ROWS = np.random.default_rng(0).uniform(-1, 1, (600, 5)).astype(np.float32)
+TARGETS = torch.from_numpy((ROWS[:, 0] * ROWS[:, 1] > 0).astype(np.int64))
+SETTINGS = {"spec": {"train": {"epochs": 30}}, "seed": 3, "checkpoint_every_s": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny networks: threads would only wait for each other."""
+    torch.set_num_threads(1)
+
+
+def loss(outputs, rows):
+    return functional.cross_entropy(outputs, TARGETS[rows])
+
+
+def accuracy(network):
+    return float((networks.predict(network, ROWS).argmax(1) == TARGETS.numpy()).mean())
+
+
+def fit(evaluate=accuracy, **recipe):
+    torch.manual_seed(0)
+    network = networks.Mlp(5, [32], 2)
+    return fitting.fit(network, ROWS, loss, evaluate, fitting.Recipe("accuracy", 40, 32, **recipe))
+
+
+def test_it_learns_what_no_line_can_separate():
+    assert fit().quality > 0.95
+
+
+def test_it_stops_at_the_target():
+    outcome = fit(target=0.8)
+    assert outcome.epochs < 40
+    assert "target accuracy 0.8 is reached" in outcome.stopped_because
+
+
+def test_it_stops_when_nothing_improves():
+    outcome = fit(evaluate=lambda network: 0.5)
+    assert outcome.epochs == 1 + 12  # 30 % of 40 epochs without progress
+    assert "no better accuracy" in outcome.stopped_because
+
+
+def test_it_stops_when_the_budget_is_used_and_keeps_the_best():
+    outcome = fit(budget_s=0.05)
+    assert outcome.epochs < 40
+    assert "time budget" in outcome.stopped_because
+
+
+def test_a_loss_that_is_never_finite_fails_after_smaller_rates():
+    network = networks.Mlp(5, [8], 2)
+    with pytest.raises(DivergedError, match="not finite"):
+        fitting.fit(
+            network,
+            ROWS,
+            lambda outputs, rows: outputs.sum() * float("nan"),
+            accuracy,
+            fitting.Recipe("accuracy", 3, 64),
+        )
+
+
+@pytest.fixture
+def uninterrupted(penguins, tmp_path):
+    ended = run_stage(tmp_path / "whole", "train", {"curated": penguins.curated}, SETTINGS)
+    assert ended.status == 0, ended.log
+    return load_file(tmp_path / "whole/model/original.safetensors")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_goes_on_as_if_never_stopped(penguins, tmp_path, uninterrupted, how):
+    base = tmp_path / "killed"
+    environment = prepare(base, "train", {"curated": penguins.curated}, SETTINGS)
+    process = subprocess.Popen(
+        [sys.executable, str(RUN), "train"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if "epoch 4/" in line:
+            process.send_signal(how)
+            break
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert (base / "checkpoints/original.pt").exists()
+    assert not (base / "model/metrics.json").exists()
+
+    again = subprocess.run(
+        [sys.executable, str(RUN), "train"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert "goes on from the checkpoint at epoch" in again.stdout
+    weights = load_file(base / "model/original.safetensors")
+    for name, whole in uninterrupted.items():
+        assert np.array_equal(weights[name], whole), f"{name} differs from the run that was not killed"
+
+
+def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_not_used(penguins, tmp_path):
+    stored = {"network": {}, "fingerprint": "another run"}
+    for number, write in enumerate((lambda file: torch.save(stored, file), lambda file: file.write_bytes(b"cut"))):
+        base = tmp_path / str(number)
+        (base / "checkpoints").mkdir(parents=True)
+        write(base / "checkpoints/original.pt")
+        ended = run_stage(base, "train", {"curated": penguins.curated}, {"spec": {"train": {"epochs": 2}}})
+        assert ended.status == 0, ended.log
+        assert "starts afresh" in ended.log
+        assert ended.metrics()["resumed_at_epoch"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("15m", 900), ("1h30m", 5400), ("2d", 172800), ("PT1H30M", 5400), (3600.0, 3600), (None, None)],
+)
+def test_durations(text, seconds):
+    assert durations.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "1 hour or so", "", "5"])
+def test_what_is_no_duration_is_said(text):
+    with pytest.raises(JobError, match="no duration"):
+        durations.seconds(text)
+
+
+def test_bf16_is_only_taken_where_it_exists_and_pays(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    network = networks.Mlp(5, [8], 2)
+    began = time.monotonic()
+    assert fitting.bf16_pays(network, ROWS, 32) == (False, "this CPU has no bf16 units")
+    assert time.monotonic() - began < 1

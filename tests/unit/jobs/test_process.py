@@ -1,0 +1,238 @@
+import gzip
+import hashlib
+import json
+
+import duckdb
+import pytest
+from unit.jobs.stages import DATA, run_stage_here
+
+ROWS = [f"{n % 37},{(n * 7919) % 1000 / 10},{'abc'[n % 3]},{'yes' if (n * 7919) % 5 > 1 else 'no'}" for n in range(400)]
+HEADER = "count,size,kind,label"
+GOOD = "\n".join([HEADER, *ROWS]) + "\n"
+
+
+def with_row(index, row):
+    lines = GOOD.splitlines()
+    lines[index] = row
+    return "\n".join(lines) + "\n"
+
+
+def process(tmp_path, content, *, name="t.csv", spec=None, sources=None, more=()):
+    data = tmp_path / "data/project/data"
+    data.mkdir(parents=True)
+    for file, text in ((name, content), *more):
+        (data / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    settings = {"spec": spec or {}, "sources": sources or {}}
+    return run_stage_here(tmp_path / "job", "process", {"data": tmp_path / "data"}, settings)
+
+
+def schema_of(ended):
+    return json.loads((ended.base / "processing/output/curated/schema.json").read_text())
+
+
+def splits_of(ended, columns="*"):
+    folder = ended.base / "processing/output/curated"
+    return {
+        split: duckdb.sql(f"SELECT {columns} FROM read_parquet('{folder}/{split}.parquet')").fetchall()
+        for split in ("train", "validation", "test")
+    }
+
+
+def rejection(ended):
+    assert ended.status == 0, ended.log
+    metrics = ended.metrics()
+    assert metrics["status"] == "rejected"
+    assert not list((ended.base / "processing/output/curated").iterdir()), "a rejected drop leaves no data"
+    return metrics["rejection"]
+
+
+REGRESSION = {"task": "tabular-regression"}
+
+
+@pytest.mark.parametrize(
+    ("content", "spec", "code", "line"),
+    [
+        pytest.param(with_row(350, "1,2,a"), {}, "ragged-row", 351, id="a row with a cell too few"),
+        pytest.param(
+            with_row(350, '1,"2\n\n",a,yes,more'), {}, "ragged-row", 351, id="a cell too many, newlines in it"
+        ),
+        pytest.param(with_row(300, '1,2,"a,yes'), {}, "bad-quotes", 301, id="a quote that never closes"),
+        pytest.param(with_row(200, "1,2,é,yes").encode("latin-1"), {}, "not-utf8", 201, id="not UTF-8"),
+        pytest.param(GOOD, {"data": {"target": "price"}}, "target-missing", None, id="no such target"),
+        pytest.param(with_row(120, "1,2,a,"), {}, "target-empty", 121, id="an empty target"),
+        pytest.param(with_row(120, "1,2,a,NaN"), {}, "target-empty", 121, id="a NaN target"),
+        pytest.param(GOOD.replace("yes", "no"), {}, "one-class", None, id="one class"),
+        pytest.param(with_row(10, "1,2,a,maybe"), {}, "too-few-rows", None, id="a class with one row"),
+        pytest.param("\n".join([HEADER, *ROWS[:20]]) + "\n", {}, "too-few-rows", None, id="too few rows"),
+        pytest.param(GOOD, REGRESSION, "target-not-number", None, id="words for a regression"),
+        pytest.param(HEADER + "\n", {}, "no-rows", None, id="header only"),
+        pytest.param("", {}, "empty-file", None, id="empty"),
+        pytest.param(
+            "id,same,label\n" + "".join(f"{n},x,{'yn'[n % 2]}\n" for n in range(200)),
+            {},
+            "no-feature",
+            None,
+            id="no feature",
+        ),
+        pytest.param(
+            "a,name\n" + "".join(f"{n},n{n}\n" for n in range(200)), {}, "too-many-classes", None, id="names as target"
+        ),
+        pytest.param("a,a,b\n1,2,3\n", {}, "duplicate-column", 1, id="a column twice"),
+    ],
+)
+def test_rejections(tmp_path, content, spec, code, line):
+    found = rejection(process(tmp_path, content, spec=spec))
+    assert (found["code"], found["line"]) == (code, line)
+    assert found["message"]
+    assert found["remedy"]
+
+
+def test_a_file_that_changed_since_it_was_identified(tmp_path):
+    sources = {"project/data/t.csv": hashlib.sha256(b"other").hexdigest()}
+    assert rejection(process(tmp_path, GOOD, sources=sources))["code"] == "changed"
+
+
+def test_a_file_that_is_gone(tmp_path):
+    sources = {"project/data/other.csv": hashlib.sha256(GOOD.encode()).hexdigest()}
+    found = rejection(process(tmp_path, GOOD, sources=sources))
+    assert (found["code"], found["file"]) == ("deleted", "project/data/other.csv")
+
+
+def test_files_with_other_columns(tmp_path):
+    found = rejection(process(tmp_path, GOOD, more=[("u.csv", "count,size,label\n1,2,yes\n")]))
+    assert (found["code"], found["file"], found["column"]) == ("columns-differ", "project/data/u.csv", "kind")
+
+
+def test_files_of_two_formats(tmp_path):
+    assert rejection(process(tmp_path, GOOD, more=[("u.jsonl", '{"a": 1}\n')]))["code"] == "mixed-formats"
+
+
+def test_cut_gzip(tmp_path):
+    assert rejection(process(tmp_path, gzip.compress(GOOD.encode())[:-12], name="t.csv.gz"))["code"] == "broken-gzip"
+
+
+def test_broken_parquet(tmp_path):
+    assert rejection(process(tmp_path, b"PAR1" + b"x" * 50 + b"PAR1", name="t.parquet"))["code"] == "not-parquet"
+
+
+def test_a_broken_json_line_is_named(tmp_path):
+    lines = [json.dumps({"a": n, "label": "yn"[n % 2]}) for n in range(100)]
+    lines[70] = '{"a": 1, "label"'
+    found = rejection(process(tmp_path, "\n".join(lines), name="t.jsonl"))
+    assert (found["code"], found["line"]) == ("bad-json", 71)
+
+
+def test_no_rejection_holds_a_value_of_the_data(tmp_path):
+    secret = "4111111111111111"
+    found = rejection(process(tmp_path, with_row(300, f'{secret},"{secret}"{secret},a,yes')))
+    assert secret not in json.dumps(found)
+
+
+def as_jsonl(text):
+    names, *rows = (line.split(",") for line in text.strip().splitlines())
+    rows = ([int(a), float(b), c, d] for a, b, c, d in rows)
+    return "".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows).encode()
+
+
+def as_parquet(text, folder):
+    (folder / "source.csv").write_text(text)
+    duckdb.sql(
+        f"COPY (FROM read_csv('{folder}/source.csv', types={{'label': 'VARCHAR'}})) TO '{folder}/out.parquet' (FORMAT parquet)"
+    )
+    return (folder / "out.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        pytest.param("t.csv", lambda text, _: text.replace("\n", "\r\n"), id="Windows line ends"),
+        pytest.param("t.csv", lambda text, _: text.replace("\n", "\r\n", 90), id="mixed line ends"),
+        pytest.param("t.csv", lambda text, _: "\ufeff" + text, id="byte order mark"),
+        pytest.param("t.csv", lambda text, _: text.replace(",", ";"), id="semicolons"),
+        pytest.param("t.csv", lambda text, _: text.replace("a,", '"a",'), id="quoted cells"),
+        pytest.param("t.csv", lambda text, _: text.replace("a,", " a ,"), id="cells with spaces"),
+        pytest.param("t.csv.gz", lambda text, _: gzip.compress(text.encode()), id="gzip"),
+        pytest.param("t.jsonl", lambda text, _: as_jsonl(text), id="jsonl"),
+        pytest.param("t.jsonl.gz", lambda text, _: gzip.compress(as_jsonl(text)), id="jsonl.gz"),
+        pytest.param("t.parquet", as_parquet, id="parquet"),
+    ],
+)
+def test_every_format_gives_the_same_table(tmp_path, name, write):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "other").mkdir()
+    plain = process(tmp_path / "plain", GOOD)
+    other = process(tmp_path / "other", write(GOOD, tmp_path), name=name)
+    assert splits_of(other) == splits_of(plain)
+
+
+def test_equal_features_never_stand_on_two_sides_and_every_class_is_everywhere(tmp_path):
+    ended = process(tmp_path, GOOD + GOOD.partition("\n")[2] + "0,0.05,a,yes\n0,0.05,a,no\n")
+    splits = splits_of(ended, "count, size, kind")
+    places = [{*rows} for rows in splits.values()]
+    assert not (places[0] & places[1] or places[0] & places[2] or places[1] & places[2])
+    for rows in splits_of(ended, "label").values():
+        assert {*rows} == {("yes",), ("no",)}
+    assert ended.metrics()["rows"] == {
+        "read": 802, "kept": 402, "duplicates": 400, **{split: len(rows) for split, rows in splits.items()}
+    }  # fmt: skip
+
+
+def test_kinds_and_what_is_left_out(tmp_path):
+    words = "the quick brown fox jumps over a lazy dog and then some more".split()
+    lines = ["row_id,day,us,flag,many,note,code,half,empty,same,target"]
+    for n in range(600):
+        note = " ".join(words[(n * k) % 12] for k in range(1, 7)) + f" {n}"
+        cells = [
+            n + 1,
+            f"2024-{n % 12 + 1:02}-{n % 28 + 1:02}",
+            f"{n % 12 + 1}/{n % 28 + 1}/2023",
+            ["Yes", "no"][n % 2],
+        ]
+        cells += [f"shop{n % 150}", note, f"c{n:05}x", "" if n % 3 else n / 7, "", "k", n * 1.5 + n % 7]
+        lines.append(",".join(map(str, cells)))
+    ended = process(tmp_path, "\n".join(lines) + "\n")
+    features = {feature["name"]: feature for feature in ended.metrics()["features"]}
+    assert {name: feature["kind"] for name, feature in features.items()} == {
+        "row_id": "dropped", "day": "datetime", "us": "datetime", "flag": "boolean", "many": "categorical",
+        "note": "dropped", "code": "dropped", "half": "numeric", "empty": "dropped", "same": "dropped",
+    }  # fmt: skip
+    assert features["us"]["date_order"] == "month/day/year"
+    assert features["half"]["missing"] == 400
+    assert "identifier" in features["row_id"]["reason"]
+    assert "identifier" in features["code"]["reason"]
+    assert "free text" in features["note"]["reason"]
+    assert "64 most frequent" in features["many"]["reason"]
+    assert schema_of(ended)["columns"][0] == "row_id", "the served model accepts rows as they were dropped"
+
+
+def test_numbers_with_a_few_words_among_them_stay_numbers(tmp_path):
+    ended = process(tmp_path, with_row(5, "unknown,1.0,a,yes"))
+    count = next(feature for feature in ended.metrics()["features"] if feature["name"] == "count")
+    assert (count["kind"], count["lenient"]) == ("numeric", True)
+
+
+def test_the_split_of_a_row_outlives_more_data(tmp_path):
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+    big = [f"{n},{n * 7919 % 10007},{'yn'[n % 2]}" for n in range(5000)]
+    first = process(tmp_path / "first", "\n".join(["a,b,label", *big[:4000]]))
+    second = process(tmp_path / "second", "\n".join(["a,b,label", *big]))
+    before, after = splits_of(first), splits_of(second)
+    for split in before:
+        assert {*before[split]} <= {*after[split]}
+
+
+def test_the_same_bytes_give_the_same_files(tmp_path):
+    digests = []
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        ended = process(tmp_path / folder, (DATA / "penguins.csv").read_text())
+        digests.append([splits_of(ended), schema_of(ended)])
+    assert digests[0] == digests[1]
+
+
+def test_an_empty_channel_fails_the_job_with_its_reason(tmp_path):
+    (tmp_path / "data").mkdir()
+    ended = run_stage_here(tmp_path / "job", "process", {"data": tmp_path / "data"}, {})
+    assert ended.status == 1
+    assert ended.failure.splitlines()[-1] == "the data channel 'data' holds no file"
