@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,11 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+
+from ebb_cli import demo_data
+from ebb_local import lifecycle
 
 ROOT = Path(__file__).parents[2]
 ENDED = {"succeeded", "rejected", "failed", "cancelled", "reused", "superseded"}
@@ -25,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
 
 
+def environment(home: Path) -> dict[str, str]:
+    """The caller's environment without anything that could reach a real account."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return kept | {"EBB_HOME": str(home)}
+
+
 @dataclass(frozen=True)
 class Ebb:
     """The command line, bound to one embedded cloud."""
@@ -35,18 +47,13 @@ class Ebb:
         return subprocess.run(
             [sys.executable, "-m", "ebb_cli.main", *map(str, arguments)],
             cwd=ROOT,
-            env=self.environment(),
+            env=environment(self.home),
             input=stdin,
             capture_output=True,
             text=True,
             timeout=TEST_TIMEOUT_S,
             check=False,
         )
-
-    def environment(self) -> dict[str, str]:
-        """The caller's environment without anything that could reach a real account."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        return kept | {"EBB_HOME": str(self.home), "PYTHONPATH": "layers/core:cli:local:jobs"}
 
     def json(self, *arguments: str | Path, stdin: str | None = None) -> Any:
         done = self(*arguments, "--json", stdin=stdin)
@@ -69,6 +76,15 @@ class Cloud:
 
     def client(self, service: str) -> Any:
         return self.session.client(service, endpoint_url=self.endpoint_url)
+
+    def control(self, operation: str) -> dict[str, Any]:
+        """Ask the embedded cloud itself, which only the account's root may."""
+        request = AWSRequest("POST", self.endpoint_url, {"X-Amz-Target": f"Ebb.{operation}"}, b"{}")
+        SigV4Auth(self.session.get_credentials(), "ebb", self.session.region_name).add_auth(request)
+        prepared = request.prepare()
+        sent = urllib.request.Request(prepared.url, prepared.body, dict(prepared.headers))
+        with urllib.request.urlopen(sent, timeout=10) as answer:
+            return json.load(answer)
 
     def put(self, key: str, body: bytes, **more: Any) -> None:
         self.client("s3").put_object(Bucket=self.outputs["LandingBucketName"], Key=key, Body=body, **more)
@@ -131,8 +147,6 @@ def cloud(ebb: Ebb) -> Cloud:
 
 
 def connect(ebb: Ebb) -> Cloud:
-    from ebb_local import lifecycle
-
     server = lifecycle.running(ebb.home)
     assert server is not None, "the embedded cloud is not running"
     session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=server.region)
@@ -143,14 +157,10 @@ def connect(ebb: Ebb) -> Cloud:
 
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real tables that ship with scikit-learn, written as CSV by the jobs environment."""
+    """Real tables: `cut.csv` (classification), `price.csv` (regression) and `few.csv`, the first in small."""
     folder = tmp_path_factory.mktemp("tables")
-    script = (
-        "import sys; from sklearn import datasets as d\n"
-        "for name in ('breast_cancer', 'diabetes', 'wine'):\n"
-        "    frame = getattr(d, 'load_' + name)(as_frame=True).frame\n"
-        "    frame.sample(frac=1, random_state=0).to_csv(f'{sys.argv[1]}/{name}.csv', index=False)\n"
-    )
-    venvs = Path(os.environ.get("EBB_VENVS", ROOT / ".venvs"))
-    subprocess.run([venvs / "jobs/bin/python", "-c", script, folder], check=True, timeout=120)
+    for name, source, rows in (("cut", "diamonds", 4000), ("price", "housing", 3000), ("few", "diamonds", 600)):
+        lines = demo_data.fetch(source, folder / "whole").train_csv.read_text().splitlines()
+        step = (len(lines) - 1) // rows
+        (folder / f"{name}.csv").write_text("\n".join([lines[0], *lines[1::step][:rows]]) + "\n")
     return folder

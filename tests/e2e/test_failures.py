@@ -27,7 +27,7 @@ def broken_training(cloud: Cloud):
 def test_a_failed_stage_ends_the_run_with_the_jobs_own_words_and_a_retry_goes_on_from_there(
     ebb: Ebb, cloud: Cloud, tables: Path, broken_training
 ):
-    done = ebb("drop", tables / "wine.csv", "--project", "flux", "--wait", "--json")
+    done = ebb("drop", tables / "few.csv", "--project", "flux", "--wait", "--json")
     assert done.returncode == 1
     record = json.loads(done.stdout)
     assert record["status"] == "failed"
@@ -47,18 +47,18 @@ def test_a_failed_stage_ends_the_run_with_the_jobs_own_words_and_a_retry_goes_on
 
 
 def test_a_cancelled_run_stops_its_job_and_the_same_drop_runs_again(ebb: Ebb, cloud: Cloud, tables: Path):
-    started = ebb.json("drop", tables / "diabetes.csv", "--project", "halt")
+    started = ebb.json("drop", tables / "price.csv", "--project", "halt")
     run_id = started["run_id"]
     wait_until(lambda: any(name.startswith(run_id) for name in cloud.jobs_in_progress()), "its first job")
     cancelled = ebb.json("cancel", run_id, "--wait")
     assert cancelled["status"] == "cancelled"
     wait_until(lambda: not cloud.jobs_in_progress(), "its job stops", within_s=30)
-    again = ebb.drop(tables / "diabetes.csv", "halt")
+    again = ebb.drop(tables / "price.csv", "halt")
     assert again["status"] == "succeeded", again
 
 
 def test_a_duplicate_and_a_late_event_start_no_job(ebb: Ebb, cloud: Cloud, tables: Path):
-    first = ebb.drop(tables / "wine.csv", "twice")
+    first = ebb.drop(tables / "few.csv", "twice")
     drop = first["drop"]
     event = json.loads((Path(__file__).parents[2] / "events/s3_object_created.json").read_text())
     event["detail"]["bucket"]["name"] = drop["bucket"]
@@ -85,7 +85,7 @@ def test_a_duplicate_and_a_late_event_start_no_job(ebb: Ebb, cloud: Cloud, table
 
 
 def test_an_older_run_never_overwrites_a_newer_model(ebb: Ebb, cloud: Cloud, tables: Path):
-    run = ebb.drop(tables / "wine.csv", "newest")
+    run = ebb.drop(tables / "few.csv", "newest")
     assert run["deployed"]
     project = {"pk": {"S": "PROJECT#newest"}, "sk": {"S": "PROJECT"}}
     cloud.client("dynamodb").update_item(
@@ -95,7 +95,7 @@ def test_an_older_run_never_overwrites_a_newer_model(ebb: Ebb, cloud: Cloud, tab
         ExpressionAttributeValues={":newer": {"N": "1000"}},
     )
     before = cloud.client("sagemaker").describe_endpoint(EndpointName=run["endpoint_name"])["EndpointConfigName"]
-    late = ebb.drop(tables / "wine.csv", "newest", "--force")
+    late = ebb.drop(tables / "few.csv", "newest", "--force")
     assert late["status"] == "succeeded"
     assert not late["deployed"]
     assert "newer" in late["deploy_reason"]
@@ -104,8 +104,8 @@ def test_an_older_run_never_overwrites_a_newer_model(ebb: Ebb, cloud: Cloud, tab
 
 
 def test_a_run_in_flight_goes_on_as_the_next_attempt_after_a_restart(ebb: Ebb, cloud: Cloud, tables: Path):
-    served = ebb.drop(tables / "wine.csv", "steady")
-    run_id = ebb.json("drop", tables / "breast_cancer.csv", "--project", "phoenix")["run_id"]
+    served = ebb.drop(tables / "few.csv", "steady")
+    run_id = ebb.json("drop", tables / "cut.csv", "--project", "phoenix")["run_id"]
     wait_until(lambda: any(name.startswith(run_id) for name in cloud.jobs_in_progress()), "its first job")
     assert ebb("down").returncode == 0
     assert ebb("up").returncode == 0
@@ -113,9 +113,11 @@ def test_a_run_in_flight_goes_on_as_the_next_attempt_after_a_restart(ebb: Ebb, c
     assert record["status"] == "succeeded", record
     assert record["attempt"] == 2
     wait_until(
-        lambda: connect(ebb).client("sagemaker").describe_endpoint(EndpointName=served["endpoint_name"])["EndpointStatus"]
-        == "InService",
+        lambda: (
+            connect(ebb).client("sagemaker").describe_endpoint(EndpointName=served["endpoint_name"])["EndpointStatus"]
+            == "InService"
+        ),
         "the endpoint of before the restart",
     )
-    row = (tables / "wine.csv").read_text().splitlines()[1].rsplit(",", 1)[0]
+    row = (tables / "few.csv").read_text().splitlines()[1].rsplit(",", 1)[0]
     assert ebb.json("invoke", "steady", "-", stdin=row + "\n")["predictions"]

@@ -13,12 +13,16 @@ BEFORE_ANY_JOB = [
     pytest.param(b"", None, "empty", id="an empty object"),
     pytest.param(TABLE.encode() + b"\xff\xfe,1,no\n", None, "UTF-8", id="not UTF-8"),
     pytest.param((TABLE + "1,2,yes,extra\n").encode(), None, "202", id="a ragged row names its line"),
+    pytest.param(TABLE.replace(",no\n", ",yes\n").encode(), None, "class", id="one class only"),
+    pytest.param((TABLE + "1,2,\n").encode(), None, "202", id="a row without a target names its line"),
     pytest.param(TABLE.encode(), "data: {target: price}\n", "price", id="a target column that is not there"),
     pytest.param(TABLE.encode(), "data: {target: label}\nservee: {}\n", "servee", id="an unknown spec field"),
 ]
+# More than the first MiB, which is all that is looked at before a job.
+LONG = "a,b,label\n" + "".join(f"{i},{i % 7},{'yes' if i % 3 else 'no'}\n" for i in range(120_000))
 BY_PROCESS = [
-    pytest.param("a,b,label\n" + "".join(f"{i},{i % 7},yes\n" for i in range(200)), "class", id="one class only"),
-    pytest.param(TABLE + "1,2,\n", "202", id="a row without a target names its line"),
+    pytest.param(LONG.replace(",no\n", ",yes\n"), "class", id="one class only"),
+    pytest.param(LONG + "1,2,\n", "120002", id="a row without a target names its line"),
 ]
 
 
@@ -62,6 +66,10 @@ def test_an_object_that_is_gone_before_it_is_read_is_a_recorded_rejection(ebb, c
     assert "gone/data/table.csv" in record["error"]["message"]
 
 
+def received(sqs, url: str) -> list[dict] | None:
+    return sqs.receive_message(QueueUrl=url, WaitTimeSeconds=1).get("Messages")
+
+
 def test_a_rejection_notifies_and_holds_no_value_of_the_data(ebb, cloud, tmp_path):
     sqs, sns = cloud.client("sqs"), cloud.client("sns")
     inbox = sqs.create_queue(QueueName="inbox")["QueueUrl"]
@@ -71,7 +79,9 @@ def test_a_rejection_notifies_and_holds_no_value_of_the_data(ebb, cloud, tmp_pat
         table = tmp_path / "table.csv"
         table.write_text(TABLE + "1,2,sesame,secretvalue\n")
         record = reject(ebb, table, "quiet")
-        got = wait_until(lambda: sqs.receive_message(QueueUrl=inbox, WaitTimeSeconds=1).get("Messages"), "a notification")
+        got = wait_until(
+            lambda: sqs.receive_message(QueueUrl=inbox, WaitTimeSeconds=1).get("Messages"), "a notification"
+        )
         text = got[0]["Body"]
         assert record["run_id"] in text
         assert "rejected" in text
@@ -100,10 +110,10 @@ def test_objects_that_are_no_drop_are_ignored(cloud):
 
 def test_a_poison_message_ends_in_the_dead_letter_queue(cloud):
     sqs = cloud.client("sqs")
-    sqs.send_message(QueueUrl=cloud.outputs["UploadsQueueUrl"], MessageBody='{"detail-type": "Object Created", "detail": 7}')
-    dead = cloud.outputs["UploadsDeadLetterQueueUrl"]
-    found = wait_until(
-        lambda: sqs.receive_message(QueueUrl=dead, WaitTimeSeconds=1).get("Messages"), "the message", within_s=240
+    sqs.send_message(
+        QueueUrl=cloud.outputs["UploadsQueueUrl"], MessageBody='{"detail-type": "Object Created", "detail": 7}'
     )
+    dead = cloud.outputs["UploadsDeadLetterQueueUrl"]
+    found = wait_until(lambda: received(sqs, dead), "the message", within_s=240)
     assert json.loads(found[0]["Body"])["detail"] == 7
     sqs.delete_message(QueueUrl=dead, ReceiptHandle=found[0]["ReceiptHandle"])

@@ -21,11 +21,11 @@ def acting_as(cloud: Cloud, role_name: str) -> boto3.Session:
 @pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model"])
 def test_a_job_of_one_project_cannot_read_another_projects_data(ebb: Ebb, cloud: Cloud, tables: Path, kind: str):
     for project in ("alice", "bob"):
-        assert ebb.drop(tables / "wine.csv", project)["status"] in {"succeeded", "reused"}
+        assert ebb.drop(tables / "few.csv", project)["status"] in {"succeeded", "reused"}
     s3 = acting_as(cloud, f"ebb-alice-{kind}").client("s3", endpoint_url=cloud.endpoint_url)
     landing, artifacts = cloud.outputs["LandingBucketName"], cloud.outputs["ArtifactBucketName"]
     listed = cloud.client("s3").list_objects_v2(Bucket=artifacts, Prefix="projects/bob/")["Contents"]
-    for bucket, key in [(landing, "bob/data/wine.csv"), (artifacts, listed[0]["Key"])]:
+    for bucket, key in [(landing, "bob/data/few.csv"), (artifacts, listed[0]["Key"])]:
         with pytest.raises(ClientError, match="AccessDenied"):
             s3.get_object(Bucket=bucket, Key=key)
 
@@ -47,7 +47,7 @@ def test_buckets_refuse_public_access_and_are_encrypted_with_the_stacks_key(clou
 def test_what_is_served_holds_no_pickle(ebb: Ebb, cloud: Cloud, tables: Path, tmp_path: Path):
     import tarfile
 
-    run = ebb.drop(tables / "wine.csv", "alice")
+    run = ebb.drop(tables / "few.csv", "alice")
     run = ebb.json("show", run.get("reuses") or run["run_id"])
     model = cloud.client("sagemaker").describe_model(ModelName=f"{run['run_id']}-a{run['attempt']}")
     bucket, key = model["PrimaryContainer"]["ModelDataUrl"].removeprefix("s3://").split("/", 1)

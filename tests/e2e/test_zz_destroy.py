@@ -1,8 +1,12 @@
 """Runs last in the folder: what the whole suite was allowed to do, and what is left when everything is destroyed."""
 
+import os
 import re
 from pathlib import Path
 
+import boto3
+
+from ebb_local import lifecycle
 
 from .conftest import Cloud, Ebb
 
@@ -11,9 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 def recorded_calls(cloud: Cloud) -> list[dict]:
     """Every authorisation decision of the embedded cloud since its start."""
-    from ebb_local import control
-
-    return control.calls(cloud.endpoint_url)
+    return cloud.control("GetCalls")["Calls"]
 
 
 def test_every_call_was_allowed_by_the_role_that_made_it(ebb: Ebb, cloud: Cloud):
@@ -56,9 +58,6 @@ def test_after_destroy_the_account_holds_what_it_held_before(ebb: Ebb, cloud: Cl
 
 
 def connect_without_stack(ebb: Ebb) -> Cloud:
-    import boto3
-    from ebb_local import lifecycle
-
     server = lifecycle.running(ebb.home)
     session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=server.region)
     return Cloud(session, server.endpoint_url, {})
@@ -72,8 +71,6 @@ def test_down_leaves_no_process(ebb: Ebb):
             command = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
         except OSError:
             continue
-        if str(ebb.home).encode() in command and int(folder.name) != __import__("os").getpid():
+        if str(ebb.home).encode() in command and int(folder.name) != os.getpid():
             left.append(command.replace(b"\0", b" ")[:200])
     assert left == []
-
-
