@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from unit.jobs.stages import DATA, Pipeline, run_pipeline
 
 

@@ -6,10 +6,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from ebb_jobs import durations, fitting, networks
-from ebb_jobs.errors import DivergedError, JobError
 from safetensors.numpy import load_file
 from torch.nn import functional
+
+from ebb_jobs import durations, fitting, networks
+from ebb_jobs.errors import DivergedError, JobError
 from unit.jobs.stages import RUN, prepare, run_stage
 
 ROWS = np.random.default_rng(0).uniform(-1, 1, (600, 5)).astype(np.float32)
@@ -71,11 +72,12 @@ def test_a_loss_that_is_never_finite_fails_after_smaller_rates():
         )
 
 
-@pytest.fixture
-def uninterrupted(penguins, tmp_path):
-    ended = run_stage(tmp_path / "whole", "train", {"curated": penguins.curated}, SETTINGS)
+@pytest.fixture(scope="module")
+def uninterrupted(penguins, tmp_path_factory):
+    whole = tmp_path_factory.mktemp("whole")
+    ended = run_stage(whole, "train", {"curated": penguins.curated}, SETTINGS)
     assert ended.status == 0, ended.log
-    return load_file(tmp_path / "whole/model/original.safetensors")
+    return load_file(whole / "model/original.safetensors")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

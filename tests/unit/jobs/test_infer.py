@@ -1,4 +1,5 @@
 import pytest
+
 from ebb_jobs import infer, tabular
 from ebb_jobs.infer import CLASSIFICATION, REGRESSION
 

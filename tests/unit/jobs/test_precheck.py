@@ -2,6 +2,7 @@ import codecs
 import gzip
 
 import pytest
+
 from ebb_jobs import precheck
 from ebb_jobs.precheck import check
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from ebb_jobs import quality
 from ebb_jobs.errors import JobError
 

@@ -4,6 +4,7 @@ import http.client
 import json
 
 import pytest
+
 from ebb_jobs import bundle
 
 ROW = {

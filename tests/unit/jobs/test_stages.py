@@ -6,6 +6,7 @@ import tarfile
 import numpy as np
 import onnx
 import pytest
+
 from ebb_jobs import bundle, dataset, export, networks, tabular
 from unit.jobs.stages import HERE, run_stage
 

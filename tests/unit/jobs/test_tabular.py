@@ -1,9 +1,11 @@
 import json
 import random
+import re
 
 import numpy as np
 import pytest
-from ebb_jobs.tabular import InvalidValueError, Preprocessor, parse_date, text_of
+
+from ebb_jobs.tabular import DATE_PATTERNS, InvalidValueError, Preprocessor, parse_date, text_of
 
 SCHEMA = {
     "task": "tabular-classification",
@@ -62,7 +64,8 @@ def test_a_served_row_is_encoded_bit_for_bit_as_a_training_row():
 
 def test_every_input_of_the_network_stays_within_one():
     fitted = trained(rows_of(400))
-    wild = rows_of(400, seed=1) + [
+    wild = [
+        *rows_of(400, seed=1),
         {"size": 1e300, "income": -1e300, "city": "never seen", "member": None, "seen": "0001-01-01"},
         {"size": -1e300, "income": None, "city": None, "member": "perhaps", "seen": "9999-12-31 23:59:59"},
     ]
@@ -117,10 +120,6 @@ def test_a_column_that_held_words_in_training_takes_them_as_missing():
     ],
 )
 def test_dates(text, order, day_number):
-    import re
-
-    from ebb_jobs.tabular import DATE_PATTERNS
-
     parts = parse_date(text, re.compile(DATE_PATTERNS[order]), order)
     assert parts is not None
     assert parts[0] == day_number
