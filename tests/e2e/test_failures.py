@@ -14,7 +14,13 @@ def broken_training(cloud: Cloud):
     s3, bucket = cloud.client("s3"), cloud.outputs["ArtifactBucketName"]
     key = cloud.outputs["JobsUri"].removeprefix(f"s3://{bucket}/").rstrip("/") + "/ebb_jobs/train.py"
     whole = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-    broken = b"def main(*_, **__):\n    raise ValueError('the flux capacitor is empty')\nrun = train = main\n"
+    broken = b"""from ebb_jobs.errors import JobError
+
+def main(*_, **__):
+    raise JobError("the flux capacitor is empty")
+
+run = train = main
+"""
 
     def mend() -> None:
         s3.put_object(Bucket=bucket, Key=key, Body=whole)
@@ -112,11 +118,9 @@ def test_a_run_in_flight_goes_on_as_the_next_attempt_after_a_restart(ebb: Ebb, c
     record = json.loads(ebb("show", run_id, "--wait", "--json").stdout)
     assert record["status"] == "succeeded", record
     assert record["attempt"] == 2
+    sagemaker = connect(ebb).client("sagemaker")
     wait_until(
-        lambda: (
-            connect(ebb).client("sagemaker").describe_endpoint(EndpointName=served["endpoint_name"])["EndpointStatus"]
-            == "InService"
-        ),
+        lambda: sagemaker.describe_endpoint(EndpointName=served["endpoint_name"])["EndpointStatus"] == "InService",
         "the endpoint of before the restart",
     )
     row = (tables / "few.csv").read_text().splitlines()[1].rsplit(",", 1)[0]

@@ -11,7 +11,7 @@ from .conftest import Cloud, Ebb
 
 
 def acting_as(cloud: Cloud, role_name: str) -> boto3.Session:
-    """Return a session under a role, as SageMaker gets one for a job: through the service, whatever its trust policy."""
+    """Return a session under a role of the stack."""
     account = cloud.client("sts").get_caller_identity()["Account"]
     role = f"arn:aws:iam::{account}:role/ebb/{role_name}"
     found = cloud.client("sts").assume_role(RoleArn=role, RoleSessionName="test")["Credentials"]
