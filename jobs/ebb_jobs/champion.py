@@ -23,7 +23,7 @@ def judge(channel: Path, curated: Path, metric: str, schema: dict[str, Any], wor
         served = serve.Model(bundle.unpack(archive, work / "champion"))
         reason = _misfit(served, schema)
         if reason:
-            return {"quality": None, "metric": metric, "reason": reason}
+            return {"quality": None, "metric": metric, "comparable": False, "reason": reason}
         found = {split: _score(served, curated, split, metric, schema) for split in ("validation", "test")}
     except Exception as error:  # a champion that cannot be read must not stop its successor
         return {

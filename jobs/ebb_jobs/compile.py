@@ -18,7 +18,7 @@ import torch
 from ebb_jobs import bundle, champion, dataset, export, measure, paths, quality, serve, train
 from ebb_jobs.dataset import Split
 from ebb_jobs.eager import EagerOriginal
-from ebb_jobs.errors import InputMissingError
+from ebb_jobs.errors import InputMissingError, JobError
 from ebb_jobs.report import Report, cpu_count, write_json
 from ebb_jobs.tabular import Preprocessor
 
@@ -55,16 +55,37 @@ class Rows:
     metric: str
     seed: int
 
-    def judge(self, model: measure.Answers) -> dict[str, Any]:
+    def judge(self, model: measure.Answers) -> "Judged":
         """Return quality and the band in which chance moves it."""
-        found = {}
-        band = {}
-        for name, split in (("validation", self.validation), ("test", self.test)):
-            truth, predicted = train.comparable(_outputs(model, split.inputs), split, self.preprocessor)
-            found[name] = quality.score(self.metric, truth, predicted)
-            if name == "validation":
-                band = quality.interval(self.metric, truth, predicted, seed=self.seed)
-        return {"quality": found, "quality_interval": band}
+        truth, predicted = self._answers(model, self.validation)
+        return Judged(
+            truth,
+            predicted,
+            {
+                "quality": {
+                    "validation": quality.score(self.metric, truth, predicted),
+                    "test": quality.score(self.metric, *self._answers(model, self.test)),
+                },
+                "quality_interval": quality.interval(self.metric, truth, predicted, seed=self.seed),
+                "validation_rows": len(truth),
+            },
+        )
+
+    def drop_bound(self, original: "Judged", candidate: "Judged") -> float:
+        """Return how much worse than the original the candidate may be: see `quality.drop_bound`."""
+        return quality.drop_bound(self.metric, original.truth, original.predicted, candidate.predicted, seed=self.seed)
+
+    def _answers(self, model: measure.Answers, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        return train.comparable(_outputs(model, split.inputs), split, self.preprocessor)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model's answers on the validation rows, and what they are worth."""
+
+    truth: np.ndarray
+    predicted: np.ndarray
+    fields: dict[str, Any]
 
 
 def main() -> None:
@@ -98,12 +119,16 @@ def compile_candidates(
     ]
 
     best_original = _race(eager, [one for one in candidates if one.model], rows, report)
+    original_judged = rows.judge(eager)
     for one in candidates:
         if one.model:
-            _finish(one, bundles, rows, eager.preprocessor)
+            _finish(one, bundles, rows, original_judged)
+    if all(one.failure for one in candidates):
+        told = "; ".join(f"{one.name}: {one.failure}" for one in candidates)
+        raise JobError(f"no candidate could be compiled and served: {told}")
     max_drop = float(((settings.get("spec") or {}).get("compress") or {}).get("max_metric_drop", 0.01))
     measured_original = {
-        **rows.judge(eager),
+        **original_judged.fields,
         **best_original.figures(),
         "size_bytes": (original / "original.safetensors").stat().st_size,
         "memory_mib": measure.eager_memory_mib(original),
@@ -242,17 +267,19 @@ def _race(eager: EagerOriginal, candidates: list[Candidate], rows: Rows, report:
     return best
 
 
-def _finish(one: Candidate, bundles: Path, rows: Rows, preprocessor: Preprocessor) -> None:
+def _finish(one: Candidate, bundles: Path, rows: Rows, original: Judged) -> None:
     """Judge the candidate, pack it, and let the packed bundle prove over HTTP that it answers as measured."""
     assert one.model is not None
     archive = bundles / one.name / "model.tar.gz"
     try:
-        digest = bundle.write(archive, one.folder / "model.onnx", preprocessor.state, one.model.signature)
+        digest = bundle.write(archive, one.folder / "model.onnx", rows.preprocessor.state, one.model.signature)
         asked = rows.raw[:PROOF_ROWS]
         expected = one.model.predict({name: [row[name] for row in asked] for name in asked[0]})
         memory = bundle.prove(archive, asked, expected)
+        judged = rows.judge(one.model)
         one.fields.update(
-            rows.judge(one.model),
+            judged.fields,
+            drop_bound=rows.drop_bound(original, judged),
             memory_mib=round(memory, 1),
             size_bytes=(one.folder / "model.onnx").stat().st_size,
             bundle_bytes=archive.stat().st_size,

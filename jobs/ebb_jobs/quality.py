@@ -15,8 +15,12 @@ ALIASES = {"f1": "f1_macro", "auc": "roc_auc", "logloss": "log_loss", "mse": "rm
 CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "roc_auc", "log_loss")
 REGRESSION_METRICS = ("rmse", "mae", "r2")
 LESS_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
+_COUNTS_DECISIONS = frozenset({"accuracy", "balanced_accuracy", "f1_macro"})
 BOOTSTRAP_ROUNDS = 200
 BOOTSTRAP_ROWS = 20_000
+# How sure a drop must be to count as small enough: four times in five.
+CONFIDENCE = 0.8
+SAME_WITHIN = 1e-3
 
 
 def choose(task: str, class_shares: np.ndarray | None, asked: str | None) -> Inferred:
@@ -77,6 +81,27 @@ def interval(metric: str, truth: np.ndarray, predicted: np.ndarray, *, seed: int
     spread = np.quantile(scores, [0.025, 0.975]) - np.median(scores)
     centre = score(metric, truth, predicted)
     return {"low": centre + float(spread[0]), "high": centre + float(spread[1])}
+
+
+def drop_bound(metric: str, truth: np.ndarray, original: np.ndarray, candidate: np.ndarray, *, seed: int) -> float:
+    """Return how much worse than the original the candidate may be, at CONFIDENCE, on rows like these.
+
+    In the floor's own measure: points of a score, a share of an error. 0 where both give the same outputs but for
+    rounding. Otherwise the quantile of the paired bootstrap; and, for metrics that count decisions, -ln(1 - CONFIDENCE)
+    / rows on top: rows that show no new mistake leave a rate of that size possible (the "rule of three", at 80 %).
+    Source: Hanley and Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 249 (1983).
+    """
+    if np.allclose(original, candidate, rtol=SAME_WITHIN, atol=SAME_WITHIN):
+        return 0.0
+    random = np.random.default_rng(seed)
+    size = min(len(truth), BOOTSTRAP_ROWS)
+    drops = []
+    for _ in range(BOOTSTRAP_ROUNDS):
+        rows = random.integers(0, len(truth), size)
+        before, after = (score(metric, truth[rows], predicted[rows]) for predicted in (original, candidate))
+        drops.append(before - after if greater_is_better(metric) else after / max(before, 1e-12) - 1)
+    unseen = -np.log(1 - CONFIDENCE) / len(truth) if metric in _COUNTS_DECISIONS else 0.0
+    return max(0.0, float(np.quantile(drops, CONFIDENCE)) + float(unseen))
 
 
 def _accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:

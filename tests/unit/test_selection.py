@@ -35,6 +35,16 @@ def of(name: str, chain=(), *, quality=0.97, p50=0.06, cpu=None, size=100_000, *
         pytest.param((of("original"), of("student", p50=0.01, quality=0.95)), "original", id="two points are too much"),
         pytest.param((of("original"), of("student", p50=0.01, quality=0.96)), "student", id="the floor itself holds"),
         pytest.param(
+            (of("original"), of("student", p50=0.01, quality=0.97, drop_bound=0.06, validation_rows=27)),
+            "original",
+            id="equal on 27 rows is no proof",
+        ),
+        pytest.param(
+            (of("original"), of("student", p50=0.01, quality=0.968, drop_bound=0.0061, validation_rows=1000)),
+            "student",
+            id="a loss bounded below the floor is",
+        ),
+        pytest.param(
             (of("student", p50=0.010), of("student-int8", ("quantize",), p50=0.012, cpu=0.001, size=1)),
             "student",
             id="a slower int8 loses, however small",

@@ -1,6 +1,7 @@
 """Selection: which of the measured candidates is shipped, and whether it replaces the model that is served.
 
-The smallest model that is good enough: whoever holds the quality floor and the latency asked for competes; a quantized
+The smallest model that is good enough: whoever is shown to hold the quality floor and the latency asked for competes
+(a lead by luck on few rows shows nothing: what counts is the bound of the loss, not the loss); a quantized
 network that is slower than its own full-precision form has lost by measurement; among those that no other candidate
 beats in every respect, the one that takes the least energy per prediction wins. The original, exported but not
 compressed, competes like any other.
@@ -31,6 +32,7 @@ class Measured:
     p99_ms: float
     cpu_ms: float
     size_bytes: int
+    drop_bound: float  # how much worse than the original it may be, at 80 %; 0 when the report has none
     report: Mapping[str, Any]
 
     @classmethod
@@ -47,6 +49,7 @@ class Measured:
             p99_ms=float(candidate["latency_ms"]["p99"]),
             cpu_ms=float(candidate["cpu_ms_per_prediction"]),
             size_bytes=int(candidate["size_bytes"]),
+            drop_bound=float(candidate.get("drop_bound") or 0),
             report=candidate,
         )
 
@@ -100,7 +103,7 @@ def select(report: Mapping[str, Any], compress: CompressSpec, serve: ServeSpec) 
             verdicts[each["name"]] = f"not measured: {each.get('reason') or each['status']}"
     acceptable = []
     for candidate in candidates:
-        refusal = _refusal(candidate, candidates, metric, floor, serve)
+        refusal = _refusal(candidate, candidates, metric, floor, compress.max_metric_drop, serve)
         if refusal is None:
             acceptable.append(candidate)
         else:
@@ -181,12 +184,23 @@ def decisions(selected: Selection, metric: str, verdict: Verdict) -> list[dict[s
 
 
 def _refusal(
-    candidate: Measured, all_measured: Sequence[Measured], metric: str, floor: float, serve: ServeSpec
+    candidate: Measured,
+    all_measured: Sequence[Measured],
+    metric: str,
+    floor: float,
+    max_drop: float,
+    serve: ServeSpec,
 ) -> str | None:
     holds = candidate.quality >= floor if greater_is_better(metric) else candidate.quality <= floor
     if not holds:
         side = "below" if greater_is_better(metric) else "above"
         return f"{metric} {candidate.quality:.4g} is {side} the floor {floor:.4g}"
+    if candidate.drop_bound > max_drop:
+        rows = candidate.report.get("validation_rows")
+        return (
+            f"{metric} {candidate.quality:.4g} holds the floor, but {rows} validation rows leave a loss of "
+            f"{candidate.drop_bound:.2g} possible; at most {max_drop:.2g} may be lost"
+        )
     limit = serve.p95_latency
     if limit is not None and candidate.p99_ms > limit.total_seconds() * 1000:
         return f"p99 of {candidate.p99_ms:.3g} ms is above the {limit.total_seconds() * 1000:.3g} ms asked for"

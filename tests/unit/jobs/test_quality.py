@@ -65,3 +65,38 @@ def test_the_interval_narrows_with_more_rows():
         assert band["low"] < quality.score("accuracy", truth, called) < band["high"]
         widths.append(band["high"] - band["low"])
     assert widths[1] < widths[0] / 5
+
+
+def agreement(rows: int, *, mistakes: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A perfect original, and a candidate that is less sure and wrong on the first `mistakes` rows."""
+    truth = np.arange(rows) % 2
+    original = np.eye(2)[truth]
+    candidate = 0.3 + 0.4 * original
+    candidate[:mistakes] = candidate[:mistakes, ::-1]
+    return truth, original, candidate
+
+
+@pytest.mark.parametrize(
+    ("rows", "mistakes", "low", "high"),
+    [
+        # -ln(0.2) / 27 = 0.0596: no mistake seen on 27 rows leaves six points possible
+        pytest.param(27, 0, 0.0595, 0.0597, id="few rows prove little"),
+        pytest.param(4000, 0, 0.0003, 0.0005, id="many rows prove much"),
+        # 2 % measured; the bound lies above it and below 2 % + 2 standard errors (0.0044) + 0.0004
+        pytest.param(4000, 80, 0.0200, 0.0250, id="a measured loss counts with its spread"),
+    ],
+)
+def test_the_drop_bound_says_what_may_be_lost(rows, mistakes, low, high):
+    assert low <= quality.drop_bound("accuracy", *agreement(rows, mistakes=mistakes), seed=1) <= high
+
+
+def test_the_same_outputs_but_for_rounding_lose_nothing():
+    truth, original, _ = agreement(27)
+    assert quality.drop_bound("accuracy", truth, original, original + 1e-6, seed=1) == 0
+
+
+def test_the_drop_bound_of_an_error_is_a_share():
+    truth = np.zeros(5000)
+    noise = np.random.default_rng(0).normal(size=5000)
+    # twice the error everywhere: the ratio is 2 in every resample
+    assert quality.drop_bound("rmse", truth, noise, 2 * noise, seed=1) == pytest.approx(1.0)
