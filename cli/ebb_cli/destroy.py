@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from botocore.exceptions import ClientError, WaiterError
 
-from ebb import names
+from ebb import ledger, names
 from ebb_cli import output
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Region, Target, find
@@ -70,7 +70,7 @@ def confirm(target: Target, *, with_stack: bool, with_data: bool, yes: bool) -> 
 def remove(target: Target, outputs: dict[str, str], *, with_stack: bool, with_data: bool) -> Iterator[Removal]:
     """Remove what was asked for, in an order in which nothing is born again, and yield each thing as it goes."""
     yield from _executions(target, outputs)
-    yield from _endpoints(target)
+    yield from _endpoints(target, outputs)
     yield from _packages(target)
     in_stack = _physical_ids(target)
     yield from _alarms(target, in_stack)
@@ -96,7 +96,7 @@ def _executions(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
             yield "running execution", item["name"]
 
 
-def _endpoints(target: Target) -> Iterator[Removal]:
+def _endpoints(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
     sagemaker = target.client("sagemaker")
     deleted = []
     for name in _born(target, "list_endpoints", "Endpoints", "EndpointName", "EndpointArn"):
@@ -108,6 +108,7 @@ def _endpoints(target: Target) -> Iterator[Removal]:
             if time.monotonic() > deadline:
                 raise CommandError(f"Endpoint {name} is still being deleted.", "Call ebb destroy again later.")
             time.sleep(target.poll_s)
+        _forget_served(target, outputs, project=name.removeprefix(names.endpoint(target.stack, "")))
         yield "endpoint", name
     for name in _born(target, "list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", "EndpointConfigArn"):
         if _unless_gone(sagemaker.delete_endpoint_config, EndpointConfigName=name):
@@ -115,6 +116,13 @@ def _endpoints(target: Target) -> Iterator[Removal]:
     for name in _born(target, "list_models", "Models", "ModelName", "ModelArn"):
         if _unless_gone(sagemaker.delete_model, ModelName=name):
             yield "model", name
+
+
+def _forget_served(target: Target, outputs: dict[str, str], project: str) -> None:
+    """Let the ledger know, or the same drop would go on to be called done, by an endpoint that is gone."""
+    request = ledger.forget_served(project)
+    key = {name: {"S": value} for name, value in request.pop("Key").items()}
+    target.client("dynamodb").update_item(TableName=outputs["LedgerTableName"], Key=key, **request)
 
 
 def _born(target: Target, operation: str, key: str, name_key: str, arn_key: str) -> list[str]:

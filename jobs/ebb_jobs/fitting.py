@@ -130,7 +130,9 @@ def fit(
     torch.set_num_threads(threads(network, recipe.batch_size, cpu_count()))
     rows = len(inputs)
     steps = math.ceil(rows / recipe.batch_size)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.peak_rate, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=recipe.peak_rate, weight_decay=recipe.weight_decay, fused=True
+    )
     progress = Progress(precision=recipe.precision)
     first_weights = copy.deepcopy(network.state_dict())
     best_weights = first_weights
@@ -184,6 +186,8 @@ def fit(
         )
         if progress.best is None or quality.is_better(recipe.metric, found, progress.best):
             progress.best, progress.best_epoch = found, progress.epoch
+            best_weights = copy.deepcopy(network.state_dict())
+        elif found == progress.best:  # no progress; but on few rows many epochs are equal, and later ones are calmer
             best_weights = copy.deepcopy(network.state_dict())
         if reason := _stop_reason(recipe, progress, patience):
             stopped = reason

@@ -64,6 +64,14 @@ def test_only_what_runs_of_this_stack_made_is_removed(account):
     }
 
 
+def test_a_project_whose_endpoint_is_removed_serves_nothing_any_more(account):
+    dynamodb, table = account.client("dynamodb"), account.outputs["LedgerTableName"]
+    key = {"pk": {"S": "PROJECT#churn-run-a1"}, "sk": {"S": "PROJECT"}}
+    dynamodb.put_item(TableName=table, Item={**key, "served": {"M": {}}, "generation": {"N": "3"}})
+    list(module.remove(account, account.outputs, with_stack=False, with_data=False))
+    assert dynamodb.get_item(TableName=table, Key=key)["Item"] == {**key, "generation": {"N": "3"}}
+
+
 def test_a_second_destroy_finds_nothing(account):
     list(module.remove(account, account.outputs, with_stack=False, with_data=False))
     assert list(module.remove(account, account.outputs, with_stack=False, with_data=False)) == []
