@@ -20,19 +20,18 @@ class Mlp(nn.Module):
 
     Piecewise-linear bins of the numbers give a plain network nearly the accuracy of boosted trees (Gorishniy et al.,
     On Embeddings for Numerical Features in Tabular Deep Learning, 2022), and plain matrices are what every runtime
-    quantizes and compiles well.
+    quantizes and compiles well. No dropout: on our tables it cost half of the training time and brought nothing.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, dropout: float = 0.0) -> None:
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int) -> None:
         super().__init__()
         self.sizes = [inputs, *hidden, outputs]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(self.sizes, self.sizes[1:], strict=False))
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return logits, or the scaled target."""
         for layer in self.layers[:-1]:
-            rows = self.dropout(torch.relu(layer(rows)))
+            rows = torch.relu(layer(rows))
         return self.layers[-1](rows)
 
     def parameter_count(self) -> int:

@@ -19,7 +19,6 @@ from ebb_jobs.report import Report, cpu_count, write_json
 from ebb_jobs.tabular import Preprocessor
 
 STEPS = 5000
-DROPOUT = 0.15
 BUDGET_SHARE = 0.85
 """The rest of `max_runtime` is for reading, checking and writing."""
 
@@ -45,7 +44,7 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
     report.decide("metric", metric.value, metric.reason)
 
     torch.manual_seed(seed)
-    network = networks.Mlp(preprocessor.width, networks.hidden_sizes(len(training)), outputs(preprocessor), DROPOUT)
+    network = networks.Mlp(preprocessor.width, networks.hidden_sizes(len(training)), outputs(preprocessor))
     report.decide(
         "network",
         f"{len(network.sizes) - 2} hidden layers of {network.sizes[1]}",
