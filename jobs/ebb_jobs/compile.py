@@ -55,7 +55,7 @@ class Rows:
     metric: str
     seed: int
 
-    def judge(self, model: measure.Answers) -> "Judged":
+    def judge(self, model: measure.Answers) -> Judged:
         """Return quality and the band in which chance moves it."""
         truth, predicted = self._answers(model, self.validation)
         return Judged(
@@ -71,7 +71,7 @@ class Rows:
             },
         )
 
-    def drop_bound(self, original: "Judged", candidate: "Judged") -> float:
+    def drop_bound(self, original: Judged, candidate: Judged) -> float:
         """Return how much worse than the original the candidate may be: see `quality.drop_bound`."""
         return quality.drop_bound(self.metric, original.truth, original.predicted, candidate.predicted, seed=self.seed)
 

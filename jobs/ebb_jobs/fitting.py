@@ -152,7 +152,9 @@ def fit(
         while progress.step < steps:
             progress.elapsed_s = time.monotonic() - begun
             done = (progress.epoch * steps + progress.step) / (recipe.epochs * steps)
-            if recipe.budget_s:  # the rate falls with the time that is left, so that a short budget still ends well
+            # The rate falls with the time that is left, so that a short budget still ends well; but not before a
+            # quarter of it is used: a slow first second must not change what an ample budget gives.
+            if recipe.budget_s and progress.elapsed_s > recipe.budget_s / 4:
                 done = max(done, min(1.0, progress.elapsed_s / recipe.budget_s))
             for group in optimizer.param_groups:
                 group["lr"] = recipe.peak_rate * progress.rate_factor * _one_cycle(done)
