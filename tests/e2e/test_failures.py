@@ -1,4 +1,4 @@
-"""Jobs that fail, runs that are cancelled, retried, repeated or interrupted: nothing is lost, nothing is left running."""
+"""Jobs that fail, runs that are cancelled, repeated or interrupted: nothing is lost, nothing is left running."""
 
 import json
 from pathlib import Path

@@ -74,6 +74,12 @@ def test_a_rejection_notifies_and_holds_no_value_of_the_data(ebb, cloud, tmp_pat
     sqs, sns = cloud.client("sqs"), cloud.client("sns")
     inbox = sqs.create_queue(QueueName="inbox")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=inbox, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    let_sns = {
+        "Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage", "Resource": arn,
+        "Condition": {"ArnEquals": {"aws:SourceArn": cloud.outputs["NotificationsTopicArn"]}},
+    }  # fmt: skip
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [let_sns]})
+    sqs.set_queue_attributes(QueueUrl=inbox, Attributes={"Policy": policy})
     topic = sns.subscribe(TopicArn=cloud.outputs["NotificationsTopicArn"], Protocol="sqs", Endpoint=arn)
     try:
         table = tmp_path / "table.csv"
@@ -108,12 +114,23 @@ def test_objects_that_are_no_drop_are_ignored(cloud):
     assert len(cloud.executions()) == before
 
 
-def test_a_poison_message_ends_in_the_dead_letter_queue(cloud):
-    sqs = cloud.client("sqs")
-    sqs.send_message(
-        QueueUrl=cloud.outputs["UploadsQueueUrl"], MessageBody='{"detail-type": "Object Created", "detail": 7}'
-    )
-    dead = cloud.outputs["UploadsDeadLetterQueueUrl"]
-    found = wait_until(lambda: received(sqs, dead), "the message", within_s=240)
-    assert json.loads(found[0]["Body"])["detail"] == 7
-    sqs.delete_message(QueueUrl=dead, ReceiptHandle=found[0]["ReceiptHandle"])
+def test_a_poison_message_ends_in_the_dead_letter_queue_and_raises_its_alarm(cloud):
+    sqs, uploads = cloud.client("sqs"), cloud.outputs["UploadsQueueUrl"]
+    names = ["VisibilityTimeout"]
+    patience = sqs.get_queue_attributes(QueueUrl=uploads, AttributeNames=names)["Attributes"]
+    sqs.set_queue_attributes(QueueUrl=uploads, Attributes={"VisibilityTimeout": "2"})  # minutes between tries otherwise
+    try:
+        poison = {"detail-type": "Object Created", "detail": 7}
+        sqs.send_message(QueueUrl=uploads, MessageBody=json.dumps(poison))
+        wait_until(lambda: alarms_that_ring(cloud), "the dead-letter queue's alarm", within_s=150)
+        dead = cloud.outputs["UploadsDeadLetterQueueUrl"]
+        found = wait_until(lambda: received(sqs, dead), "the message")
+        assert json.loads(found[0]["Body"]) == poison
+        sqs.delete_message(QueueUrl=dead, ReceiptHandle=found[0]["ReceiptHandle"])
+    finally:
+        sqs.set_queue_attributes(QueueUrl=uploads, Attributes=patience)
+
+
+def alarms_that_ring(cloud: Cloud) -> list[str]:
+    ringing = cloud.client("cloudwatch").describe_alarms(StateValue="ALARM")["MetricAlarms"]
+    return [alarm["AlarmName"] for alarm in ringing if "DeadLetter" in alarm["AlarmName"]]

@@ -1,6 +1,9 @@
 """Who may do what: shown on the running stack, not read off the template."""
 
 import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
@@ -10,24 +13,34 @@ from botocore.exceptions import ClientError
 from .conftest import Cloud, Ebb
 
 
-def acting_as(cloud: Cloud, role_name: str) -> boto3.Session:
-    """Return a session under a role of the stack."""
-    account = cloud.client("sts").get_caller_identity()["Account"]
-    role = f"arn:aws:iam::{account}:role/ebb/{role_name}"
-    found = cloud.client("sts").assume_role(RoleArn=role, RoleSessionName="test")["Credentials"]
-    return boto3.Session(found["AccessKeyId"], found["SecretAccessKey"], found["SessionToken"], region_name="us-east-1")
+@contextmanager
+def acting_as(cloud: Cloud, role_name: str) -> Iterator[boto3.Session]:
+    """Give a session under a role that trusts only SageMaker: as long as it lasts, the role trusts the account too."""
+    iam, sts = cloud.client("iam"), cloud.client("sts")
+    role = iam.get_role(RoleName=role_name)["Role"]
+    trusted = role["AssumeRolePolicyDocument"]
+    account = {"Effect": "Allow", "Principal": {"AWS": role["Arn"].split(":")[4]}, "Action": "sts:AssumeRole"}
+    wider = {**trusted, "Statement": [*trusted["Statement"], account]}
+    iam.update_assume_role_policy(RoleName=role_name, PolicyDocument=json.dumps(wider))
+    try:
+        found = sts.assume_role(RoleArn=role["Arn"], RoleSessionName="curious")["Credentials"]
+        keys = (found["AccessKeyId"], found["SecretAccessKey"], found["SessionToken"])
+        yield boto3.Session(*keys, region_name=cloud.session.region_name)
+    finally:
+        iam.update_assume_role_policy(RoleName=role_name, PolicyDocument=json.dumps(trusted))
 
 
 @pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model"])
 def test_a_job_of_one_project_cannot_read_another_projects_data(ebb: Ebb, cloud: Cloud, tables: Path, kind: str):
     for project in ("alice", "bob"):
         assert ebb.drop(tables / "few.csv", project)["status"] in {"succeeded", "reused"}
-    s3 = acting_as(cloud, f"ebb-alice-{kind}").client("s3", endpoint_url=cloud.endpoint_url)
     landing, artifacts = cloud.outputs["LandingBucketName"], cloud.outputs["ArtifactBucketName"]
     listed = cloud.client("s3").list_objects_v2(Bucket=artifacts, Prefix="projects/bob/")["Contents"]
-    for bucket, key in [(landing, "bob/data/few.csv"), (artifacts, listed[0]["Key"])]:
-        with pytest.raises(ClientError, match="AccessDenied"):
-            s3.get_object(Bucket=bucket, Key=key)
+    with acting_as(cloud, f"ebb-alice-{kind}") as session:
+        s3 = session.client("s3", endpoint_url=cloud.endpoint_url)
+        for bucket, key in [(landing, "bob/data/few.csv"), (artifacts, listed[0]["Key"])]:
+            with pytest.raises(ClientError, match="AccessDenied"):
+                s3.get_object(Bucket=bucket, Key=key)
 
 
 def test_buckets_refuse_public_access_and_are_encrypted_with_the_stacks_key(cloud: Cloud):
@@ -45,8 +58,6 @@ def test_buckets_refuse_public_access_and_are_encrypted_with_the_stacks_key(clou
 
 
 def test_what_is_served_holds_no_pickle(ebb: Ebb, cloud: Cloud, tables: Path, tmp_path: Path):
-    import tarfile
-
     run = ebb.drop(tables / "few.csv", "alice")
     run = ebb.json("show", run.get("reuses") or run["run_id"])
     model = cloud.client("sagemaker").describe_model(ModelName=f"{run['run_id']}-a{run['attempt']}")

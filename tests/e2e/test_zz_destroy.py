@@ -1,12 +1,12 @@
 """Runs last in the folder: what the whole suite was allowed to do, and what is left when everything is destroyed."""
 
 import os
-import re
 from pathlib import Path
 
 import boto3
 
 from ebb_local import lifecycle
+from infrastructure.project import statements
 
 from .conftest import Cloud, Ebb
 
@@ -26,16 +26,16 @@ def test_every_call_was_allowed_by_the_role_that_made_it(ebb: Ebb, cloud: Cloud)
     assert denied == []
 
 
-def test_every_permission_in_the_template_is_used_or_names_the_page_that_requires_it(ebb: Ebb, cloud: Cloud):
-    used = {call["action"].lower() for call in recorded_calls(cloud)}
-    unexplained = []
-    for number, line in enumerate((ROOT / "template.yaml").read_text().splitlines(), 1):
-        for action in re.findall(r"\b([a-z0-9-]+:[A-Z][A-Za-z]+)\b", line.split("#")[0]):
-            service, _ = action.split(":")
-            if service in {"aws", "sts", "iam"} and action in {"aws:SecureTransport"}:
-                continue
-            if action.lower() not in used and "https://docs.aws.amazon.com" not in line:
-                unexplained.append(f"template.yaml:{number} {action}")
+def test_every_permission_of_a_role_is_used_or_names_the_page_that_requires_it(ebb: Ebb, cloud: Cloud):
+    used = {call["action"].lower() for call in recorded_calls(cloud) if call["decision"] == "Allow"}
+    roles = [statement for statement in statements() if statement.where.endswith("Role")]
+    assert len(roles) > 20, "the template's roles are found"
+    unexplained = [
+        f"{statement.where}: {action}"
+        for statement in roles
+        for action in statement.actions
+        if action.lower() not in used and "https://docs.aws.amazon.com" not in statement.comment
+    ]
     assert unexplained == []
 
 

@@ -19,6 +19,7 @@ GAPS = (
     "lambda_async",
     "lambda_event_sources",
     "queue_urls",
+    "bucket_encryption",
     "definitions",
     "sdk_errors",
     "sdk_services",
