@@ -51,9 +51,9 @@ def role(cloud: Cloud) -> Callable[..., Role]:
             ],
         }
         limit = {"PermissionsBoundary": boundary} if boundary else {}
-        arn = iam.create_role(
-            RoleName=role_name, Path=path, AssumeRolePolicyDocument=json.dumps(document), **limit
-        )["Role"]["Arn"]
+        arn = iam.create_role(RoleName=role_name, Path=path, AssumeRolePolicyDocument=json.dumps(document), **limit)[
+            "Role"
+        ]["Arn"]
         if statements:
             policy = {"Version": "2012-10-17", "Statement": list(statements)}
             iam.put_role_policy(RoleName=role_name, PolicyName="given", PolicyDocument=json.dumps(policy))

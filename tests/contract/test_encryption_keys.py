@@ -8,9 +8,13 @@ from ministack.services import dynamodb, s3, sns, sqs
 
 from contract.support import allow, key_with, messages, queue_arn, wait_until
 
-LET_EVENTS = {"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"},
-              "Action": ["kms:GenerateDataKey", "kms:Decrypt"], "Resource": "*",
-              "Condition": {"StringEquals": {"aws:SourceAccount": "000000000000"}}}
+LET_EVENTS = {
+    "Effect": "Allow",
+    "Principal": {"Service": "events.amazonaws.com"},
+    "Action": ["kms:GenerateDataKey", "kms:Decrypt"],
+    "Resource": "*",
+    "Condition": {"StringEquals": {"aws:SourceAccount": "000000000000"}},
+}
 
 
 def test_what_is_read_of_ministack_exists():
@@ -25,8 +29,10 @@ def bucket(cloud, name):
     """A bucket that encrypts with a key of its own; returns (bucket, key ARN)."""
     key = key_with(cloud)
     cloud.client("s3").create_bucket(Bucket=name)
-    rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key},
-            "BucketKeyEnabled": True}
+    rule = {
+        "ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key},
+        "BucketKeyEnabled": True,
+    }
     cloud.client("s3").put_bucket_encryption(Bucket=name, ServerSideEncryptionConfiguration={"Rules": [rule]})
     return name, key
 
@@ -66,7 +72,9 @@ def test_queue_needs_its_key(cloud, role, queue):
 def test_table_needs_its_key(cloud, role, name):
     key = key_with(cloud)
     cloud.client("dynamodb").create_table(
-        TableName=name, BillingMode="PAY_PER_REQUEST", KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
         AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
         SSESpecification={"Enabled": True, "SSEType": "KMS", "KMSMasterKeyId": key},
     )
@@ -77,19 +85,30 @@ def test_table_needs_its_key(cloud, role, name):
     cloud.client("dynamodb", role(reading, allow("kms:Decrypt", key)).session).get_item(**request)
 
 
-@pytest.mark.parametrize(("statements", "delivered"), [
-    pytest.param([], False, id="a key policy without EventBridge"),
-    pytest.param([LET_EVENTS], True, id="a key policy that names EventBridge"),
-])
+@pytest.mark.parametrize(
+    ("statements", "delivered"),
+    [
+        pytest.param([], False, id="a key policy without EventBridge"),
+        pytest.param([LET_EVENTS], True, id="a key policy that names EventBridge"),
+    ],
+)
 def test_rules_deliver_to_an_encrypted_queue_only_with_its_key(cloud, queue, name, statements, delivered):
     arn, events = queue_arn(cloud, queue), cloud.client("events")
     events.put_rule(Name=name, EventPattern=json.dumps({"source": [name]}))
     events.put_targets(Rule=name, Targets=[{"Id": "q", "Arn": arn}])
-    statement = {"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage",
-                 "Resource": arn}
-    cloud.client("sqs").set_queue_attributes(QueueUrl=queue, Attributes={
-        "Policy": json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
-        "KmsMasterKeyId": key_with(cloud, *statements)})
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": "events.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+        "Resource": arn,
+    }
+    cloud.client("sqs").set_queue_attributes(
+        QueueUrl=queue,
+        Attributes={
+            "Policy": json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
+            "KmsMasterKeyId": key_with(cloud, *statements),
+        },
+    )
     events.put_events(Entries=[{"Source": name, "DetailType": "test", "Detail": "{}"}])
     decision = "Allow" if delivered else "ImplicitDeny"
     wait_until(lambda: cloud.calls(principal="events.amazonaws.com", action="kms:GenerateDataKey", decision=decision))

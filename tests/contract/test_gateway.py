@@ -24,9 +24,12 @@ def denial(call, **arguments) -> str:
 def test_loopback_counts_as_tls(cloud, role, name):
     buckets = cloud.client("s3")
     buckets.create_bucket(Bucket=name)
-    buckets.put_bucket_policy(Bucket=name, Policy=f'''{{"Version": "2012-10-17", "Statement": [{{"Effect": "Deny",
+    buckets.put_bucket_policy(
+        Bucket=name,
+        Policy=f"""{{"Version": "2012-10-17", "Statement": [{{"Effect": "Deny",
         "Principal": "*", "Action": "s3:*", "Resource": ["arn:aws:s3:::{name}", "arn:aws:s3:::{name}/*"],
-        "Condition": {{"Bool": {{"aws:SecureTransport": "false"}}}}}}]}}''')
+        "Condition": {{"Bool": {{"aws:SecureTransport": "false"}}}}}}]}}""",
+    )
     writer = role(allow("s3:PutObject", f"arn:aws:s3:::{name}/*"))
     cloud.client("s3", writer.session).put_object(Bucket=name, Key="a", Body=b"x")
 
@@ -46,8 +49,14 @@ def test_denial_names_principal_action_and_resource(cloud, role, name):
 def test_policies_can_name_the_path_of_roles(cloud, role):
     creator = role(allow(["iam:CreateRole", "iam:PutRolePolicy"], "arn:aws:iam::000000000000:role/ebb/*"))
     iam = cloud.client("iam", creator.session)
-    trust = json.dumps({"Version": "2012-10-17", "Statement": [
-        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}]})
+    trust = json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+            ],
+        }
+    )
     policy = json.dumps({"Version": "2012-10-17", "Statement": [allow("s3:GetObject")]})
     iam.create_role(RoleName=f"{creator.name}-inside", Path="/ebb/", AssumeRolePolicyDocument=trust)
     iam.put_role_policy(RoleName=f"{creator.name}-inside", PolicyName="p", PolicyDocument=policy)
@@ -55,12 +64,15 @@ def test_policies_can_name_the_path_of_roles(cloud, role):
     assert f"role/{creator.name}-outside" in text
 
 
-@pytest.mark.parametrize(("service", "call"), [
-    pytest.param("glue", "get_databases", id="JSON"),
-    pytest.param("service-quotas", "list_services", id="JSON, not known to MiniStack"),
-    pytest.param("redshift", "describe_clusters", id="query"),
-    pytest.param("xray", "get_groups", id="REST"),
-])
+@pytest.mark.parametrize(
+    ("service", "call"),
+    [
+        pytest.param("glue", "get_databases", id="JSON"),
+        pytest.param("service-quotas", "list_services", id="JSON, not known to MiniStack"),
+        pytest.param("redshift", "describe_clusters", id="query"),
+        pytest.param("xray", "get_groups", id="REST"),
+    ],
+)
 def test_unknown_service_says_so_by_name(cloud, service, call):
     with pytest.raises(botocore.exceptions.ClientError) as refused:
         getattr(cloud.client(service), call)()
@@ -78,7 +90,9 @@ def test_parts_of_s3_that_ministack_ignores_are_refused(cloud, name):
 
 def test_unknown_action_of_a_known_service_says_so_by_name(cloud):
     with pytest.raises(botocore.exceptions.ClientError, match="Unknown action: RedriveExecution"):
-        cloud.client("stepfunctions").redrive_execution(executionArn="arn:aws:states:us-east-1:000000000000:execution:a:b")
+        cloud.client("stepfunctions").redrive_execution(
+            executionArn="arn:aws:states:us-east-1:000000000000:execution:a:b"
+        )
 
 
 def test_call_record_holds_what_was_allowed_and_denied(cloud, role, name):
@@ -112,11 +126,22 @@ def test_status_tells_memory_and_place(cloud):
 def test_roles_can_be_created_only_inside_a_boundary(cloud, role, machine, name, through):
     document = json.dumps({"Version": "2012-10-17", "Statement": [allow("s3:GetObject")]})
     boundary = cloud.client("iam").create_policy(PolicyName=name, PolicyDocument=document)["Policy"]["Arn"]
-    inside = [allow(["iam:CreateRole", "iam:PutRolePolicy"], "arn:aws:iam::000000000000:role/ebb/*",
-                    StringEquals={"iam:PermissionsBoundary": boundary}),
-              allow("iam:TagRole", "arn:aws:iam::000000000000:role/ebb/*")]
-    trust = json.dumps({"Version": "2012-10-17", "Statement": [
-        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}]})
+    inside = [
+        allow(
+            ["iam:CreateRole", "iam:PutRolePolicy"],
+            "arn:aws:iam::000000000000:role/ebb/*",
+            StringEquals={"iam:PermissionsBoundary": boundary},
+        ),
+        allow("iam:TagRole", "arn:aws:iam::000000000000:role/ebb/*"),
+    ]
+    trust = json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+            ],
+        }
+    )
     create = {"RoleName": name, "Path": "/ebb/", "AssumeRolePolicyDocument": trust}
     bounded = {**create, "PermissionsBoundary": boundary, "Tags": [{"Key": "a", "Value": "b"}]}
     put = {"RoleName": name, "PolicyName": "p", "PolicyDocument": document}

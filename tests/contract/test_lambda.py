@@ -66,8 +66,11 @@ def test_idle_workers_beyond_the_limit_end(cloud, function):
 
 
 def test_asynchronous_failure_is_retried_and_becomes_a_dead_letter(cloud, function, queue):
-    arn = function(FAILING, allow("sqs:SendMessage", queue_arn(cloud, queue)),
-                   DeadLetterConfig={"TargetArn": queue_arn(cloud, queue)})
+    arn = function(
+        FAILING,
+        allow("sqs:SendMessage", queue_arn(cloud, queue)),
+        DeadLetterConfig={"TargetArn": queue_arn(cloud, queue)},
+    )
     cloud.client("lambda").invoke(FunctionName=arn, InvocationType="Event", Payload=b'{"drop": 1}')
     letters = messages(cloud, queue)
     assert json.loads(letters[0]["Body"]) == {"drop": 1}
@@ -90,8 +93,10 @@ def test_event_source_needs_the_permissions_of_the_function(cloud, function, que
 
 def test_event_source_delivers_when_allowed(cloud, function, queue):
     source = queue_arn(cloud, queue)
-    arn = function("def handler(event, context): return 1",
-                   allow(["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], source))
+    arn = function(
+        "def handler(event, context): return 1",
+        allow(["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], source),
+    )
     cloud.client("lambda").create_event_source_mapping(FunctionName=arn, EventSourceArn=source)
     cloud.client("sqs").send_message(QueueUrl=queue, MessageBody="one")
 

@@ -17,17 +17,35 @@ MANAGED_RULE = "arn:aws:events:us-east-1:000000000000:rule/StepFunctionsGetEvent
 NESTED_RULE = allow(["events:PutTargets", "events:PutRule", "events:DescribeRule"], MANAGED_RULE)
 
 
-@pytest.mark.parametrize("name", [
-    "_execute_task", "_invoke_resource", "_invoke_resource_with_timeout", "_invoke_with_callback", "_add_event",
-    "_run_parallel_branches", "_apply_output_path", "_run_execution", "_start_execution", "_fail_execution",
-    "_error_matches", "_prefix_sdk_error", "_validate_definition_jsonata", "_emit_execution_status_event",
-    "_sdk_json_params", "_flatten_query_params", "_convert_params_to_api_names", "_jsonata_state_field",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_execute_task",
+        "_invoke_resource",
+        "_invoke_resource_with_timeout",
+        "_invoke_with_callback",
+        "_add_event",
+        "_run_parallel_branches",
+        "_apply_output_path",
+        "_run_execution",
+        "_start_execution",
+        "_fail_execution",
+        "_error_matches",
+        "_prefix_sdk_error",
+        "_validate_definition_jsonata",
+        "_emit_execution_status_event",
+        "_sdk_json_params",
+        "_flatten_query_params",
+        "_convert_params_to_api_names",
+        "_jsonata_state_field",
+    ],
+)
 def test_wrapped_function_exists(name):
     assert callable(getattr(stepfunctions, name))
 
 
 # ---- definitions
+
 
 def refused(machine, states: dict, **settings) -> str:
     with pytest.raises(botocore.exceptions.ClientError) as problem:
@@ -36,21 +54,37 @@ def refused(machine, states: dict, **settings) -> str:
     return str(problem.value)
 
 
-@pytest.mark.parametrize(("states", "text"), [
-    pytest.param({"A": {"Type": "Pass", "Next": "B"}},
-                 "MISSING_TRANSITION_TARGET: Missing 'Next' target: B at /States/A/Next", id="unknown Next"),
-    pytest.param({"A": PASS, "B": PASS}, 'State "B" is not reachable', id="unreachable state"),
-    pytest.param({"A": task(GET_ITEM, {}, Catch=[{"ErrorEquals": ["States.ALL"], "Next": "B"}])},
-                 "Missing 'Next' target: B at /States/A/Catch/0/Next", id="unknown Next of a Catch"),
-    pytest.param({"A": task("arn:aws:states:::glue:startJobRun.sync", {})}, "is not recognized", id="no such job"),
-    pytest.param({"A": task("arn:aws:states:::aws-sdk:iam:makeRole", {})}, "is not recognized", id="no such action"),
-    pytest.param({"A": task("arn:aws:states:::aws-sdk:glue2:getTable", {})}, "is not recognized", id="no such service"),
-    pytest.param({"A": {"Type": "Pass"}}, "exactly one of 'Next' and 'End'", id="no end"),
-    pytest.param({"A": {**PASS, "Parameters": {}}}, "not supported when QueryLanguage is 'JSONata'", id="JSONPath"),
-    pytest.param({"A": {**PASS, "Output": "{% $sum( %}"}}, "INVALID_JSONATA_EXPRESSION", id="broken JSONata"),
-    pytest.param({"A": {"Type": "Map", "End": True, "ItemProcessor": {"StartAt": "X", "States": {"B": PASS}}}},
-                 "Missing 'StartAt' target: X at /States/A/ItemProcessor/StartAt", id="inside a Map"),
-])
+@pytest.mark.parametrize(
+    ("states", "text"),
+    [
+        pytest.param(
+            {"A": {"Type": "Pass", "Next": "B"}},
+            "MISSING_TRANSITION_TARGET: Missing 'Next' target: B at /States/A/Next",
+            id="unknown Next",
+        ),
+        pytest.param({"A": PASS, "B": PASS}, 'State "B" is not reachable', id="unreachable state"),
+        pytest.param(
+            {"A": task(GET_ITEM, {}, Catch=[{"ErrorEquals": ["States.ALL"], "Next": "B"}])},
+            "Missing 'Next' target: B at /States/A/Catch/0/Next",
+            id="unknown Next of a Catch",
+        ),
+        pytest.param({"A": task("arn:aws:states:::glue:startJobRun.sync", {})}, "is not recognized", id="no such job"),
+        pytest.param(
+            {"A": task("arn:aws:states:::aws-sdk:iam:makeRole", {})}, "is not recognized", id="no such action"
+        ),
+        pytest.param(
+            {"A": task("arn:aws:states:::aws-sdk:glue2:getTable", {})}, "is not recognized", id="no such service"
+        ),
+        pytest.param({"A": {"Type": "Pass"}}, "exactly one of 'Next' and 'End'", id="no end"),
+        pytest.param({"A": {**PASS, "Parameters": {}}}, "not supported when QueryLanguage is 'JSONata'", id="JSONPath"),
+        pytest.param({"A": {**PASS, "Output": "{% $sum( %}"}}, "INVALID_JSONATA_EXPRESSION", id="broken JSONata"),
+        pytest.param(
+            {"A": {"Type": "Map", "End": True, "ItemProcessor": {"StartAt": "X", "States": {"B": PASS}}}},
+            "Missing 'StartAt' target: X at /States/A/ItemProcessor/StartAt",
+            id="inside a Map",
+        ),
+    ],
+)
 def test_definition_is_refused_at_create(machine, states, text):
     assert text in refused(machine, states)
 
@@ -60,9 +94,17 @@ def test_unknown_start_is_refused(machine):
 
 
 def template(definition_uri: str, role_arn: str) -> str:
-    return json.dumps({"Resources": {"Machine": {"Type": "AWS::StepFunctions::StateMachine", "Properties": {
-        "RoleArn": role_arn, "DefinitionString": definition_uri}}},
-        "Outputs": {"Arn": {"Value": {"Ref": "Machine"}}}})
+    return json.dumps(
+        {
+            "Resources": {
+                "Machine": {
+                    "Type": "AWS::StepFunctions::StateMachine",
+                    "Properties": {"RoleArn": role_arn, "DefinitionString": definition_uri},
+                }
+            },
+            "Outputs": {"Arn": {"Value": {"Ref": "Machine"}}},
+        }
+    )
 
 
 def test_cloudformation_reads_yaml(cloud, role, name):
@@ -87,10 +129,13 @@ def test_cloudformation_refuses_a_bad_definition(cloud, role, name):
 
 # ---- roles
 
+
 @pytest.fixture(scope="module")
 def table(cloud):
     cloud.client("dynamodb").create_table(
-        TableName="states", BillingMode="PAY_PER_REQUEST", KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        TableName="states",
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
         AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
     )
     return "arn:aws:dynamodb:us-east-1:000000000000:table/states"
@@ -101,22 +146,64 @@ def cases():
     role_arn = "arn:aws:iam::000000000000:role/ebb/*"
     alarm = "arn:aws:cloudwatch:us-east-1:000000000000:alarm:ebb-*"
     key = {"pk": {"S": "a"}}
-    trust = json.dumps({"Version": "2012-10-17", "Statement": [
-        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}]})
-    alarm_request = {"AlarmName": "ebb-a", "Namespace": "n", "MetricName": "m", "Statistic": "Sum", "Period": 60,
-                     "EvaluationPeriods": 1, "Threshold": 1, "ComparisonOperator": "GreaterThanThreshold"}
-    yield pytest.param(GET_ITEM, {"TableName": "states", "Key": key}, "dynamodb:GetItem", table_arn,
-                       "DynamoDB.AmazonDynamoDBException", id="dynamodb")
-    yield pytest.param("arn:aws:states:::aws-sdk:dynamodb:getItem", {"TableName": "states", "Key": key},
-                       "dynamodb:GetItem", table_arn, "DynamoDb.DynamoDbException", id="aws-sdk:dynamodb")
-    yield pytest.param(CREATE_ROLE, {"RoleName": "born", "Path": "/ebb/", "AssumeRolePolicyDocument": trust},
-                       "iam:CreateRole", role_arn, "Iam.IamException", id="aws-sdk:iam")
-    yield pytest.param("arn:aws:states:::aws-sdk:cloudwatch:putMetricAlarm", alarm_request,
-                       "cloudwatch:PutMetricAlarm", alarm, "CloudWatch.CloudWatchException", id="aws-sdk:cloudwatch")
-    yield pytest.param("arn:aws:states:::sns:publish",
-                       {"TopicArn": "arn:aws:sns:us-east-1:000000000000:states", "Message": "hello"},
-                       "sns:Publish", "arn:aws:sns:us-east-1:000000000000:states",
-                       "SNS.AuthorizationErrorException", id="sns")
+    trust = json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+            ],
+        }
+    )
+    alarm_request = {
+        "AlarmName": "ebb-a",
+        "Namespace": "n",
+        "MetricName": "m",
+        "Statistic": "Sum",
+        "Period": 60,
+        "EvaluationPeriods": 1,
+        "Threshold": 1,
+        "ComparisonOperator": "GreaterThanThreshold",
+    }
+    yield pytest.param(
+        GET_ITEM,
+        {"TableName": "states", "Key": key},
+        "dynamodb:GetItem",
+        table_arn,
+        "DynamoDB.AmazonDynamoDBException",
+        id="dynamodb",
+    )
+    yield pytest.param(
+        "arn:aws:states:::aws-sdk:dynamodb:getItem",
+        {"TableName": "states", "Key": key},
+        "dynamodb:GetItem",
+        table_arn,
+        "DynamoDb.DynamoDbException",
+        id="aws-sdk:dynamodb",
+    )
+    yield pytest.param(
+        CREATE_ROLE,
+        {"RoleName": "born", "Path": "/ebb/", "AssumeRolePolicyDocument": trust},
+        "iam:CreateRole",
+        role_arn,
+        "Iam.IamException",
+        id="aws-sdk:iam",
+    )
+    yield pytest.param(
+        "arn:aws:states:::aws-sdk:cloudwatch:putMetricAlarm",
+        alarm_request,
+        "cloudwatch:PutMetricAlarm",
+        alarm,
+        "CloudWatch.CloudWatchException",
+        id="aws-sdk:cloudwatch",
+    )
+    yield pytest.param(
+        "arn:aws:states:::sns:publish",
+        {"TopicArn": "arn:aws:sns:us-east-1:000000000000:states", "Message": "hello"},
+        "sns:Publish",
+        "arn:aws:sns:us-east-1:000000000000:states",
+        "SNS.AuthorizationErrorException",
+        id="sns",
+    )
 
 
 @pytest.mark.parametrize(("resource", "arguments", "action", "arn", "error"), list(cases()))
@@ -164,9 +251,18 @@ def test_status_changes_reach_rules(cloud, machine, queue, name):
     events, arn = cloud.client("events"), queue_arn(cloud, queue)
     pattern = {"source": ["aws.states"], "detail": {"status": ["TIMED_OUT", "ABORTED"]}}
     rule = events.put_rule(Name=name, EventPattern=json.dumps(pattern))["RuleArn"]
-    policy = {"Version": "2012-10-17", "Statement": [{
-        "Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage",
-        "Resource": arn, "Condition": {"ArnEquals": {"aws:SourceArn": rule}}}]}
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "events.amazonaws.com"},
+                "Action": "sqs:SendMessage",
+                "Resource": arn,
+                "Condition": {"ArnEquals": {"aws:SourceArn": rule}},
+            }
+        ],
+    }
     cloud.client("sqs").set_queue_attributes(QueueUrl=queue, Attributes={"Policy": json.dumps(policy)})
     events.put_targets(Rule=name, Targets=[{"Id": "q", "Arn": arn}])
     slow = machine({"Wait": WAIT})
@@ -179,9 +275,17 @@ def test_status_changes_reach_rules(cloud, machine, queue, name):
 def test_stopped_execution_stays_aborted_and_stops_its_child(cloud, machine):
     states = cloud.client("stepfunctions")
     child = machine({"Wait": WAIT})
-    parent = machine({"Run": task(NESTED, {"StateMachineArn": child.arn, "Input": {}, "Name": "child"},
-                                  Retry=[{"ErrorEquals": ["States.ALL"], "MaxAttempts": 2}])},
-                     allow(["states:StartExecution", "states:DescribeExecution", "states:StopExecution"]), NESTED_RULE)
+    parent = machine(
+        {
+            "Run": task(
+                NESTED,
+                {"StateMachineArn": child.arn, "Input": {}, "Name": "child"},
+                Retry=[{"ErrorEquals": ["States.ALL"], "MaxAttempts": 2}],
+            )
+        },
+        allow(["states:StartExecution", "states:DescribeExecution", "states:StopExecution"]),
+        NESTED_RULE,
+    )
     running = parent.start()
     child_arn = child.arn.replace(":stateMachine:", ":execution:") + ":child"
     wait_until(lambda: states.list_executions(stateMachineArn=child.arn)["executions"])
@@ -192,16 +296,22 @@ def test_stopped_execution_stays_aborted_and_stops_its_child(cloud, machine):
 
 def test_timeout_of_a_task_stops_its_job(machine):
     child = machine({"Wait": WAIT})
-    parent = machine({"Run": task(NESTED, {"StateMachineArn": child.arn, "Name": "late"}, TimeoutSeconds="{% 1 %}")},
-                     allow(["states:StartExecution", "states:DescribeExecution", "states:StopExecution"]), NESTED_RULE)
+    parent = machine(
+        {"Run": task(NESTED, {"StateMachineArn": child.arn, "Name": "late"}, TimeoutSeconds="{% 1 %}")},
+        allow(["states:StartExecution", "states:DescribeExecution", "states:StopExecution"]),
+        NESTED_RULE,
+    )
     assert parent.run()["error"] == "States.Timeout"
     assert child.finished(child.arn.replace(":stateMachine:", ":execution:") + ":late")["status"] == "ABORTED"
 
 
 def test_nested_failure_is_a_failed_task_with_its_cause_as_json(machine):
     child = machine({"No": {"Type": "Fail", "Error": "Outdated", "Cause": "newer one deployed"}})
-    parent = machine({"Run": task(NESTED, {"StateMachineArn": child.arn})},
-                     allow(["states:StartExecution", "states:DescribeExecution"]), NESTED_RULE)
+    parent = machine(
+        {"Run": task(NESTED, {"StateMachineArn": child.arn})},
+        allow(["states:StartExecution", "states:DescribeExecution"]),
+        NESTED_RULE,
+    )
     ended = parent.run()
     assert ended["error"] == "States.TaskFailed"
     assert json.loads(ended["cause"])["Error"] == "Outdated"
@@ -216,6 +326,7 @@ def test_nested_execution_needs_the_managed_rule(machine):
 
 
 # ---- limits and JSONata
+
 
 def test_state_output_is_limited_to_256_kib(machine):
     big = {"Type": "Pass", "Output": "{% $join([1..60000].('12345')) %}", "End": True}
@@ -234,8 +345,14 @@ def test_data_limit_is_not_caught_by_all(function, machine):
 def test_parallel_takes_arguments_and_gives_output_and_variables(machine):
     branch = {"StartAt": "B", "States": {"B": {"Type": "Pass", "Output": "{% $states.input.n * 2 %}", "End": True}}}
     states = {
-        "Both": {"Type": "Parallel", "Branches": [branch, branch], "Arguments": {"n": "{% $states.input.n + 1 %}"},
-                 "Output": "{% $sum($states.result) %}", "Assign": {"results": "{% $states.result %}"}, "Next": "End"},
+        "Both": {
+            "Type": "Parallel",
+            "Branches": [branch, branch],
+            "Arguments": {"n": "{% $states.input.n + 1 %}"},
+            "Output": "{% $sum($states.result) %}",
+            "Assign": {"results": "{% $states.result %}"},
+            "Next": "End",
+        },
         "End": {"Type": "Succeed", "Output": {"sum": "{% $states.input %}", "results": "{% $results %}"}},
     }
     assert machine(states).run({"n": 1})["output"] == {"sum": 8, "results": [4, 4]}

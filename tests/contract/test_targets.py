@@ -27,8 +27,13 @@ def rule(cloud, name):
 
 
 def let_events_send(cloud, url: str, rule_arn: str) -> None:
-    statement = {"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage",
-                 "Resource": queue_arn(cloud, url), "Condition": {"ArnEquals": {"aws:SourceArn": rule_arn}}}
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": "events.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+        "Resource": queue_arn(cloud, url),
+        "Condition": {"ArnEquals": {"aws:SourceArn": rule_arn}},
+    }
     policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     cloud.client("sqs").set_queue_attributes(QueueUrl=url, Attributes={"Policy": policy})
 
@@ -70,19 +75,32 @@ def test_function_needs_a_permission_for_events(cloud, function, queue, rule):
     put_target(Arn=called, DeadLetterConfig={"Arn": queue_arn(cloud, queue)})
     send({})
     assert messages(cloud, queue)[0]["MessageAttributes"]["ERROR_CODE"]["StringValue"] == "NO_PERMISSIONS"
-    cloud.client("lambda").add_permission(FunctionName=called, StatementId="s", Action="lambda:InvokeFunction",
-                                          Principal="events.amazonaws.com", SourceArn=arn)
+    cloud.client("lambda").add_permission(
+        FunctionName=called,
+        StatementId="s",
+        Action="lambda:InvokeFunction",
+        Principal="events.amazonaws.com",
+        SourceArn=arn,
+    )
     send({})
     wait_until(lambda: cloud.calls(principal="events.amazonaws.com", resource=called, decision="Allow"))
 
 
 def test_failing_function_is_called_again(cloud, function, queue, rule):
     arn, put_target, send = rule
-    called = function("def handler(event, context): raise ValueError('again')",
-                      allow("sqs:SendMessage", queue_arn(cloud, queue)), allow("logs:*"),
-                      DeadLetterConfig={"TargetArn": queue_arn(cloud, queue)})
-    cloud.client("lambda").add_permission(FunctionName=called, StatementId="s", Action="lambda:InvokeFunction",
-                                          Principal="events.amazonaws.com", SourceArn=arn)
+    called = function(
+        "def handler(event, context): raise ValueError('again')",
+        allow("sqs:SendMessage", queue_arn(cloud, queue)),
+        allow("logs:*"),
+        DeadLetterConfig={"TargetArn": queue_arn(cloud, queue)},
+    )
+    cloud.client("lambda").add_permission(
+        FunctionName=called,
+        StatementId="s",
+        Action="lambda:InvokeFunction",
+        Principal="events.amazonaws.com",
+        SourceArn=arn,
+    )
     put_target(Arn=called)
     send({"n": 1})
     assert json.loads(messages(cloud, queue)[0]["Body"])["detail"] == {"n": 1}
@@ -100,8 +118,9 @@ def test_state_machine_is_started_as_the_role_of_the_target(cloud, machine, role
     send({})
     wait_until(lambda: cloud.calls(principal=powerless.name, action="states:StartExecution", decision="ImplicitDeny"))
     assert executions(stateMachineArn=started.arn)["executions"] == []
-    put_target(Arn=started.arn, RoleArn=role(allow("states:StartExecution", started.arn),
-                                             trust="events.amazonaws.com").arn)
+    put_target(
+        Arn=started.arn, RoleArn=role(allow("states:StartExecution", started.arn), trust="events.amazonaws.com").arn
+    )
     send({})
     wait_until(lambda: executions(stateMachineArn=started.arn)["executions"])
 
@@ -110,7 +129,9 @@ def test_schedule_acts_as_its_role(cloud, queue, role, name):
     target = queue_arn(cloud, queue)
     sender = role(allow("sqs:SendMessage", target), trust="scheduler.amazonaws.com")
     cloud.client("scheduler").create_schedule(
-        Name=name, ScheduleExpression="at(2020-01-01T00:00:00)", FlexibleTimeWindow={"Mode": "OFF"},
+        Name=name,
+        ScheduleExpression="at(2020-01-01T00:00:00)",
+        FlexibleTimeWindow={"Mode": "OFF"},
         Target={"Arn": target, "RoleArn": sender.arn, "Input": '{"due": true}'},
     )
     assert json.loads(messages(cloud, queue)[0]["Body"]) == {"due": True}
@@ -118,6 +139,7 @@ def test_schedule_acts_as_its_role(cloud, queue, role, name):
 
 
 # ---- PassRole
+
 
 def test_giving_a_role_away_needs_pass_role(cloud, role):
     given = role()
@@ -136,8 +158,12 @@ def test_giving_a_role_away_needs_pass_role(cloud, role):
 def test_trust_may_be_limited_to_the_account(cloud, name):
     definition = json.dumps({"StartAt": "A", "States": PASS})
     for account, accepted in (("000000000000", True), ("111111111111", False)):
-        trust = {"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole",
-                 "Condition": {"StringEquals": {"aws:SourceAccount": account}}}
+        trust = {
+            "Effect": "Allow",
+            "Principal": {"Service": "states.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+            "Condition": {"StringEquals": {"aws:SourceAccount": account}},
+        }
         arn = cloud.client("iam").create_role(
             RoleName=f"{name}-{account}",
             AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
@@ -157,5 +183,10 @@ def test_role_must_trust_the_service(cloud, role):
     with pytest.raises(botocore.exceptions.ClientError, match=r"states\.amazonaws\.com.*is authorized to assume"):
         states.create_state_machine(name="untrusted", definition=definition, roleArn=other)
     with pytest.raises(botocore.exceptions.ClientError, match="cannot be assumed by Lambda"):
-        functions.create_function(FunctionName="untrusted", Role=other, Runtime="python3.13", Handler="a.b",
-                                  Code={"ZipFile": b"PK\5\6" + b"\0" * 18})
+        functions.create_function(
+            FunctionName="untrusted",
+            Role=other,
+            Runtime="python3.13",
+            Handler="a.b",
+            Code={"ZipFile": b"PK\5\6" + b"\0" * 18},
+        )

@@ -98,8 +98,10 @@ def _state_problems(state: dict, path: str, states: dict, machine_language: str)
     refused = _JSONPATH_FIELDS if language == "JSONata" else _JSONATA_FIELDS
     for field in refused:
         if field in state:
-            yield f"SCHEMA_VALIDATION_FAILED: Field '{field}' is not supported when QueryLanguage is '{language}' " \
-                  f"at {path}/{field}"
+            yield (
+                f"SCHEMA_VALIDATION_FAILED: Field '{field}' is not supported when QueryLanguage is '{language}' "
+                f"at {path}/{field}"
+            )
     if kind == "Task" and not known_resource(state.get("Resource", "")):
         yield (
             f"SCHEMA_VALIDATION_FAILED: The resource provided {state.get('Resource')} is not recognized. The value is "

@@ -15,7 +15,9 @@ def install() -> None:
     def respond_naming_resource(service, action, principal_arn, request_id, **keywords):
         if not keywords.get("error_code") and not keywords.get("resource_policy_arn"):
             keywords["message"] = gateway_decisions.refusal() or iam_actions.identity_denial_message(
-                action, principal_arn, _quoted(service, keywords.get("resource_arn", "*")),
+                action,
+                principal_arn,
+                _quoted(service, keywords.get("resource_arn", "*")),
                 keywords.get("explicit_deny", False),
             )
         return respond(service, action, principal_arn, request_id, **keywords)

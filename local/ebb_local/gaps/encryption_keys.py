@@ -23,7 +23,14 @@ from ebb_local.gaps import gateway_decisions
 _READ, _WRITE = ("kms:Decrypt",), ("kms:GenerateDataKey",)
 _S3 = {"s3:GetObject": _READ, "s3:GetObjectVersion": _READ, "s3:PutObject": _WRITE}
 _ITEM_ACTIONS = (
-    "GetItem", "BatchGetItem", "Query", "Scan", "PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem",
+    "GetItem",
+    "BatchGetItem",
+    "Query",
+    "Scan",
+    "PutItem",
+    "UpdateItem",
+    "DeleteItem",
+    "BatchWriteItem",
     "ConditionCheckItem",
 )
 _OTHER_ACTIONS = {

@@ -24,7 +24,9 @@ INPUT_LIMIT_BYTES = 262_144
 def install() -> None:
     """Wrap start, run, failure and error matching."""
     start, run, fail, matches = (
-        stepfunctions._start_execution, stepfunctions._run_execution, stepfunctions._fail_execution,
+        stepfunctions._start_execution,
+        stepfunctions._run_execution,
+        stepfunctions._fail_execution,
         stepfunctions._error_matches,
     )
 
@@ -82,9 +84,7 @@ def _input_problem(text: str) -> Reply | None:
     try:
         json.loads(text)
     except ValueError as problem:
-        return error_response_json(
-            "InvalidExecutionInput", f"Invalid State Machine Execution Input: '{problem}'", 400
-        )
+        return error_response_json("InvalidExecutionInput", f"Invalid State Machine Execution Input: '{problem}'", 400)
     return None
 
 
@@ -94,5 +94,3 @@ def _time_out(execution: dict) -> None:
     execution.update(status="TIMED_OUT", stopDate=now_iso(), error="States.Timeout", cause=None)
     stepfunctions._add_event(execution, "ExecutionTimedOut", {"executionTimedOutEventDetails": {}})
     stepfunctions._emit_execution_status_event(execution)
-
-

@@ -17,7 +17,9 @@ from ministack.services import stepfunctions
 def install() -> None:
     """Wrap the three kinds of states."""
     parallel, execute, output_path = (
-        stepfunctions._run_parallel_branches, stepfunctions._execute_task, stepfunctions._apply_output_path,
+        stepfunctions._run_parallel_branches,
+        stepfunctions._execute_task,
+        stepfunctions._apply_output_path,
     )
 
     def run_branches(state_def, raw_input, execution, ctx):

@@ -11,8 +11,7 @@ from ministack.services import lambda_svc
 
 _ERROR_REPLY = 'json.dumps({"status": "error", "error": str(e), "trace": traceback.format_exc()})'
 _NAMED_REPLY = (
-    'json.dumps({"status": "error", "error": str(e), "error_type": type(e).__name__, '
-    '"trace": traceback.format_exc()})'
+    'json.dumps({"status": "error", "error": str(e), "error_type": type(e).__name__, "trace": traceback.format_exc()})'
 )
 _last_reply: ContextVar[dict] = ContextVar("ebb_last_lambda_reply")
 

@@ -31,7 +31,9 @@ _REFUSALS = {
 def install() -> None:
     """Run each Task as the machine's role, and authorize what it sends."""
     execute, invoke, call_back = (
-        stepfunctions._execute_task, stepfunctions._invoke_resource, stepfunctions._invoke_with_callback,
+        stepfunctions._execute_task,
+        stepfunctions._invoke_resource,
+        stepfunctions._invoke_with_callback,
     )
 
     def execute_as_role(state_def, raw_input, execution, ctx):

@@ -15,11 +15,24 @@ _SCOPE = re.compile(r"Credential=[^/]+/[^/]+/[^/]+/([^/]+)/")
 _S3_SCOPES = {"", "s3", "s3express", "s3-object-lambda"}
 _REFUSED = "ebb-unknown-service"
 # Parts of S3 that MiniStack does not know: it would create a bucket or read an object instead, and answer 200.
-S3_PARTS = frozenset({
-    "metadataConfiguration", "metadataTable", "metadataAnnotationTable", "metadataInventoryTable",
-    "metadataJournalTable", "session", "analytics", "intelligent-tiering", "inventory", "metrics", "abac", "torrent",
-    "renameObject", "select",
-})
+S3_PARTS = frozenset(
+    {
+        "metadataConfiguration",
+        "metadataTable",
+        "metadataAnnotationTable",
+        "metadataInventoryTable",
+        "metadataJournalTable",
+        "session",
+        "analytics",
+        "intelligent-tiering",
+        "inventory",
+        "metrics",
+        "abac",
+        "torrent",
+        "renameObject",
+        "select",
+    }
+)
 
 
 def install() -> None:
