@@ -19,8 +19,8 @@ from botocore.exceptions import ClientError
 from ebb_cli import output
 from ebb_cli.problems import CommandError
 from ebb_cli.target import Json, Target, home, of_server
-from ebb_local import lifecycle
-from ebb_local.settings import CHECKOUT, PROFILE, environment_python
+from ebb_local import home_lock, lifecycle
+from ebb_local.settings import CHECKOUT, PROFILE, default_home, environment_python
 
 # Everything that `sam build` and `sam deploy` read: while none of it changes there is nothing to deploy.
 DEPLOYED_FROM = ("template.yaml", "samconfig.toml", "functions", "layers", "jobs", "statemachines", "containers")
@@ -54,7 +54,10 @@ def bring_up(port: int | None = None) -> tuple[Target, dict[str, float]]:
     """Return the embedded cloud with the stack deployed, and the seconds of each step that was needed."""
     _require_environments()
     seconds: dict[str, float] = {}
-    server = lifecycle.running(home())
+    try:
+        server = lifecycle.running(home())
+    except lifecycle.ServerBusy:
+        server = None  # `start` waits for it
     if server is None:
         with _timed("start", "starting the embedded cloud", seconds):
             server = lifecycle.start(home(), port)
@@ -81,14 +84,16 @@ def bring_up(port: int | None = None) -> tuple[Target, dict[str, float]]:
 
 def down(as_json: Json = False) -> None:
     """Stop the embedded cloud and every process that it started; what it holds is kept for the next `ebb up`."""
-    was = lifecycle.running(home())
-    lifecycle.stop(home())
+    was_running = home_lock.is_held(default_home())  # it may be too busy to answer
+    killed = lifecycle.stop(home())
     if as_json:
-        output.emit_json({"stopped": was is not None, "home": str(home())})
-    elif was is None:
-        output.out().print("The embedded cloud is not running.")
-    else:
+        output.emit_json({"stopped": was_running, "killed": killed, "home": str(home())})
+    elif was_running:
         output.out().print(f"Stopped. Its data stays in {home()}; make clean removes it.", soft_wrap=True)
+    elif killed:
+        output.out().print(f"It had been killed; {len(killed)} process(es) that it left are ended.")
+    else:
+        output.out().print("The embedded cloud is not running.")
 
 
 def fingerprint() -> str:

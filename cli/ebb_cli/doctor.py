@@ -18,8 +18,8 @@ from rich.markup import escape
 from ebb_cli import account, cloud, output
 from ebb_cli.problems import FAILURE, CommandError, describe
 from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Region, Stack, Target, find, home
-from ebb_local import lifecycle
-from ebb_local.settings import PREFERRED_PORT, environment_python
+from ebb_local import home_lock, lifecycle
+from ebb_local.settings import PREFERRED_PORT, default_home, environment_python
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -97,7 +97,11 @@ def environments() -> Finding:
 
 def port() -> Finding:
     """Judge the port of the embedded cloud."""
-    server = lifecycle.running(home())
+    try:
+        server = lifecycle.running(home())
+    except lifecycle.ServerBusy as busy:
+        told = describe(busy)
+        return Finding("port", WARN, told.message, told.remedy)
     if server:
         return Finding("port", OK, f"the embedded cloud answers on 127.0.0.1:{server.port} (process {server.pid})")
     with socket.socket() as probe:
@@ -144,11 +148,11 @@ MACHINE = (python, sam, environments, port, disk, memory)
 
 
 def _of_target(profile: str | None, endpoint_url: str | None, region: str | None, stack: str) -> Iterator[Finding]:
-    if not (profile or endpoint_url or lifecycle.running(home())):
+    if not (profile or endpoint_url or home_lock.is_held(default_home())):
         return  # nobody asked about an account
     try:
         target = find(profile=profile, endpoint_url=endpoint_url, region=region, stack=stack)
-    except (CommandError, ClientError, BotoCoreError) as problem:
+    except (CommandError, lifecycle.LifecycleError, ClientError, BotoCoreError) as problem:
         told = describe(problem)
         yield Finding("credentials", FAIL, told.message, told.remedy)
         return

@@ -81,6 +81,8 @@ def describe(problem: Exception) -> CommandError:
             return CommandError(f"{where}{told.message}", told.remedy, status=REJECTED)
         case EbbError():
             return CommandError(str(problem))
+        case lifecycle.ServerBusy():
+            return CommandError(str(problem), "Try again in a moment; ebb down ends it.")
         case lifecycle.LifecycleError():
             return CommandError(str(problem), "ebb doctor looks for the cause.")
         case aws.ClientError():

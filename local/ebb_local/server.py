@@ -15,7 +15,9 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import IO
 
+from ebb_local import home_lock
 from ebb_local.settings import ACCOUNT_ID, PREFERRED_PORT, PROFILE, REGION, Home, default_home
 
 # Services that Ebb and `sam deploy` call. Others answer that they are not part of the embedded cloud.
@@ -35,7 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=PREFERRED_PORT)
     options = parser.parse_args(arguments)
     home = Home(options.home.absolute()) if options.home else default_home()
-    _refuse_second_server(home)
+    lock = _own(home)  # held until this process ends, however it ends
+    home.server_file.unlink(missing_ok=True)
     shutil.rmtree(home.scratch, ignore_errors=True)
     home.create()
     variables = environment(home, options.port)
@@ -43,16 +46,17 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.update(variables)
     _raise_open_files_limit()
     _serve(home, options.port)
+    lock.close()
 
 
-def _refuse_second_server(home: Home) -> None:
-    """Two servers on one home would overwrite each other's state."""
-    try:
-        pid = json.loads(home.server_file.read_text())["pid"]
-        os.kill(pid, 0)
-    except (OSError, ValueError):
-        return
-    raise SystemExit(f"{home.root} belongs to the running server with pid {pid}: stop that one first")
+def _own(home: Home) -> IO[str]:
+    """Return the home's lock: two servers on one home would overwrite each other's state."""
+    lock = home_lock.take(home)
+    if lock is None:
+        holder = home_lock.last_holder(home)
+        whose = f"pid {holder.pid}" if holder else "a pid that it has not written yet"
+        raise SystemExit(f"{home.root} belongs to the running server with {whose}: stop that one first")
+    return lock
 
 
 def environment(home: Home, port: int) -> dict[str, str]:

@@ -23,6 +23,16 @@ class Home:
         return self.root / "server.json"
 
     @property
+    def lock_file(self) -> Path:
+        """Held by the running server; says which process that is, or was."""
+        return self.root / "lock"
+
+    @property
+    def children_file(self) -> Path:
+        """The processes of jobs and endpoints that run, for whoever cleans up after a server that was killed."""
+        return self.root / "sagemaker-children.json"
+
+    @property
     def log_file(self) -> Path:
         """What the server and the services print."""
         return self.root / "logs" / "server.log"

@@ -16,14 +16,21 @@ import pytest
 from ministack import app
 
 from contract.support import Cloud, free_port, wait_until
-from ebb_local import lifecycle, server
+from ebb_local import lifecycle, process_table, server
 from ebb_local.settings import Home
 
-DEFINITION = {"QueryLanguage": "JSONata", "StartAt": "Wait", "States": {
-    "Wait": {"Type": "Wait", "Seconds": "{% $states.input.attempt = 1 ? 60 : 0 %}", "Next": "Done"},
-    "Done": {"Type": "Pass", "End": True, "Output": {"attempt": "{% $states.input.attempt %}"}}}}
-TRUST = {"Version": "2012-10-17", "Statement": [
-    {"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole"}]}
+DEFINITION = {
+    "QueryLanguage": "JSONata",
+    "StartAt": "Wait",
+    "States": {
+        "Wait": {"Type": "Wait", "Seconds": "{% $states.input.attempt = 1 ? 60 : 0 %}", "Next": "Done"},
+        "Done": {"Type": "Pass", "End": True, "Output": {"attempt": "{% $states.input.attempt %}"}},
+    },
+}
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole"}],
+}
 
 
 def test_ministack_saves_through_the_functions_that_are_called():
@@ -45,8 +52,11 @@ def test_profile_reaches_the_cloud(cloud: Cloud):
     config.read(aws / "config")
     assert config["profile ebb"]["endpoint_url"] == cloud.server.endpoint_url
     program = "import boto3; print(boto3.Session(profile_name='ebb').client('sts').get_caller_identity()['Account'])"
-    variables = {"AWS_CONFIG_FILE": str(aws / "config"), "AWS_SHARED_CREDENTIALS_FILE": str(aws / "credentials"),
-                 "PATH": os.environ["PATH"]}
+    variables = {
+        "AWS_CONFIG_FILE": str(aws / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(aws / "credentials"),
+        "PATH": os.environ["PATH"],
+    }
     printed = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == cloud.server.account_id
 
@@ -56,10 +66,13 @@ def test_starting_twice_is_one_server(cloud: Cloud):
     assert lifecycle.running(cloud.server.home) == cloud.server
 
 
-@pytest.mark.parametrize("ending", [
-    pytest.param(signal.SIGTERM, id="stopped"),
-    pytest.param(signal.SIGKILL, id="killed after a periodic save"),
-])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        pytest.param(signal.SIGTERM, id="stopped"),
+        pytest.param(signal.SIGKILL, id="killed after a periodic save"),
+    ],
+)
 def test_restart_restores_the_state_and_continues_runs(home: Path, ending: signal.Signals):
     first = Cloud(lifecycle.start(home, free_port()))
     first.client("s3").create_bucket(Bucket="kept")
@@ -93,20 +106,33 @@ def test_restart_restores_the_state_and_continues_runs(home: Path, ending: signa
     assert len(names) == 3, "what was started again stays as it is"
 
 
-def test_stop_ends_every_child(home: Path):
+@pytest.mark.parametrize("killed", [False, True], ids=["of a server that is well", "of a server that was killed"])
+def test_stop_ends_every_child(home: Path, killed: bool):
     running = Cloud(lifecycle.start(home, free_port()))
     trust = json.dumps(TRUST).replace("states.", "lambda.")
     role = running.client("iam").create_role(RoleName="r", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("code.py", "def handler(event, context): return 1")
-    running.client("lambda").create_function(FunctionName="f", Role=role, Runtime="python3.13", Handler="code.handler",
-                                             Code={"ZipFile": packed.getvalue()})
-    wait_until(lambda: running.client("lambda").invoke(FunctionName="f")["StatusCode"] == 200)
-    children = lifecycle._family(running.server.pid)
+        archive.writestr("code.py", "import time\ndef handler(event, context): time.sleep(event['seconds'])")
+    call = running.client("lambda")
+    call.create_function(
+        FunctionName="f",
+        Role=role,
+        Runtime="python3.13",
+        Handler="code.handler",
+        Timeout=60,
+        Code={"ZipFile": packed.getvalue()},
+    )
+    wait_until(lambda: call.invoke(FunctionName="f", Payload='{"seconds": 0}')["StatusCode"] == 200)
+    children = process_table.family(running.server.pid)
     assert children, "a warm worker"
-    assert lifecycle.stop(home) == []
+    if killed:  # a worker at work does not see that its server is gone
+        call.invoke(FunctionName="f", Payload='{"seconds": 50}', InvocationType="Event")
+        time.sleep(1)
+        os.kill(running.server.pid, signal.SIGKILL)
+        wait_until(lambda: lifecycle.running(home) is None)
+    assert set(lifecycle.stop(home)) == (children if killed else set())
     for pid in {running.server.pid, *children}:
-        assert not lifecycle._alive(pid)
+        wait_until(lambda pid=pid: not process_table.alive(pid))
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", running.server.port))

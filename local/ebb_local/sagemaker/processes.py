@@ -14,12 +14,15 @@ import threading
 import time
 from pathlib import Path
 
+from ebb_local import process_table
 from ebb_local.sagemaker import settings
+from ebb_local.settings import Home
 
 _GONE_TIMEOUT_S = 2.0  # grandchildren are reaped by init, a moment after they were killed
 
 _lock = threading.Lock()
 _children: dict[int, subprocess.Popen] = {}
+_born: dict[int, str] = {}
 _closing = threading.Event()
 
 
@@ -38,6 +41,7 @@ def start(argv: list[str], *, env: dict[str, str], cwd: Path) -> subprocess.Pope
             start_new_session=True,
         )
         _children[process.pid] = process
+        _born[process.pid] = process_table.born(process.pid)
         _write_down()
     return process
 
@@ -59,6 +63,7 @@ def forget(process: subprocess.Popen) -> None:
     while _group_exists(process.pid) and time.monotonic() < until:
         time.sleep(0.01)
     with _lock:
+        _born.pop(process.pid, None)
         if _children.pop(process.pid, None) is not None:
             _write_down()
 
@@ -80,14 +85,7 @@ def shutdown(grace_s: float = 2.0) -> None:
 def end_leftovers() -> None:
     """End the children of a server that did not get to it, from the file that it kept."""
     _closing.clear()
-    try:
-        written = json.loads(_list_path().read_text())
-    except (OSError, ValueError):
-        return
-    for pid, started in written.items():
-        if started and _start_time(int(pid)) == started:
-            _signal_group(int(pid), signal.SIGKILL)
-    _list_path().unlink(missing_ok=True)
+    process_table.end_written(_list_path())
 
 
 def closing() -> bool:
@@ -104,19 +102,11 @@ def alive() -> list[int]:
 def _write_down() -> None:
     path = _list_path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({pid: _start_time(pid) for pid in _children}))
+    path.write_text(json.dumps(_born))
 
 
 def _list_path() -> Path:
-    return settings.current().home / "sagemaker-children.json"
-
-
-def _start_time(pid: int) -> str:
-    """Return what tells this process from a later one with the same id; empty where /proc does not exist."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+    return Home(settings.current().home).children_file
 
 
 def _group_exists(pid: int) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from contract.sagemaker.lab import Lab
 from contract.support import Cloud, free_port, wait_until
-from ebb_local import lifecycle
+from ebb_local import lifecycle, process_table
 
 SLEEPS = """
     import os, pathlib, subprocess, sys, time
@@ -21,7 +21,7 @@ def test_state_survives_and_work_in_flight_does_not(home: Path) -> None:
     done = lab.train("pass")["TrainingJobName"]
     endpoint = lab.endpoint(answer="still here")
     running = _start_sleeping(lab)
-    family = lifecycle._family(lab.cloud.server.pid)
+    family = process_table.family(lab.cloud.server.pid)
     assert len(family) >= 3, "the job, its child and the endpoint"
 
     assert lifecycle.stop(home) == [], "the server ends its children itself"
@@ -41,11 +41,24 @@ def test_state_survives_and_work_in_flight_does_not(home: Path) -> None:
 def test_children_of_a_killed_server_are_ended_by_the_next_one(home: Path) -> None:
     lab = Lab(Cloud(lifecycle.start(home, port=free_port())))
     _start_sleeping(lab)
-    family = lifecycle._family(lab.cloud.server.pid)
+    family = process_table.family(lab.cloud.server.pid)
     os.kill(lab.cloud.server.pid, signal.SIGKILL)
     assert [pid for pid in family if _alive(pid)], "they outlive a server that was killed"
     lifecycle.start(home, port=free_port())
     wait_until(lambda: not [pid for pid in family if _alive(pid)])
+
+
+def test_stop_ends_what_a_killed_server_left(home: Path) -> None:
+    lab = Lab(Cloud(lifecycle.start(home, port=free_port())))
+    lab.endpoint(answer="left behind")
+    _start_sleeping(lab)
+    family = process_table.family(lab.cloud.server.pid)
+    assert len(family) >= 3, "the job, its child and the endpoint"
+    os.kill(lab.cloud.server.pid, signal.SIGKILL)
+    wait_until(lambda: lifecycle.running(home) is None)
+    assert [pid for pid in family if _alive(pid)], "they outlive a server that was killed"
+    assert lifecycle.stop(home) != []
+    wait_until(lambda: not [pid for pid in family if _alive(pid)], timeout_s=5)
 
 
 def _start_sleeping(lab: Lab) -> str:

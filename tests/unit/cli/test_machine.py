@@ -31,6 +31,7 @@ def refused(code: str) -> ClientError:
             InvalidSpecError(Rejection("unknown-field", "unknown field servee", "a.yaml", 3, None, "Write serve.")),
             "a.yaml: unknown field servee", "Write serve.", 3, id="a spec that cannot be used",
         ),
+        pytest.param(lifecycle.ServerBusy(Path("home"), None), "is busy", "ebb down", 1, id="busy"),
         pytest.param(lifecycle.LifecycleError("did not answer"), "did not answer", "ebb doctor", 1, id="no start"),
         pytest.param(KeyError("Outputs"), "KeyError: 'Outputs'", "EBB_DEBUG=1", 1, id="a mistake of ours"),
     ],
