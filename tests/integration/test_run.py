@@ -243,6 +243,24 @@ def test_a_run_that_recorded_its_own_end_keeps_it(account, book, context):
     assert book.run(RUN_ID)["status"] == "rejected"
 
 
+def test_a_failure_that_was_recorded_keeps_its_words_and_stage(account, book, context):
+    record_run.handler(load("record_run_failed"), context)
+    before = book.run(RUN_ID)
+    assert on_run_ended.handler(load("execution_failed"), context)["recorded"] is False
+    assert book.run(RUN_ID) == before
+    assert before["error"]["stage"] == "train"
+
+
+def test_a_rejection_that_was_not_recorded_is_recorded_as_one(account, book, context):
+    ended = load("execution_failed")
+    ended["detail"] |= {"error": "DropRejected", "cause": load("record_run_rejected")["cause"]}
+    on_run_ended.handler(ended, context)
+    run = book.run(RUN_ID)
+    assert run["status"] == "rejected"
+    assert (run["error"]["code"], run["error"]["column"]) == ("one-class", "target")
+    assert run["error"]["remedy"]
+
+
 def test_the_end_of_an_old_attempt_leaves_the_new_one_alone(account, book, context):
     asked = RunRequested.model_validate({"run_id": RUN_ID, "attempt": 2, "project": "cancer", "drop": DROP})
     book.apply(ledger.open_run(asked, execution_arn=EXECUTION_ARN, drop_id=None, now=moment(NOW)))

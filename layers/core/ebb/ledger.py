@@ -111,12 +111,21 @@ def change_run(run_id: str, attempt: int, fields: Mapping[str, Any]) -> Request:
 
 
 def end_run(
-    run_id: str, attempt: int, project: str, status: str, *, now: datetime, fields: Mapping[str, Any]
+    run_id: str,
+    attempt: int,
+    project: str,
+    status: str,
+    *,
+    now: datetime,
+    fields: Mapping[str, Any],
+    repeatable: bool = True,
 ) -> Request:
     """Return the write that ends a run; refused when it has ended otherwise, repeated without harm when it has not.
 
-    A run that failed before it was opened is entered here, so that nothing ends without a record.
+    A run that failed before it was opened is entered here, so that nothing ends without a record. Without `repeatable`
+    any end that stands is left alone: the one who writes knows less than the one who wrote.
     """
+    same = " OR #status = :status" if repeatable else ""
     return _update(
         run_key(run_id),
         {
@@ -127,7 +136,7 @@ def end_run(
             **fields,
         },
         values={":running": "running"},
-        condition="attribute_not_exists(pk) OR (#attempt = :attempt AND (#status = :running OR #status = :status))",
+        condition="attribute_not_exists(pk) OR (#attempt = :attempt AND (#status = :running" + same + "))",
     )
 
 

@@ -19,6 +19,7 @@ def close(
     status: str,
     now: datetime,
     fields: Mapping[str, Any],
+    repeatable: bool = True,
 ) -> dict[str, Any] | None:
     """Record the end of a run, with its footprint, and write run.json; return the run, None when it had ended already.
 
@@ -32,7 +33,7 @@ def close(
         "footprint": record.total_footprint(stages).as_dict(),
         "record_uri": f"s3://{artifact_bucket}/{key}",
     }
-    if not book.apply(ledger.end_run(run_id, attempt, project, status, now=now, fields=added)):
+    if not book.apply(ledger.end_run(run_id, attempt, project, status, now=now, fields=added, repeatable=repeatable)):
         return None
     ended = book.story(run_id)
     if ended is None:
