@@ -10,7 +10,8 @@ import typer
 from botocore.exceptions import ClientError, WaiterError
 
 from ebb import ledger, names
-from ebb_cli import output
+from ebb_cli import output, owned
+from ebb_cli.ledger import Ledger
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Region, Target, find
 
@@ -69,18 +70,20 @@ def confirm(target: Target, *, with_stack: bool, with_data: bool, yes: bool) -> 
 
 def remove(target: Target, outputs: dict[str, str], *, with_stack: bool, with_data: bool) -> Iterator[Removal]:
     """Remove what was asked for, in an order in which nothing is born again, and yield each thing as it goes."""
+    resources = _resources(target)
+    in_stack = {name for _, name in resources}
+    groups = _endpoint_logs(target)
     yield from _executions(target, outputs)
     yield from _endpoints(target, outputs)
     yield from _packages(target)
-    in_stack = _physical_ids(target)
     yield from _alarms(target, in_stack)
     yield from _roles(target, in_stack)
-    yield from _log_groups(target, f"/aws/sagemaker/Endpoints/{target.stack}-")
+    yield from _log_groups(target, groups)
     if not with_stack:
         return
     yield from _stack(target)
     # A function that ran while the stack was deleted makes its log group anew.
-    yield from _log_groups(target, f"/aws/lambda/{target.stack}-")
+    yield from _log_groups(target, _stack_logs(resources))
     if with_data:
         yield from _data(target, outputs)
 
@@ -99,23 +102,24 @@ def _executions(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
 def _endpoints(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
     sagemaker = target.client("sagemaker")
     deleted = []
-    for name in _born(target, "list_endpoints", "Endpoints", "EndpointName", "EndpointArn"):
-        if _unless_gone(sagemaker.delete_endpoint, EndpointName=name):
-            deleted.append(name)
+    for endpoint in owned.endpoints(target):
+        if _unless_gone(sagemaker.delete_endpoint, EndpointName=endpoint.name):
+            deleted.append((endpoint.name, endpoint.project))
     deadline = time.monotonic() + ENDPOINT_GONE_WITHIN_S
-    for name in deleted:
+    for name, project in deleted:
         while _unless_gone(sagemaker.describe_endpoint, EndpointName=name):
             if time.monotonic() > deadline:
                 raise CommandError(f"Endpoint {name} is still being deleted.", "Call ebb destroy again later.")
             time.sleep(target.poll_s)
-        _forget_served(target, outputs, project=name.removeprefix(names.endpoint(target.stack, "")))
+        _forget_served(target, outputs, project)
         yield "endpoint", name
-    for name in _born(target, "list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", "EndpointConfigArn"):
-        if _unless_gone(sagemaker.delete_endpoint_config, EndpointConfigName=name):
-            yield "endpoint configuration", name
-    for name in _born(target, "list_models", "Models", "ModelName", "ModelArn"):
-        if _unless_gone(sagemaker.delete_model, ModelName=name):
-            yield "model", name
+    listing = ("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", "EndpointConfigArn")
+    for config in owned.in_sagemaker(target, *listing):
+        if _unless_gone(sagemaker.delete_endpoint_config, EndpointConfigName=config.name):
+            yield "endpoint configuration", config.name
+    for model in owned.in_sagemaker(target, "list_models", "Models", "ModelName", "ModelArn"):
+        if _unless_gone(sagemaker.delete_model, ModelName=model.name):
+            yield "model", model.name
 
 
 def _forget_served(target: Target, outputs: dict[str, str], project: str) -> None:
@@ -125,23 +129,9 @@ def _forget_served(target: Target, outputs: dict[str, str], project: str) -> Non
     target.client("dynamodb").update_item(TableName=outputs["LedgerTableName"], Key=key, **request)
 
 
-def _born(target: Target, operation: str, key: str, name_key: str, arn_key: str) -> list[str]:
-    """Return the names of what carries this stack's tag: other things in the account are none of our business."""
-    sagemaker = target.client("sagemaker")
-    found = []
-    for page in sagemaker.get_paginator(operation).paginate():
-        for item in page[key]:
-            pages = sagemaker.get_paginator("list_tags").paginate(ResourceArn=item[arn_key])
-            tags = {tag["Key"]: tag["Value"] for tag_page in pages for tag in tag_page["Tags"]}
-            if tags.get("ebb:stack") == target.stack:
-                found.append(item[name_key])
-    return found
-
-
 def _packages(target: Target) -> Iterator[Removal]:
     sagemaker = target.client("sagemaker")
-    operation, key = "list_model_package_groups", "ModelPackageGroupSummaryList"
-    for group in _born(target, operation, key, "ModelPackageGroupName", "ModelPackageGroupArn"):
+    for group in (item.name for item in owned.package_groups(target)):
         pages = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group)
         for package in [item for page in pages for item in page["ModelPackageSummaryList"]]:
             sagemaker.delete_model_package(ModelPackageName=package["ModelPackageArn"])
@@ -150,15 +140,28 @@ def _packages(target: Target) -> Iterator[Removal]:
         yield "model package group", group
 
 
-def _physical_ids(target: Target) -> set[str]:
+def _resources(target: Target) -> list[tuple[str, str]]:
+    """Return type and physical id of everything that the stack itself holds."""
     pages = target.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=target.stack)
-    return {item.get("PhysicalResourceId", "") for page in pages for item in page["StackResourceSummaries"]}
+    listed = [item for page in pages for item in page["StackResourceSummaries"]]
+    return [(item["ResourceType"], item.get("PhysicalResourceId", "")) for item in listed]
+
+
+def _endpoint_logs(target: Target) -> list[str]:
+    """Return the log groups of the stack's endpoints, also of those that a failed deployment took away again."""
+    projects = {run["project"] for run in Ledger(target).runs()}
+    endpoints = {item.name for item in owned.endpoints(target)} | {names.endpoint(target.stack, p) for p in projects}
+    return [f"/aws/sagemaker/Endpoints/{name}" for name in sorted(endpoints)]
+
+
+def _stack_logs(resources: list[tuple[str, str]]) -> list[str]:
+    own = [name for kind, name in resources if kind == "AWS::Logs::LogGroup"]
+    return sorted({*own, *(f"/aws/lambda/{name}" for kind, name in resources if kind == "AWS::Lambda::Function")})
 
 
 def _alarms(target: Target, in_stack: set[str]) -> Iterator[Removal]:
     cloudwatch = target.client("cloudwatch")
-    pages = cloudwatch.get_paginator("describe_alarms").paginate(AlarmNamePrefix=f"{target.stack}-")
-    found = [item["AlarmName"] for page in pages for item in page["MetricAlarms"] if item["AlarmName"] not in in_stack]
+    found = [name for name in owned.alarms(target) if name not in in_stack]
     for start in range(0, len(found), 100):  # DeleteAlarms takes 100
         cloudwatch.delete_alarms(AlarmNames=found[start : start + 100])
     yield from (("alarm", name) for name in found)
@@ -178,10 +181,9 @@ def _roles(target: Target, in_stack: set[str]) -> Iterator[Removal]:
         yield "role", role
 
 
-def _log_groups(target: Target, prefix: str) -> Iterator[Removal]:
+def _log_groups(target: Target, groups: list[str]) -> Iterator[Removal]:
     logs = target.client("logs")
-    pages = logs.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=prefix)
-    for name in [item["logGroupName"] for page in pages for item in page["logGroups"]]:
+    for name in groups:
         if _unless_gone(logs.delete_log_group, logGroupName=name):
             yield "log group", name
 

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from rich.markup import escape
 
 from ebb import names
-from ebb_cli import output
+from ebb_cli import output, owned
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import Json, Target
 
@@ -26,17 +26,14 @@ def models(target: Target, as_json: Json = False) -> None:
     """List the registered models, by project and version."""
     sagemaker = target.client("sagemaker")
     found = []
-    operation, key = "list_model_package_groups", "ModelPackageGroupSummaryList"
-    for group in _pages(sagemaker, operation, key, NameContains=target.stack):
-        name = group["ModelPackageGroupName"]
-        if not name.startswith(f"{target.stack}-"):
-            continue
-        for package in _pages(sagemaker, "list_model_packages", "ModelPackageSummaryList", ModelPackageGroupName=name):
+    for group in owned.package_groups(target):
+        request = {"ModelPackageGroupName": group.name}
+        for package in _pages(sagemaker, "list_model_packages", "ModelPackageSummaryList", **request):
             arn = package["ModelPackageArn"]
             described = sagemaker.describe_model_package(ModelPackageName=arn)
             found.append(
                 {
-                    "project": name.removeprefix(f"{target.stack}-"),
+                    "project": group.project,
                     "version": package.get("ModelPackageVersion"),
                     "status": package.get("ModelPackageStatus"),
                     "approval": described.get("ModelApprovalStatus"),
@@ -63,18 +60,15 @@ def endpoints(target: Target, as_json: Json = False) -> None:
     """List the endpoints, what they serve and on what."""
     sagemaker = target.client("sagemaker")
     found = []
-    for item in _pages(sagemaker, "list_endpoints", "Endpoints", NameContains=target.stack):
-        name = item["EndpointName"]
-        if not name.startswith(f"{target.stack}-"):
-            continue
-        endpoint = sagemaker.describe_endpoint(EndpointName=name)
+    for item in owned.endpoints(target):
+        endpoint = sagemaker.describe_endpoint(EndpointName=item.name)
         config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
         variant = config["ProductionVariants"][0]
         serverless = variant.get("ServerlessConfig")
         found.append(
             {
-                "project": name.removeprefix(f"{target.stack}-"),
-                "endpoint_name": name,
+                "project": item.project,
+                "endpoint_name": item.name,
                 "status": endpoint["EndpointStatus"],
                 "model": variant.get("ModelName"),
                 "kind": "serverless" if serverless else "instance",

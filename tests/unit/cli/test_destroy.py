@@ -11,31 +11,40 @@ from ebb_cli.target import Target
 TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
 GRANT = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::artifacts/*"}
 POLICY = json.dumps({"Version": "2012-10-17", "Statement": [GRANT]})
-OURS = [{"Key": "ebb:stack", "Value": "ebb"}]
+OURS = [{"Key": "ebb:stack", "Value": "ebb"}, {"Key": "ebb:project", "Value": "churn-run-a1"}]
+PRODUCTION = [{"Key": "ebb:stack", "Value": "ebb-prod"}, {"Key": "ebb:project", "Value": "churn"}]
+RESOURCES = [
+    ("AWS::CloudWatch::Alarm", "ebb-queue-age"), ("AWS::IAM::Role", "ebb-boundary-holder"),
+    ("AWS::Lambda::Function", "ebb-on-upload"), ("AWS::Logs::LogGroup", "/aws/vendedlogs/states/ebb-run-pipeline"),
+]  # fmt: skip
 
 
 @pytest.fixture
 def account(target: Target, monkeypatch):
     """Runs of two stacks, something that belongs to nobody, and the stack's own alarm and role."""
     monkeypatch.setattr(module, "find", lambda **_: target)
-    monkeypatch.setattr(module, "_physical_ids", lambda _: {"ebb-queue-age", "ebb-boundary-holder"})
-    iam, sagemaker, cloudwatch = (target.client(name) for name in ("iam", "sagemaker", "cloudwatch"))
+    monkeypatch.setattr(module, "_resources", lambda _: RESOURCES)
+    iam, sagemaker, cloudwatch, logs = (target.client(name) for name in ("iam", "sagemaker", "cloudwatch", "logs"))
     for name, path in (
         ("ebb-churn-train", "/ebb/"), ("ebb-boundary-holder", "/ebb/"), ("ebb2-churn-train", "/ebb2/"), ("admin", "/"),
     ):  # fmt: skip
         iam.create_role(RoleName=name, Path=path, AssumeRolePolicyDocument=TRUST)
     iam.put_role_policy(RoleName="ebb-churn-train", PolicyName="job", PolicyDocument=POLICY)
-    for name in ("ebb-churn-errors", "ebb-queue-age", "other-alarm"):
+    alarms = {"ebb-churn-errors": OURS, "ebb-queue-age": [], "ebb-prod-churn-errors": PRODUCTION, "other-alarm": []}
+    for name, tags in alarms.items():
         cloudwatch.put_metric_alarm(
             AlarmName=name, MetricName="Errors", Namespace="AWS/X", Period=60, EvaluationPeriods=1, Threshold=1,
-            ComparisonOperator="GreaterThanThreshold", Statistic="Sum",
+            ComparisonOperator="GreaterThanThreshold", Statistic="Sum", Tags=tags,
         )  # fmt: skip
     role = "arn:aws:iam::123456789012:role/ebb/ebb-churn-model"
-    for name, tags in (("churn-run-a1", OURS), ("somebody-elses", [])):
+    for name, tags in (("churn-run-a1", OURS), ("prod-churn", PRODUCTION), ("somebody-elses", [])):
         sagemaker.create_model(ModelName=name, ExecutionRoleArn=role, Tags=tags, PrimaryContainer={"Image": "i"})
         variant = {"ModelName": name, "VariantName": "v", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
         sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant], Tags=tags)
         sagemaker.create_endpoint(EndpointName=f"ebb-{name}", EndpointConfigName=name, Tags=tags)
+        logs.create_log_group(logGroupName=f"/aws/sagemaker/Endpoints/ebb-{name}")
+    for group in ("lambda/ebb-on-upload", "lambda/ebb-prod-on-upload", "vendedlogs/states/ebb-run-pipeline"):
+        logs.create_log_group(logGroupName=f"/aws/{group}")
     return target
 
 
@@ -43,7 +52,7 @@ def left(target: Target) -> dict[str, list[str]]:
     iam, sagemaker, cloudwatch = (target.client(name) for name in ("iam", "sagemaker", "cloudwatch"))
     return {
         "roles": sorted(item["RoleName"] for item in iam.list_roles()["Roles"]),
-        "alarms": [item["AlarmName"] for item in cloudwatch.describe_alarms()["MetricAlarms"]],
+        "alarms": sorted(item["AlarmName"] for item in cloudwatch.describe_alarms()["MetricAlarms"]),
         "models": [item["ModelName"] for item in sagemaker.list_models()["Models"]],
         "endpoints": [item["EndpointName"] for item in sagemaker.list_endpoints()["Endpoints"]],
         "configs": [item["EndpointConfigName"] for item in sagemaker.list_endpoint_configs()["EndpointConfigs"]],
@@ -54,14 +63,33 @@ def test_only_what_runs_of_this_stack_made_is_removed(account):
     removed = list(module.remove(account, account.outputs, with_stack=False, with_data=False))
     assert {name for _, name in removed} == {
         "ebb-churn-run-a1", "churn-run-a1", "ebb-churn-errors", "ebb-churn-train",
+        "/aws/sagemaker/Endpoints/ebb-churn-run-a1",
     }  # fmt: skip
     assert left(account) == {
         "roles": ["admin", "ebb-boundary-holder", "ebb2-churn-train"],
-        "alarms": ["ebb-queue-age", "other-alarm"],
-        "models": ["somebody-elses"],
-        "endpoints": ["ebb-somebody-elses"],
-        "configs": ["somebody-elses"],
+        "alarms": ["ebb-prod-churn-errors", "ebb-queue-age", "other-alarm"],
+        "models": ["prod-churn", "somebody-elses"],
+        "endpoints": ["ebb-prod-churn", "ebb-somebody-elses"],
+        "configs": ["prod-churn", "somebody-elses"],
     }
+
+
+def test_with_the_stack_go_the_logs_of_its_own_functions_and_machines(account, monkeypatch):
+    monkeypatch.setattr(module, "_stack", lambda target: iter([("stack", target.stack)]))
+    list(module.remove(account, account.outputs, with_stack=True, with_data=False))
+    groups = account.client("logs").describe_log_groups()["logGroups"]
+    assert [group["logGroupName"] for group in groups] == [
+        "/aws/lambda/ebb-prod-on-upload",
+        "/aws/sagemaker/Endpoints/ebb-prod-churn",
+        "/aws/sagemaker/Endpoints/ebb-somebody-elses",
+    ]
+
+
+def test_the_log_of_an_endpoint_that_is_gone_goes_by_its_project(account, put):
+    put(run_id="wine-20261123040506-abc123")
+    account.client("logs").create_log_group(logGroupName="/aws/sagemaker/Endpoints/ebb-wine")
+    removed = list(module.remove(account, account.outputs, with_stack=False, with_data=False))
+    assert ("log group", "/aws/sagemaker/Endpoints/ebb-wine") in removed
 
 
 def test_a_project_whose_endpoint_is_removed_serves_nothing_any_more(account):
@@ -129,11 +157,11 @@ def test_on_aws_the_typed_name_is_enough(ebb, account, monkeypatch):
     done = ebb("destroy", "--json", stdin="ebb\n")
     assert done.exit_code == 0, done.stderr
     assert "admin" in left(account)["roles"]
-    assert left(account)["models"] == ["somebody-elses"]
+    assert left(account)["models"] == ["prod-churn", "somebody-elses"]
 
 
 @pytest.mark.parametrize(("options", "stdin"), [(["--yes"], ""), ([], "y\n")])
 def test_on_the_embedded_cloud_a_yes_is_enough(ebb, account, monkeypatch, options, stdin):
     monkeypatch.setattr(module, "find", lambda **_: on(account, embedded=True))
     assert ebb("destroy", *options, stdin=stdin).exit_code == 0
-    assert left(account)["models"] == ["somebody-elses"]
+    assert left(account)["models"] == ["prod-churn", "somebody-elses"]

@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 from botocore.stub import ANY, Stubber
 
+from ebb import names
 from ebb_cli import serving
 
 LABELS = {"predictions": [{"label": "yes", "probabilities": {"yes": 0.9, "no": 0.1}}]}
@@ -81,6 +82,30 @@ def test_more_than_a_serverless_endpoint_takes_is_refused_before_it_is_sent(ebb,
 
 def test_a_missing_file_is_wrong_usage(ebb, target, tmp_path):
     assert ebb("invoke", "churn", tmp_path / "none.csv").exit_code == 2
+
+
+def registered(target, stack: str, project: str) -> None:
+    sagemaker, name = target.client("sagemaker"), f"{stack}-{project}"
+    tags = names.tags(stack, project)
+    role = "arn:aws:iam::123456789012:role/ebb/model"
+    sagemaker.create_model(ModelName=name, ExecutionRoleArn=role, PrimaryContainer={"Image": "i"})
+    variant = {"ModelName": name, "VariantName": "v", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
+    sagemaker.create_model_package_group(ModelPackageGroupName=name, Tags=tags)
+    sagemaker.create_model_package(
+        ModelPackageGroupName=name, ModelPackageDescription=project,
+        InferenceSpecification={"Containers": [{"Image": "i"}], "SupportedContentTypes": [],
+                                "SupportedResponseMIMETypes": []},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["models", "endpoints"])
+def test_only_what_carries_this_stacks_tag_is_listed(ebb, target, command):
+    registered(target, "ebb", "churn")
+    registered(target, "ebb-prod", "churn")
+    listed = json.loads(ebb(command, "--json").stdout)
+    assert [item["project"] for item in listed] == ["churn"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""What belongs to a stack, by its tag: the name `ebb-prod-x` would fit the stacks `ebb` and `ebb-prod` alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ebb_cli.target import Target
+
+
+@dataclass(frozen=True)
+class Owned:
+    """One thing that a run made: its name, its project, and the summary in which it was listed."""
+
+    name: str
+    project: str
+    summary: dict[str, Any]
+
+
+def in_sagemaker(target: Target, operation: str, key: str, name_key: str, arn_key: str) -> list[Owned]:
+    """Return what a listing of SageMaker holds of this stack."""
+    sagemaker = target.client("sagemaker")
+    found = []
+    for page in sagemaker.get_paginator(operation).paginate():
+        for item in page[key]:
+            pages = sagemaker.get_paginator("list_tags").paginate(ResourceArn=item[arn_key])
+            owner = _owner(tag for tag_page in pages for tag in tag_page["Tags"])
+            if owner.get("ebb:stack") == target.stack:
+                found.append(Owned(item[name_key], owner.get("ebb:project", ""), item))
+    return found
+
+
+def endpoints(target: Target) -> list[Owned]:
+    """Return the stack's endpoints."""
+    return in_sagemaker(target, "list_endpoints", "Endpoints", "EndpointName", "EndpointArn")
+
+
+def package_groups(target: Target) -> list[Owned]:
+    """Return the stack's groups of model packages."""
+    listing = ("list_model_package_groups", "ModelPackageGroupSummaryList")
+    return in_sagemaker(target, *listing, "ModelPackageGroupName", "ModelPackageGroupArn")
+
+
+def alarms(target: Target) -> list[str]:
+    """Return the names of the alarms that deployments of this stack made."""
+    cloudwatch = target.client("cloudwatch")
+    found = []
+    for page in cloudwatch.get_paginator("describe_alarms").paginate(AlarmNamePrefix=f"{target.stack}-"):
+        for item in page["MetricAlarms"]:
+            owner = _owner(cloudwatch.list_tags_for_resource(ResourceARN=item["AlarmArn"])["Tags"])
+            if owner.get("ebb:stack") == target.stack:
+                found.append(item["AlarmName"])
+    return found
+
+
+def _owner(tags: Iterable[dict[str, str]]) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in tags}
