@@ -7,6 +7,7 @@ from ebb.errors import DropRejectedError, InvalidSpecError
 from ebb.identity import jobs_hash, run_identity
 from ebb.sources import Source
 from ebb.spec import PipelineSpec
+from ebb_jobs import infer
 
 SPEC = PipelineSpec().resolved()
 
@@ -105,6 +106,11 @@ def place(uri: str) -> tuple[str, str]:
     return sources.place(
         uri, project="cancer", landing_bucket="landing", external_buckets=("lake",), file="cancer/pipeline.yaml"
     )
+
+
+@pytest.mark.parametrize("key", ["a.csv", "A.CSV.GZ", "a.jsonl.gz", "a.parquet", "a.parquet.gz", "a.csv/", "a", "csv"])
+def test_a_file_is_told_from_a_folder_as_the_jobs_tell_it(key):
+    assert sources.is_file(key) is (infer.file_format(key) is not None)
 
 
 @pytest.mark.parametrize(

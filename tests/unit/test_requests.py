@@ -5,6 +5,8 @@ import json
 import pytest
 
 from aws_shapes import assert_valid, problems
+from ebb import names
+from ebb.errors import InvalidSpecError
 from ebb.requests import jobs, roles
 from ebb.sources import Source
 from ebb.spec import PipelineSpec
@@ -106,7 +108,7 @@ def test_settings_that_fit_nowhere_are_refused():
 
 def test_the_largest_drop_that_is_accepted_fits_the_job():
     many = tuple(
-        Source(bucket="b", key=f"project/data/part-{n:04}.csv", size_bytes=1, etag="e", sha256="0" * 64)
+        Source(bucket=STACK.landing_bucket, key=f"cancer/data/part-{n:05}.csv", size_bytes=1, etag="e", sha256="0" * 64)
         for n in range(195)
     )
     assert_valid("sagemaker", "CreateProcessingJob", built_plan(sources=many, spec=LONGEST_SPEC)["process"]["request"])
@@ -158,13 +160,40 @@ def test_objects_of_another_project_are_out_of_reach(kind):
                 assert shared or "/cancer/" in f"/{place}", place
 
 
-def test_data_elsewhere_gets_a_policy_of_its_own():
-    spec = PipelineSpec.model_validate({"data": {"uri": "s3://lake/tables/wine/"}})
-    made = built_plan(spec=spec)["roles"]
-    assert [each["create"]["RoleName"] for each in made].count("ebb-cancer-process") == 2
-    extra = made[-1]["policy"]
-    assert extra["PolicyName"].startswith("data-")
-    assert "arn:aws:s3:::lake/tables/wine/*" in extra["PolicyDocument"]
+@pytest.mark.parametrize(
+    ("uri", "readable"),
+    [
+        pytest.param("s3://lake/tables/wine/", "lake/tables/wine/*", id="a folder"),
+        pytest.param(
+            "s3://lake/tables/wine", "lake/tables/wine/*", id="a folder without its slash, not its neighbours"
+        ),
+        pytest.param("s3://lake/tables/wine.csv", "lake/tables/wine.csv", id="one object"),
+        pytest.param(
+            f"s3://{STACK.landing_bucket}/shared/d", f"{STACK.landing_bucket}/shared/d/*", id="beside projects"
+        ),
+        pytest.param("s3://lake/t*.csv", "lake/t${*}.csv", id="a star is a character"),
+    ],
+)
+def test_data_elsewhere_is_granted_as_far_as_it_was_named(uri, readable):
+    made = built_plan(spec=PipelineSpec.model_validate({"data": {"uri": uri}}))["roles"]
+    assert [each["create"]["RoleName"] for each in made] == [f"ebb-cancer-{kind}" for kind in names.ROLE_KINDS]
+    granted = json.loads(made[0]["policy"]["PolicyDocument"])["Statement"]
+    reading, listing = (next(each for each in granted if each["Sid"] == f"{what}Data0") for what in ("Read", "List"))
+    assert reading["Resource"] == [f"arn:aws:s3:::{readable}"]
+    assert listing["Condition"]["StringLike"]["s3:prefix"] == [readable.partition("/")[2]]
+    for other in made[1:]:
+        assert "ReadData" not in other["policy"]["PolicyDocument"]
+
+
+def test_what_was_read_before_elsewhere_stays_readable_object_by_object():
+    spec = PipelineSpec.model_validate({"data": {"uri": "s3://lake/b/", "mode": "append"}})
+    read = [Source(bucket="lake", key=key, size_bytes=1, etag="e", sha256=key) for key in ("a/old.csv", "b/new.csv")]
+    policy = built_plan(spec=spec, sources=read)["roles"][0]["policy"]["PolicyDocument"]
+    granted = next(each for each in json.loads(policy)["Statement"] if each["Sid"] == "ReadData0")
+    assert granted["Resource"] == ["arn:aws:s3:::lake/b/*", "arn:aws:s3:::lake/a/old.csv"]
+    many = [read[0].model_copy(update={"key": f"a/{number}.csv"}) for number in range(500)]
+    with pytest.raises(InvalidSpecError, match="one by one"):
+        built_plan(spec=spec, sources=many)
 
 
 def test_the_policy_of_a_role_does_not_depend_on_the_run():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ebb import names, requests, sizing, sources
+from ebb.errors import InvalidSpecError, Rejection
 from ebb.requests import jobs as job_requests
 from ebb.requests import roles
 from ebb.settings import StackSettings
@@ -18,6 +19,7 @@ from ebb.spec import PipelineSpec
 SEED = 7
 BASE_VOLUME_GIB = 10
 VOLUME_FACTOR = 5  # the data as it came, curated, and room to sort on disk
+MAX_SINGLE_CHARS = 2_000  # each is written twice; a role's inline policies hold 10,240 characters together
 GIB = 1024**3
 
 
@@ -200,30 +202,46 @@ def _compile(run: RunFacts, stack: StackSettings, instance_type: str, places: _P
 
 
 def _roles(run: RunFacts, stack: StackSettings) -> list[dict[str, Any]]:
-    wanted = [
+    elsewhere = _elsewhere(run, stack)
+    return [
         {
             "create": requests.create_role(stack, run.project, kind),
-            "policy": requests.put_role_policy(stack, run.project, kind),
+            "policy": requests.put_role_policy(stack, run.project, kind, elsewhere=elsewhere),
         }
         for kind in names.ROLE_KINDS
     ]
-    elsewhere = _place_elsewhere(run, stack)
-    if elsewhere:
-        wanted.append(
-            {
-                "create": requests.create_role(stack, run.project, "process"),
-                "policy": roles.put_external_data_policy(stack, run.project, *elsewhere),
-            }
+
+
+def _elsewhere(run: RunFacts, stack: StackSettings) -> dict[str, list[str]]:
+    """Return what the process role cannot read by itself: the spec's place, and single objects of earlier ones.
+
+    Raises: InvalidSpecError when earlier objects are too many to be granted one by one.
+    """
+    places: dict[str, list[str]] = {}
+    if run.spec.data.uri is not None:
+        bucket, _, key = run.spec.data.uri.removeprefix("s3://").partition("/")
+        if bucket != stack.landing_bucket or not key.startswith(f"{run.project}/"):
+            places[bucket] = [key if sources.is_file(key) else key.rstrip("/") + "/"]
+    single = 0
+    for source in run.sources:
+        own = source.bucket == stack.landing_bucket and source.key.startswith(f"{run.project}/")
+        granted = places.setdefault(source.bucket, []) if not own else []
+        if not own and not any(source.key == each or source.key.startswith(_folder(each)) for each in granted):
+            granted.append(source.key)
+            single += len(source.key)
+    if single > MAX_SINGLE_CHARS:
+        rejection = Rejection(
+            "too-many-objects",
+            "data.uri has moved, and the objects read before are too many to be granted one by one",
+            column="data.uri",
+            remedy="Name a folder that holds old and new data, or write data: {mode: replace}.",
         )
-    return wanted
+        raise InvalidSpecError(rejection)
+    return places
 
 
-def _place_elsewhere(run: RunFacts, stack: StackSettings) -> tuple[str, str] | None:
-    """Return the bucket and prefix of `data.uri` when the process role cannot read it by itself."""
-    if run.spec.data.uri is None:
-        return None
-    bucket, _, key = run.spec.data.uri.removeprefix("s3://").partition("/")
-    return None if bucket == stack.landing_bucket and key.startswith(f"{run.project}/") else (bucket, key)
+def _folder(place: str) -> str:
+    return place if place.endswith("/") else place + "\0"  # a key is no folder: nothing starts with it
 
 
 def _decisions(run: RunFacts, choices: Mapping[str, sizing.Choice]) -> list[dict[str, Any]]:

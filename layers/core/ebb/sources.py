@@ -1,6 +1,7 @@
 """Sources: the objects that a run reads, which of them belong together, and how their content is named."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from ebb.events import SUCCESS_MARKER, Message
 
 # The keys and digests travel to the job in environment variables: 100 of 256 characters, the spec beside them.
 MAX_SOURCES_CHARS = 20_000
+_FILE = re.compile(r"\.(csv|csv\.gz|jsonl|jsonl\.gz|parquet)$", re.IGNORECASE)
 
 
 class Source(Message):
@@ -32,6 +34,11 @@ def is_data(key: str, size_bytes: int) -> bool:
     name = key.rsplit("/", 1)[-1]
     folder_marker = key.endswith("/") and size_bytes == 0
     return not folder_marker and name != SUCCESS_MARKER and not name.startswith((".", "_"))
+
+
+def is_file(key: str) -> bool:
+    """Return whether `data.uri` names one object: by its name, as the jobs tell a file from a folder."""
+    return _FILE.search(key) is not None
 
 
 def place(

@@ -4,10 +4,9 @@ One role per project and kind of job: a job reads and writes its own project's p
 reach another project's data. A permissions boundary, part of the stack, caps whatever is written here.
 """
 
-import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebb import names
@@ -89,39 +88,49 @@ def create_role(stack: StackSettings, project: str, kind: str) -> dict[str, Any]
     }
 
 
-def put_role_policy(stack: StackSettings, project: str, kind: str) -> dict[str, Any]:
-    """Return the body of PutRolePolicy: what one kind of job may do. The same for every run, so runs never compete."""
+def put_role_policy(
+    stack: StackSettings, project: str, kind: str, *, elsewhere: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
+    """Return the body of PutRolePolicy: what one kind of job may do.
+
+    `elsewhere` is the data that `process` reads where it lies, places by bucket: a key, or a prefix that ends in a
+    slash. It is the spec's, so all runs of one spec write the same policy and it replaces what the last spec was
+    granted. A run that waits for its job while another spec of the same project is put may lose its grant: it fails
+    with access denied, and `ebb retry` puts it back.
+    """
     statements = [
         *_data(stack, project, kind),
+        *(_elsewhere(stack, elsewhere or {}) if kind == "process" else ()),
         *_key(stack, kind),
         *_logs_and_metrics(stack, project, kind),
         *_image(stack, kind),
     ]
-    return _policy(stack, project, kind, "job", statements)
-
-
-def put_external_data_policy(stack: StackSettings, project: str, bucket: str, prefix: str) -> dict[str, Any]:
-    """Return the body of PutRolePolicy that lets `process` read data left where it is.
-
-    One policy per place, named after it: two runs of a project that read different places do not undo each other.
-    """
-    digest = hashlib.sha256(f"{bucket}/{prefix}".encode()).hexdigest()[:12]
-    statements = [
-        _allow("ReadData", ["s3:GetObject"], [_object(stack, bucket, f"{prefix}*")]),
-        _list(stack, "ListData", bucket, [f"{prefix}*"]),
-    ]
-    return _policy(stack, project, "process", f"data-{digest}", statements)
-
-
-def _policy(
-    stack: StackSettings, project: str, kind: str, name: str, statements: Sequence[Statement]
-) -> dict[str, Any]:
-    document = {"Version": "2012-10-17", "Statement": list(statements)}
+    document = {"Version": "2012-10-17", "Statement": statements}
     return {
         "RoleName": names.role(stack.stack, project, kind),
-        "PolicyName": name,
+        "PolicyName": "job",
         "PolicyDocument": json.dumps(document, separators=(",", ":")),
     }
+
+
+def _elsewhere(stack: StackSettings, places: Mapping[str, Sequence[str]]) -> list[Statement]:
+    statements = []
+    for number, (bucket, given) in enumerate(sorted(places.items())):
+        # A key is a name, never a pattern: `*` in it must not reach its neighbours.
+        patterns = [_literal(each) + ("*" if each.endswith("/") else "") for each in given]
+        statements += [
+            _allow(f"ReadData{number}", ["s3:GetObject"], [_object(stack, bucket, each) for each in patterns]),
+            _list(stack, f"ListData{number}", bucket, patterns),
+        ]
+    return statements
+
+
+def _literal(key: str) -> str:
+    """Return a key as IAM writes one that holds its special characters.
+
+    Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html
+    """
+    return re.sub(r"[*?$]", lambda found: "${" + found[0] + "}", key)
 
 
 def _data(stack: StackSettings, project: str, kind: str) -> list[Statement]:
