@@ -20,14 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ebb_jobs import serve, tabular
+from ebb_jobs import serve, spelling, tabular
 from ebb_jobs.errors import BundleError
-from ebb_jobs.report import write_json
 
 START_TIMEOUT_S = 30.0
 SERVED_TOLERANCE = 2e-6
 """Probabilities are rounded to six digits."""
-CODE = tuple(Path(module.__file__ or "") for module in (serve, tabular))
+CODE = tuple(Path(module.__file__ or "") for module in (serve, tabular, spelling))
 
 
 def write(archive: Path, network: Path, preprocess: dict[str, Any], signature: dict[str, Any]) -> str:
@@ -179,8 +178,3 @@ def _compare(answers: list[dict[str, Any]], expected: list[dict[str, Any]]) -> N
 
 def _json(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def write_signature(folder: Path, signature: dict[str, Any]) -> None:
-    """Write a signature beside a network, so that it can be opened before it is packed."""
-    write_json(folder / "signature.json", signature)

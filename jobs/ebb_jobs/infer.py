@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+from ebb_jobs import spelling
 
 CLASSIFICATION = "tabular-classification"
 REGRESSION = "tabular-regression"
@@ -30,8 +31,6 @@ TARGET_NAMES = (
 )
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MAX_INTEGER_CLASSES = 20
-MISSING_TARGET = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "?"})
-NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class Inferred(NamedTuple):
@@ -57,11 +56,6 @@ def file_format(name: str) -> Format | None:
         if stem.endswith(suffix):
             return None if found == "parquet" and compression else Format(found, compression)
     return None
-
-
-def is_number(text: str) -> bool:
-    """Tell whether a trimmed text is a plain decimal number (no thousands separators, no hex, no inf)."""
-    return NUMBER.fullmatch(text) is not None
 
 
 def delimiter(sample: str) -> Inferred:
@@ -125,8 +119,8 @@ def task(*, rows: int, distinct: int, numeric: bool, integral: bool, asked: str 
 
 def task_of_values(values: Iterable[str], asked: str | None = None) -> Inferred:
     """Return the task from a sample of the target's texts."""
-    kept = [value.strip() for value in values if value.strip().lower() not in MISSING_TARGET]
-    numeric = all(map(is_number, kept)) if kept else False
+    kept = [value.strip() for value in values if value.strip().lower() not in spelling.MISSING_TARGET]
+    numeric = all(map(spelling.is_number, kept)) if kept else False
     integral = numeric and all(float(value).is_integer() for value in kept)
     distinct = len({float(value) for value in kept} if numeric else set(kept))
     return task(rows=len(kept), distinct=distinct, numeric=numeric, integral=integral, asked=asked)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
-from ebb_jobs import infer
+from ebb_jobs import infer, spelling
 from ebb_jobs.rejection import RejectedError, Rejection
 
 csv.field_size_limit(2**24)
@@ -96,7 +96,7 @@ def scan(name: str, stream: IO[str], form: str, *, complete: bool, target: str |
         rows += 1
         if target and without_target:
             raise RejectedError(target_empty(name, without_target.line, target))
-        if value.strip().lower() in infer.MISSING_TARGET:
+        if value.strip().lower() in spelling.MISSING_TARGET:
             raise RejectedError(target_empty(name, record.line, target))
         if len(values) < 2:
             values.add(value.strip())
@@ -122,7 +122,7 @@ def records(name: str, stream: IO[str], form: str, delimiter: str, *, complete: 
 def check_header(name: str, header: list[str], target: str | None) -> list[str]:
     """Return the trimmed column names, or raise RejectedError: empty, twice, numbers, or without the target."""
     columns = [cell.strip() for cell in header]
-    if sum(map(infer.is_number, columns)) * 2 > len(columns):
+    if sum(map(spelling.is_number, columns)) * 2 > len(columns):
         raise RejectedError(
             Rejection(
                 "no-header",

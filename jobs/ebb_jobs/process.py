@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from ebb_jobs import infer, paths, precheck, tables, tabular, typing_rules
+from ebb_jobs import infer, paths, precheck, spelling, tables, typing_rules
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import Report, write_json
 from ebb_jobs.sql import literal, quote
@@ -100,7 +100,7 @@ def _judge_target(
     """Return the task after checking that the target suits it; whole-number classes get one spelling (1.0 is 1)."""
     column = quote(target)
     number, whole = (
-        f"count(*) FILTER (regexp_full_match({column}, {literal(tabular.NUMBER.pattern)}))",
+        f"count(*) FILTER (regexp_full_match({column}, {literal(spelling.NUMBER.pattern)}))",
         f"count(*) FILTER (TRY_CAST({column} AS DOUBLE) = floor(TRY_CAST({column} AS DOUBLE)))",
     )
     rows, present, distinct, numbers, wholes, values = (
@@ -158,7 +158,8 @@ def _classes(connection: duckdb.DuckDBPyConnection, target: str) -> list[str]:
             )
         )
     labels = [label for label, _ in counts]
-    return sorted(labels, key=float) if all(map(infer.is_number, labels)) else sorted(labels)
+    numeric = all(map(spelling.is_number, labels))
+    return sorted(labels, key=lambda label: (float(label), label) if numeric else label)
 
 
 def _split(
@@ -217,7 +218,7 @@ def _write_parquet(
     numeric_target: bool,
 ) -> None:
     fields = [
-        f"CASE WHEN regexp_full_match({quote(column.name)}, {literal(tabular.NUMBER.pattern)}) THEN "
+        f"CASE WHEN regexp_full_match({quote(column.name)}, {literal(spelling.NUMBER.pattern)}) THEN "
         f"TRY_CAST({quote(column.name)} AS DOUBLE) END AS {quote(column.name)}"
         if column.kind == "numeric"
         else quote(column.name)

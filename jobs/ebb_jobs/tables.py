@@ -19,7 +19,7 @@ from typing import IO
 
 import duckdb
 
-from ebb_jobs import infer, precheck, tabular
+from ebb_jobs import infer, precheck, spelling
 from ebb_jobs.errors import InputMissingError
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import cpu_count
@@ -27,7 +27,6 @@ from ebb_jobs.sql import literal, quote
 
 SPACE = "E' \\t\\r\\n'"
 SHA256 = re.compile(r"[0-9a-f]{64}")
-NESTED = ("STRUCT", "MAP", "UNION", "BLOB", "JSON")
 
 
 def connect(work: Path) -> duckdb.DuckDBPyConnection:
@@ -99,7 +98,7 @@ def load(
             if target.value not in columns:
                 raise RejectedError(precheck.target_missing(names[file], target.value, columns))
         _check_same_columns(names[file], header, columns)
-        fields = ", ".join(_text_of(connection, source, column) for column in columns)
+        fields = ", ".join(_text_of(connection, source, column, target.value) for column in columns)
         verb = "INSERT INTO raw" if position else "CREATE TABLE raw AS"
         try:
             connection.execute(f"{verb} SELECT {fields} FROM {source}")
@@ -205,7 +204,7 @@ def _source(
     return source, columns
 
 
-def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str) -> str:
+def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str, target: str) -> str:
     """Return the SQL for one column as trimmed text, NULL where missing; whole numbers without a decimal point."""
     kind = "VARCHAR"
     if not source.startswith("read_csv"):
@@ -219,7 +218,7 @@ def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str) ->
             f"CASE WHEN {name} = floor({name}) AND abs({name}) < 1e15 THEN {name}::BIGINT::VARCHAR "
             f"ELSE {name}::VARCHAR END"
         )
-    missing = ", ".join(map(literal, sorted(tabular.MISSING)))
+    missing = ", ".join(map(literal, sorted(spelling.MISSING_TARGET if column == target else spelling.MISSING)))
     text = f"trim({name}::VARCHAR, {SPACE})"
     return f"CASE WHEN lower({text}) IN ({missing}) THEN NULL ELSE {text} END AS {quote(column)}"
 

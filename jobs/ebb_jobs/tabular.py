@@ -16,17 +16,11 @@ from typing import Any
 
 import numpy as np
 
-MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "?", "-"})
-NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_TIME = r"(?:[T ]([0-9]{1,2}):([0-9]{2})(?::([0-9]{2})(?:\.[0-9]+)?)?(?: ?(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?))?)?"
-DATE_PATTERNS = {  # the zone offset is not used: clocks are local
-    "year-month-day": r"([0-9]{4})[-/]([0-9]{1,2})[-/]([0-9]{1,2})" + _TIME,
-    "month/day/year": r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})" + _TIME,
-    "day/month/year": r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})" + _TIME,
-    "day.month.year": r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})" + _TIME,
-}
-TRUE_TOKENS = frozenset({"true", "yes", "y", "t", "1"})
-FALSE_TOKENS = frozenset({"false", "no", "n", "f", "0"})
+if __package__:
+    from ebb_jobs import spelling  # inside the jobs
+else:
+    import spelling  # type: ignore[import-not-found,no-redef]  # beside this file, in a bundle
+
 DATE_PARTS = (
     "day_number",
     "month_sin",
@@ -67,7 +61,7 @@ def text_of(value: Any) -> str:
 
 def parse_number(text: str) -> float | None:
     """Return the number that a trimmed text spells, None when it spells none."""
-    if NUMBER.fullmatch(text) is None:
+    if not spelling.is_number(text):
         return None
     value = float(text)
     return value if math.isfinite(value) else None
@@ -99,7 +93,7 @@ class Preprocessor:
         self.state = dict(state)
         self.features: list[dict[str, Any]] = list(state["features"])
         self.columns = [feature["name"] for feature in self.features]
-        self._patterns = {name: re.compile(text) for name, text in DATE_PATTERNS.items()}
+        self._patterns = {name: re.compile(text) for name, text in spelling.DATE_PATTERNS.items()}
         numeric: list[dict[str, Any]] = state["numeric"]
         self._fill = np.array([item["fill"] for item in numeric], dtype=np.float64)
         self._center = np.array([item["center"] for item in numeric], dtype=np.float64)
@@ -165,10 +159,11 @@ class Preprocessor:
             if isinstance(value, (dict, list)):
                 raise InvalidValueError(feature["name"], "a text, a number or null")
             text = text_of(value)
-            if text.lower() in MISSING:
+            if text.lower() in spelling.MISSING:
                 text = ""
             elif feature["kind"] == "boolean":
-                text = "true" if text.lower() in TRUE_TOKENS else "false" if text.lower() in FALSE_TOKENS else text
+                low = text.lower()
+                text = "true" if low in spelling.TRUE_TOKENS else "false" if low in spelling.FALSE_TOKENS else text
             texts.append(text)
         return texts
 
@@ -181,7 +176,7 @@ class Preprocessor:
         cache: dict[str, Any] = {}
         for row, value in enumerate(values):
             text = text_of(value) if not isinstance(value, (dict, list, bool)) else "{}"
-            if text.lower() in MISSING:
+            if text.lower() in spelling.MISSING:
                 continue
             if text not in cache:
                 cache[text] = self._parse(feature, text)

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from ebb_jobs import tabular
+from ebb_jobs import spelling, tabular
 from ebb_jobs.sql import literal, quote
 
 MAX_PLAIN_CATEGORIES = tabular.MAX_CATEGORIES
@@ -47,14 +47,14 @@ def profile(connection: duckdb.DuckDBPyConnection, table: str, names: list[str])
             "rows": "count(*)",
             "present": f"count({column})",
             "distinct": f"approx_count_distinct({column})",
-            "numbers": f"count(*) FILTER ({_matches(column, tabular.NUMBER.pattern)})",
+            "numbers": f"count(*) FILTER ({_matches(column, spelling.NUMBER.pattern)})",
             "whole": f"count(*) FILTER ({_matches(column, '[+-]?[0-9]{1,15}')})",
-            "true": f"count(*) FILTER (lower({column}) IN ({_tokens(tabular.TRUE_TOKENS)}))",
-            "false": f"count(*) FILTER (lower({column}) IN ({_tokens(tabular.FALSE_TOKENS)}))",
+            "true": f"count(*) FILTER (lower({column}) IN ({_tokens(spelling.TRUE_TOKENS)}))",
+            "false": f"count(*) FILTER (lower({column}) IN ({_tokens(spelling.FALSE_TOKENS)}))",
             "words": f"avg(length({column}) - length(replace({column}, ' ', '')) + 1)",
             **{
                 order: f"count(*) FILTER ({_matches(column, pattern)})"
-                for order, pattern in tabular.DATE_PATTERNS.items()
+                for order, pattern in spelling.DATE_PATTERNS.items()
             },
         }
         found = connection.execute(f"SELECT {', '.join(measures.values())} FROM {table}").fetchone() or ()
@@ -76,7 +76,7 @@ def _typed(connection: duckdb.DuckDBPyConnection, table: str, column: Column) ->
         column.reason = "the same value in every row"
     elif counts["numbers"] >= ALMOST_ALL * present:
         _type_number(connection, table, column)
-    elif (order := max(tabular.DATE_PATTERNS, key=lambda order: counts[order])) and counts[
+    elif (order := max(spelling.DATE_PATTERNS, key=lambda order: counts[order])) and counts[
         order
     ] >= ALMOST_ALL * present:
         if "/" in order:
@@ -127,7 +127,7 @@ def _order_of_slashes(connection: duckdb.DuckDBPyConnection, table: str, name: s
     """Tell day/month from month/day by a number above 12; without one, month/day is taken."""
     first = (
         f"max(TRY_CAST(regexp_extract({quote(name)}, "
-        f"{literal(tabular.DATE_PATTERNS['month/day/year'])}, 1) AS INTEGER))"
+        f"{literal(spelling.DATE_PATTERNS['month/day/year'])}, 1) AS INTEGER))"
     )
     largest = (connection.execute(f"SELECT {first} FROM {table}").fetchone() or (0,))[0] or 0
     return "day/month/year" if largest > 12 else "month/day/year"

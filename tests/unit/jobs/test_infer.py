@@ -1,6 +1,6 @@
 import pytest
 
-from ebb_jobs import infer, tabular
+from ebb_jobs import infer
 from ebb_jobs.infer import CLASSIFICATION, REGRESSION
 
 
@@ -68,7 +68,3 @@ def test_target(columns, asked, expected):
 )
 def test_task_of_values(values, expected):
     assert infer.task_of_values(values).value == expected
-
-
-def test_inference_and_serving_agree_on_what_a_number_is():
-    assert infer.NUMBER.pattern == tabular.NUMBER.pattern

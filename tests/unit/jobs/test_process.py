@@ -5,6 +5,7 @@ import json
 import duckdb
 import pytest
 
+from ebb_jobs.precheck import check
 from unit.jobs.stages import DATA, run_stage_here
 
 ROWS = [f"{n % 37},{(n * 7919) % 1000 / 10},{'abc'[n % 3]},{'yes' if (n * 7919) % 5 > 1 else 'no'}" for n in range(400)]
@@ -209,6 +210,13 @@ def test_numbers_with_a_few_words_among_them_stay_numbers(tmp_path):
     ended = process(tmp_path, with_row(5, "unknown,1.0,a,yes"))
     count = next(feature for feature in ended.metrics()["features"] if feature["name"] == "count")
     assert (count["kind"], count["lenient"]) == ("numeric", True)
+
+
+@pytest.mark.parametrize("word", ["none", "-", "None"])
+def test_a_class_may_be_called_by_a_word_that_elsewhere_means_missing(tmp_path, word):
+    assert check("t.csv", 1, GOOD.replace("yes", word).encode(), complete=True) is None
+    ended = process(tmp_path, GOOD.replace("yes", word))
+    assert sorted(schema_of(ended)["target"]["classes"]) == sorted([word, "no"])
 
 
 def test_the_split_of_a_row_outlives_more_data(tmp_path):

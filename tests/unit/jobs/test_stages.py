@@ -92,7 +92,8 @@ def test_the_student_is_smaller_and_distillation_had_a_control(pipeline):
 def test_bundles_hold_no_pickle_and_the_code_that_training_used(pipeline):
     with tarfile.open(pipeline.bundles / "student/model.tar.gz") as archive:
         content = {member.name: archive.extractfile(member).read() for member in archive.getmembers()}
-    assert set(content) == {"model.onnx", "preprocess.json", "signature.json", "code/serve.py", "code/tabular.py"}
+    code = {"code/serve.py", "code/tabular.py", "code/spelling.py"}
+    assert set(content) == {"model.onnx", "preprocess.json", "signature.json"} | code
     for file in bundle.CODE:
         assert content[f"code/{file.name}"] == file.read_bytes()
     for name, data in content.items():

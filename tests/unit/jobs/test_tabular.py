@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from ebb_jobs.tabular import DATE_PATTERNS, InvalidValueError, Preprocessor, parse_date, text_of
+from ebb_jobs.spelling import DATE_PATTERNS
+from ebb_jobs.tabular import InvalidValueError, Preprocessor, parse_date, text_of
 
 SCHEMA = {
     "task": "tabular-classification",
