@@ -17,7 +17,7 @@ import typer
 from botocore.exceptions import ClientError
 
 from ebb_cli import output
-from ebb_cli.problems import CommandError
+from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import Json, Target, home, of_server
 from ebb_local import home_lock, lifecycle
 from ebb_local.settings import CHECKOUT, PROFILE, default_home, environment_python
@@ -61,6 +61,12 @@ def bring_up(port: int | None = None) -> tuple[Target, dict[str, float]]:
     if server is None:
         with _timed("start", "starting the embedded cloud", seconds):
             server = lifecycle.start(home(), port)
+    elif port not in (None, server.port):
+        raise CommandError(
+            f"The embedded cloud already runs on port {server.port}.",
+            f"ebb down stops it; then ebb up --port {port}.",
+            status=USAGE,
+        )
     target = of_server(server)
     output.err().print(f"target: {target.name}", style="dim", soft_wrap=True)
     wanted = fingerprint()

@@ -13,7 +13,7 @@ from ebb import ledger, names
 from ebb_cli import output, owned
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import USAGE, CommandError
-from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Region, Target, find
+from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Region, Stack, Target, find
 
 ENDPOINT_GONE_WITHIN_S = 600
 KEY_DELETION_DAYS = 30  # the longest that KMS allows: until then the deletion can be cancelled
@@ -23,26 +23,26 @@ Removal = tuple[str, str]
 
 
 def destroy(
-    stack: Annotated[bool, typer.Option("--stack", help="Delete the CloudFormation stack as well.")] = False,
+    with_stack: Annotated[bool, typer.Option("--with-stack", help="Delete the CloudFormation stack as well.")] = False,
     delete_data: Annotated[
         bool, typer.Option("--delete-data", help="Delete the buckets, the ledger and the key that the stack keeps.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing (embedded cloud only).")] = False,
-    stack_name: Annotated[str, typer.Option("--stack-name", help="Name of the CloudFormation stack.")] = DEFAULT_STACK,
     profile: Profile = None,
     endpoint_url: EndpointUrl = None,
     region: Region = None,
+    stack: Stack = DEFAULT_STACK,
     as_json: Json = False,
 ) -> None:
-    """Remove endpoints, models, alarms and roles that runs made; with --stack the stack too."""
-    target = find(profile=profile, endpoint_url=endpoint_url, region=region, stack=stack_name)
+    """Remove endpoints, models, alarms and roles that runs made; with --with-stack the stack too."""
+    target = find(profile=profile, endpoint_url=endpoint_url, region=region, stack=stack)
     output.err().print(f"target: {target.name}", style="dim", markup=False, soft_wrap=True)
-    if delete_data and not stack:
-        raise CommandError("--delete-data needs --stack: a stack without its buckets cannot run.", status=USAGE)
-    confirm(target, with_stack=stack, with_data=delete_data, yes=yes)
+    if delete_data and not with_stack:
+        raise CommandError("--delete-data needs --with-stack: a stack without its buckets cannot run.", status=USAGE)
+    confirm(target, with_stack=with_stack, with_data=delete_data, yes=yes)
     outputs = dict(target.outputs)
     removed = []
-    for kind, name in remove(target, outputs, with_stack=stack, with_data=delete_data):
+    for kind, name in remove(target, outputs, with_stack=with_stack, with_data=delete_data):
         removed.append({"kind": kind, "name": name})
         if not as_json:
             output.out().print(f"removed {kind:22} {name}", markup=False, soft_wrap=True)
@@ -50,7 +50,7 @@ def destroy(
         output.emit_json(removed)
     elif not removed:
         output.out().print("There was nothing to remove.")
-    if stack and not delete_data:
+    if with_stack and not delete_data:
         output.err().print("The buckets, the ledger and the key are kept; --delete-data removes them.")
 
 

@@ -15,7 +15,6 @@ from rich.markup import escape
 
 from ebb import footprint, names, sizing
 from ebb import plan as plans
-from ebb import spec as specs
 from ebb.carbon import Band
 from ebb.errors import DropRejectedError, Rejection
 from ebb.settings import StackSettings
@@ -25,7 +24,7 @@ from ebb_cli import output
 from ebb_cli.drop import SpecFile
 from ebb_cli.problems import REJECTED, USAGE, CommandError
 from ebb_cli.target import DEFAULT_STACK, Json
-from ebb_cli.upload import tables
+from ebb_cli.upload import read_spec, tables
 from ebb_jobs import infer, precheck
 from ebb_jobs.infer import Inferred
 
@@ -67,7 +66,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a drop would do, what it would cost at most, and why; start nothing."""
-    asked = specs.parse(spec.read_bytes(), file=spec.name) if spec else PipelineSpec()
+    asked = read_spec(spec) if spec else PipelineSpec()
     seen = look(path, asked)
     stages = planned_stages(asked, seen, region)
     built = build(path, asked, seen, region)

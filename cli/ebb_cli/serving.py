@@ -15,6 +15,7 @@ from ebb import names
 from ebb_cli import output, owned
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import Json, Target
+from ebb_cli.upload import require_project
 
 CONTENT_TYPES = {".csv": "text/csv", ".json": "application/json", ".jsonl": "application/jsonlines"}
 # Serverless endpoints take 4 MB and answer within 60 s.
@@ -99,6 +100,7 @@ def invoke(
     as_json: Json = False,
 ) -> None:
     """Ask a project's model: raw rows in, labels with probabilities or values out."""
+    require_project(project)
     body, content_type = _payload(file)
     answer = call(target, project, body, content_type)
     if as_json:

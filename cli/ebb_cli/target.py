@@ -74,8 +74,14 @@ class Target:
         except ClientError as problem:
             if problem.response["Error"]["Code"] != "ValidationError":
                 raise
-            deploy = "ebb up deploys it." if self.embedded else "make deploy deploys it; --stack names another."
-            raise CommandError(f"There is no stack {self.stack!r} in {self.name}.", deploy) from None
+            raise CommandError(f"There is no stack {self.stack!r} in {self.name}.", self._remedy()) from None
+
+    def _remedy(self) -> str:
+        if not self.embedded:
+            return "make deploy deploys it; --stack names another."
+        if self.stack == DEFAULT_STACK:
+            return "ebb up deploys it."
+        return f"Leave out --stack {self.stack}: ebb up deploys the stack {DEFAULT_STACK}."
 
 
 def find(

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ebb import names
+from ebb import spec as specs
+from ebb.spec import PipelineSpec
 from ebb_cli.problems import REJECTED, USAGE, CommandError
 from ebb_jobs import infer
 
@@ -29,12 +31,7 @@ class Upload:
 
 def prepare(path: Path, project: str) -> Upload:
     """Return the upload for a path; refuse what the pipeline would ignore without a word."""
-    if not names.is_project(project):
-        raise CommandError(
-            f"{project!r} cannot name a project.",
-            "Write at most 20 lower-case letters, digits and single dashes, like `churn-2026`.",
-            status=USAGE,
-        )
+    require_project(project)
     if not path.exists():
         raise CommandError(f"{path} does not exist.", status=USAGE)
     if path.is_dir():
@@ -43,6 +40,26 @@ def prepare(path: Path, project: str) -> Upload:
         return Upload(project, ((path, f"{project}/pipeline.yaml"),), path.stat().st_size)
     _require_table(path)
     return Upload(project, ((path, f"{project}/data/{path.name}"),), path.stat().st_size)
+
+
+def require_project(name: str) -> None:
+    """Refuse a name that no project can have."""
+    if not names.is_project(name):
+        raise CommandError(
+            f"{name!r} cannot name a project.",
+            "Write at most 20 lower-case letters, digits and single dashes, like `churn-2026`.",
+            status=USAGE,
+        )
+
+
+def read_spec(path: Path) -> PipelineSpec:
+    """Return the spec that a file holds.
+
+    Raises: InvalidSpecError naming the field, its line and what to write instead.
+    """
+    if not path.is_file():
+        raise CommandError(f"{path} is no file.", "--spec names a pipeline.yaml.", status=USAGE)
+    return specs.parse(path.read_bytes(), file=path.name)
 
 
 def tables(path: Path) -> list[Path]:

@@ -40,7 +40,7 @@ def test_every_permission_of_a_role_is_used_or_names_the_page_that_requires_it(e
 
 
 def test_after_destroy_the_account_holds_what_it_held_before(ebb: Ebb, cloud: Cloud):
-    done = ebb("destroy", "--stack", "--delete-data", "--yes")
+    done = ebb("destroy", "--with-stack", "--delete-data", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     cloud = connect_without_stack(ebb)
     sagemaker = cloud.client("sagemaker")

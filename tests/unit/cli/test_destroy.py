@@ -152,6 +152,14 @@ def test_on_aws_nothing_is_removed_without_profile_and_typed_name(
     assert left(account) == before
 
 
+def test_stack_names_a_stack_here_as_everywhere(ebb, account, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(module, "find", lambda **options: asked.update(options) or on(account, embedded=True))
+    assert ebb("destroy", "--stack", "other", "--yes").exit_code == 0
+    assert asked["stack"] == "other"
+    assert ebb("destroy", "--delete-data", "--yes").exit_code == 2, "data goes only with the stack"
+
+
 def test_on_aws_the_typed_name_is_enough(ebb, account, monkeypatch):
     monkeypatch.setattr(module, "find", lambda **_: on(account, profile="work"))
     done = ebb("destroy", "--json", stdin="ebb\n")

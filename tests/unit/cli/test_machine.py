@@ -222,3 +222,13 @@ def test_up_without_the_environments_says_what_installs_them(ebb, monkeypatch, t
 
 def test_down_is_harmless_when_nothing_runs(ebb):
     assert json.loads(ebb("down", "--json").stdout)["stopped"] is False
+
+
+def test_another_port_than_the_running_servers_is_refused(ebb, monkeypatch, tmp_path):
+    server = lifecycle.Server("http://127.0.0.1:4747", 7, 4747, "us-east-1", "000000000000", tmp_path)
+    monkeypatch.setattr(lifecycle, "running", lambda home: server)
+    monkeypatch.setattr(cloud, "_require_environments", lambda: None)
+    done = ebb("up", "--port", "5000")
+    assert done.exit_code == 2
+    assert "already runs on port 4747" in done.stderr
+    assert "ebb down" in done.stderr

@@ -90,6 +90,12 @@ def test_what_would_be_rejected_is_rejected_with_status_3(ebb, tmp_path, body, s
     assert told in done.stderr
 
 
+def test_a_spec_that_is_not_there_is_wrong_usage(ebb, table, tmp_path):
+    done = ebb("plan", table, "--spec", tmp_path / "none.yaml")
+    assert done.exit_code == 2
+    assert "none.yaml is no file" in done.stderr
+
+
 def test_people_read_stages_costs_and_what_was_not_started(ebb, table):
     told = ebb("plan", table).stdout
     for part in ("process", "train", "compress", "compile", "USD", "gCO2e", "nothing was started"):

@@ -74,6 +74,12 @@ def test_a_project_without_an_endpoint_is_told(ebb, endpoint):
     assert "ebb endpoints" in done.stderr
 
 
+def test_a_name_that_no_project_can_have_is_wrong_usage(ebb, endpoint):
+    done = ebb("invoke", "Churn/1", "-", stdin="1\n")
+    assert done.exit_code == 2
+    assert "cannot name a project" in done.stderr
+
+
 def test_more_than_a_serverless_endpoint_takes_is_refused_before_it_is_sent(ebb, endpoint):
     done = ebb("invoke", "churn", "-", stdin="1" * (4 * 1024 * 1024 + 1))
     assert done.exit_code == 1

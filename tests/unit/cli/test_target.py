@@ -84,3 +84,12 @@ def test_a_missing_stack_is_told_with_the_command_that_deploys_it(embedded):
         with pytest.raises(CommandError, match="no stack 'ebb'") as told:
             _ = found.outputs
     assert told.value.remedy == "ebb up deploys it."
+
+
+def test_another_stack_is_none_that_ebb_up_deploys(embedded):
+    found = targets.find(stack="other")
+    with Stubber(found.client("cloudformation")) as stubbed:
+        stubbed.add_client_error("describe_stacks", "ValidationError", "Stack with id other does not exist")
+        with pytest.raises(CommandError, match="no stack 'other'") as told:
+            _ = found.outputs
+    assert told.value.remedy == "Leave out --stack other: ebb up deploys the stack ebb."
