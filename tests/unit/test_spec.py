@@ -107,3 +107,24 @@ def test_the_error_text_is_json_because_step_functions_carries_text_only():
     with pytest.raises(InvalidSpecError) as caught:
         parse("servee: {}")
     assert str(caught.value).startswith('{"code": "spec-unknown-field"')
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("data: {target: 2026-13-45}", "date", id="a date that does not exist"),
+        pytest.param("train: {epochs: " + "9" * 5000 + "}", "number", id="a number of thousands of digits"),
+        pytest.param("data: " + "[" * 5000, "nested", id="brackets nested without end"),
+    ],
+)
+def test_text_that_yaml_itself_stumbles_over_is_refused(text, problem):
+    with pytest.raises(InvalidSpecError) as caught:
+        spec.parse(text.encode(), file="p/pipeline.yaml")
+    assert caught.value.rejection.code == "spec-not-yaml"
+    assert problem in caught.value.rejection.message
+    assert caught.value.rejection.remedy
+
+
+def test_a_duration_beyond_all_time_is_refused():
+    with pytest.raises(InvalidSpecError, match=r"serve\.idle_after"):
+        spec.parse(b"serve: {idle_after: 99999999999999999d}", file="p/pipeline.yaml")

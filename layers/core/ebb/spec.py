@@ -36,7 +36,10 @@ def _duration(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str) and (found := _DURATION.match(value.strip())):
-        return timedelta(seconds=float(found[1]) * _UNITS_S[found[2]])
+        try:
+            return timedelta(seconds=float(found[1]) * _UNITS_S[found[2]])
+        except OverflowError as error:
+            raise ValueError("write a shorter time") from error
     if isinstance(value, int | float) and not isinstance(value, bool) and info.context != USER_TEXT:
         return timedelta(seconds=value)  # a resolved spec, as it travels between the steps
     raise ValueError("write a number with its unit: 50ms, 30s, 15m, 1h or 7d")

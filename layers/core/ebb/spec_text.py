@@ -12,6 +12,10 @@ from ebb.errors import InvalidSpecError, Rejection
 
 MAX_BYTES = 64 * 1024
 Place = tuple[str | int, ...]
+_PROBLEMS: dict[type[Exception], str] = {
+    ValueError: "it holds a date or a number that does not exist",
+    RecursionError: "it is nested too deeply",
+}
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,12 @@ def load(text: bytes, *, file: str) -> Document:
         if any(isinstance(token, yaml.AliasToken | yaml.AnchorToken) for token in yaml.scan(plain)):
             raise _refused("spec-anchor", "the spec uses YAML anchors", file, "Write the values out.")
         root, value = yaml.compose(plain, Loader=yaml.SafeLoader), yaml.safe_load(plain)
-    except yaml.YAMLError as bad:
+    except (yaml.YAMLError, ValueError, RecursionError) as bad:
+        # Beside its own errors PyYAML lets through what Python says of a date that does not exist, of a number of
+        # thousands of digits, and of brackets nested deeper than the stack.
         mark = getattr(bad, "problem_mark", None)
         broken_at = mark.line + 1 if mark else None
-        problem = getattr(bad, "problem", None) or "it cannot be read"
+        problem = getattr(bad, "problem", None) or _PROBLEMS.get(type(bad)) or "it cannot be read"
         raise _refused(
             "spec-not-yaml", f"the spec is not YAML: {problem}", file, "Mend the line.", line=broken_at
         ) from bad
