@@ -30,12 +30,26 @@ class Record(NamedTuple):
     cells: list[str] | dict[str, object]
 
 
+class Target(NamedTuple):
+    """The target, and how a rejection speaks of it."""
+
+    name: str
+    column: str
+    """Its name when the spec asks for it or it is a usual one, else its position: a file without a header has a row's
+    values for names."""
+
+    @property
+    def words(self) -> str:
+        """Return the column in a sentence: "the target 'label'", "the target in column 3"."""
+        return repr(self.name) if self.column == self.name else f"in column {self.column}"
+
+
 class Scan(NamedTuple):
     """What a walk over a text file found."""
 
     columns: list[str]
     rows: int
-    target: str | None
+    target: Target | None
     target_values: int
     """How many different values the target has; 2 stands for any more."""
 
@@ -66,6 +80,13 @@ def check(name: str, size_bytes: int, head: bytes, *, complete: bool, target: st
     return None
 
 
+def find_target(columns: list[str], asked: str | None) -> Target:
+    """Return the column to predict, asked for or inferred."""
+    name = infer.target(columns, asked).value
+    known = bool(asked) or name.strip().lower() in infer.TARGET_NAMES
+    return Target(name, name if known else str(columns.index(name) + 1))
+
+
 def scan(name: str, stream: IO[str], form: str, *, complete: bool, target: str | None = None) -> Scan:
     """Read every row of a text stream; raise RejectedError at the first that is wrong.
 
@@ -75,29 +96,31 @@ def scan(name: str, stream: IO[str], form: str, *, complete: bool, target: str |
     stream.seek(0)
     columns: list[str] = []
     values: set[str] = set()
+    found = Target(target, target) if target else None
     rows, without_target = 0, None
     for record in records(name, stream, form, infer.delimiter(sample).value, complete=complete):
         if isinstance(record.cells, dict):
             columns.extend(key for key in record.cells if key not in columns)
-            if target not in columns:
+            if found is None or found.name not in columns:
                 without_target = without_target or record
                 rows += 1
                 continue
-            value = str(record.cells.get(target, "")) if record.cells.get(target) is not None else ""
+            cell = record.cells.get(found.name)
+            value = "" if cell is None else str(cell)
         elif not columns:
             columns = check_header(name, record.cells, target)
-            target = infer.target(columns, target).value
-            position = columns.index(target)
+            found = find_target(columns, target)
+            position = columns.index(found.name)
             continue
         elif len(record.cells) != len(columns):
             raise RejectedError(ragged_row(name, record.line, len(record.cells), len(columns)))
         else:
             value = record.cells[position]
         rows += 1
-        if target and without_target:
-            raise RejectedError(target_empty(name, without_target.line, target))
-        if value.strip().lower() in spelling.MISSING_TARGET:
-            raise RejectedError(target_empty(name, record.line, target))
+        if found and without_target:
+            raise RejectedError(target_empty(name, without_target.line, found))
+        if found and value.strip().lower() in spelling.MISSING_TARGET:
+            raise RejectedError(target_empty(name, record.line, found))
         if len(values) < 2:
             values.add(value.strip())
     if rows == 0 and complete:
@@ -109,9 +132,9 @@ def scan(name: str, stream: IO[str], form: str, *, complete: bool, target: str |
                 remedy="Add the rows.",
             )
         )
-    if target and columns and target not in columns:
-        raise RejectedError(target_missing(name, target, columns))
-    return Scan(columns, rows, target if columns else None, len(values))
+    if found and columns and found.name not in columns:
+        raise RejectedError(target_missing(name, found.name, columns))
+    return Scan(columns, rows, found if columns else None, len(values))
 
 
 def records(name: str, stream: IO[str], form: str, delimiter: str, *, complete: bool) -> Iterator[Record]:
@@ -120,82 +143,89 @@ def records(name: str, stream: IO[str], form: str, delimiter: str, *, complete: 
 
 
 def check_header(name: str, header: list[str], target: str | None) -> list[str]:
-    """Return the trimmed column names, or raise RejectedError: empty, twice, numbers, or without the target."""
+    """Return the trimmed column names, or raise RejectedError: empty, twice, values, or without the target.
+
+    Columns are told by their position: the first line of a file without a header is a row of the data.
+    """
     columns = [cell.strip() for cell in header]
-    if sum(map(spelling.is_number, columns)) * 2 > len(columns):
-        raise RejectedError(
-            Rejection(
-                "no-header",
-                f"{name}: the first line holds numbers where names should be",
-                file=name,
-                line=1,
-                remedy="Put a line with the column names first.",
+    for number, column in enumerate(columns, start=1):
+        held = spelling.value_in_header(column)
+        if held or all(map(spelling.is_number, columns)):
+            raise RejectedError(
+                Rejection(
+                    "no-header",
+                    f"{name}: column {number} of the first line holds {held or 'a number'} where a name should be",
+                    file=name,
+                    line=1,
+                    column=str(number),
+                    remedy="Put a line with the column names first; a number, a date or NA is no name.",
+                )
             )
-        )
-    for index, column in enumerate(columns):
+    for number, column in enumerate(columns, start=1):
         if not column:
             raise RejectedError(
                 Rejection(
                     "empty-column-name",
-                    f"{name}: column {index + 1} has no name",
+                    f"{name}: column {number} has no name",
                     file=name,
                     line=1,
-                    column=str(index + 1),
+                    column=str(number),
                     remedy="Name every column in the first line.",
                 )
             )
-    seen: set[str] = set()
-    for column in columns:
-        if column.lower() in seen:
+    seen: dict[str, int] = {}
+    for number, column in enumerate(columns, start=1):
+        first = seen.setdefault(column.lower(), number)
+        if first != number:
             raise RejectedError(
                 Rejection(
                     "duplicate-column",
-                    f"{name}: two columns are called {column!r}",
+                    f"{name}: columns {first} and {number} have the same name",
                     file=name,
                     line=1,
-                    column=column,
+                    column=str(number),
                     remedy="Give each column its own name (case does not tell them apart).",
                 )
             )
-        seen.add(column.lower())
     if target and target not in columns:
         raise RejectedError(target_missing(name, target, columns))
     return columns
 
 
 def target_missing(name: str | None, target: str, columns: list[str]) -> Rejection:
-    """Return the rejection for a target that is not among the columns."""
-    known = ", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "")
+    """Return the rejection for a target that the spec asks for and no column is called."""
+    alike = [number for number, column in enumerate(columns, start=1) if column.lower() == target.lower()]
+    hint = f" Column {alike[0]} differs from {target!r} only in its capitals." if alike else ""
     return Rejection(
         "target-missing",
-        f"the data has no column {target!r}",
+        f"the data has {len(columns)} columns, none is called {target!r}",
         file=name,
         column=target,
-        remedy=f"Set data.target in pipeline.yaml to one of: {known}.",
+        remedy=f"Set data.target in pipeline.yaml to the name of a column, spelt as in the data.{hint}",
     )
 
 
-def target_empty(name: str | None, line: int | None, target: str | None, count: int = 1) -> Rejection:
+def target_empty(name: str | None, line: int | None, target: Target, count: int = 1) -> Rejection:
     """Return the rejection for rows whose target has no value."""
     where = f"{name}, line {line}: " if line else ""
     more = f" ({count} such rows)" if count > 1 else ""
     return Rejection(
         "target-empty",
-        f"{where}the target {target!r} has no value{more}",
+        f"{where}the target {target.words} has no value{more}",
         file=name,
         line=line,
-        column=target,
+        column=target.column,
         remedy="Fill in the target or remove the rows that have none.",
     )
 
 
-def one_value(name: str | None, target: str) -> Rejection:
+def one_value(name: str | None, target: Target) -> Rejection:
     """Return the rejection for a target that is the same in every row."""
     return Rejection(
         "one-class",
-        f"the target {target!r} has the same value in every row",
+        f"the target {target.words} has the same value in every row",
         file=name,
-        column=target,
+        column=target.column,
         remedy="Add rows of another class, or name another column with data.target in pipeline.yaml.",
     )
 

@@ -45,12 +45,11 @@ def process(data: Path, curated: Path, settings: dict[str, Any], report: Report,
     tables.verify_bytes(data, settings.get("sources") or {})
     files = tables.find_files(data)
     with tables.connect(work) as connection:
-        names, form, target = tables.load(connection, data, files, (spec.get("data") or {}).get("target"))
-        report.decide("format", form.value, form.reason)
-        report.decide("target", target.value, target.reason)
+        asked = (spec.get("data") or {}).get("target")
+        names, form, target = tables.load(connection, data, files, asked)
+        told = precheck.find_target(names, asked)
         read, kept = _remove_duplicates(connection, names)
-        task = _judge_target(connection, target.value, spec.get("task"), data, files)
-        report.decide("task", task.value, task.reason)
+        task = _judge_target(connection, told, spec.get("task"), data, files)
         if kept < MIN_ROWS:
             raise RejectedError(
                 Rejection(
@@ -66,12 +65,15 @@ def process(data: Path, curated: Path, settings: dict[str, Any], report: Report,
                 Rejection(
                     "no-feature",
                     "no column besides the target can be learned from: "
-                    + "; ".join(f"{column.name}: {column.reason}" for column in columns[:5]),
+                    + "; ".join(f"column {names.index(column.name) + 1}: {column.reason}" for column in columns[:5]),
                     remedy="Add columns that say something about the target.",
                 )
             )
-        classes = _classes(connection, target.value) if task.value == infer.CLASSIFICATION else None
-        rows = _split(connection, used, target.value, classes)
+        classes = _classes(connection, told) if task.value == infer.CLASSIFICATION else None
+        rows = _split(connection, used, told, classes)
+        # Decisions quote the target's name. Up to here it may be a value: of a row that stands where names should.
+        for what, decided in (("format", form), ("target", target), ("task", task)):
+            report.decide(what, decided.value, decided.reason)
         _write_parquet(connection, curated, used, target.value, numeric_target=classes is None)
         _write_outcome(
             report,
@@ -95,10 +97,10 @@ def _remove_duplicates(connection: duckdb.DuckDBPyConnection, names: list[str]) 
 
 
 def _judge_target(
-    connection: duckdb.DuckDBPyConnection, target: str, asked: str | None, data: Path, files: list[Path]
+    connection: duckdb.DuckDBPyConnection, target: precheck.Target, asked: str | None, data: Path, files: list[Path]
 ) -> infer.Inferred:
     """Return the task after checking that the target suits it; whole-number classes get one spelling (1.0 is 1)."""
-    column = quote(target)
+    column = quote(target.name)
     number, whole = (
         f"count(*) FILTER (regexp_full_match({column}, {literal(spelling.NUMBER.pattern)}))",
         f"count(*) FILTER (TRY_CAST({column} AS DOUBLE) = floor(TRY_CAST({column} AS DOUBLE)))",
@@ -111,7 +113,7 @@ def _judge_target(
         or (0,) * 6
     )
     if present < rows:
-        file, line = tables.first_line_without(data, files, target)
+        file, line = tables.first_line_without(data, files, target.name)
         raise RejectedError(precheck.target_empty(file, line, target, rows - present))
     numeric = numbers == rows
     distinct = values if numeric else distinct
@@ -122,9 +124,9 @@ def _judge_target(
         raise RejectedError(
             Rejection(
                 "target-not-number",
-                f"{rows - numbers} rows have a target {target!r} that is no number",
-                column=target,
-                remedy=f"Make every value of {target!r} a plain number, or write task: {infer.CLASSIFICATION}.",
+                f"{rows - numbers} rows have a target {target.words} that is no number",
+                column=target.column,
+                remedy=f"Make every value of the target a plain number, or write task: {infer.CLASSIFICATION}.",
             )
         )
     if task.value == infer.CLASSIFICATION:
@@ -132,8 +134,8 @@ def _judge_target(
             raise RejectedError(
                 Rejection(
                     "too-many-classes",
-                    f"the target {target!r} has {distinct} different values in {rows} rows",
-                    column=target,
+                    f"the target {target.words} has {distinct} different values in {rows} rows",
+                    column=target.column,
                     remedy="Name the column to predict with data.target, or write task: tabular-regression.",
                 )
             )
@@ -142,9 +144,9 @@ def _judge_target(
     return task
 
 
-def _classes(connection: duckdb.DuckDBPyConnection, target: str) -> list[str]:
+def _classes(connection: duckdb.DuckDBPyConnection, target: precheck.Target) -> list[str]:
     """Return the class labels, numbers in the order of numbers; reject classes with too few rows."""
-    counts = connection.execute(f"SELECT {quote(target)}, count(*) FROM kept GROUP BY 1").fetchall()
+    counts = connection.execute(f"SELECT {quote(target.name)}, count(*) FROM kept GROUP BY 1").fetchall()
     small = sum(count < MIN_ROWS_PER_CLASS for _, count in counts)
     if small:
         least = min(count for _, count in counts)
@@ -153,7 +155,7 @@ def _classes(connection: duckdb.DuckDBPyConnection, target: str) -> list[str]:
                 "too-few-rows",
                 f"{small} of {len(counts)} classes have fewer than {MIN_ROWS_PER_CLASS} different rows "
                 f"(the smallest has {least})",
-                column=target,
+                column=target.column,
                 remedy="Add rows of the rare classes, or merge or remove them.",
             )
         )
@@ -163,7 +165,10 @@ def _classes(connection: duckdb.DuckDBPyConnection, target: str) -> list[str]:
 
 
 def _split(
-    connection: duckdb.DuckDBPyConnection, features: list[typing_rules.Column], target: str, classes: list[str] | None
+    connection: duckdb.DuckDBPyConnection,
+    features: list[typing_rules.Column],
+    target: precheck.Target,
+    classes: list[str] | None,
 ) -> dict[str, int]:
     """Mark each row train, validation or test by the hash of its features.
 
@@ -171,7 +176,7 @@ def _split(
     when data is added. Classes of fewer than 1000 groups are divided by rank, so that each has its share.
     """
     text = ", ".join(f"coalesce({_canonical(column)}, chr(30))" for column in features)
-    stratum = quote(target) if classes is not None else "''"
+    stratum = quote(target.name) if classes is not None else "''"
     share = HELD_OUT_SHARE
     connection.execute(f"""
         CREATE TABLE placed AS
@@ -190,13 +195,13 @@ def _split(
         FROM keyed JOIN parts USING (ebb_key)""")
     connection.execute("DROP TABLE kept")
     sizes = {split: _scalar(connection, f"SELECT count(*) FROM placed WHERE ebb_split = '{split}'") for split in SPLITS}
-    learned = _scalar(connection, f"SELECT count(DISTINCT {quote(target)}) FROM placed WHERE ebb_split = 'train'")
+    learned = _scalar(connection, f"SELECT count(DISTINCT {quote(target.name)}) FROM placed WHERE ebb_split = 'train'")
     if min(sizes.values()) < 3 or (classes is not None and learned < len(classes)):
         raise RejectedError(
             Rejection(
                 "too-few-rows",
                 "too few rows differ in their features: a class or a split would be empty",
-                column=target,
+                column=target.column,
                 remedy="Drop more rows, or columns that tell the rows apart.",
             )
         )

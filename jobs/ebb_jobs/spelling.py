@@ -21,8 +21,9 @@ DATE_PATTERNS = {  # the zone offset is not used: clocks are local
 }
 TRUE_TOKENS = frozenset({"true", "yes", "y", "t", "1"})
 FALSE_TOKENS = frozenset({"false", "no", "n", "f", "0"})
+SODIUM = "Na"
 PLAIN_YEAR = re.compile(r"(?:19|20)[0-9]{2}")
-"""A number that is also a fair name of a column."""
+"""A number that is also a fair name of a column, as SODIUM is a missing value that is one."""
 
 
 def is_number(text: str) -> bool:
@@ -33,3 +34,12 @@ def is_number(text: str) -> bool:
 def is_date(text: str) -> bool:
     """Tell whether a trimmed text is a date, with or without a time, in one of the known orders."""
     return any(re.fullmatch(pattern, text) for pattern in DATE_PATTERNS.values())
+
+
+def value_in_header(cell: str) -> str | None:
+    """Return what a trimmed, filled header cell holds that is a value and no name: a row stands where names should."""
+    if is_number(cell) and not PLAIN_YEAR.fullmatch(cell):
+        return "a number"
+    if is_date(cell):
+        return "a date"
+    return "a missing value" if cell and cell.lower() in MISSING and cell != SODIUM else None

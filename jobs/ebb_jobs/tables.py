@@ -103,7 +103,7 @@ def load(
         try:
             connection.execute(f"{verb} SELECT {fields} FROM {source}")
         except duckdb.Error as error:
-            _explain(names[file], file, form, target.value, error)
+            _explain(names[file], file, form, asked_target, error)
             # The file is well formed by the strict rules of `precheck`: only its line ends are mixed.
             connection.execute(f"{verb} SELECT {fields} FROM {source.replace('strict_mode=true', 'strict_mode=false')}")
     form_reason = f"the name of {names[files[0]]!r} ends so" + (
@@ -224,14 +224,20 @@ def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str, ta
 
 
 def _check_same_columns(name: str, found: list[str], columns: list[str]) -> None:
-    different = sorted(set(found) ^ set(columns))
-    if different:
+    lacking = [number for number, column in enumerate(columns, start=1) if column not in found]
+    more = [number for number, column in enumerate(found, start=1) if column not in columns]
+    if lacking or more:
+        told = (
+            f"lacks column {lacking[0]} of the first file of the drop"
+            if lacking
+            else f"has a column {more[0]} that the first file of the drop lacks"
+        )
         raise RejectedError(
             Rejection(
                 "columns-differ",
-                f"{name} has other columns than the first file of the drop",
+                f"{name} {told}",
                 file=name,
-                column=different[0],
+                column=str((lacking or more)[0]),
                 remedy="Give all files of a drop the same columns.",
             )
         )

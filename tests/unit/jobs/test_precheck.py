@@ -23,6 +23,7 @@ def told(name, content, *, complete=True, target=None):
         pytest.param("a.csv", b'a,b,label\n1,"x\n""y""",p\n2,z,q\n', id="quoted newlines and quotation marks"),
         pytest.param("a.csv", b"a;b;label\n1;2;x\n3;4;y\n", id="semicolons"),
         pytest.param("a.csv", b"a,b,label\n1,2,x\n\n3,4,y\n\n", id="blank lines"),
+        pytest.param("a.csv", b"country,2019,2020,label\nFR,1,2,x\nIT,3,4,y\n", id="years as names"),
         pytest.param("a.csv.gz", gzip.compress(GOOD), id="gzip"),
         pytest.param("a.jsonl", b'{"a": 1, "label": "x"}\n\n{"a": null, "label": "y"}\n', id="jsonl"),
         pytest.param("a.parquet", b"PAR1" + b"\0" * 20 + b"PAR1", id="parquet marks"),
@@ -47,9 +48,13 @@ def test_nothing_is_wrong_with(name, content):
             "a.csv", b'a,b\n"1\n\n",2\n3,4,5\n', ("ragged-row", 5, None), id="a cell too many, after newlines"
         ),
         pytest.param("a.csv", b'a,b\n1,"2\n3,4\n', ("bad-quotes", 2, None), id="a quote that never closes"),
-        pytest.param("a.csv", b"a,A\n1,2\n", ("duplicate-column", 1, "A"), id="the same column twice"),
+        pytest.param("a.csv", b"a,A\n1,2\n", ("duplicate-column", 1, "2"), id="the same column twice"),
         pytest.param("a.csv", b"a,,c\n1,2,3\n", ("empty-column-name", 1, "2"), id="a column without a name"),
-        pytest.param("a.csv", b"5.1,3.5,setosa\n4.9,3.0,setosa\n", ("no-header", 1, None), id="no header"),
+        pytest.param("a.csv", b"5.1,3.5,setosa\n4.9,3.0,setosa\n", ("no-header", 1, "1"), id="no header"),
+        pytest.param("a.csv", b"Smith,42,M,Boston\nJones,7,F,Rome\n", ("no-header", 1, "2"), id="one number"),
+        pytest.param("a.csv", b"Smith,2024-02-01,M\nJones,2024-02-02,F\n", ("no-header", 1, "2"), id="one date"),
+        pytest.param("a.csv", b"Smith,NA,M\nJones,x,F\n", ("no-header", 1, "2"), id="one missing value"),
+        pytest.param("a.csv", b"2019,2020\n1,2\n", ("no-header", 1, "1"), id="nothing but years"),
         pytest.param("a.csv", b"a,label\n1,x\n2,\n", ("target-empty", 3, "label"), id="an empty target"),
         pytest.param("a.csv", b"a,label\n1,x\n2,NaN\n", ("target-empty", 3, "label"), id="a NaN target"),
         pytest.param("a.csv", b"a,label\n1,x\n2,x\n", ("one-class", None, "label"), id="one class"),
@@ -66,12 +71,19 @@ def test_rejections(name, content, expected):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
-def test_a_missing_target_column_is_told_with_the_columns_there_are(name):
+def test_a_missing_target_column_is_told_by_the_name_that_the_spec_asks_for(name):
     content = GOOD if name.endswith("csv") else b'{"a": 1, "label": "x"}\n{"a": 2, "label": "y"}\n'
     rejection = check(name, len(content), content, complete=True, target="price")
     assert rejection is not None
     assert (rejection.code, rejection.column) == ("target-missing", "price")
-    assert "label" in rejection.remedy
+    assert "'price'" in rejection.message
+    assert ("3" if name == "a.csv" else "2") + " columns" in rejection.message
+
+
+def test_a_target_of_another_case_is_told_by_its_place():
+    rejection = check("a.csv", len(GOOD), GOOD, complete=True, target="LABEL")
+    assert rejection is not None
+    assert "Column 3" in rejection.remedy
 
 
 def test_a_json_row_without_the_target_is_told_by_its_line():
@@ -100,15 +112,29 @@ def test_a_cut_gzip_head_is_read_as_far_as_it_goes():
     assert told("a.csv.gz", bad[: len(bad) // 2], complete=False) == ("ragged-row", 2, None)
 
 
-def test_rejections_hold_no_values_of_the_data():
-    secret = "4111111111111111"
-    for content in (
-        f"a,label\n{secret}\n1,x\n",
-        f'a,label\n"{secret}"{secret},x\n',
-        f"a,label\n{secret},x\n{secret},\n",
-        f"a,label\n{secret},x\n2,x\n",
-    ):
-        rejection = check("a.csv", len(content), content.encode(), complete=True)
+SECRETS = ("4111111111111111", "Smith")
+
+
+@pytest.mark.parametrize("target", [None, "label"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("a,label\n{}\n1,x\n", id="ragged"),
+        pytest.param('a,label\n"{0}"{0},x\n', id="quotes"),
+        pytest.param("a,label\n{0},x\n{0},\n", id="no target"),
+        pytest.param("a,label\n{},x\n2,x\n", id="one class"),
+        pytest.param("{},42,M\nJones,7,F\n", id="a row for a header"),
+        pytest.param("John,{},Boston\nJim,x,Rome\n", id="a row for a header, words only"),
+        pytest.param("{0},{0},M\nJones,Jim,F\n", id="a row for a header, the same word twice"),
+        pytest.param("John,{}\nJim,\n", id="a row for a header, then no target"),
+        pytest.param("John,{}\nJim,x\nJack,x\n", id="a row for a header, then one class"),
+        pytest.param("{},\nJim,x\n", id="a row for a header, a cell empty"),
+    ],
+)
+def test_rejections_hold_no_values_of_the_data(content, target):
+    for secret in SECRETS:
+        text = content.format(secret)
+        rejection = check("a.csv", len(text), text.encode(), complete=True, target=target)
         assert rejection is not None
         assert secret not in str(rejection)
 

@@ -102,7 +102,24 @@ def test_a_file_that_is_gone(tmp_path):
 
 def test_files_with_other_columns(tmp_path):
     found = rejection(process(tmp_path, GOOD, more=[("u.csv", "count,size,label\n1,2,yes\n")]))
-    assert (found["code"], found["file"], found["column"]) == ("columns-differ", "project/data/u.csv", "kind")
+    assert (found["code"], found["file"], found["column"]) == ("columns-differ", "project/data/u.csv", "3")
+
+
+@pytest.mark.parametrize(
+    ("spec", "label"),
+    [
+        pytest.param({}, lambda n: f"name {n}", id="too many classes"),
+        pytest.param({}, lambda n: "no", id="one class"),
+        pytest.param({}, lambda n: "yes" if n == 3 else "no", id="a rare class"),
+        pytest.param({}, lambda n: "" if n == 3 else "no", id="a missing target"),
+        pytest.param({"task": "tabular-regression"}, lambda n: "no", id="no number"),
+    ],
+)
+def test_a_row_that_stands_for_the_header_is_not_quoted(tmp_path, spec, label):
+    lines = ["Jane,Mary Smith", *(f"c{n % 7},{label(n)}" for n in range(60))]
+    found = json.dumps(rejection(process(tmp_path, "\n".join(lines) + "\n", spec=spec)))
+    assert "Smith" not in found
+    assert "Jane" not in found
 
 
 def test_files_of_two_formats(tmp_path):
