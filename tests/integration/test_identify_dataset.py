@@ -159,6 +159,17 @@ def test_a_folder_is_all_its_objects_but_the_marker(account, context):
     ]
 
 
+def test_a_folder_of_more_objects_than_a_job_can_be_told_of_is_rejected(account, context):
+    for number in range(300):
+        account.drop(f"cancer/data/november/part-{number:04}.csv", TABLE)
+    marker = account.drop("cancer/data/november/_SUCCESS", b"") | {"kind": "prefix"}
+    with pytest.raises(DropRejectedError) as caught:
+        identify_dataset.handler(ask(marker), context)
+    assert caught.value.rejection.code == "too-many-objects"
+    assert "300 objects" in caught.value.rejection.message
+    assert "one larger file" in caught.value.rejection.remedy
+
+
 def test_an_empty_folder_is_rejected(account, context):
     marker = account.drop("cancer/data/november/_SUCCESS", b"") | {"kind": "prefix"}
     with pytest.raises(DropRejectedError) as caught:

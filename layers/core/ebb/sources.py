@@ -10,6 +10,7 @@ from ebb.events import SUCCESS_MARKER, Message
 
 # The keys and digests travel to the job in environment variables: 100 of 256 characters, the spec beside them.
 MAX_SOURCES_CHARS = 20_000
+_UNREAD = "0" * 64  # as long as the digest of what has not been read yet
 _FILE = re.compile(r"\.(csv|csv\.gz|jsonl|jsonl\.gz|parquet)$", re.IGNORECASE)
 
 
@@ -87,12 +88,14 @@ def together(sources: Sequence[Source], forms: Iterable[str]) -> str:
                 remedy="Keep all data of an appending project in one bucket, or write data: {mode: replace}.",
             )
         )
-    if len(json.dumps(digests(sources))) > MAX_SOURCES_CHARS:
+    chars = len(json.dumps({source.key: source.sha256 or _UNREAD for source in sources}, separators=(",", ":")))
+    if chars > MAX_SOURCES_CHARS:
+        most = MAX_SOURCES_CHARS * len(sources) // chars
         raise DropRejectedError(
             Rejection(
                 "too-many-objects",
-                f"{len(sources)} objects are more than one run can verify",
-                remedy="Join small files into fewer, larger ones (Parquet holds most in least space).",
+                f"{len(sources)} objects with names as long as these are more than the {most} that one run can verify",
+                remedy="Join them into one larger file (Parquet holds most in least space).",
             )
         )
     return found[0]
