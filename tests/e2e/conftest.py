@@ -24,11 +24,16 @@ ENDED = {"succeeded", "rejected", "failed", "cancelled", "reused", "superseded"}
 TEST_TIMEOUT_S = 420
 
 
+# One embedded cloud serves them all. A restart empties its record of calls, so it comes first; destroy comes last.
+FIRST, LAST = "test_restart", "test_zz_destroy"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything in this folder, so that `-m "not e2e"` leaves it out."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.e2e)
+    """Mark everything in this folder, so that `-m "not e2e"` leaves it out, and bring it into its order."""
+    here = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    for item in here:
+        item.add_marker(pytest.mark.e2e)
+    items.sort(key=lambda item: (item.path.stem == LAST) - (item.path.stem == FIRST))
 
 
 def environment(home: Path) -> dict[str, str]:

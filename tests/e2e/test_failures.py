@@ -1,11 +1,11 @@
-"""Jobs that fail, runs that are cancelled, repeated or interrupted: nothing is lost, nothing is left running."""
+"""Jobs that fail, runs that are cancelled or repeated: nothing is lost, nothing is left running."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from .conftest import Cloud, Ebb, connect, wait_until
+from .conftest import Cloud, Ebb, wait_until
 
 
 @pytest.fixture
@@ -107,21 +107,3 @@ def test_an_older_run_never_overwrites_a_newer_model(ebb: Ebb, cloud: Cloud, tab
     assert "newer" in late["deploy_reason"]
     after = cloud.client("sagemaker").describe_endpoint(EndpointName=run["endpoint_name"])["EndpointConfigName"]
     assert after == before
-
-
-def test_a_run_in_flight_goes_on_as_the_next_attempt_after_a_restart(ebb: Ebb, cloud: Cloud, tables: Path):
-    served = ebb.drop(tables / "few.csv", "steady")
-    run_id = ebb.json("drop", tables / "cut.csv", "--project", "phoenix")["run_id"]
-    wait_until(lambda: any(name.startswith(run_id) for name in cloud.jobs_in_progress()), "its first job")
-    assert ebb("down").returncode == 0
-    assert ebb("up").returncode == 0
-    record = json.loads(ebb("show", run_id, "--wait", "--json").stdout)
-    assert record["status"] == "succeeded", record
-    assert record["attempt"] == 2
-    sagemaker = connect(ebb).client("sagemaker")
-    wait_until(
-        lambda: sagemaker.describe_endpoint(EndpointName=served["endpoint_name"])["EndpointStatus"] == "InService",
-        "the endpoint of before the restart",
-    )
-    row = (tables / "few.csv").read_text().splitlines()[1].rsplit(",", 1)[0]
-    assert ebb.json("invoke", "steady", "-", stdin=row + "\n")["predictions"]
