@@ -51,12 +51,16 @@ def run(path: Path, given: Any, answer: Answer) -> Execution:
         except TaskError as error:
             raise stepfunctions._ExecutionError(error.error, error.cause) from error
 
-    with _machine(path) as machine_arn, mock.patch.multiple(
-        stepfunctions,
-        _invoke_resource=invoke,
-        _scaled_sleep=lambda _: None,
-        _emit_execution_status_event=lambda _: None,
-    ), mock.patch.object(stepfunctions.time, "sleep"):
+    with (
+        _machine(path) as machine_arn,
+        mock.patch.multiple(
+            stepfunctions,
+            _invoke_resource=invoke,
+            _scaled_sleep=lambda _: None,
+            _emit_execution_status_event=lambda _: None,
+        ),
+        mock.patch.object(stepfunctions.time, "sleep"),
+    ):
         name = uuid.uuid4().hex
         arn = f"{machine_arn.replace(':stateMachine:', ':execution:')}:{name}"
         stepfunctions._executions[arn] = {

@@ -1,12 +1,13 @@
 """The paths of a deployment: newer runs win, what fails is undone, nothing that is served is ever deleted."""
 
+import json
 from typing import Any
 
 import pytest
+
 from ebb import deployment
 from ebb.settings import StackSettings
 from ebb.spec import ServeSpec
-
 from infrastructure import project
 from infrastructure.interpreter import TaskError, run
 
@@ -39,7 +40,7 @@ class SageMaker:
 
     def __init__(self, *, status: str | None = None, config: str = "older", deployed: int = 3, looks: int = 1):
         self.status, self.config, self.deployed, self.looks = status, config, deployed, looks
-        self.previous = 0
+        self.previous, self.claimed_by, self.superseded = 0, "", ""
         self.models: set[str] = set()
         self.configs: set[str] = set()
         self.alarms: set[str] = set()
@@ -54,33 +55,39 @@ class SageMaker:
             raise self.fails[action]
         return getattr(self, action)(arguments) or {}
 
-    def updateItem(self, arguments: Any) -> Any:  # noqa: N802 - the actions' own names, here and below
-        """Claim or release."""
-        mine = int(arguments["ExpressionAttributeValues"][":generation"]["N"])
+    def updateItem(self, arguments: Any) -> Any:
+        """Claim, confirm the claim, or release it."""
+        values = arguments["ExpressionAttributeValues"]
+        mine = int(values[":generation"]["N"])
         claiming = "previous_generation =" in arguments["UpdateExpression"]
         if not (self.deployed < mine if claiming else self.deployed == mine):
             raise TaskError("DynamoDB.ConditionalCheckFailedException", "The conditional request failed")
+        if "superseded_config" in arguments["UpdateExpression"]:
+            self.superseded = values[":config"]["S"]
+            return
+        self.claimed_by = values[":run"]["S"]
         self.previous, self.deployed = (self.deployed, mine) if claiming else (self.previous, self.previous)
 
-    def getItem(self, _: Any) -> Any:  # noqa: N802
+    def getItem(self, _: Any) -> Any:
         """Read the claim."""
-        return {"Item": {"deployed_generation": {"N": str(self.deployed)}}}
+        found = {"deployed_generation": {"N": str(self.deployed)}, "claimed_by": {"S": self.claimed_by}}
+        return {"Item": found | ({"superseded_config": {"S": self.superseded}} if self.superseded else {})}
 
-    def createModel(self, arguments: Any) -> None:  # noqa: N802
+    def createModel(self, arguments: Any) -> None:
         """Create."""
         self.models.add(arguments["ModelName"])
 
-    def deleteModel(self, arguments: Any) -> None:  # noqa: N802
+    def deleteModel(self, arguments: Any) -> None:
         """Delete, refused when there is none."""
         if arguments["ModelName"] not in self.models:
             raise TaskError("SageMaker.SageMakerException", "Could not find model")
         self.models.remove(arguments["ModelName"])
 
-    def createEndpointConfig(self, arguments: Any) -> None:  # noqa: N802
+    def createEndpointConfig(self, arguments: Any) -> None:
         """Create."""
         self.configs.add(arguments["EndpointConfigName"])
 
-    def deleteEndpointConfig(self, arguments: Any) -> None:  # noqa: N802
+    def deleteEndpointConfig(self, arguments: Any) -> None:
         """Delete, which must not happen under an endpoint that is live or changing.
 
         Source: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DeleteEndpointConfig.html
@@ -89,15 +96,15 @@ class SageMaker:
         assert not (live and self.config == arguments["EndpointConfigName"])
         self.configs.discard(arguments["EndpointConfigName"])
 
-    def putMetricAlarm(self, arguments: Any) -> None:  # noqa: N802
+    def putMetricAlarm(self, arguments: Any) -> None:
         """Create."""
         self.alarms.add(arguments["AlarmName"])
 
-    def deleteAlarms(self, arguments: Any) -> None:  # noqa: N802
+    def deleteAlarms(self, arguments: Any) -> None:
         """Delete."""
         self.alarms -= set(arguments["AlarmNames"])
 
-    def describeEndpoint(self, arguments: Any) -> Any:  # noqa: N802
+    def describeEndpoint(self, arguments: Any) -> Any:
         """Say where it is; a change ends after the given number of looks."""
         assert arguments == {"EndpointName": ENDPOINT}
         self.on_look()
@@ -109,20 +116,22 @@ class SageMaker:
             raise TaskError("SageMaker.SageMakerException", "Could not find endpoint")
         return {"EndpointName": ENDPOINT, "EndpointStatus": self.status, "EndpointConfigName": self.config}
 
-    def createEndpoint(self, arguments: Any) -> None:  # noqa: N802
+    def createEndpoint(self, arguments: Any) -> None:
         """Create, refused when there is one."""
         if self.status:
             raise TaskError("SageMaker.AmazonSageMakerException", "Cannot create already existing endpoint")
         self.status, self.config, self.left = "Creating", arguments["EndpointConfigName"], self.looks
 
-    def updateEndpoint(self, arguments: Any) -> None:  # noqa: N802
+    def updateEndpoint(self, arguments: Any) -> None:
         """Update, refused unless it is in service."""
         if self.status != "InService":
             raise TaskError("SageMaker.AmazonSageMakerException", f"Cannot update in status {self.status}")
         self.status, self.config, self.left = "Updating", arguments["EndpointConfigName"], self.looks
 
-    def deleteEndpoint(self, _: Any) -> None:  # noqa: N802
-        """Delete."""
+    def deleteEndpoint(self, _: Any) -> None:
+        """Delete, refused while the endpoint is changing."""
+        if self.status not in ("InService", "Failed", "OutOfService"):
+            raise TaskError("SageMaker.SageMakerException", "Cannot update in-progress endpoint")
         self.status, self.left = "Deleting", self.looks
 
 
@@ -140,7 +149,7 @@ def test_a_first_model_gets_an_endpoint_with_its_alarms():
     assert (cloud.status, cloud.config, cloud.deployed) == ("InService", NAME, 7)
     assert cloud.alarms == ALARMS
     actions = _actions(ended)
-    assert actions.index("putMetricAlarm") < actions.index("createEndpoint")
+    assert actions[-2:] == ["putMetricAlarm", "putMetricAlarm"]
 
 
 def test_a_later_model_updates_the_endpoint():
@@ -156,6 +165,24 @@ def test_an_older_run_changes_nothing():
     ended = run(PATH, _given(generation=7), cloud)
     assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
     assert _actions(ended) == ["updateItem"]
+
+
+def test_an_update_that_is_given_up_does_not_touch_the_alarms_of_the_model_that_serves():
+    """They carry the limits of the model; one that never serves must not set them."""
+    overtaken, rejected = SageMaker(status="InService"), SageMaker(status="InService")
+    overtaken.on_look = lambda: setattr(overtaken, "deployed", 8)
+    rejected.fails["updateEndpoint"] = TaskError("SageMaker.AmazonSageMakerException", "no")
+    for cloud in (overtaken, rejected):
+        assert "putMetricAlarm" not in _actions(run(PATH, _given(), cloud))
+
+
+def test_an_update_that_cannot_be_watched_is_taken_back():
+    cloud = SageMaker(status="InService")
+    cloud.fails["putMetricAlarm"] = TaskError("CloudWatch.LimitExceededException", "no")
+    ended = run(PATH, _given(), cloud)
+    assert (ended.status, ended.error) == ("FAILED", "CloudWatch.LimitExceededException")
+    assert (cloud.status, cloud.config, cloud.deployed) == ("InService", "older", 3)
+    assert (cloud.models, cloud.configs) == (set(), set())
 
 
 def test_a_run_overtaken_while_it_waited_takes_its_things_back():
@@ -239,7 +266,6 @@ def test_a_failed_endpoint_of_earlier_is_replaced():
     [
         ("createModel", "SageMaker.AmazonSageMakerException"),
         ("createEndpointConfig", "SageMaker.AmazonSageMakerException"),
-        ("putMetricAlarm", "CloudWatch.LimitExceededException"),
         ("createEndpoint", "SageMaker.ResourceLimitExceededException"),
     ],
 )
@@ -251,6 +277,14 @@ def test_what_cannot_be_created_leaves_nothing_behind(action, error):
     assert (cloud.status, cloud.models, cloud.configs, cloud.alarms, cloud.deployed) == (None, set(), set(), set(), 3)
 
 
+def test_a_first_endpoint_that_cannot_be_watched_is_removed():
+    cloud = SageMaker()
+    cloud.fails["putMetricAlarm"] = TaskError("CloudWatch.LimitExceededException", "no")
+    ended = run(PATH, _given(), cloud)
+    assert (ended.status, ended.error, ended.cause) == ("FAILED", "CloudWatch.LimitExceededException", "no")
+    assert (cloud.status, cloud.models, cloud.configs, cloud.deployed) == ("Deleting", set(), set(), 3)
+
+
 def test_the_first_error_is_the_one_that_is_told():
     cloud = SageMaker()
     for action in ("createEndpoint", "deleteAlarms", "deleteEndpointConfig", "deleteModel", "updateItem"):
@@ -259,7 +293,7 @@ def test_the_first_error_is_the_one_that_is_told():
     update = cloud.updateItem
 
     def claim_only(arguments: Any) -> None:
-        if "previous_generation =" not in arguments["UpdateExpression"]:
+        if arguments["UpdateExpression"].endswith("= previous_generation"):
             raise claim
         update(arguments)
 
@@ -280,4 +314,119 @@ def test_nothing_is_deleted_under_an_endpoint_that_may_still_come_up():
     cloud = SageMaker(looks=10_000)
     ended = run(PATH, _given(), cloud)
     assert (ended.status, ended.error) == ("FAILED", "EndpointNotInService")
+    assert (cloud.models, cloud.configs) == ({NAME}, {NAME})
+
+
+# ---- Stopped from outside: no Catch runs, an event starts the undoing ----
+
+
+class Stopped(BaseException):
+    """The execution is gone in the middle of a call."""
+
+
+def _stop_in(action: str, cloud: SageMaker, *, before: bool = False, nth: int = 1) -> None:
+    """Run a deployment and stop it in its nth call of `action`, before or after the call took effect."""
+    calls = 0
+
+    def answer(resource: str, arguments: Any) -> Any:
+        nonlocal calls
+        mine = resource.endswith(f":{action}")
+        calls += mine
+        if mine and before and calls == nth:
+            raise Stopped
+        try:
+            return cloud(resource, arguments)
+        finally:
+            if mine and calls == nth:
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        run(PATH, _given(), answer)
+
+
+def _stopped_event(given: dict[str, Any]) -> dict[str, Any]:
+    event = json.loads((project.ROOT / "events" / "execution_aborted.json").read_text(encoding="utf-8"))
+    event["detail"]["input"] = json.dumps(given)
+    return event
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before it took effect", "after it took effect"])
+@pytest.mark.parametrize(
+    "action", ["updateItem", "createModel", "createEndpointConfig", "describeEndpoint", "createEndpoint"]
+)
+def test_a_first_deployment_that_is_stopped_leaves_nothing_behind(action, before):
+    cloud = SageMaker(looks=3)
+    _stop_in(action, cloud, before=before)
+    ended = run(PATH, _stopped_event(_given()), cloud)
+    assert ended.status == "SUCCEEDED"
+    assert cloud.status in (None, "Deleting")
+    assert (cloud.models, cloud.configs, cloud.alarms) == (set(), set(), set())
+    assert cloud.deployed == 3
+
+
+def test_a_first_deployment_that_is_stopped_at_its_very_end_leaves_nothing_behind():
+    cloud = SageMaker()
+    run(PATH, _given(), cloud)
+    assert cloud.alarms == ALARMS
+    ended = run(PATH, _stopped_event(_given()), cloud)
+    assert ended.output == {"deployed": False, "reason": "the deployment was stopped, and taken back"}
+    assert (cloud.status, cloud.models, cloud.configs, cloud.alarms) == ("Deleting", set(), set(), set())
+
+
+@pytest.mark.parametrize("action", ["createModel", "createEndpointConfig", "describeEndpoint", "updateEndpoint"])
+def test_an_update_that_is_stopped_leaves_the_earlier_model_serving(action):
+    cloud = SageMaker(status="InService")
+    _stop_in(action, cloud)
+    ended = run(PATH, _stopped_event(_given()), cloud)
+    assert ended.status == "SUCCEEDED"
+    assert (cloud.status, cloud.config, cloud.deployed) == ("InService", "older", 3)
+    assert (cloud.models, cloud.configs) == (set(), set())
+    assert "deleteEndpoint" not in _actions(ended)
+
+
+def test_the_undoing_waits_until_the_endpoint_may_be_deleted():
+    cloud = SageMaker(looks=6)
+    _stop_in("createEndpoint", cloud)
+    ended = run(PATH, _stopped_event(_given()), cloud)
+    assert _actions(ended).count("describeEndpoint") > 6
+    assert _actions(ended).count("deleteEndpoint") == 1
+    assert cloud.status == "Deleting"
+
+
+def test_a_stopped_undoing_is_undone_too():
+    cloud = SageMaker()
+    _stop_in("createEndpoint", cloud)
+    ended = run(PATH, _stopped_event(_stopped_event(_given())), cloud)
+    assert ended.status == "SUCCEEDED"
+    assert (cloud.status, cloud.models, cloud.configs, cloud.deployed) == ("Deleting", set(), set(), 3)
+
+
+def test_what_a_newer_run_has_taken_over_is_left_alone():
+    cloud = SageMaker()
+    _stop_in("createEndpoint", cloud)
+    cloud.status, cloud.config, cloud.deployed, cloud.claimed_by = "InService", "newer", 8, "newer"
+    cloud.alarms = set(ALARMS)
+    ended = run(PATH, _stopped_event(_given()), cloud)
+    assert ended.status == "SUCCEEDED"
+    assert (cloud.status, cloud.config, cloud.deployed, cloud.alarms) == ("InService", "newer", 8, ALARMS)
+    assert (cloud.models, cloud.configs) == (set(), set())
+
+
+def test_what_a_newer_run_still_serves_from_us_is_left_to_it():
+    """It has the claim and is about to update the endpoint, which serves our model until then."""
+    cloud = SageMaker()
+    _stop_in("createEndpoint", cloud)
+    cloud.status, cloud.deployed, cloud.claimed_by = "InService", 8, "newer"
+    ended = run(PATH, _stopped_event(_given()), cloud)
+    assert (ended.status, cloud.status, cloud.deployed) == ("SUCCEEDED", "InService", 8)
+    assert (cloud.models, cloud.configs) == ({NAME}, {NAME})
+
+
+def test_an_earlier_model_that_does_not_come_back_leaves_the_endpoint_serving_ours():
+    cloud = SageMaker(status="InService")
+    _stop_in("updateEndpoint", cloud)
+    cloud.fails["updateEndpoint"] = TaskError("SageMaker.AmazonSageMakerException", "Could not find configuration")
+    ended = run(PATH, _stopped_event(_given()), cloud)
+    assert (ended.status, ended.error) == ("FAILED", "DeploymentStopped")
+    assert (cloud.status, cloud.config, cloud.deployed) == ("InService", NAME, 7)
     assert (cloud.models, cloud.configs) == ({NAME}, {NAME})

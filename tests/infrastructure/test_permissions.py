@@ -45,8 +45,13 @@ def test_nobody_shares_a_role_and_no_role_is_generated(kind):
     assert not any("Policies" in each["Properties"] for each in project.resources(kind).values())
 
 
-def test_every_role_belongs_to_one_function_or_machine():
-    users = project.resources("AWS::Serverless::Function", "AWS::Serverless::StateMachine")
+def test_every_role_belongs_to_one_function_machine_or_rule():
+    users = set(project.resources("AWS::Serverless::Function", "AWS::Serverless::StateMachine"))
+    users |= {
+        name
+        for name, rule in project.resources("AWS::Events::Rule").items()
+        if any("RoleArn" in target for target in rule["Properties"]["Targets"])
+    }
     assert set(ROLES) == {f"{name}Role" for name in users}
 
 

@@ -76,9 +76,21 @@ def test_every_rule_keeps_what_it_cannot_deliver():
         for event in function["Properties"].get("Events", {}).values()
         if event["Type"] == "EventBridgeRule"
     ]
-    assert len(targets) == 2
+    assert len(targets) == 3
     for each in targets:
         assert each["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": ["EventsDeadLetterQueue", "Arn"]}
+
+
+def test_the_queue_takes_the_dead_letters_of_every_rule():
+    (statement,) = [
+        each
+        for each in project.template()["Resources"]["EventsDeadLetterQueuePolicy"]["Properties"]["PolicyDocument"][
+            "Statement"
+        ]
+        if each["Effect"] == "Allow"
+    ]
+    rules = set(project.resources("AWS::Events::Rule")) | {"OnRunEndedFunctionRunEnded"}
+    assert {each["Fn::GetAtt"][0] for each in statement["Condition"]["ArnEquals"]["aws:SourceArn"]} == rules
 
 
 def test_every_function_that_events_call_keeps_what_it_cannot_handle():
@@ -162,6 +174,16 @@ def test_every_start_of_a_run_ends_in_the_ledger_even_when_it_is_cut_short():
     event = FUNCTIONS["OnRunEndedFunction"]["Properties"]["Events"]["RunEnded"]["Properties"]["Pattern"]
     assert set(event["detail"]["status"]) == {"ABORTED", "FAILED", "TIMED_OUT"}
     assert event["detail"]["stateMachineArn"] == [{"Ref": "RunPipelineStateMachine"}]
+
+
+def test_a_deployment_that_is_cut_short_is_taken_back():
+    """StopExecution and a timeout run no Catch; on AWS a stopped run stops the deployment that it waits for."""
+    rule = project.template()["Resources"]["DeploymentStoppedRule"]["Properties"]
+    assert set(rule["EventPattern"]["detail"]["status"]) == {"ABORTED", "TIMED_OUT"}
+    assert rule["EventPattern"]["detail"]["stateMachineArn"] == [{"Ref": "DeployModelStateMachine"}]
+    (target,) = rule["Targets"]
+    assert target["Arn"] == {"Ref": "DeployModelStateMachine"}
+    assert not {"Input", "InputPath", "InputTransformer"} & set(target), "the machine reads the whole event"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from ebb.record import RecordRequest
 
+from ebb.record import RecordRequest
 from infrastructure import project
 from infrastructure.interpreter import TaskError, run
 
@@ -48,12 +48,12 @@ class World:
             return {"ModelPackageArn": "arn:aws:sagemaker:us-east-1:000000000000:model-package/ebb-wine/1"}
         return {"job": arguments} if action.endswith(".sync") else {}
 
-    def IdentifyDataset(self, _: Any) -> Any:  # noqa: N802 - the function's own name
+    def IdentifyDataset(self, _: Any) -> Any:
         """Say whether there is anything to do."""
         reuses = None if self.outcome == "run" else "wine-20261122010203-0a1b2c"
         return {"outcome": self.outcome, "reason": "the same bytes", "reuses": reuses, "spec": {}, "sources": []}
 
-    def PlanPipeline(self, _: Any) -> Any:  # noqa: N802
+    def PlanPipeline(self, _: Any) -> Any:
         """Return requests that can be told apart."""
         stages = {
             stage: {"needed": stage in self.needed, "request": {"stage": stage}, "report_uri": f"s3://b/{stage}.json"}
@@ -62,12 +62,12 @@ class World:
         roles = [{"create": {"RoleName": f"ebb-wine-{stage}"}, "policy": {"PolicyName": stage}} for stage in STAGES]
         return {"generation": 3, "roles": roles, "artifacts": {}, **stages}
 
-    def SelectCandidate(self, _: Any) -> Any:  # noqa: N802
+    def SelectCandidate(self, _: Any) -> Any:
         """Choose, and deploy or not."""
         deploy = {"run_id": GIVEN["run_id"], "requests": {}} if self.deploy == "yes" else None
         return {"chosen": "student-int8", "package_group": {}, "package": {}, "deploy": deploy}
 
-    def RecordRun(self, payload: Any) -> Any:  # noqa: N802
+    def RecordRun(self, payload: Any) -> Any:
         """Accept what the real handler accepts, and nothing else."""
         RecordRequest.validate_python(payload)
         return {"subject": f"{payload['action']}", "message": "words"}
@@ -80,7 +80,11 @@ class World:
 
 def _recorded(execution: Any) -> list[str]:
     payloads = [each["Payload"] for each in execution.arguments("lambda:invoke")]
-    return [each.get("stage") if each["action"] == "stage_finished" else each["action"] for each in payloads if "action" in each]
+    return [
+        each.get("stage") if each["action"] == "stage_finished" else each["action"]
+        for each in payloads
+        if "action" in each
+    ]
 
 
 def test_a_run_goes_through_every_stage_and_is_recorded():
@@ -201,7 +205,9 @@ def test_a_failure_that_cannot_be_recorded_still_fails_with_its_own_error():
     [
         pytest.param(World(publish=("SNS.InternalErrorException", "x")), "SUCCEEDED", id="a success stays one"),
         pytest.param(
-            World(publish=("SNS.InternalErrorException", "x"), train=("States.TaskFailed", "y")), "FAILED", id="so a failure"
+            World(publish=("SNS.InternalErrorException", "x"), train=("States.TaskFailed", "y")),
+            "FAILED",
+            id="so a failure",
         ),
     ],
 )

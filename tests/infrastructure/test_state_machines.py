@@ -173,7 +173,16 @@ def test_every_failed_deployment_gives_its_claim_back_or_leaves_a_busy_endpoint_
     definition = project.machine(DEPLOY_MODEL)
     reached = project.reachable(definition, "Create model", without=frozenset({"Release claim"}))
     before_fail = {name for name in reached if "Deployment failed" in project.successors(definition["States"][name])}
-    assert before_fail == {"Describe endpoint", "Endpoint in service?"}
+    undoing = project.reachable(definition, "Undo deployment")
+    assert before_fail - undoing == {"Describe endpoint", "Endpoint in service?"}
+
+
+def test_an_undoing_gives_the_claim_back_or_says_why_it_cannot():
+    definition = project.machine(DEPLOY_MODEL)
+    reached = project.reachable(definition, "Undo deployment", without=frozenset({"Release claim"}))
+    before_fail = {name for name in reached if "Deployment failed" in project.successors(definition["States"][name])}
+    assert before_fail == {"Read claim", "What was left?", "Put earlier model back"}
+    assert not reached & {"Create model", "Create endpoint", "Update endpoint", "Create alarms"}
 
 
 def _is_known(error: str) -> bool:
