@@ -96,6 +96,13 @@ class SageMaker:
         assert not (live and self.config == arguments["EndpointConfigName"])
         self.configs.discard(arguments["EndpointConfigName"])
 
+    def describeEndpointConfig(self, arguments: Any) -> Any:
+        """Say which model it serves: the one of the same name."""
+        if arguments["EndpointConfigName"] not in self.configs:
+            raise TaskError("SageMaker.SageMakerException", "Could not find configuration")
+        name = arguments["EndpointConfigName"]
+        return {"EndpointConfigName": name, "ProductionVariants": [{"ModelName": name}]}
+
     def putMetricAlarm(self, arguments: Any) -> None:
         """Create."""
         self.alarms.add(arguments["AlarmName"])
@@ -158,6 +165,49 @@ def test_a_later_model_updates_the_endpoint():
     assert ended.status == "SUCCEEDED"
     assert "createEndpoint" not in _actions(ended)
     assert (cloud.config, cloud.models, cloud.configs) == (NAME, {NAME}, {NAME})
+
+
+EARLIER = "wine-20261122010203-9f8e7d-a2"
+
+
+def _serving(name: str, **others: Any) -> SageMaker:
+    cloud = SageMaker(status="InService", config=name, **others)
+    cloud.models, cloud.configs = {name}, {name}
+    return cloud
+
+
+def test_the_model_that_was_superseded_is_deleted_once_the_new_one_serves():
+    cloud = _serving(EARLIER)
+    ended = run(PATH, _given(), cloud)
+    assert ended.output == {"deployed": True, "endpoint_name": ENDPOINT}
+    assert (cloud.models, cloud.configs) == ({NAME}, {NAME})
+    actions = _actions(ended)
+    assert actions.index("putMetricAlarm") < actions.index("deleteEndpointConfig")
+
+
+@pytest.mark.parametrize(
+    "name", ["somebody-elses", "wine-red-20261122010203-9f8e7d-a2", "winery-20261122010203-9f8e7d-a2", "wine-a1"]
+)
+def test_a_model_that_no_run_of_the_project_made_is_not_deleted(name):
+    cloud = _serving(name)
+    ended = run(PATH, _given(), cloud)
+    assert ended.status == "SUCCEEDED"
+    assert (cloud.models, cloud.configs) == ({NAME, name}, {NAME, name})
+
+
+@pytest.mark.parametrize("action", ["describeEndpointConfig", "deleteEndpointConfig", "deleteModel"])
+def test_a_deployment_succeeds_even_if_the_superseded_model_cannot_be_deleted(action):
+    cloud = _serving(EARLIER)
+    cloud.fails[action] = TaskError("SageMaker.SageMakerException", "throttled")
+    ended = run(PATH, _given(), cloud)
+    assert (ended.status, ended.output) == ("SUCCEEDED", {"deployed": True, "endpoint_name": ENDPOINT})
+
+
+def test_an_update_that_fails_keeps_the_model_that_serves():
+    cloud = _serving(EARLIER)
+    cloud.fails["updateEndpoint"] = TaskError("SageMaker.AmazonSageMakerException", "no")
+    assert run(PATH, _given(), cloud).status == "FAILED"
+    assert (cloud.models, cloud.configs) == ({EARLIER}, {EARLIER})
 
 
 def test_an_older_run_changes_nothing():
