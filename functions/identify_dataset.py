@@ -3,7 +3,9 @@
 Reads the data and the spec; writes the manifest and the ledger. No job starts before it has answered.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -29,7 +31,9 @@ from ebb.telemetry import logger
 from ebb_jobs import infer, precheck
 
 HEAD_BYTES = 1024 * 1024
-HASH_LIMIT_BYTES = 2 * 1024**3  # about half a minute of this function's time; above it S3's own checksum must do
+HASH_LIMIT_BYTES = 2 * 1024**3  # of a whole drop: about half a minute of this function; above, S3's checksums must do
+
+T = TypeVar("T")
 
 
 @logger.inject_lambda_context
@@ -40,7 +44,7 @@ def handler(asked: IdentifyRequested, context: LambdaContext) -> dict[str, Any]:
     book = Ledger(settings.ledger_table)
     try:
         found = _identify(asked, settings, book)
-    except ObjectChangedError as changed:
+    except ObjectChangedError as changed:  # only the uploaded object itself: see _steadily
         found = Identified(outcome="superseded", reason=f"{changed} after this event: its own event follows")
     return found.model_dump(mode="json")
 
@@ -58,13 +62,13 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
     if drop.etag and marker.etag != drop.etag:
         raise ObjectChangedError(f"s3://{drop.bucket}/{drop.key} was written again")
     spec, spec_given = _spec(asked)
-    listed = _listed(asked, spec, settings)
+    listed = _listed(asked, marker, spec, settings)
     form = sources.together([_unread(each) for each in listed], [_form(each.key) for each in listed])
-    for each in listed:
-        _check_head(each, spec)
-    read = [_named(each) for each in listed]
+    hashing = _Hashing(HASH_LIMIT_BYTES)
+    seen = [_steadily(each, partial(_checked, spec=spec), own=marker) for each in listed]
+    read = [_steadily(each, hashing.named, own=marker) for each in seen]
     if spec.data.mode == "append":
-        read = sources.appended(_earlier(book, asked.project), read)
+        read = sources.appended(_earlier(book, asked.project, hashing), read)
         form = sources.together(read, [_form(each.key) for each in read])
     work = identity.run_identity(
         asked.project, spec.resolved(), settings.jobs_hash, [each.fingerprint for each in read]
@@ -110,11 +114,13 @@ def _spec(asked: IdentifyRequested) -> tuple[PipelineSpec, bool]:
         return PipelineSpec(), False
 
 
-def _listed(asked: IdentifyRequested, spec: PipelineSpec, settings: IdentifySettings) -> list[ObjectFacts]:
+def _listed(
+    asked: IdentifyRequested, marker: ObjectFacts, spec: PipelineSpec, settings: IdentifySettings
+) -> list[ObjectFacts]:
     """Return the objects that the drop consists of, as S3 knows them now."""
     drop = asked.drop
     if drop.kind == "object":
-        return [_head(drop.bucket, drop.key, etag=drop.etag or None)]
+        return [marker]
     if drop.kind == "prefix":
         bucket, prefix = drop.bucket, drop.key.rsplit("/", 1)[0] + "/"
     else:
@@ -140,9 +146,9 @@ def _listed(asked: IdentifyRequested, spec: PipelineSpec, settings: IdentifySett
     return [_head(bucket, key) for key in sorted(found)]
 
 
-def _head(bucket: str, key: str, *, etag: str | None = None) -> ObjectFacts:
+def _head(bucket: str, key: str) -> ObjectFacts:
     try:
-        return storage.head(bucket, key, etag=etag)
+        return storage.head(bucket, key)
     except ObjectMissingError as error:
         raise _missing(key) from error
     except ObjectDeniedError as error:
@@ -159,8 +165,26 @@ def _form(key: str) -> str:
     return str(announced.name)
 
 
-def _check_head(facts: ObjectFacts, spec: PipelineSpec) -> None:
-    """Refuse what the first MiB shows to be unusable."""
+def _steadily(facts: ObjectFacts, read: Callable[[ObjectFacts], T], *, own: ObjectFacts | None) -> T:
+    """Return what reading an object gives; one that is written meanwhile is read once more.
+
+    The uploaded object's next version brings its own event, so this run gives way to it. Others (parts of a folder,
+    data left where it is, older data) bring none: giving way would leave them without a run.
+    """
+    try:
+        return read(facts)
+    except ObjectChangedError:
+        if own and (facts.bucket, facts.key) == (own.bucket, own.key):
+            raise
+    try:
+        return read(_head(facts.bucket, facts.key))
+    except ObjectChangedError as error:
+        message, remedy = f"{facts.key} was written again while it was read", "Write it to the end, then drop again."
+        raise DropRejectedError(Rejection("changed", message, file=facts.key, remedy=remedy)) from error
+
+
+def _checked(facts: ObjectFacts, spec: PipelineSpec) -> ObjectFacts:
+    """Return an object that the first MiB does not show to be unusable."""
     head = b""
     if facts.size_bytes:
         try:
@@ -178,39 +202,47 @@ def _check_head(facts: ObjectFacts, spec: PipelineSpec) -> None:
     )
     if rejection is not None:
         raise DropRejectedError(Rejection.of(rejection))
+    return facts
 
 
-def _named(facts: ObjectFacts) -> Source:
-    """Return a source with the name of its content."""
-    source = _unread(facts)
-    if facts.size_bytes <= HASH_LIMIT_BYTES:
-        try:
-            return source.model_copy(update={"sha256": storage.sha256(facts.bucket, facts.key, etag=facts.etag)})
-        except ObjectMissingError as error:
-            raise _missing(facts.key) from error
-    if facts.checksum is None:
-        rejection = Rejection(
-            "no-checksum",
-            f"{facts.key} is larger than {HASH_LIMIT_BYTES} bytes and S3 has no checksum of the whole object",
-            file=facts.key,
-            remedy="Upload it in smaller files, or with aws s3 cp --checksum-algorithm CRC64NVME.",
-        )
-        raise DropRejectedError(rejection)
-    return source.model_copy(update={"checksum": facts.checksum})
+class _Hashing:
+    """Names contents, as long as the whole drop leaves the function time to read them."""
+
+    def __init__(self, limit_bytes: int):
+        self._left_bytes = limit_bytes
+
+    def named(self, facts: ObjectFacts) -> Source:
+        """Return a source with the name of its content: SHA-256, or S3's checksum when there is too much to read."""
+        source = _unread(facts)
+        if facts.size_bytes <= self._left_bytes:
+            self._left_bytes -= facts.size_bytes
+            try:
+                return source.model_copy(update={"sha256": storage.sha256(facts.bucket, facts.key, etag=facts.etag)})
+            except ObjectMissingError as error:
+                raise _missing(facts.key) from error
+        if facts.checksum is None:
+            rejection = Rejection(
+                "no-checksum",
+                f"the drop is larger than {HASH_LIMIT_BYTES} bytes and S3 has no checksum of the whole of {facts.key}",
+                file=facts.key,
+                remedy="Upload less at a time, or with aws s3 cp --checksum-algorithm CRC64NVME.",
+            )
+            raise DropRejectedError(rejection)
+        return source.model_copy(update={"checksum": facts.checksum})
 
 
 def _unread(facts: ObjectFacts) -> Source:
     return Source(bucket=facts.bucket, key=facts.key, size_bytes=facts.size_bytes, etag=facts.etag)
 
 
-def _earlier(book: Ledger, project: str) -> list[Source]:
+def _earlier(book: Ledger, project: str, hashing: _Hashing) -> list[Source]:
     """Return what the project's last successful run read, as it is now; only what changed is read again."""
-    return [_current(Source.model_validate(each)) for each in book.project(project).get("sources", ())]
+    return [_current(Source.model_validate(each), hashing) for each in book.project(project).get("sources", ())]
 
 
-def _current(source: Source) -> Source:
+def _current(source: Source, hashing: _Hashing) -> Source:
     facts = _head(source.bucket, source.key)
-    return source if facts.etag == source.etag else _named(facts)
+    return source if facts.etag == source.etag else _steadily(facts, hashing.named, own=None)
 
 
 def _record(asked: IdentifyRequested, found: Identified, *, spec_given: bool, book: Ledger) -> None:

@@ -109,6 +109,48 @@ def test_an_object_that_was_written_again_is_left_to_its_own_event(account, cont
     assert "written again" in found["reason"]
 
 
+def rewriting(account, monkeypatch, key: str, times: int) -> None:
+    """Write an object again each time before its bytes are read, as a job that is still exporting would."""
+    read, left = identify_dataset.storage.sha256, [times]
+
+    def interrupted(bucket, asked, *, etag):
+        if asked == key and left[0]:
+            left[0] -= 1
+            account.s3.put_object(Bucket=bucket, Key=key, Body=TABLE + b"%d,1,no\n" % left[0])
+        return read(bucket, asked, etag=etag)
+
+    monkeypatch.setattr(identify_dataset.storage, "sha256", interrupted)
+
+
+def folder(account) -> tuple[dict, str]:
+    for part in ("a", "b"):
+        account.drop(f"cancer/data/november/{part}.csv", TABLE + part.encode() + b",1,no\n")
+    return account.drop("cancer/data/november/_SUCCESS", b"") | {"kind": "prefix"}, "cancer/data/november/b.csv"
+
+
+def test_a_part_of_a_folder_that_was_written_again_is_read_again(account, context, monkeypatch):
+    marker, part = folder(account)
+    rewriting(account, monkeypatch, part, times=1)
+    found = identify_dataset.handler(ask(marker), context)
+    assert found["outcome"] == "run"
+    assert found["sources"][1]["sha256"] == hashlib.sha256(TABLE + b"0,1,no\n").hexdigest()
+
+
+def test_a_part_that_does_not_hold_still_is_a_rejection(account, context, monkeypatch):
+    marker, part = folder(account)
+    rewriting(account, monkeypatch, part, times=9)
+    with pytest.raises(DropRejectedError) as caught:
+        identify_dataset.handler(ask(marker), context)
+    assert (caught.value.rejection.code, caught.value.rejection.file) == ("changed", part)
+    assert caught.value.rejection.remedy
+
+
+def test_the_uploaded_object_itself_gives_way_to_its_next_version(account, context, monkeypatch):
+    drop = account.drop(KEY, TABLE)
+    rewriting(account, monkeypatch, KEY, times=1)
+    assert identify_dataset.handler(ask(drop), context)["outcome"] == "superseded"
+
+
 def test_an_object_that_is_gone_is_a_rejection(account, context):
     drop = account.drop(KEY, TABLE)
     account.s3.delete_object(Bucket=LANDING, Key=KEY)
@@ -224,6 +266,18 @@ def test_a_large_object_is_named_by_its_full_checksum(account, context, monkeypa
     source = identify_dataset.handler(ask(drop), context)["sources"][0]
     assert source["sha256"] is None
     assert source["checksum"].startswith("SHA256:")
+
+
+def test_the_time_for_reading_is_that_of_the_whole_drop(account, context, monkeypatch):
+    marker, _ = folder(account)
+    monkeypatch.setattr(identify_dataset, "HASH_LIMIT_BYTES", int(len(TABLE) * 1.5))
+    first, second = identify_dataset.handler(ask(marker), context)["sources"]
+    assert first["sha256"]
+    assert (second["sha256"], bool(second["checksum"])) == (None, True)
+    monkeypatch.setattr(identify_dataset.storage, "_full_object_checksum", lambda found: None)
+    with pytest.raises(DropRejectedError) as caught:
+        identify_dataset.handler(ask(marker), context)
+    assert caught.value.rejection.code == "no-checksum"
 
 
 def test_an_ended_attempt_is_not_opened_again_and_a_new_one_is(account, context):
