@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from ebb_jobs import bundle, champion, dataset, export, measure, paths, quality, serve, train
 from ebb_jobs.dataset import Split
 from ebb_jobs.eager import EagerOriginal
-from ebb_jobs.errors import InputMissingError, JobError
+from ebb_jobs.errors import InputMissingError, JobError, reason
 from ebb_jobs.report import Report, cpu_count, write_json
 from ebb_jobs.tabular import Preprocessor
 
@@ -288,7 +289,8 @@ def _finish(one: Candidate, bundles: Path, rows: Rows, original: Judged) -> None
         )
     except Exception as error:
         shutil.rmtree(archive.parent, ignore_errors=True)
-        one.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        traceback.print_exc()
+        one.failure = reason(error)
     told = one.failure or f"{one.fields['size_bytes'] / 1024:.0f} KiB, p50 {one.fields['latency_ms']['p50']:.4f} ms"
     print(f"{one.name}: {told}", flush=True)
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from ebb_jobs import dataset, export, fitting, networks, paths, quality, train
 from ebb_jobs.dataset import Split
-from ebb_jobs.errors import InputMissingError
+from ebb_jobs.errors import InputMissingError, reason
 from ebb_jobs.report import Report, cpu_count, write_json
 from ebb_jobs.tabular import Preprocessor
 
@@ -213,14 +214,15 @@ class _Bench:
         try:
             return make()
         except Exception as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            print(f"{name} failed after {time.monotonic() - begun:.1f} s: {reason}", flush=True)
+            traceback.print_exc()
+            told = reason(error)
+            print(f"{name} failed after {time.monotonic() - begun:.1f} s: {told}", flush=True)
             self.candidates.append(
                 {
                     "name": name,
                     "chain": chain,
                     "status": "failed",
-                    "reason": reason,
+                    "reason": told,
                     "parameters": None,
                     "size_bytes": None,
                 }

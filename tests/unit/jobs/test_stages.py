@@ -7,8 +7,11 @@ import numpy as np
 import onnx
 import pytest
 
-from ebb_jobs import bundle, dataset, export, networks, tabular
-from unit.jobs.stages import HERE, run_stage
+from ebb_jobs import bundle, compress, dataset, export, networks, tabular
+from ebb_jobs import compile as compile_stage
+from ebb_jobs.errors import JobError
+from ebb_jobs.report import Report
+from unit.jobs.stages import HERE, run_stage, run_stage_here
 
 ALL = ["original", "original-int8", "student", "student-int8"]
 
@@ -192,3 +195,36 @@ def test_a_metric_that_does_not_suit_the_task_fails_in_words(penguins, tmp_path)
     ended = run_stage(tmp_path, "train", {"curated": penguins.curated}, {"spec": {"train": {"metric": "rmse"}}})
     assert ended.status == 1
     assert "train.metric 'rmse' does not suit tabular-classification" in ended.failure.splitlines()[-1]
+
+
+def test_a_candidate_that_fails_is_told_without_a_value_of_the_data(tmp_path):
+    bench = compress._Bench(tmp_path, None, None, "accuracy", Report("compress"))
+
+    def quote():
+        raise ValueError("could not convert string to float: 'Mary Smith'")
+
+    def explain():
+        raise JobError("the ONNX file differs")
+
+    assert bench.attempt("student", ["distill"], quote) is None
+    assert bench.attempt("original", [], explain) is None
+    quoted, explained = (candidate["reason"] for candidate in bench.candidates)
+    assert "Smith" not in quoted
+    assert quoted.startswith("ValueError at ")
+    assert explained == "the ONNX file differs"
+
+
+def test_a_bundle_that_cannot_be_proven_is_told_without_a_value_of_the_data(penguins, tmp_path, monkeypatch):
+    def quote(*_):
+        raise KeyError("Mary Smith")
+
+    monkeypatch.setattr(compile_stage.bundle, "prove", quote)
+    inputs = {
+        "curated": penguins.curated,
+        "original": penguins.original,
+        "candidates": penguins.compress.base / "model",
+    }
+    ended = run_stage_here(tmp_path, "compile", inputs, {"spec": {}})
+    assert ended.status == 1
+    assert "KeyError at " in ended.failure
+    assert "Smith" not in ended.failure
