@@ -249,6 +249,8 @@ class Recovering(World):
         pytest.param("PlanPipeline", "LedgerUnavailableError", 4, id="a throttled ledger"),
         pytest.param("RecordRun:process", "ReportMissingError", 2, id="a report that is a moment late"),
         pytest.param("createRole", "Iam.ConcurrentModificationException", 4, id="roles changed at once"),
+        pytest.param("createRole", "Iam.IamException", 6, id="IAM throttles"),
+        pytest.param("putRolePolicy", "Iam.IamException", 6, id="IAM throttles a policy"),
     ],
 )
 def test_what_passes_is_tried_again(key, error, times):

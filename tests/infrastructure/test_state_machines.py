@@ -28,6 +28,7 @@ SERVICES = {
 # https://docs.aws.amazon.com/step-functions/latest/dg/connect-lambda.html, .../connect-sagemaker.html
 GENERAL_ERRORS = {
     "CloudWatch.CloudWatchException",
+    "Iam.IamException",
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
     "SageMaker.AmazonSageMakerException",
