@@ -95,7 +95,7 @@ def run(path: Path, given: Any, answer: Answer) -> Execution:
 def _machine(path: Path) -> Iterator[str]:
     name = path.name.removesuffix(".asl.yaml")
     arn = f"arn:aws:states:us-east-1:000000000000:stateMachine:{name}"
-    definition = json.dumps(project.machine(path))
+    definition = json.dumps(project.machine(path)).replace("${LogRetentionDays}", "30")
     stepfunctions._state_machines[arn] = {"definition": definition, "name": name, "roleArn": "", "stateMachineArn": arn}
     try:
         yield arn

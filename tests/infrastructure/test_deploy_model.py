@@ -44,6 +44,7 @@ class SageMaker:
         self.models: set[str] = set()
         self.configs: set[str] = set()
         self.alarms: set[str] = set()
+        self.log_groups: dict[str, dict[str, Any]] = {}
         self.fails: dict[str, TaskError] = {}
         self.left = 0  # looks at the endpoint until it is at rest
         self.ends = "InService"  # the status that a creation or an update ends in
@@ -95,6 +96,16 @@ class SageMaker:
         live = self.status in ("InService", "Creating", "Updating")
         assert not (live and self.config == arguments["EndpointConfigName"])
         self.configs.discard(arguments["EndpointConfigName"])
+
+    def createLogGroup(self, arguments: Any) -> None:
+        """Create, refused when there is one."""
+        if arguments["LogGroupName"] in self.log_groups:
+            raise TaskError("CloudWatchLogs.ResourceAlreadyExistsException", "The specified log group already exists")
+        self.log_groups[arguments["LogGroupName"]] = {"key": arguments["KmsKeyId"], "tags": arguments["Tags"]}
+
+    def putRetentionPolicy(self, arguments: Any) -> None:
+        """Keep what the group holds for so long."""
+        self.log_groups[arguments["LogGroupName"]]["days"] = arguments["RetentionInDays"]
 
     def describeEndpointConfig(self, arguments: Any) -> Any:
         """Say which model it serves: the one of the same name."""
@@ -157,6 +168,26 @@ def test_a_first_model_gets_an_endpoint_with_its_alarms():
     assert cloud.alarms == ALARMS
     actions = _actions(ended)
     assert actions[-2:] == ["putMetricAlarm", "putMetricAlarm"]
+
+
+LOG = f"/aws/sagemaker/Endpoints/{ENDPOINT}"
+
+
+def test_the_log_of_an_endpoint_is_encrypted_and_forgotten():
+    """SageMaker would make the group itself, without a key and for ever."""
+    cloud = SageMaker()
+    ended = run(PATH, _given(), cloud)
+    tags = {"ebb:project": "wine", "ebb:stack": "ebb"}
+    assert cloud.log_groups == {LOG: {"key": "${DataKeyArn}", "tags": tags, "days": 30}}
+    actions = _actions(ended)
+    assert actions.index("putRetentionPolicy") < actions.index("createEndpoint")
+
+
+def test_a_log_group_that_an_earlier_endpoint_left_is_used_again():
+    cloud = SageMaker()
+    cloud.log_groups[LOG] = {}
+    assert run(PATH, _given(), cloud).status == "SUCCEEDED"
+    assert cloud.log_groups[LOG] == {"days": 30}
 
 
 def test_a_later_model_updates_the_endpoint():
@@ -316,6 +347,7 @@ def test_a_failed_endpoint_of_earlier_is_replaced():
     [
         ("createModel", "SageMaker.AmazonSageMakerException"),
         ("createEndpointConfig", "SageMaker.AmazonSageMakerException"),
+        ("createLogGroup", "CloudWatchLogs.LimitExceededException"),
         ("createEndpoint", "SageMaker.ResourceLimitExceededException"),
     ],
 )

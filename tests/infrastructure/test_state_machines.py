@@ -19,6 +19,7 @@ DEPLOY_MODEL = project.ROOT / "statemachines" / "deploy_model.asl.yaml"
 STATES_ERRORS = {"States.ALL", "States.TaskFailed", "States.Timeout"}
 SERVICES = {
     "CloudWatch": "cloudwatch",
+    "CloudWatchLogs": "logs",
     "DynamoDB": "dynamodb",
     "Iam": "iam",
     "Lambda": "lambda",
