@@ -111,6 +111,14 @@ def test_a_message_is_invisible_for_six_times_as_long_as_its_function_may_run():
     assert event["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
 
 
+def test_a_good_upload_survives_throttling_and_a_poisoned_one_is_seen_within_minutes():
+    """Six tries, as many as AWS asks for at least; the alarm rings when the last one is over."""
+    properties = QUEUES["UploadsQueue"]["Properties"]
+    tries = properties["RedrivePolicy"]["maxReceiveCount"]
+    assert tries >= 6
+    assert tries * properties["VisibilityTimeout"] <= 600
+
+
 def test_logs_are_encrypted_and_forgotten():
     groups = project.resources("AWS::Logs::LogGroup")
     users = project.resources("AWS::Serverless::Function", "AWS::Serverless::StateMachine")
