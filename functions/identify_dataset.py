@@ -57,6 +57,8 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
         raise AttemptOutdatedError(f"{asked.run_id} has ended or a newer attempt runs")
     if not book.apply(ledger.note_object(drop.bucket, drop.key, drop.sequencer, asked.run_id)):
         return Identified(outcome="superseded", reason=f"a later upload of {drop.key} has been seen")
+    # Now, not when it is planned: a large drop takes longer to read, and must not pass for the newer one.
+    generation = book.generation(asked.project, asked.run_id)
     if marker is None:
         raise _missing(drop.key)
     if drop.etag and marker.etag != drop.etag:
@@ -67,20 +69,23 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
     hashing = _Hashing(HASH_LIMIT_BYTES)
     seen = [_steadily(each, partial(_checked, spec=spec), own=marker) for each in listed]
     read = [_steadily(each, hashing.named, own=marker) for each in seen]
+    # First noted, then looked up: of two drops that come close, the one that looks last sees both.
+    book.accept(asked.project, asked.run_id, generation, spec.data.mode, read)
     if spec.data.mode == "append":
-        read = sources.appended(_earlier(book, asked.project, hashing), read)
+        earlier_read = [_current(each, hashing) for each in book.accepted(asked.project, generation)]
+        read = sources.appended(earlier_read, read)
         form = sources.together(read, [_form(each.key) for each in read])
     work = identity.run_identity(
         asked.project, spec.resolved(), settings.jobs_hash, [each.fingerprint for each in read]
     )
     force = marker.metadata.get("ebb-force") == "1"
     earlier = book.successful_run(work)
-    served = "served" in book.project(asked.project)
-    reuse = earlier is not None and earlier != asked.run_id and served and not force
+    served = book.project(asked.project).get("served") or {}
+    reuse = earlier is not None and earlier != asked.run_id and bool(served) and not force
     manifest_uri = f"s3://{settings.artifact_bucket}/{names.manifest_key(asked.run_id)}"
     if not reuse:
         storage.write_json(settings.artifact_bucket, names.manifest_key(asked.run_id), sources.manifest(read))
-    reason = _reason(earlier, reuse=reuse, force=force, served=served)
+    reason = _reason(earlier, reuse=reuse, force=force, served=served.get("run_id"))
     found = Identified(
         outcome="reuse" if reuse else "run",
         reason=reason,
@@ -235,12 +240,8 @@ def _unread(facts: ObjectFacts) -> Source:
     return Source(bucket=facts.bucket, key=facts.key, size_bytes=facts.size_bytes, etag=facts.etag)
 
 
-def _earlier(book: Ledger, project: str, hashing: _Hashing) -> list[Source]:
-    """Return what the project's last successful run read, as it is now; only what changed is read again."""
-    return [_current(Source.model_validate(each), hashing) for each in book.project(project).get("sources", ())]
-
-
 def _current(source: Source, hashing: _Hashing) -> Source:
+    """Return a source as it is now; only one that has changed is read again."""
     facts = _head(source.bucket, source.key)
     return source if facts.etag == source.etag else _steadily(facts, hashing.named, own=None)
 
@@ -276,9 +277,12 @@ def _record(asked: IdentifyRequested, found: Identified, *, spec_given: bool, bo
     book.put_decisions(asked.run_id, "identify", decisions)
 
 
-def _reason(earlier: str | None, *, reuse: bool, force: bool, served: bool) -> str:
+def _reason(earlier: str | None, *, reuse: bool, force: bool, served: str | None) -> str:
     if reuse:
-        return f"the same bytes, spec and job code as the successful run {earlier}"
+        told = f"the same bytes, spec and job code as the successful run {earlier}"
+        if served == earlier:
+            return told
+        return f"{told}; served is run {served}, and ebb drop --force trains this one again and serves it"
     if earlier and force:
         return f"forced, although run {earlier} did the same work"
     if earlier and not served:

@@ -72,7 +72,8 @@ def _succeeded(told: Succeeded, book: Ledger, settings: RecordSettings) -> dict[
     run = book.run(told.run_id) or {}
     generation = int(told.plan["generation"])
     book.apply(ledger.remember_identity(run["identity"], told.run_id, told.now))
-    book.apply(ledger.remember_sources(told.project, generation, run["sources"]))
+    if run["spec"]["data"]["mode"] == "replace":
+        book.forget_replaced(told.project, generation)
     served = record.served_fields(told)
     if served:
         book.apply(ledger.remember_served(told.project, generation, served))

@@ -5,10 +5,12 @@ import hashlib
 import pytest
 
 import identify_dataset
+import plan_pipeline
+import record_run
 from ebb import ledger, names
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError, DropRejectedError, InvalidSpecError
-from worked_run import ARTIFACTS, EXECUTION_ARN, LANDING, LEDGER, NOW, RUN_ID, moment
+from worked_run import ARTIFACTS, EXECUTION_ARN, LANDING, LEDGER, NOW, RUN_ID, load, moment
 
 TABLE = b"a,b,label\n" + b"".join(b"%d,%d,%s\n" % (n, n % 7, b"yes" if n % 3 else b"no") for n in range(200))
 KEY = "cancer/data/table.csv"
@@ -29,7 +31,6 @@ def succeed(run_id: str, identity: str) -> None:
     book = Ledger(LEDGER)
     assert book.apply(ledger.end_run(run_id, 1, "cancer", "succeeded", now=moment(NOW), fields={}))
     book.apply(ledger.remember_identity(identity, run_id, moment(NOW)))
-    book.apply(ledger.remember_sources("cancer", 1, book.run(run_id)["sources"]))
     book.apply(ledger.remember_served("cancer", 1, {"run_id": run_id}))
 
 
@@ -290,3 +291,101 @@ def test_an_ended_attempt_is_not_opened_again_and_a_new_one_is(account, context)
     run = account.run(RUN_ID)
     assert (run["status"], run["attempt"]) == ("running", 2)
     assert "ended_at" not in run
+
+
+# ---- Several runs of one project ----
+
+
+def keys(found: dict) -> list[str]:
+    return [source["key"].rsplit("/", 1)[-1] for source in found["sources"]]
+
+
+def identify(account, context, name: str, number: int, **changes) -> dict:
+    """Identify a drop of its own content, as the run with this number."""
+    drop = account.drop(f"cancer/data/{name}", TABLE + b"%d,1,no\n" % (1000 + number))
+    return identify_dataset.handler(ask(drop, run_id=f"cancer-20261124093000-{number:06x}", **changes), context)
+
+
+def test_two_appending_drops_that_come_close_lose_nothing(account, context):
+    spec(account, "data: {mode: append}")
+    identify(account, context, "monday.csv", 1)  # still running, and not yet a success
+    found = identify(account, context, "tuesday.csv", 2)
+    assert keys(found) == ["monday.csv", "tuesday.csv"]
+
+
+def test_an_appending_run_that_is_tried_again_later_holds_what_came_since(account, context):
+    spec(account, "data: {mode: append}")
+    identify(account, context, "monday.csv", 1)
+    identify(account, context, "tuesday.csv", 2)
+    drop = account.drop("cancer/data/monday.csv", TABLE + b"1001,1,no\n")
+    asked = ask(drop, run_id="cancer-20261124093000-000001", attempt=2)
+    assert keys(identify_dataset.handler(asked, context)) == ["monday.csv", "tuesday.csv"]
+
+
+def test_what_was_rejected_is_not_appended_to(account, context):
+    spec(account, "data: {mode: append}")
+    identify(account, context, "good.csv", 1)
+    identify(account, context, "bad.csv", 2)
+    told = load("record_run_rejected") | {"run_id": "cancer-20261124093000-000002"}
+    record_run.handler(told, context)
+    assert keys(identify(account, context, "next.csv", 3)) == ["good.csv", "next.csv"]
+
+
+def test_what_a_rejected_object_has_overwritten_is_not_read_again(account, context):
+    spec(account, "data: {mode: append}")
+    identify(account, context, "a.csv", 1)
+    drop = account.drop("cancer/data/a.csv", TABLE + b"ragged\n")
+    with pytest.raises(DropRejectedError):
+        identify_dataset.handler(ask(drop | {"sequencer": "0067419F6B2C5A1E99"}, run_id=OTHER_RUN), context)
+    record_run.handler(load("record_run_rejected") | {"run_id": OTHER_RUN}, context)
+    assert keys(identify(account, context, "b.csv", 3)) == ["b.csv"]
+
+
+def test_appending_to_a_replacement_holds_the_replacement_and_what_came_after(account, context):
+    spec(account, "data: {mode: append}")
+    identify(account, context, "old.csv", 1)
+    spec(account, "data: {mode: replace}")
+    assert keys(identify(account, context, "fresh.csv", 2)) == ["fresh.csv"]
+    spec(account, "data: {mode: append}")
+    assert keys(identify(account, context, "more.csv", 3)) == ["fresh.csv", "more.csv"]
+
+
+def test_a_rejected_replacement_replaces_nothing(account, context):
+    spec(account, "data: {mode: append}")
+    identify(account, context, "old.csv", 1)
+    spec(account, "data: {mode: replace}")
+    identify(account, context, "bad.csv", 2)
+    record_run.handler(load("record_run_rejected") | {"run_id": "cancer-20261124093000-000002"}, context)
+    spec(account, "data: {mode: append}")
+    assert keys(identify(account, context, "more.csv", 3)) == ["more.csv", "old.csv"]
+
+
+def test_a_replacement_that_succeeded_leaves_no_trace_of_what_it_replaced(account, context):
+    identify(account, context, "old.csv", 1)
+    identify(account, context, "new.csv", 2)
+    book = Ledger(LEDGER)
+    book.forget_replaced("cancer", 2)
+    kept = account.table.query(KeyConditionExpression="pk = :p", ExpressionAttributeValues={":p": "PROJECT#cancer"})
+    assert sorted(item["sk"].partition("#")[0] for item in kept["Items"]) == ["PROJECT", "REPLACED", "SOURCE"]
+    assert [source.key for source in book.accepted("cancer", 9)] == ["cancer/data/new.csv"]
+
+
+def test_runs_are_in_the_order_in_which_they_were_identified(account, context):
+    first, second = identify(account, context, "large.csv", 1), identify(account, context, "small.csv", 2)
+    asked = {"attempt": 1, "project": "cancer", "now": NOW}
+    planned = [
+        plan_pipeline.handler(asked | {"run_id": run_id, "identified": found}, context)["generation"]
+        for run_id, found in (("cancer-20261124093000-000002", second), ("cancer-20261124093000-000001", first))
+    ]
+    assert planned == [2, 1], "whatever the order in which they are planned"
+
+
+def test_reusing_a_run_that_is_not_served_says_what_is(account, context):
+    found = identify(account, context, "a.csv", 1)
+    succeed("cancer-20261124093000-000001", found["identity"])
+    Ledger(LEDGER).apply(ledger.remember_served("cancer", 2, {"run_id": "cancer-20261124093000-000002"}))
+    drop = account.drop("cancer/data/copy.csv", TABLE + b"1001,1,no\n")
+    again = identify_dataset.handler(ask(drop, run_id=OTHER_RUN), context)
+    assert (again["outcome"], again["reuses"]) == ("reuse", "cancer-20261124093000-000001")
+    assert "served is run cancer-20261124093000-000002" in again["reason"]
+    assert "--force" in again["reason"]

@@ -91,7 +91,7 @@ def open_run(request: events.RunRequested, *, execution_arn: str, drop_id: str |
         "started_at": iso(now),
         "drop": request.drop.model_dump(mode="json") | ({"drop_id": drop_id} if drop_id else {}),
     }
-    return _update(
+    return update(
         run_key(request.run_id),
         fields,
         remove=("ended_at", "error", "reason", "reuses"),
@@ -101,7 +101,7 @@ def open_run(request: events.RunRequested, *, execution_arn: str, drop_id: str |
 
 def change_run(run_id: str, attempt: int, fields: Mapping[str, Any]) -> Request:
     """Return the write of some fields of a running attempt; refused once another attempt or an end has come."""
-    return _update(
+    return update(
         run_key(run_id),
         dict(fields),
         values={":mine": attempt, ":running": "running"},
@@ -126,7 +126,7 @@ def end_run(
     any end that stands is left alone: the one who writes knows less than the one who wrote.
     """
     same = " OR #status = :status" if repeatable else ""
-    return _update(
+    return update(
         run_key(run_id),
         {
             **_identity_fields(run_id, project),
@@ -145,7 +145,7 @@ def note_object(bucket: str, key: str, sequencer: str, run_id: str) -> Request:
 
     The same sequencer under another run id is a second delivery of one upload, and is refused too.
     """
-    return _update(
+    return update(
         object_key(bucket, key),
         {"sequencer": events.sortable_sequencer(sequencer), "run_id": run_id},
         condition="attribute_not_exists(pk) OR #sequencer < :sequencer OR #run_id = :run_id",
@@ -176,21 +176,12 @@ def keep_generation(run_id: str, generation: int) -> Request:
 
 def remember_identity(identity: str, run_id: str, now: datetime) -> Request:
     """Return the write that lets an identical drop find this successful run."""
-    return _update(identity_key(identity), {"run_id": run_id, "succeeded_at": iso(now)})
-
-
-def remember_sources(project: str, generation: int, sources: Sequence[Mapping[str, Any]]) -> Request:
-    """Return the write of what the project's last successful run read; refused for an older run."""
-    return _update(
-        project_key(project),
-        {"sources": list(sources), "sources_generation": generation},
-        condition="attribute_not_exists(#sources_generation) OR #sources_generation <= :sources_generation",
-    )
+    return update(identity_key(identity), {"run_id": run_id, "succeeded_at": iso(now)})
 
 
 def remember_served(project: str, generation: int, served: Mapping[str, Any]) -> Request:
     """Return the write of what the project's endpoint serves; refused for an older run."""
-    return _update(
+    return update(
         project_key(project),
         {"served": dict(served), "served_generation": generation},
         condition="attribute_not_exists(#served_generation) OR #served_generation <= :served_generation",
@@ -247,7 +238,7 @@ def _identity_fields(run_id: str, project: str) -> dict[str, Any]:
     }
 
 
-def _update(
+def update(
     key: Mapping[str, str],
     fields: Mapping[str, Any],
     *,

@@ -38,5 +38,7 @@ def close(
     ended = book.story(run_id)
     if ended is None:
         return None
+    if status == "rejected":
+        book.forget_rejected(ended.run)
     storage.write_json(artifact_bucket, key, record.document(ended.run, ended.stages, ended.decisions))
     return ended.run

@@ -1,15 +1,17 @@
 """The ledger in DynamoDB: sends what `ebb.ledger` builds. A refused condition is an answer, not an error."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from boto3.dynamodb.conditions import Key
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ebb import ledger
+from ebb import accepted, ledger
 from ebb.aws.clients import table
 from ebb.errors import LedgerUnavailableError
+from ebb.sources import Source
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,7 @@ class Ledger:
 
     def story(self, run_id: str) -> RunStory | None:
         """Return a run with its stages and decisions, None when it was never opened."""
-        items: list[dict[str, Any]] = []
-        request: dict[str, Any] = {
-            "KeyConditionExpression": Key("pk").eq(ledger.run_key(run_id)["pk"]),
-            "ConsistentRead": True,
-        }
-        while True:
-            page = self._call("query", **request)
-            items += ledger.from_item(page["Items"])
-            if "LastEvaluatedKey" not in page:
-                break
-            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+        items = self._query(ledger.run_key(run_id)["pk"])
         run = next((item for item in items if item["sk"] == "RUN"), None)
         if run is None:
             return None
@@ -83,6 +75,25 @@ class Ledger:
         kept = self._update(ledger.keep_generation(run_id, int(taken["generation"]))) or {}
         return int(kept["generation"])
 
+    def accept(self, project: str, run_id: str, generation: int, mode: str, sources: Sequence[Source]) -> None:
+        """Note what a drop brings; where a newer run has noted the same object, its note stands."""
+        for request in accepted.notes(project, run_id, generation, mode, sources):
+            self.apply(request)
+
+    def accepted(self, project: str, generation: int) -> list[Source]:
+        """Return what a run of this generation builds on."""
+        return accepted.base(self._query(ledger.project_key(project)["pk"]), generation)
+
+    def forget_rejected(self, run: Mapping[str, Any]) -> None:
+        """Take back what a rejected run has noted."""
+        for request in accepted.rejected(self._query(ledger.project_key(run["project"])["pk"]), run):
+            self._delete(request)
+
+    def forget_replaced(self, project: str, generation: int) -> None:
+        """Forget what came before a replacing run that has succeeded."""
+        for request in accepted.replaced(self._query(ledger.project_key(project)["pk"]), generation):
+            self._delete(request)
+
     def put_stage(self, run_id: str, stage: str, fields: Mapping[str, Any]) -> None:
         """Record a stage; what an earlier attempt of it used stays counted."""
         before = self.stage(run_id, stage)
@@ -96,6 +107,20 @@ class Ledger:
     def _get(self, key: Mapping[str, str]) -> dict[str, Any] | None:
         found = self._call("get_item", Key=dict(key), ConsistentRead=True).get("Item")
         return ledger.from_item(found) if found else None
+
+    def _query(self, pk: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        request: dict[str, Any] = {"KeyConditionExpression": Key("pk").eq(pk), "ConsistentRead": True}
+        while True:
+            page = self._call("query", **request)
+            items += ledger.from_item(page["Items"])
+            if "LastEvaluatedKey" not in page:
+                return items
+            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    def _delete(self, request: ledger.Request) -> None:
+        with contextlib.suppress(_ConditionRefusedError):  # noted anew meanwhile: not ours to take back
+            self._call("delete_item", **request)
 
     def _update(self, request: ledger.Request) -> dict[str, Any] | None:
         try:
