@@ -106,10 +106,10 @@ class Served:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                tail = (self.process.stderr.read() if self.process.stderr else "").strip().splitlines()[-1:]
-                raise BundleError(
-                    f"the bundle's server ended with status {self.process.returncode}: {' '.join(tail)[:200]}"
-                )
+                log = (self.process.stderr.read() if self.process.stderr else "").strip()
+                print(log, file=sys.stderr, flush=True)
+                kind = log.rpartition("\n")[2].partition(":")[0]  # the error's text may quote a value
+                raise BundleError(f"the bundle's server ended with status {self.process.returncode}: {kind[:100]}")
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self._request("GET", "/ping")[0] == 200:
                     return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from ebb_jobs.sql import literal, quote
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT_SHARE = 0.15
-EXACT_SPLIT_BELOW_ROWS = 1000
+MIN_ROWS_PER_SIDE = 3
 MIN_ROWS = 30
 MIN_ROWS_PER_CLASS = 5
 MAX_CLASSES = 1000
@@ -71,6 +72,7 @@ def process(data: Path, curated: Path, settings: dict[str, Any], report: Report,
             )
         classes = _classes(connection, told) if task.value == infer.CLASSIFICATION else None
         rows = _split(connection, used, told, classes)
+        unsettled = rows.pop("unsettled")
         # Decisions quote the target's name. Up to here it may be a value: of a row that stands where names should.
         for what, decided in (("format", form), ("target", target), ("task", task)):
             report.decide(what, decided.value, decided.reason)
@@ -84,6 +86,7 @@ def process(data: Path, curated: Path, settings: dict[str, Any], report: Report,
             task=task.value,
             classes=classes,
             rows={"read": read, "kept": kept, "duplicates": read - kept, **rows},
+            unsettled=unsettled,
         )
 
 
@@ -170,33 +173,36 @@ def _split(
     target: precheck.Target,
     classes: list[str] | None,
 ) -> dict[str, int]:
-    """Mark each row train, validation or test by the hash of its features.
+    """Mark each row train, validation or test by the hash of its features; count each, and the `unsettled` rows.
 
-    Rows with equal features stay together, so that none is learned and tested at once, and a row keeps its place
-    when data is added. Classes of fewer than 1000 groups are divided by rank, so that each has its share.
+    Rows with equal features stay together, so that none is learned and tested at once, and a row keeps its side when
+    data is added. Only where chance gives a side fewer than `fewest` groups of a class, those nearest to its threshold
+    move over: all rows of such a class are unsettled, because later data can move them back.
     """
     text = ", ".join(f"coalesce({_canonical(column)}, chr(30))" for column in features)
     stratum = quote(target.name) if classes is not None else "''"
+    fewest = math.ceil(MIN_ROWS_PER_SIDE / (len(classes) if classes else 1))
     share = HELD_OUT_SHARE
     connection.execute(f"""
         CREATE TABLE placed AS
         WITH keyed AS (SELECT *, md5(concat_ws(chr(31), {text})) AS ebb_key FROM kept),
-        strata AS (SELECT ebb_key, min({stratum}) AS ebb_stratum FROM keyed GROUP BY ebb_key),
-        ranked AS (SELECT ebb_key, row_number() OVER (PARTITION BY ebb_stratum ORDER BY ebb_key) AS ebb_rank,
-                          count(*) OVER (PARTITION BY ebb_stratum) AS ebb_size,
-                          ('0x' || substr(ebb_key, 1, 8))::UBIGINT / 4294967296.0 AS ebb_place FROM strata),
-        parts AS (SELECT ebb_key, CASE
-                      WHEN ebb_size >= {EXACT_SPLIT_BELOW_ROWS} THEN ebb_place
-                      WHEN ebb_rank <= greatest(1, round({share} * ebb_size)) THEN 0.0
-                      WHEN ebb_rank <= 2 * greatest(1, round({share} * ebb_size)) THEN {share}
-                      ELSE 1.0 END AS ebb_place FROM ranked)
-        SELECT keyed.*, CASE WHEN ebb_place < {share} THEN 'test' WHEN ebb_place < {2 * share} THEN 'validation'
-                        ELSE 'train' END AS ebb_split
-        FROM keyed JOIN parts USING (ebb_key)""")
+        groups AS (SELECT ebb_key, min({stratum}) AS stratum,
+                          ('0x' || substr(ebb_key, 1, 8))::UBIGINT / 4294967296.0 AS place FROM keyed GROUP BY ebb_key),
+        ranked AS (SELECT ebb_key, place, row_number() OVER (PARTITION BY stratum ORDER BY ebb_key) AS rank,
+                          count(*) OVER (PARTITION BY stratum) AS size,
+                          count(*) FILTER (place < {share}) OVER (PARTITION BY stratum) AS test,
+                          count(*) FILTER (place < {2 * share}) OVER (PARTITION BY stratum) AS held_out FROM groups),
+        least_a_side AS (SELECT *, greatest(1, least({fewest}, size // 3)) AS fewest FROM ranked),
+        tests AS (SELECT *, greatest(fewest, least(test, size - 2 * fewest)) AS tests FROM least_a_side),
+        sides AS (SELECT ebb_key, least(test, held_out - test, size - held_out) < {fewest} AS ebb_unsettled,
+                         CASE WHEN rank <= tests THEN 'test'
+                              WHEN rank <= greatest(tests + fewest, least(held_out, size - fewest)) THEN 'validation'
+                              ELSE 'train' END AS ebb_split FROM tests)
+        SELECT keyed.*, sides.ebb_split, sides.ebb_unsettled FROM keyed JOIN sides USING (ebb_key)""")
     connection.execute("DROP TABLE kept")
     sizes = {split: _scalar(connection, f"SELECT count(*) FROM placed WHERE ebb_split = '{split}'") for split in SPLITS}
     learned = _scalar(connection, f"SELECT count(DISTINCT {quote(target.name)}) FROM placed WHERE ebb_split = 'train'")
-    if min(sizes.values()) < 3 or (classes is not None and learned < len(classes)):
+    if min(sizes.values()) < MIN_ROWS_PER_SIDE or (classes is not None and learned < len(classes)):
         raise RejectedError(
             Rejection(
                 "too-few-rows",
@@ -205,7 +211,7 @@ def _split(
                 remedy="Drop more rows, or columns that tell the rows apart.",
             )
         )
-    return sizes
+    return {**sizes, "unsettled": _scalar(connection, "SELECT count(*) FROM placed WHERE ebb_unsettled")}
 
 
 def _canonical(column: typing_rules.Column) -> str:
@@ -249,6 +255,7 @@ def _write_outcome(
     task: str,
     classes: list[str] | None,
     rows: dict[str, int],
+    unsettled: int,
 ) -> None:
     used = [column for column in columns if column.kind != "dropped"]
     dropped = [column for column in columns if column.kind == "dropped"]
@@ -266,10 +273,16 @@ def _write_outcome(
     )
     report.decide(
         "split",
-        "70/15/15 by the hash of the features",
-        "equal features never stand on two sides, and a row keeps its side when data is added"
-        + ("; each class has its share" if classes is not None else ""),
-        numbers={split: rows[split] for split in SPLITS},
+        "about 70/15/15 by the hash of the features",
+        "equal features never stand on two sides, and a row keeps its side when data is added, as long as the same "
+        "columns are used"
+        + (
+            f"; {unsettled} rows may change sides: by the hash alone a side has too few "
+            f"{'of their class' if classes is not None else 'rows'}, and the nearest were moved there"
+            if unsettled
+            else ""
+        ),
+        numbers={**{split: rows[split] for split in SPLITS}, "may_change_side": unsettled},
     )
     report.fields.update(
         task=task,

@@ -247,6 +247,43 @@ def test_the_split_of_a_row_outlives_more_data(tmp_path):
         assert {*before[split]} <= {*after[split]}
 
 
+def side_of_each_row(ended):
+    return {row: split for split, rows in splits_of(ended).items() for row in rows}
+
+
+@pytest.mark.parametrize("label", [lambda n: "yn"[n % 2], lambda n: f"{n / 7:.3f}"], ids=["classes", "numbers"])
+@pytest.mark.parametrize(("before", "after"), [(300, 600), (900, 2400)])
+def test_a_row_keeps_its_side_when_few_rows_become_more(tmp_path, label, before, after):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    rows = [f"{n},{n * 7919 % 10007},{label(n)}" for n in range(after)]
+    first = process(tmp_path / "first", "\n".join(["a,b,label", *rows[:before]]))
+    second = process(tmp_path / "second", "\n".join(["a,b,label", *rows]))
+    sides, later = side_of_each_row(first), side_of_each_row(second)
+    assert len(sides) == before
+    assert {row: later[row] for row in sides} == sides
+    split = next(one for one in first.metrics()["decisions"] if one["what"] == "split")
+    assert split["numbers"]["may_change_side"] == 0
+    assert "keeps its side" in split["reason"]
+
+
+def test_rare_classes_stand_on_every_side_and_whose_sides_may_change_is_told(tmp_path):
+    rows = [f"{n},{n * 7919 % 10007},class {n % 12}" for n in range(72)]  # six rows of each class
+    ended = process(tmp_path, "\n".join(["a,b,label", *rows]))
+    for found in splits_of(ended, "label").values():
+        assert len({*found}) == 12
+    split = next(one for one in ended.metrics()["decisions"] if one["what"] == "split")
+    assert 0 < split["numbers"]["may_change_side"] <= 72
+    assert f"{split['numbers']['may_change_side']} rows may change sides" in split["reason"]
+
+
+def test_a_class_whose_rows_share_two_sets_of_features_cannot_be_split(tmp_path):
+    rows = [f"{n + 10},{n % 5},b" for n in range(60)]
+    rows += [f"{number},7,a" for number in ("1", "1.0", "1.00", "2", "2.0", "2.00")]
+    found = rejection(process(tmp_path, "\n".join(["a,b,label", *rows])))
+    assert found["code"] == "too-few-rows"
+
+
 def test_the_same_bytes_give_the_same_files(tmp_path):
     digests = []
     for folder in ("first", "second"):
