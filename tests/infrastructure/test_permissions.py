@@ -95,6 +95,16 @@ def test_a_public_principal_is_narrowed_to_this_account():
             assert equals["kms:CallerAccount"] == {"Ref": "AWS::AccountId"}
 
 
+@pytest.mark.parametrize("where", ["JobBoundary", "IdentifyDatasetFunctionRole"])
+def test_data_left_in_a_bucket_with_a_key_of_its_own_can_be_read_and_nothing_written_with_it(where):
+    """https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html"""
+    (found,) = [each for each in ALLOWING if each.where == where and {"Ref": "ExternalDataKeyArns"} in each.resources]
+    assert found.actions == ["kms:Decrypt"]
+    assert found.body["Condition"] == {
+        "StringEquals": {"kms:ViaService": {"Fn::Sub": "s3.${AWS::Region}.${AWS::URLSuffix}"}}
+    }
+
+
 def test_every_role_writes_its_own_log_only():
     for name in project.resources("AWS::Serverless::Function"):
         writing = [each for each in ALLOWING if each.where == f"{name}Role" and "logs:PutLogEvents" in each.actions]
