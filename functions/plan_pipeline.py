@@ -58,4 +58,6 @@ def _finished(book: Ledger, run_id: str, wanted: str) -> dict[str, int]:
 
 def _champion(project: dict[str, Any]) -> Champion | None:
     served = project.get("served")
-    return Champion(served["metric"], served["quality"], served["bundle_uri"]) if served else None
+    if not served:
+        return None
+    return Champion(served["run_id"], served["metric"], served["quality"], served["bundle_uri"])

@@ -21,9 +21,10 @@ def judge(channel: Path, curated: Path, metric: str, schema: dict[str, Any], wor
         return None
     try:
         served = serve.Model(bundle.unpack(archive, work / "champion"))
+        run_id = served.signature.get("run_id")  # whoever selects must know whose quality this is
         reason = _misfit(served, schema)
         if reason:
-            return {"quality": None, "metric": metric, "comparable": False, "reason": reason}
+            return {"run_id": run_id, "quality": None, "metric": metric, "comparable": False, "reason": reason}
         found = {split: _score(served, curated, split, metric, schema) for split in ("validation", "test")}
     except Exception as error:  # a champion that cannot be read must not stop its successor
         return {
@@ -32,6 +33,7 @@ def judge(channel: Path, curated: Path, metric: str, schema: dict[str, Any], wor
             "reason": f"the served bundle cannot be measured: {type(error).__name__}",
         }
     return {
+        "run_id": run_id,
         "quality": found,
         "metric": metric,
         "candidate": served.signature["candidate"],

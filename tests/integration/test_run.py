@@ -130,7 +130,7 @@ def test_selecting_answers_with_the_requests_and_keeps_the_reasons(account, book
 def test_a_worse_model_is_registered_and_not_deployed(account, book, context):
     served = {"run_id": "older", "metric": "accuracy", "quality": {"validation": 0.999, "test": 0.999}}
     book.apply(ledger.remember_served("cancer", 1, served))
-    report = compile_report(champion={"quality": {"validation": 0.999, "test": 0.999}})
+    report = compile_report(champion={"run_id": "older", "quality": {"validation": 0.999, "test": 0.999}})
     answer = selected(account, context, report)
     assert answer["deploy"] is None
     assert "is better" in answer["deploy_reason"]

@@ -58,7 +58,17 @@ def test_only_process_is_told_the_digests_it_verifies():
     plan = built_plan()
     assert set(settings(plan["process"]["request"])["sources"]) == {"cancer/data/breast_cancer.csv"}
     for stage in ("train", "compress", "compile"):
-        assert set(settings(plan[stage]["request"])) == {"spec", "seed", "champion"}
+        assert "sources" not in settings(plan[stage]["request"])
+
+
+def test_a_training_job_is_told_only_what_it_reads():
+    told = settings(built_plan()["train"]["request"])
+    assert set(told["spec"]) == {"task", "data", "train", "compress"}
+    assert told["spec"]["train"]["max_runtime"] == 3600
+
+
+def test_the_run_is_written_into_its_bundles():
+    assert settings(built_plan()["compile"]["request"])["run_id"] == RUN_ID
 
 
 def test_a_retry_repeats_nothing_that_finished():
@@ -78,10 +88,10 @@ def test_a_retry_resumes_from_the_same_checkpoints():
 
 
 def test_the_served_model_is_measured_beside_the_new_ones():
-    champion = Champion("accuracy", {"validation": 0.9, "test": 0.9}, "s3://b/old/model.tar.gz")
+    champion = Champion("older", "accuracy", {"validation": 0.9, "test": 0.9}, "s3://b/old/model.tar.gz")
     plan = built_plan(champion=champion)
     assert channels(plan["compile"]["request"])["champion"] == "s3://b/old/model.tar.gz"
-    told = {"metric": "accuracy", "quality": {"validation": 0.9, "test": 0.9}}
+    told = {"run_id": "older", "metric": "accuracy", "quality": {"validation": 0.9, "test": 0.9}}
     assert settings(plan["compile"]["request"])["champion"] == told
 
 

@@ -17,7 +17,7 @@ LONGEST_RUN = f"{LONGEST_PROJECT}-20261123093000-3f9a1c"
 LONGEST_SPEC = PipelineSpec.model_validate(
     {
         "task": "tabular-classification",
-        "data": {"target": "t" * 200, "uri": "s3://" + "b" * 63 + "/" + "k" * 1000},
+        "data": {"target": "価" * 200, "uri": "s3://" + "b" * 63 + "/" + "k" * 1000},
         "train": {"metric": "balanced_accuracy", "target": 0.123456789, "epochs": 10000, "instance": "ml.m5.12xlarge"},
         "retrain": {"schedule": f"cron({'1' * 200})", "drift": {"psi": 0.123456}, "deadline": "24h"},
         "serve": {"p95_latency": "50ms", "requests_per_day": 10**9},

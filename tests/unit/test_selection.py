@@ -124,12 +124,26 @@ NEW = Measured.of(of("student", quality=0.95))  # interval 0.93 to 0.965
     ("measured", "served", "deploys", "reason"),
     [
         pytest.param(None, None, True, "no model is served yet", id="the first model"),
-        pytest.param({"quality": {"validation": 0.90}}, {"run_id": "r"}, True, "not worse", id="a better one replaces"),
         pytest.param(
-            {"quality": {"validation": 0.96}}, {"run_id": "r"}, True, "not worse", id="equal but for chance replaces"
+            {"run_id": "r", "quality": {"validation": 0.90}},
+            {"run_id": "r"},
+            True,
+            "not worse",
+            id="a better one replaces",
         ),
         pytest.param(
-            {"quality": {"validation": 0.97}}, {"run_id": "r"}, False, "is better", id="a worse one never does"
+            {"run_id": "r", "quality": {"validation": 0.96}},
+            {"run_id": "r"},
+            True,
+            "not worse",
+            id="equal but for chance replaces",
+        ),
+        pytest.param(
+            {"run_id": "r", "quality": {"validation": 0.97}},
+            {"run_id": "r"},
+            False,
+            "is better",
+            id="a worse one never does",
         ),
         pytest.param(
             None,
@@ -139,11 +153,18 @@ NEW = Measured.of(of("student", quality=0.95))  # interval 0.93 to 0.965
             id="unmeasured, its own record speaks for it",
         ),
         pytest.param(
-            {"quality": None, "comparable": False, "reason": "the served model knows other classes"},
+            {"run_id": "r", "quality": None, "comparable": False, "reason": "the served model knows other classes"},
             {"run_id": "r", "metric": "accuracy", "quality": {"validation": 0.99}},
             True,
             "knows other classes",
             id="one that fits this data no longer is replaced",
+        ),
+        pytest.param(
+            {"run_id": "r", "quality": {"validation": 0.90}},
+            {"run_id": "newer", "metric": "accuracy", "quality": {"validation": 0.99}},
+            False,
+            "(run newer) is better",
+            id="one that was deployed meanwhile is not the one that was measured",
         ),
         pytest.param(
             None,
@@ -163,6 +184,6 @@ def test_a_worse_model_never_replaces_a_better_one(measured, served, deploys, re
 def test_a_champion_with_a_smaller_error_stays():
     new = Measured.of(of("student", quality=50.0))  # interval 49.98 to 50.015
     verdict = selection.against_champion(
-        new, "rmse", measured={"quality": {"validation": 45.0}}, served={"run_id": "r"}
+        new, "rmse", measured={"run_id": "r", "quality": {"validation": 45.0}}, served={"run_id": "r"}
     )
     assert not verdict.deploy

@@ -27,6 +27,7 @@ GIB = 1024**3
 class Champion:
     """The model that the project serves now: a new one is measured against it on the same rows."""
 
+    run_id: str
     metric: str
     quality: Mapping[str, Any]
     bundle_uri: str
@@ -128,8 +129,28 @@ class _Places:
 
 
 def _settings(run: RunFacts) -> dict[str, Any]:
-    champion = {"metric": run.champion.metric, "quality": dict(run.champion.quality)} if run.champion else None
-    return {"spec": run.spec.resolved(), "seed": SEED, "champion": champion}
+    return {"spec": run.spec.resolved(), "seed": SEED}
+
+
+def _training_settings(run: RunFacts) -> dict[str, Any]:
+    """Only what train and compress read: a hyperparameter holds 2,500 characters."""
+    spec = run.spec.resolved()
+    return {
+        "spec": {
+            "task": spec["task"],
+            "data": {"target": spec["data"]["target"]},
+            "train": spec["train"],
+            "compress": spec["compress"],
+        },
+        "seed": SEED,
+    }
+
+
+def _compile_settings(run: RunFacts) -> dict[str, Any]:
+    """The run is written into each bundle, so that a model measured later as the champion is known by it."""
+    served = run.champion
+    champion = {"run_id": served.run_id, "metric": served.metric, "quality": dict(served.quality)} if served else None
+    return _settings(run) | {"run_id": run.run_id, "champion": champion}
 
 
 def _shared(run: RunFacts, stack: StackSettings, stage: str, instance_type: str) -> dict[str, Any]:
@@ -167,7 +188,7 @@ def _train(run: RunFacts, stack: StackSettings, instance_type: str, places: _Pla
         channels={"curated": places.curated, "code": stack.jobs_uri + "/"},
         output_uri=places.stage["train"],
         checkpoint_uri=places.checkpoints("train"),
-        settings=_settings(run),
+        settings=_training_settings(run),
         spot=run.spec.train.spot,
     )
 
@@ -178,7 +199,7 @@ def _compress(run: RunFacts, stack: StackSettings, instance_type: str, places: _
         channels={"curated": places.curated, "original": places.original, "code": stack.jobs_uri + "/"},
         output_uri=places.stage["compress"],
         checkpoint_uri=places.checkpoints("compress"),
-        settings=_settings(run),
+        settings=_training_settings(run),
         spot=run.spec.train.spot,
     )
 
@@ -197,7 +218,7 @@ def _compile(run: RunFacts, stack: StackSettings, instance_type: str, places: _P
             job_requests.processing_output("bundles", places.bundles.rstrip("/")),
             job_requests.processing_output("report", f"{places.stage['compile']}/report"),
         ],
-        settings=_settings(run),
+        settings=_compile_settings(run),
     )
 
 

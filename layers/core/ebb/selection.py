@@ -131,12 +131,15 @@ def against_champion(
 ) -> Verdict:
     """Return whether the chosen model replaces the served one: a worse model never replaces a better one.
 
-    `measured` is the served model on this run's rows, as `compile` found it; `served` what the ledger says of it.
+    `measured` is a model on this run's rows, as `compile` found it; `served` what the ledger says of the one that is
+    served now. Another run may have been deployed since `compile` began: then the measurement is not of its model.
     Better means beyond chance: outside the interval in which this many validation rows let the quality vary.
     """
     if served is None:
         return Verdict(True, "no model is served yet")
     about = f"the served model (run {served.get('run_id')})"
+    if measured and measured.get("run_id") != served.get("run_id"):
+        measured = None
     if measured and measured.get("quality"):
         known, how = float(measured["quality"]["validation"]), "on the same validation rows"
     elif measured and measured.get("comparable") is False:

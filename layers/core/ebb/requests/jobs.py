@@ -121,7 +121,10 @@ def create_training_job(
             "TrainingInputMode": "File",
             "ContainerEntrypoint": ["python3", f"{TRAINING_CODE}/run.py", stage],
         },
-        "HyperParameters": {"settings": json.dumps(settings, separators=(",", ":"), sort_keys=True)},
+        # The limit of 2,500 counts characters, so letters of any script stay as they are.
+        "HyperParameters": {
+            "settings": json.dumps(settings, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+        },
         "InputDataConfig": [
             {
                 "ChannelName": channel,
