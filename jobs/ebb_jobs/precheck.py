@@ -330,7 +330,7 @@ def _json_records(name: str, stream: IO[str], delimiter: str, complete: bool) ->
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the second: nested without end
             raise RejectedError(
                 Rejection(
                     "bad-json",

@@ -107,7 +107,7 @@ class Model:
     def _json(self, text: str, line: int | None) -> Any:
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the second: nested without end
             raise BadRequestError(
                 "the body is not JSON" if line is None else f"line {line} is not JSON",
                 remedy='Send an object like {"column": value} per row.',

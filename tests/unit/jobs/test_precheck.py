@@ -62,6 +62,9 @@ def test_nothing_is_wrong_with(name, content):
         pytest.param("a.csv.gz", gzip.compress(GOOD)[:-9], ("broken-gzip", None, None), id="cut gzip"),
         pytest.param("a.jsonl", b'{"a": 1}\n{"a": \n', ("bad-json", 2, None), id="broken JSON"),
         pytest.param("a.jsonl", b'{"a": 1}\n[1]\n', ("bad-json", 2, None), id="JSON that is no object"),
+        pytest.param(
+            "a.jsonl", b'{"a": 1}\n{"a": ' + b"[" * 10**5, ("bad-json", 2, None), id="JSON nested without end"
+        ),
         pytest.param("a.parquet", b"PAR1 and then nothing", ("not-parquet", None, None), id="cut Parquet"),
         pytest.param("a.parquet", b"a,b\n1,2\n", ("not-parquet", None, None), id="CSV called Parquet"),
     ],

@@ -107,6 +107,7 @@ def test_unknown_and_missing_values_are_answered(server):
         pytest.param('"Biscoe,1', "text/csv", None, "not CSV", id="an open quote"),
         pytest.param(NAMES, "text/csv", None, "no row", id="a header only"),
         pytest.param("{", "application/json", None, "not JSON", id="broken JSON"),
+        pytest.param("[" * 100_000, "application/json", None, "not JSON", id="JSON nested without end"),
         pytest.param("[]", "application/json", None, "no rows", id="no rows"),
         pytest.param("[1]", "application/json", None, "row 1 is not an object", id="a number for a row"),
         pytest.param(
