@@ -122,5 +122,6 @@ def task_of_values(values: Iterable[str], asked: str | None = None) -> Inferred:
     kept = [value.strip() for value in values if value.strip().lower() not in spelling.MISSING_TARGET]
     numeric = all(map(spelling.is_number, kept)) if kept else False
     integral = numeric and all(float(value).is_integer() for value in kept)
-    distinct = len({float(value) for value in kept} if numeric else set(kept))
+    # As in `process`: beyond 2^53 floats no longer tell whole numbers apart, their text does.
+    distinct = len({float(value) if numeric and abs(float(value)) < 2**53 else value for value in kept})
     return task(rows=len(kept), distinct=distinct, numeric=numeric, integral=integral, asked=asked)

@@ -6,14 +6,14 @@ import math
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
 from ebb_jobs import infer, paths, precheck, spelling, tables, typing_rules
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import Report, write_json
-from ebb_jobs.sql import literal, quote
+from ebb_jobs.sql import free_name, literal, quote
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT_SHARE = 0.15
@@ -21,6 +21,14 @@ MIN_ROWS_PER_SIDE = 3
 MIN_ROWS = 30
 MIN_ROWS_PER_CLASS = 5
 MAX_CLASSES = 1000
+
+
+class Own(NamedTuple):
+    """The columns that the split adds to the data's."""
+
+    key: str
+    split: str
+    unsettled: str
 
 
 def main() -> None:
@@ -71,12 +79,13 @@ def process(data: Path, curated: Path, settings: dict[str, Any], report: Report,
                 )
             )
         classes = _classes(connection, told) if task.value == infer.CLASSIFICATION else None
-        rows = _split(connection, used, told, classes)
+        own = Own(*(free_name(f"ebb_{field}", names) for field in Own._fields))
+        rows = _split(connection, used, told, classes, own)
         unsettled = rows.pop("unsettled")
         # Decisions quote the target's name. Up to here it may be a value: of a row that stands where names should.
         for what, decided in (("format", form), ("target", target), ("task", task)):
             report.decide(what, decided.value, decided.reason)
-        _write_parquet(connection, curated, used, target.value, numeric_target=classes is None)
+        _write_parquet(connection, curated, used, target.value, own, numeric_target=classes is None)
         _write_outcome(
             report,
             curated,
@@ -104,14 +113,15 @@ def _judge_target(
 ) -> infer.Inferred:
     """Return the task after checking that the target suits it; whole-number classes get one spelling (1.0 is 1)."""
     column = quote(target.name)
-    number, whole = (
-        f"count(*) FILTER (regexp_full_match({column}, {literal(spelling.NUMBER.pattern)}))",
-        f"count(*) FILTER (TRY_CAST({column} AS DOUBLE) = floor(TRY_CAST({column} AS DOUBLE)))",
-    )
+    value = f"TRY_CAST({column} AS DOUBLE)"
+    # Above this a DOUBLE no longer tells whole numbers apart: their text does.
+    exact = f"abs({value}) < {2**53}"
+    number = f"count(*) FILTER (regexp_full_match({column}, {literal(spelling.NUMBER.pattern)}))"
     rows, present, distinct, numbers, wholes, values = (
         connection.execute(
-            f"SELECT count(*), count({column}), count(DISTINCT {column}), {number}, {whole}, "
-            f"count(DISTINCT TRY_CAST({column} AS DOUBLE)) FROM kept"
+            f"SELECT count(*), count({column}), count(DISTINCT {column}), {number}, "
+            f"count(*) FILTER ({value} = floor({value})), "
+            f"count(DISTINCT CASE WHEN {exact} THEN {value}::VARCHAR ELSE {column} END) FROM kept"
         ).fetchone()
         or (0,) * 6
     )
@@ -143,7 +153,7 @@ def _judge_target(
                 )
             )
         if numeric and wholes == rows:
-            connection.execute(f"UPDATE kept SET {column} = TRY_CAST({column} AS DOUBLE)::BIGINT::VARCHAR")
+            connection.execute(f"UPDATE kept SET {column} = {value}::BIGINT::VARCHAR WHERE {exact}")
     return task
 
 
@@ -172,6 +182,7 @@ def _split(
     features: list[typing_rules.Column],
     target: precheck.Target,
     classes: list[str] | None,
+    own: Own,
 ) -> dict[str, int]:
     """Mark each row train, validation or test by the hash of its features; count each, and the `unsettled` rows.
 
@@ -185,23 +196,25 @@ def _split(
     share = HELD_OUT_SHARE
     connection.execute(f"""
         CREATE TABLE placed AS
-        WITH keyed AS (SELECT *, md5(concat_ws(chr(31), {text})) AS ebb_key FROM kept),
-        groups AS (SELECT ebb_key, min({stratum}) AS stratum,
-                          ('0x' || substr(ebb_key, 1, 8))::UBIGINT / 4294967296.0 AS place FROM keyed GROUP BY ebb_key),
-        ranked AS (SELECT ebb_key, place, row_number() OVER (PARTITION BY stratum ORDER BY ebb_key) AS rank,
+        WITH keyed AS (SELECT *, md5(concat_ws(chr(31), {text})) AS {own.key} FROM kept),
+        groups AS (SELECT {own.key}, min({stratum}) AS stratum,
+                          ('0x' || substr({own.key}, 1, 8))::UBIGINT / 4294967296.0 AS place
+                   FROM keyed GROUP BY {own.key}),
+        ranked AS (SELECT {own.key}, place, row_number() OVER (PARTITION BY stratum ORDER BY {own.key}) AS rank,
                           count(*) OVER (PARTITION BY stratum) AS size,
                           count(*) FILTER (place < {share}) OVER (PARTITION BY stratum) AS test,
                           count(*) FILTER (place < {2 * share}) OVER (PARTITION BY stratum) AS held_out FROM groups),
         least_a_side AS (SELECT *, greatest(1, least({fewest}, size // 3)) AS fewest FROM ranked),
         tests AS (SELECT *, greatest(fewest, least(test, size - 2 * fewest)) AS tests FROM least_a_side),
-        sides AS (SELECT ebb_key, least(test, held_out - test, size - held_out) < {fewest} AS ebb_unsettled,
+        sides AS (SELECT {own.key}, least(test, held_out - test, size - held_out) < {fewest} AS {own.unsettled},
                          CASE WHEN rank <= tests THEN 'test'
                               WHEN rank <= greatest(tests + fewest, least(held_out, size - fewest)) THEN 'validation'
-                              ELSE 'train' END AS ebb_split FROM tests)
-        SELECT keyed.*, sides.ebb_split, sides.ebb_unsettled FROM keyed JOIN sides USING (ebb_key)""")
+                              ELSE 'train' END AS {own.split} FROM tests)
+        SELECT keyed.*, sides.{own.split}, sides.{own.unsettled} FROM keyed JOIN sides USING ({own.key})""")
     connection.execute("DROP TABLE kept")
-    sizes = {split: _scalar(connection, f"SELECT count(*) FROM placed WHERE ebb_split = '{split}'") for split in SPLITS}
-    learned = _scalar(connection, f"SELECT count(DISTINCT {quote(target.name)}) FROM placed WHERE ebb_split = 'train'")
+    placed = f"FROM placed WHERE {own.split} ="
+    sizes = {split: _scalar(connection, f"SELECT count(*) {placed} '{split}'") for split in SPLITS}
+    learned = _scalar(connection, f"SELECT count(DISTINCT {quote(target.name)}) {placed} 'train'")
     if min(sizes.values()) < MIN_ROWS_PER_SIDE or (classes is not None and learned < len(classes)):
         raise RejectedError(
             Rejection(
@@ -211,7 +224,7 @@ def _split(
                 remedy="Drop more rows, or columns that tell the rows apart.",
             )
         )
-    return {**sizes, "unsettled": _scalar(connection, "SELECT count(*) FROM placed WHERE ebb_unsettled")}
+    return {**sizes, "unsettled": _scalar(connection, f"SELECT count(*) FROM placed WHERE {own.unsettled}")}
 
 
 def _canonical(column: typing_rules.Column) -> str:
@@ -225,6 +238,7 @@ def _write_parquet(
     curated: Path,
     used: list[typing_rules.Column],
     target: str,
+    own: Own,
     *,
     numeric_target: bool,
 ) -> None:
@@ -239,8 +253,8 @@ def _write_parquet(
     for split in SPLITS:
         everything = ", ".join(map(quote, (column.name for column in used)))
         connection.execute(
-            f"COPY (SELECT {', '.join(fields)} FROM placed WHERE ebb_split = '{split}' "
-            f"ORDER BY ebb_key, {quote(target)}, {everything}) "
+            f"COPY (SELECT {', '.join(fields)} FROM placed WHERE {own.split} = '{split}' "
+            f"ORDER BY {own.key}, {quote(target)}, {everything}) "
             f"TO {literal(str(curated / f'{split}.parquet'))} (FORMAT parquet, COMPRESSION zstd)"
         )
 

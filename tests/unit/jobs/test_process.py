@@ -5,6 +5,7 @@ import json
 import duckdb
 import pytest
 
+from ebb_jobs.infer import task_of_values
 from ebb_jobs.precheck import check
 from unit.jobs.stages import DATA, run_stage_here
 
@@ -223,6 +224,20 @@ def test_kinds_and_what_is_left_out(tmp_path):
     assert schema_of(ended)["columns"][0] == "row_id", "the served model accepts rows as they were dropped"
 
 
+def test_long_whole_numbers_stay_apart_as_classes(tmp_path):
+    labels = [str(2**53 + n) for n in range(3)] + ["123456789012345678901234567890", "7.0", "7"]
+    rows = [f"{n % 13},{n * 7919 % 10007},{labels[n % 6]}" for n in range(180)]
+    ended = process(tmp_path, "\n".join(["a,b,label", *rows]), spec={"task": "tabular-classification"})
+    assert schema_of(ended)["target"]["classes"] == ["7", *labels[:4]]
+    assert task_of_values(labels[:4] * 10).value == "tabular-classification"
+
+
+def test_two_long_whole_numbers_are_two_classes(tmp_path):
+    rows = [f"{n % 13},{n * 7919 % 10007},{2**53 + n % 2}" for n in range(180)]
+    ended = process(tmp_path, "\n".join(["a,b,label", *rows]))
+    assert len(schema_of(ended)["target"]["classes"]) == 2
+
+
 def test_numbers_with_a_few_words_among_them_stay_numbers(tmp_path):
     ended = process(tmp_path, with_row(5, "unknown,1.0,a,yes"))
     count = next(feature for feature in ended.metrics()["features"] if feature["name"] == "count")
@@ -245,6 +260,21 @@ def test_the_split_of_a_row_outlives_more_data(tmp_path):
     before, after = splits_of(first), splits_of(second)
     for split in before:
         assert {*before[split]} <= {*after[split]}
+
+
+def test_columns_may_be_called_as_the_split_calls_its_own(tmp_path):
+    taken = ["ebb_key", "EBB_SPLIT", "ebb_unsettled", "ebb_key_", "rank", "stratum", "place", "label"]
+    rows = [",".join(f"{n * (k + 3) % 101 / 10}" for k in range(7)) + f",{'yn'[n % 2]}" for n in range(200)]
+    ended = process(tmp_path, "\n".join([",".join(taken), *rows]))
+    assert ended.status == 0, ended.failure
+    assert [feature["name"] for feature in schema_of(ended)["features"]] == taken[:-1]
+    assert sum(map(len, splits_of(ended).values())) == 200
+
+
+@pytest.mark.parametrize("target", ["ebb_key", "ebb_split"])
+def test_the_target_may_be_called_as_the_split_calls_its_own(tmp_path, target):
+    ended = process(tmp_path, GOOD.replace("label", target), spec={"data": {"target": target}})
+    assert schema_of(ended)["target"]["name"] == target
 
 
 def side_of_each_row(ended):
@@ -291,6 +321,13 @@ def test_the_same_bytes_give_the_same_files(tmp_path):
         ended = process(tmp_path / folder, (DATA / "penguins.csv").read_text())
         digests.append([splits_of(ended), schema_of(ended)])
     assert digests[0] == digests[1]
+
+
+def test_json_nested_too_deeply_to_read_is_rejected(tmp_path):
+    lines = [json.dumps({"a": n, "label": "yn"[n % 2]}) for n in range(100)]
+    lines[70] = '{"a": ' + "[" * 100_000 + "]" * 100_000 + ', "label": "y"}'
+    found = rejection(process(tmp_path, "\n".join(lines), name="t.jsonl"))
+    assert (found["code"], found["line"]) == ("bad-json", 71)
 
 
 def test_an_empty_channel_fails_the_job_with_its_reason(tmp_path):
