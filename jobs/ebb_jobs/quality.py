@@ -21,6 +21,7 @@ BOOTSTRAP_ROWS = 20_000
 # How sure a drop must be to count as small enough: four times in five.
 CONFIDENCE = 0.8
 SAME_WITHIN = 1e-3
+"""Of a probability, or of the target's standard deviation."""
 
 
 def choose(task: str, class_shares: np.ndarray | None, asked: str | None) -> Inferred:
@@ -91,7 +92,7 @@ def drop_bound(metric: str, truth: np.ndarray, original: np.ndarray, candidate: 
     / rows on top: rows that show no new mistake leave a rate of that size possible (the "rule of three", at 80 %).
     Source: Hanley and Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 249 (1983).
     """
-    if np.allclose(original, candidate, rtol=SAME_WITHIN, atol=SAME_WITHIN):
+    if _same(metric, truth, original, candidate):
         return 0.0
     random = np.random.default_rng(seed)
     size = min(len(truth), BOOTSTRAP_ROWS)
@@ -102,6 +103,18 @@ def drop_bound(metric: str, truth: np.ndarray, original: np.ndarray, candidate: 
         drops.append(before - after if greater_is_better(metric) else after / max(before, 1e-12) - 1)
     unseen = -np.log(1 - CONFIDENCE) / len(truth) if metric in _COUNTS_DECISIONS else 0.0
     return max(0.0, float(np.quantile(drops, CONFIDENCE)) + float(unseen))
+
+
+def _same(metric: str, truth: np.ndarray, original: np.ndarray, candidate: np.ndarray) -> bool:
+    """Tell whether two models' outputs differ by rounding alone, in what the metric looks at."""
+    if metric in REGRESSION_METRICS:
+        return bool(np.allclose(original, candidate, rtol=0, atol=SAME_WITHIN * float(truth.std())))
+    if metric in _COUNTS_DECISIONS:
+        return bool((original.argmax(1) == candidate.argmax(1)).all()) and np.allclose(
+            original, candidate, rtol=0, atol=SAME_WITHIN
+        )
+    # Logarithms and ranks look at small probabilities too: there only a share is small.
+    return np.allclose(original, candidate, rtol=SAME_WITHIN, atol=1e-6)
 
 
 def _accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:

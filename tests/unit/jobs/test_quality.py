@@ -95,6 +95,29 @@ def test_the_same_outputs_but_for_rounding_lose_nothing():
     assert quality.drop_bound("accuracy", truth, original, original + 1e-6, seed=1) == 0
 
 
+def test_the_same_but_for_rounding_is_measured_in_the_target_s_own_spread():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(0, 1e-5, 400)  # metres, say, of something tiny: a thousandth is far more than its spread
+    original = truth + rng.normal(0, 1e-6, 400)
+    assert quality.drop_bound("rmse", truth, original, np.zeros(400), seed=1) > 1
+    assert quality.drop_bound("rmse", truth, original, original + 1e-10, seed=1) == 0
+    far = 1e9 + truth * 1e5  # and with a large offset, a share of the value is too
+    assert quality.drop_bound("rmse", far, far + 0.1, np.full(400, 1e9), seed=1) > 1
+
+
+def test_decisions_that_differ_are_never_the_same():
+    truth = np.zeros(40, dtype=int)
+    original = np.tile([0.5002, 0.4998], (40, 1))
+    assert quality.drop_bound("accuracy", truth, original, original[:, ::-1], seed=1) == pytest.approx(1, abs=0.05)
+
+
+def test_a_sure_mistake_is_not_the_same_as_a_less_sure_one():
+    truth = np.zeros(40, dtype=int)
+    original, candidate = np.tile([1e-3, 1 - 1e-3], (40, 1)), np.tile([1e-6, 1 - 1e-6], (40, 1))
+    # -ln(1e-6) / -ln(1e-3) = 2: twice the loss
+    assert quality.drop_bound("log_loss", truth, original, candidate, seed=1) == pytest.approx(1)
+
+
 def test_the_drop_bound_of_an_error_is_a_share():
     truth = np.zeros(5000)
     noise = np.random.default_rng(0).normal(size=5000)
