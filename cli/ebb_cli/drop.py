@@ -10,9 +10,10 @@ from botocore.exceptions import ClientError
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from ebb.errors import RejectionError
 from ebb_cli import output, progress, show, upload
 from ebb_cli.ledger import Ledger
-from ebb_cli.problems import USAGE, CommandError
+from ebb_cli.problems import REJECTED, USAGE, CommandError
 from ebb_cli.target import Json, Target
 
 # From the upload to the run in the ledger: event, queue, two functions that may start cold.
@@ -33,7 +34,15 @@ def drop(
     as_json: Json = False,
 ) -> None:
     """Drop a table: it is read, a model is trained, made small, and served."""
-    ledger, run = begin(target, path, project, spec=spec, force=force)
+    try:
+        ledger, run = begin(target, path, project, spec=spec, force=force)
+    except RejectionError as refused:
+        if not as_json:
+            raise
+        # The shape of a run that the pipeline rejected; there is none, because nothing was uploaded.
+        error = refused.rejection.as_dict()
+        output.emit_json({"run_id": None, "project": project, "status": "rejected", "error": error, "stages": []})
+        raise typer.Exit(REJECTED) from None
     if not wait:
         if as_json:
             output.emit_json(run)
@@ -47,10 +56,19 @@ def drop(
 def begin(
     target: Target, path: Path, project: str, *, spec: Path | None = None, force: bool = False
 ) -> tuple[Ledger, dict[str, Any]]:
-    """Upload a drop and return the run that it started."""
-    if spec and not spec.is_file():
-        raise CommandError(f"{spec} is no file.", status=USAGE)
+    """Upload a drop and return the run that it started.
+
+    Raises: InvalidSpecError when the spec cannot be used; nothing is uploaded then.
+    """
     prepared = upload.prepare(path, project)
+    if spec:
+        upload.read_spec(spec)
+    if prepared.key.endswith(".yaml") and upload.read_spec(path).data.uri is None:
+        raise CommandError(
+            f"{path} names no data, so it starts no run.",
+            f"Write data.uri into it, or drop a table with --spec {path}.",
+            status=USAGE,
+        )
     bucket, s3 = target.outputs["LandingBucketName"], target.client("s3")
     say = output.err().print
     if spec is None and not prepared.key.endswith(".yaml") and _has_spec(s3, bucket, project):

@@ -66,6 +66,14 @@ def test_an_object_that_is_gone_before_it_is_read_is_a_recorded_rejection(ebb, c
     assert "gone/data/table.csv" in record["error"]["message"]
 
 
+def test_a_bad_spec_that_is_in_the_bucket_already_is_rejected_by_the_pipeline(ebb, cloud, tmp_path):
+    cloud.put("inside/pipeline.yaml", b"data: {target: label}\nservee: {}\n")  # the CLI would not have sent it
+    (tmp_path / "table.csv").write_text(TABLE)
+    record = reject(ebb, tmp_path / "table.csv", "inside")
+    assert "servee" in record["error"]["message"]
+    assert record["run_id"]
+
+
 def received(sqs, url: str) -> list[dict] | None:
     return sqs.receive_message(QueueUrl=url, WaitTimeSeconds=1).get("Messages")
 

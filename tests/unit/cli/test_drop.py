@@ -103,6 +103,31 @@ def test_what_the_pipeline_would_ignore_is_refused_before_it_is_uploaded(
     assert keys(target) == []
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["beside a table", "dropped by itself"])
+def test_a_spec_that_cannot_be_used_is_rejected_before_anything_is_uploaded(ebb, target, table, tmp_path, alone):
+    spec = tmp_path / "pipeline.yaml"
+    spec.write_text("data: {uri: s3://bucket-a/rows.csv}\nservee: {}\n")
+    arguments = [spec] if alone else [table, "--spec", spec]
+    done = ebb("drop", *arguments, "--project", "churn", "--json")
+    assert done.exit_code == 3
+    document = json.loads(done.stdout)
+    assert (document["status"], document["run_id"], document["stages"]) == ("rejected", None, [])
+    assert "servee" in document["error"]["message"]
+    assert (document["error"]["file"], document["error"]["line"]) == ("pipeline.yaml", 2)
+    assert document["error"]["remedy"]
+    assert "servee" in ebb("drop", *arguments, "--project", "churn").stderr
+    assert keys(target) == []
+
+
+def test_a_spec_dropped_by_itself_must_name_its_data(ebb, target, tmp_path):
+    spec = tmp_path / "pipeline.yaml"
+    spec.write_text("data: {target: label}\n")
+    done = ebb("drop", spec, "--project", "churn")
+    assert done.exit_code == 2
+    assert "data.uri" in done.stderr
+    assert keys(target) == []
+
+
 def test_a_drop_prints_the_run_that_it_started(ebb, target, put, table, monkeypatch):
     monkeypatch.setattr(upload.uuid, "uuid4", lambda: type("Id", (), {"hex": "drop-1"}))
     put("running", drop={"drop_id": "drop-1", "key": "churn/data/table.csv"})
