@@ -104,6 +104,29 @@ def test_a_latency_that_was_asked_for_is_a_condition():
     assert "above the 0.05 ms asked for" in picked.verdicts["lean"]
 
 
+def test_the_latency_asked_for_is_that_of_the_whole_answer():
+    serve = PipelineSpec.model_validate({"serve": {"p95_latency": 0.001}}).serve  # 1 ms
+    slow = of("lean", p50=0.01, end_to_end_latency_ms={"p50": 0.9, "p95": 1.1, "p99": 1.2})
+    near = of("quick", p50=0.02, end_to_end_latency_ms={"p50": 0.8, "p95": 0.9, "p99": 1.3})
+    picked = selection.select(compile_report(slow, near), FLOOR_1_POINT, serve)
+    assert picked.chosen.name == "quick"
+    assert "1.1 ms from row to answer is above the 1 ms asked for" in picked.verdicts["lean"]
+
+
+@pytest.mark.parametrize(
+    ("asked_mb", "needed_mib", "chosen"),
+    [
+        pytest.param(1024, 900, "quick", id="beyond what the spec gives"),
+        pytest.param(None, 900, "lean", id="without a size asked for the endpoint grows"),
+        pytest.param(None, 6000, "quick", id="beyond the largest endpoint"),
+    ],
+)
+def test_a_candidate_must_fit_its_endpoint(asked_mb, needed_mib, chosen):
+    serve = PipelineSpec.model_validate({"serve": {"memory_mb": asked_mb}}).serve
+    report = compile_report(of("lean", p50=0.01, memory_mib=needed_mib), of("quick", p50=0.02))
+    assert selection.select(report, FLOOR_1_POINT, serve).chosen.name == chosen
+
+
 def test_every_candidate_gets_a_reason_in_words():
     picked = select()
     assert set(picked.verdicts) == {"original", "original-int8", "student", "student-int8"}
