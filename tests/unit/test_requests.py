@@ -5,7 +5,7 @@ import json
 import pytest
 
 from aws_shapes import assert_valid, problems
-from ebb import names
+from ebb import deployment, names
 from ebb.errors import InvalidSpecError
 from ebb.requests import jobs, roles
 from ebb.sources import Source
@@ -112,6 +112,18 @@ def test_the_largest_drop_that_is_accepted_fits_the_job():
         for n in range(195)
     )
     assert_valid("sagemaker", "CreateProcessingJob", built_plan(sources=many, spec=LONGEST_SPEC)["process"]["request"])
+
+
+def test_a_retry_registers_the_same_bundle_once():
+    def token(**changes) -> str:
+        plan = built_plan(**changes)
+        shipped = built_selection()["comparison"]
+        package = deployment.package(STACK, plan, candidate="student", metric="accuracy", comparison=shipped)
+        return package["ClientToken"]
+
+    compiled = dict.fromkeys(names.STAGES, 1)
+    assert token(attempt=2, finished=compiled) == token(attempt=1)
+    assert token(attempt=2) != token(attempt=1), "compiled anew, it is another bundle"
 
 
 def test_spot_jobs_keep_checkpoints_and_may_wait():

@@ -41,7 +41,7 @@ def package(
         "metric": metric,
         "quality-validation": f"{shipped['quality']['validation']:.6g}",
         "quality-test": f"{shipped['quality']['test']:.6g}",
-        "latency-p50-ms": f"{shipped['latency_ms']['p50']:.6g}",
+        "latency-p50-ms": f"{footprint.answering_ms(shipped)['p50']:.6g}",
         "size-bytes": str(shipped["size_bytes"]),
         "energy-kwh-per-million": f"{million['energy_kwh']['value']:.6g}",
         "carbon-g-per-million": f"{million['carbon_g']['value']:.6g}",
@@ -54,7 +54,7 @@ def package(
         bundle_uri=bundle_uri(plan, candidate),
         report_uri=plan["artifacts"]["compile_report"],
         metadata=metadata,
-        token=f"{plan['run_id']}-a{plan['attempt']}-{candidate}",
+        token=bundle_uri(plan, candidate),  # a retry of the run registers the same bytes, once
     )
 
 
@@ -109,7 +109,7 @@ def alarms(
     """Return the alarms that are born with an endpoint: it fails, or it is slow."""
     endpoint, tags = names.endpoint(stack.stack, project), names.tags(stack.stack, project)
     actions = [stack.notifications_topic_arn] if stack.notifications_topic_arn else []
-    measured_s = float(candidate["latency_ms"]["p99"]) / 1000
+    measured_s = float(footprint.answering_ms(candidate)["p99"]) / 1000
     asked_s = serve.p95_latency.total_seconds() if serve.p95_latency else None
     limit_s = asked_s or max(LATENCY_ALARM_LEAST_S, LATENCY_ALARM_FACTOR * measured_s)
     return [
@@ -128,7 +128,7 @@ def alarms(
             endpoint=endpoint,
             metric="ModelLatency",
             statistic="p95",
-            threshold=round(limit_s * 1_000_000),  # ModelLatency is in microseconds
+            threshold=round(limit_s * requests.alarms.MICROSECONDS_PER_SECOND),  # as ModelLatency counts
             description=f"The model behind {endpoint} took longer than {limit_s * 1000:.0f} ms for 1 request in 20",
             actions=actions,
             tags=tags,
