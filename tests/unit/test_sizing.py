@@ -34,6 +34,17 @@ def test_the_choice_keeps_what_was_not_taken():
     assert all("Wh expected" in other for other in choice.alternatives)
 
 
+def test_the_reason_is_true_of_what_was_chosen():
+    least = sizing.choose("train", Workload(60, 2, 0.95, 3600))
+    assert least.reason.startswith("least expected energy of")
+    energies = [float(other.split(": ")[1].split()[0]) for other in least.alternatives]
+    assert min(energies) >= float(f"{least.numbers['expected_energy_wh']:.3g}")
+    cheaper = sizing.choose("train", Workload(60, 2, 0.7, 3600))
+    leanest = cheaper.alternatives[0].split(":")[0]
+    assert cheaper.instance.name != leanest
+    assert f"cheapest of those within 10% of the least expected energy ({leanest}," in cheaper.reason
+
+
 def test_a_named_instance_is_taken_for_training_only():
     spec = PipelineSpec.model_validate({"train": {"instance": "ml.m5.4xlarge"}})
     chosen = {

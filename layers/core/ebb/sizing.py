@@ -104,9 +104,15 @@ def choose(stage: str, work: Workload, offered: Iterable[Instance] | None = None
     near = [each for each in ranked if expected_energy_kwh(work, each) <= least * (1 + ESTIMATE_NOISE_SHARE)]
     best = min(near, key=lambda each: each.price_usd_per_hour.value)
     others = [each for each in ranked if each is not best][:3]
+    fit = f"of {len(fitting)} types with {work.memory_gib:.1f} GiB that finish in time"
+    if best is ranked[0]:
+        reason = f"least expected energy {fit}"
+    else:
+        leanest = f"{ranked[0].name}, {least * 1000:.3g} Wh"
+        reason = f"cheapest of those within {ESTIMATE_NOISE_SHARE:.0%} of the least expected energy ({leanest}), {fit}"
     return Choice(
         best,
-        f"least expected energy of {len(fitting)} types with {work.memory_gib:.1f} GiB that finish in time",
+        reason,
         {
             "expected_cpu_s": round(work.cpu_s, 1),
             "expected_duration_s": round(duration_s(work, best.vcpu), 1),
