@@ -59,7 +59,7 @@ def publish(files: dict[str, bytes], bucket: str) -> dict[str, str]:
     name = digest.hexdigest()[:16]
     for path, body in files.items():
         storage.write(bucket, f"jobs/{name}/{path}", body, content_type="text/x-python")
-    return {"Uri": f"s3://{bucket}/jobs/{name}", "Hash": name}
+    return {"Uri": f"s3://{bucket}/jobs/{name}"}
 
 
 def _respond(url: str, answer: dict[str, Any]) -> None:

@@ -33,8 +33,8 @@ def test_creating_publishes_the_job_code_under_its_hash(account, context, answer
     publish_jobs.handler(load("cloudformation_create"), context)
     (answer,) = answers
     assert answer["Status"] == "SUCCESS"
-    assert answer["Data"]["Uri"] == f"s3://{ARTIFACTS}/jobs/{answer['Data']['Hash']}"
-    prefix = f"jobs/{answer['Data']['Hash']}/"
+    assert answer["Data"]["Uri"].startswith(f"s3://{ARTIFACTS}/jobs/")
+    prefix = f"jobs/{answer['Data']['Uri'].rpartition('/')[2]}/"
     assert {f"{prefix}run.py", f"{prefix}ebb_jobs/infer.py"} <= set(keys(account))
     assert not [key for key in keys(account) if "__pycache__" in key]
 
@@ -44,7 +44,7 @@ def test_the_same_code_has_the_same_place_and_other_code_another(account):
     one, same = (publish_jobs.publish(files, ARTIFACTS) for _ in range(2))
     other = publish_jobs.publish(files | {"run.py": b"print('other')"}, ARTIFACTS)
     assert one == same
-    assert one["Hash"] != other["Hash"]
+    assert one["Uri"] != other["Uri"]
 
 
 def test_an_update_keeps_the_resource_so_that_nothing_is_deleted(account, context, answers):

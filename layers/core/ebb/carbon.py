@@ -1,6 +1,5 @@
 """Carbon accounting: time and power in, kWh and gCO2e out, every quantity with its low-high band."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -45,11 +44,6 @@ class Band:
 
 
 ZERO = Band.exact(0.0)
-
-
-def total(bands: Iterable[Band]) -> Band:
-    """Return the sum of some bands; nothing sums to zero."""
-    return sum(bands, start=ZERO)
 
 
 def processor_power_w(vcpu: float, utilization: Band, *, idle_w: Band, max_w: Band) -> Band:

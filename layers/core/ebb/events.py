@@ -76,7 +76,6 @@ class RunEnded(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     source: Literal["aws.states"]
-    execution_arn: str = Field(validation_alias=AliasPath("detail", "executionArn"))
     name: str = Field(validation_alias=AliasPath("detail", "name"))
     status: Literal["ABORTED", "TIMED_OUT", "FAILED"] = Field(validation_alias=AliasPath("detail", "status"))
     stop_date: datetime = Field(validation_alias=AliasPath("detail", "stopDate"))

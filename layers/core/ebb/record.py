@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ebb import catalog, events, footprint, ledger, names
+from ebb import catalog, deployment, events, footprint, ledger, names
 from ebb.errors import Rejection
 from ebb.events import Message
 from ebb.footprint import Footprint
@@ -153,16 +153,16 @@ def total_footprint(stages: Iterable[Mapping[str, Any]]) -> Footprint:
 
 def success_fields(request: Succeeded) -> dict[str, Any]:
     """Return what a successful run adds to its ledger entry."""
-    selection, deployment = request.selection, request.deployment or {}
-    deployed = bool(deployment.get("deployed"))
+    selection, answer = request.selection, request.deployment or {}
+    deployed = bool(answer.get("deployed"))
     return {
         "chosen": selection["chosen"],
         "metric": selection["metric"],
         "candidates": ledger.condensed(selection["candidates"]),
         "comparison": selection["comparison"],
         "deployed": deployed,
-        "deploy_reason": deployment.get("reason") or selection["deploy_reason"],
-        "endpoint_name": deployment.get("endpoint_name") if deployed else None,
+        "deploy_reason": answer.get("reason") or selection["deploy_reason"],
+        "endpoint_name": answer.get("endpoint_name") if deployed else None,
     }
 
 
@@ -177,7 +177,7 @@ def served_fields(request: Succeeded) -> dict[str, Any] | None:
         "candidate": selection["chosen"],
         "metric": selection["metric"],
         "quality": shipped["quality"],
-        "bundle_uri": f"{request.plan['artifacts']['bundles']}{selection['chosen']}/model.tar.gz",
+        "bundle_uri": deployment.bundle_uri(request.plan, selection["chosen"]),
         "endpoint_name": (request.deployment or {}).get("endpoint_name"),
     }
 

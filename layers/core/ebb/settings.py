@@ -77,7 +77,6 @@ class StackSettings:
     jobs_uri: str = ""
     jobs_image_uri: str = ""
     job_boundary_arn: str = ""
-    external_data_buckets: tuple[str, ...] = ()
     notifications_topic_arn: str | None = None
     ledger_table: str = ""
 
@@ -93,7 +92,6 @@ class StackSettings:
             jobs_uri=_get("JOBS_URI"),
             jobs_image_uri=_get("JOBS_IMAGE_URI"),
             job_boundary_arn=_get("JOB_BOUNDARY_ARN"),
-            external_data_buckets=_list("EXTERNAL_DATA_BUCKETS"),
             ledger_table=_get("LEDGER_TABLE"),
         )
 
