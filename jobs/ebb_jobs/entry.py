@@ -11,9 +11,6 @@ from ebb_jobs import paths
 from ebb_jobs.errors import reason
 
 STAGES = ("process", "train", "compress", "compile")
-TRAINING = ("train", "compress")
-"""Stages whose threads sleep while they wait for each other: on a busy machine spinning threads take the CPU from the
-one that they wait for, and training takes ten times as long. `compile` measures latencies and lets them spin."""
 
 
 def main(arguments: list[str]) -> int:
@@ -22,8 +19,10 @@ def main(arguments: list[str]) -> int:
         print(f"usage: run.py {'|'.join(STAGES)}", file=sys.stderr)
         return 2
     stage = arguments[0]
-    if stage in TRAINING:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch loads
+    # Read when PyTorch loads. Threads sleep while they wait for each other: on a busy machine spinning ones take the
+    # CPU from the one that they wait for (training takes ten times as long), and in `compile` they double the CPU time
+    # of what is measured, while a row takes as long either way.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         importlib.import_module(f"ebb_jobs.{stage}").main()
     except Exception as error:

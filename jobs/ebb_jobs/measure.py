@@ -82,6 +82,25 @@ def race(contenders: list[Contender], encoded: np.ndarray, rows: list[dict[str, 
             contender.end_to_end_cpu_s.append((time.process_time() - begun) / END_TO_END_ROWS)
 
 
+def best_figures(contenders: list[Contender]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the best of each figure, and whose it is: the forms of one model, of which each use would take its best.
+
+    The fewest CPU seconds need not come with the least latency: a second thread saves little time and doubles them.
+    """
+    figures = {one.name: one.figures() for one in contenders}
+    chosen = {
+        "latency": min(figures, key=lambda name: figures[name]["latency_ms"]["p50"]),
+        "throughput": max(figures, key=lambda name: figures[name]["throughput_rows_per_s"]),
+        "energy": min(figures, key=lambda name: figures[name]["cpu_ms_per_prediction"]),
+    }
+    best = {
+        **figures[chosen["latency"]],
+        "throughput_rows_per_s": figures[chosen["throughput"]]["throughput_rows_per_s"],
+        "cpu_ms_per_prediction": figures[chosen["energy"]]["cpu_ms_per_prediction"],
+    }
+    return best, chosen
+
+
 def eager_memory_mib(original: Path) -> float:
     """Return the largest resident size of a fresh process that answers one row with eager PyTorch."""
     jobs = str(Path(__file__).parents[1])
