@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import hashlib
 import io
@@ -10,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import boto3
 import typer
 from rich.markup import escape
 
-from ebb import footprint, names, sizing
+from ebb import footprint, names, sizing, sources
 from ebb import plan as plans
 from ebb.carbon import Band
 from ebb.errors import DropRejectedError, Rejection
@@ -23,13 +25,14 @@ from ebb.spec import PipelineSpec
 from ebb_cli import output
 from ebb_cli.drop import SpecFile
 from ebb_cli.problems import REJECTED, USAGE, CommandError
-from ebb_cli.target import DEFAULT_STACK, Json
+from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Stack, Target, find
 from ebb_cli.upload import read_spec, tables
 from ebb_jobs import infer, precheck
 from ebb_jobs.infer import Inferred
 
 DEFAULT_REGION = "us-east-1"
 HEAD_BYTES = 1024 * 1024
+ASSUMED_BYTES = 100 * 1024 * 1024  # of data that stays in a bucket, when there is no target to ask
 SPOT_STAGES = {"train", "compress"}
 
 
@@ -43,6 +46,7 @@ class Look:
     compressed: bool
     target: Inferred | None
     task: Inferred | None
+    size_known: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,34 @@ class PlannedStage:
 
 
 def plan(
-    path: Annotated[Path, typer.Argument(help="The table, or the folder of tables, that would be dropped.")],
+    path: Annotated[Path, typer.Argument(help="What would be dropped: a table, a folder of tables, a pipeline.yaml.")],
     spec: SpecFile = None,
-    region: Annotated[str, typer.Option("--region", help="Region whose grid and prices are counted.")] = DEFAULT_REGION,
+    profile: Profile = None,
+    endpoint_url: EndpointUrl = None,
+    region: Annotated[str | None, typer.Option("--region", help="Region whose grid and prices are counted.")] = None,
+    stack: Stack = DEFAULT_STACK,
     as_json: Json = False,
 ) -> None:
     """Say what a drop would do, what it would cost at most, and why; start nothing."""
-    asked = read_spec(spec) if spec else PipelineSpec()
-    seen = look(path, asked)
+    # Without a target nothing is asked of anybody; one is needed only to see data that stays in its bucket.
+    target = (
+        find(profile=profile, endpoint_url=endpoint_url, region=region, stack=stack)
+        if profile or endpoint_url
+        else None
+    )
+    if target:
+        output.err().print(f"target: {target.name}", style="dim", markup=False, soft_wrap=True)
+    region = target.region if target else require_region(region or DEFAULT_REGION)
+    if path.suffix in {".yaml", ".yml"} and spec is None:
+        asked = read_spec(path)
+        found, known = remote_sources(path, asked, target)
+        seen = look_at_names(found, asked, known=known)
+    else:
+        asked = read_spec(spec) if spec else PipelineSpec()
+        seen = look(path, asked)
+        found = local_sources(path)
     stages = planned_stages(asked, seen, region)
-    built = build(path, asked, seen, region)
+    built = build(found, asked, seen, region, stack)
     total = footprint.sum_of(stage.expected for stage in stages).as_dict()
     if as_json:
         output.emit_json(
@@ -78,7 +100,7 @@ def plan(
                 "region": region,
                 "look": {
                     "files": seen.files,
-                    "size_bytes": seen.size_bytes,
+                    "size_bytes": seen.size_bytes if seen.size_known else None,
                     "format": seen.form,
                     "compressed": seen.compressed,
                     "target": seen.target._asdict() if seen.target else None,
@@ -146,9 +168,22 @@ def _target_and_task(path: Path, form: infer.Format, asked: PipelineSpec) -> tup
     return target, infer.task_of_values(values, asked.task)
 
 
-def build(path: Path, asked: PipelineSpec, seen: Look, region: str) -> dict[str, Any]:
-    """Return the plan that `plan_pipeline` would build: the same function, with stand-ins for names of the stack."""
-    found = [
+def require_region(name: str) -> str:
+    """Return the name of a Region in which SageMaker is; its grid and prices would be guesses otherwise."""
+    session = boto3.Session()
+    known = [
+        each for part in session.get_available_partitions() for each in session.get_available_regions("sagemaker", part)
+    ]
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=3)
+    told = f"Did you mean {' or '.join(close)}?" if close else f"Known are {', '.join(known)}."
+    raise CommandError(f"{name!r} is no Region with SageMaker.", told, status=USAGE)
+
+
+def local_sources(path: Path) -> list[Source]:
+    """Return the files of a drop as the pipeline would name them."""
+    return [
         Source(
             bucket="LANDING",
             key=f"plan/data/{item.name}",
@@ -158,6 +193,41 @@ def build(path: Path, asked: PipelineSpec, seen: Look, region: str) -> dict[str,
         )
         for item in tables(path)
     ]
+
+
+def remote_sources(path: Path, asked: PipelineSpec, target: Target | None) -> tuple[list[Source], bool]:
+    """Return the objects that `data.uri` names, and whether their sizes are known: only a target can tell."""
+    uri = asked.data.uri
+    if uri is None:
+        raise CommandError(
+            f"{path} names no data.", f"Write data.uri into it, or plan a table with --spec {path}.", status=USAGE
+        )
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if target is None:
+        return [Source(bucket=bucket, key=key, size_bytes=ASSUMED_BYTES, etag="", sha256="0" * 64)], False
+    s3 = target.client("s3")
+    if sources.is_file(key):
+        listed = [(key, s3.head_object(Bucket=bucket, Key=key)["ContentLength"])]
+    else:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key.rstrip("/") + "/")
+        objects = [item for page in pages for item in page.get("Contents", [])]
+        listed = [(item["Key"], item["Size"]) for item in objects if sources.is_data(item["Key"], item["Size"])]
+    if not listed:
+        raise CommandError(f"{uri} holds no table.", f"Put files there: {infer.SUPPORTED}.", status=REJECTED)
+    return [Source(bucket=bucket, key=name, size_bytes=size, etag="", sha256="0" * 64) for name, size in listed], True
+
+
+def look_at_names(found: list[Source], asked: PipelineSpec, *, known: bool) -> Look:
+    """Return what objects are by their names; their rows are read by the pipeline only."""
+    form = infer.file_format(found[0].key) or infer.Format("csv", None)  # a folder that nobody has looked into
+    named = Inferred(asked.data.target, "named by data.target in the spec") if asked.data.target else None
+    task = Inferred(asked.task, "named by task in the spec") if asked.task else None
+    size_bytes = sum(item.size_bytes for item in found)
+    return Look(len(found), size_bytes, form.name, form.compression is not None, named, task, known)
+
+
+def build(found: list[Source], asked: PipelineSpec, seen: Look, region: str, stack_name: str) -> dict[str, Any]:
+    """Return the plan that `plan_pipeline` would build: the same function, with stand-ins for names of the stack."""
     now = datetime.now(UTC)
     run_id = names.run_id("plan", "LANDING", found[0].key, found[0].fingerprint, now)
     facts = plans.RunFacts(
@@ -172,14 +242,14 @@ def build(path: Path, asked: PipelineSpec, seen: Look, region: str) -> dict[str,
         finished={},
     )
     stack = StackSettings(
-        stack=DEFAULT_STACK,
+        stack=stack_name,
         artifact_bucket="ARTIFACTS",
         landing_bucket="LANDING",
         data_key_arn=f"arn:aws:kms:{region}:000000000000:key/DATA-KEY",
         jobs_uri="s3://ARTIFACTS/jobs/HASH",
         jobs_image_uri="JOBS-IMAGE",
         serve_image_uri="SERVE-IMAGE",
-        job_boundary_arn=f"arn:aws:iam::000000000000:policy/{DEFAULT_STACK}-JobBoundary",
+        job_boundary_arn=f"arn:aws:iam::000000000000:policy/{stack_name}-JobBoundary",
     )
     return plans.build(facts, stack)
 
@@ -223,9 +293,11 @@ def _print(
 ) -> None:
     say = output.out().print
     files = f"{seen.files} files" if seen.files > 1 else "one file"
-    say(f"[bold]{escape(str(path))}[/]: {files}, {output.size(seen.size_bytes)} of {seen.form}", soft_wrap=True)
+    size = output.size(seen.size_bytes)
+    told = size if seen.size_known else f"size unknown (planned as for {size}; --profile NAME looks)"
+    say(f"[bold]{escape(str(path))}[/]: {files}, {told} of {seen.form}", soft_wrap=True)
     for what, inferred in (("target", seen.target), ("task", seen.task)):
-        told = f"{inferred.value}, {inferred.reason}" if inferred else "read from the Parquet file by the process stage"
+        told = f"{inferred.value}, {inferred.reason}" if inferred else "read from the data by the process stage"
         say(f"{what:7}{told}", markup=False, soft_wrap=True)
     say(
         f"floor  a candidate may lose {asked.compress.max_metric_drop:g} of the metric; "

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ebb_cli import planning
+
 ROWS = "".join(f"{number},{number % 7},{'yes' if number % 3 else 'no'}\n" for number in range(200))
 TABLE = "a,b,label\n" + ROWS
 
@@ -77,6 +79,7 @@ def test_compressed_and_json_lines_are_read_too(ebb, tmp_path):
         pytest.param(TABLE, "data: {target: price}\n", "price", id="a target that is not there"),
         pytest.param(TABLE, "servee: {}\n", "servee", id="an unknown field of the spec"),
         pytest.param("", None, "empty", id="an empty file"),
+        pytest.param(TABLE.replace(",no\n", ",yes\n"), None, "same value", id="one class only"),
     ],
 )
 def test_what_would_be_rejected_is_rejected_with_status_3(ebb, tmp_path, body, spec, told):
@@ -94,6 +97,42 @@ def test_a_spec_that_is_not_there_is_wrong_usage(ebb, table, tmp_path):
     done = ebb("plan", table, "--spec", tmp_path / "none.yaml")
     assert done.exit_code == 2
     assert "none.yaml is no file" in done.stderr
+
+
+@pytest.fixture
+def spec_alone(tmp_path: Path) -> Path:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("data: {uri: s3://landing/rows/big.csv.gz, target: label}\n")
+    return path
+
+
+def test_data_that_stays_in_the_bucket_is_planned_with_its_size_unknown(ebb, spec_alone):
+    document = planned(ebb, spec_alone)
+    assert (document["look"]["size_bytes"], document["look"]["compressed"]) == (None, True)
+    assert document["plan"]["train"]["request"]
+    assert "size unknown" in ebb("plan", spec_alone).stdout
+
+
+def test_a_named_target_tells_the_size_and_is_told(ebb, target, spec_alone, monkeypatch):
+    monkeypatch.setattr(planning, "find", lambda **_: target)
+    target.client("s3").put_object(Bucket="landing", Key="rows/big.csv.gz", Body=b"x" * 1234)
+    done = ebb("plan", spec_alone, "--profile", "work", "--json")
+    assert json.loads(done.stdout)["look"]["size_bytes"] == 1234
+    assert "target: AWS account 123456789012 region us-east-1" in done.stderr
+
+
+def test_a_spec_without_data_is_nothing_to_plan(ebb, tmp_path):
+    (tmp_path / "pipeline.yaml").write_text("data: {target: label}\n")
+    done = ebb("plan", tmp_path / "pipeline.yaml")
+    assert done.exit_code == 2
+    assert "data.uri" in done.stderr
+
+
+def test_an_unknown_region_is_wrong_usage(ebb, table):
+    done = ebb("plan", table, "--region", "us-eest-1")
+    assert done.exit_code == 2
+    assert "us-eest-1" in done.stderr
+    assert "us-east-1" in done.stderr
 
 
 def test_people_read_stages_costs_and_what_was_not_started(ebb, table):
