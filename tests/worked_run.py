@@ -18,7 +18,7 @@ from ebb.spec import PipelineSpec
 EVENTS = Path(__file__).parent.parent / "events"
 ACCOUNT, REGION = "123456789012", "us-east-1"
 NOW = "2026-11-23T09:30:05.120Z"
-RUN_ID = "cancer-20261123093000-3f9a1c"
+RUN_ID = "cancer-20261123093000-3f9a1c07be"
 IDENTITY = "9d2b6bb0c2f5d1a8b5d6a44c4b6f14f9c1f04ec0a4b8e6f7b0e7a3f3f0e1d2c3"
 EXECUTION_ARN = f"arn:aws:states:{REGION}:{ACCOUNT}:execution:ebb-run-pipeline:{RUN_ID}-a1"
 LANDING, ARTIFACTS, LEDGER = "ebb-landing-123456789012", "ebb-artifacts-123456789012", "ebb-ledger"
@@ -231,8 +231,8 @@ def step_events() -> dict[str, dict[str, Any]]:
         | {
             "action": "reused",
             "outcome": "reuse",
-            "reuses": "cancer-20261122080000-aa01bb",
-            "reason": "the same bytes, spec and job code as the successful run cancer-20261122080000-aa01bb",
+            "reuses": "cancer-20261122080000-aa01bb4c2d",
+            "reason": "the same bytes, spec and job code as the successful run cancer-20261122080000-aa01bb4c2d",
         },
     }
 

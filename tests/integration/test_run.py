@@ -200,7 +200,7 @@ def test_a_reused_run_names_the_one_it_reuses(account, book, context):
     record_run.handler(load("record_run_reused"), context)
     run = book.run(RUN_ID)
     assert run["status"] == "reused"
-    assert run["reuses"] == "cancer-20261122080000-aa01bb"
+    assert run["reuses"] == "cancer-20261122080000-aa01bb4c2d"
 
 
 def test_a_failure_before_the_run_was_opened_is_recorded_too(account, context):

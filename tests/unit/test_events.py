@@ -1,6 +1,7 @@
 """What an uploaded object asks for, told from the payloads that AWS sends."""
 
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -58,7 +59,8 @@ def test_the_run_is_named_after_the_event():
     later = events.interpret(created("cancer/data/a.csv", sequencer="0067419F6B2C5A1E34"))
     assert one.run_id == same.run_id
     assert one.run_id != later.run_id
-    assert one.run_id.startswith("cancer-20261123093000-")
+    # Ten digits: at six, one in 16 million pairs of uploads within a second would have shared a name.
+    assert re.fullmatch("cancer-20261123093000-[0-9a-f]{10}", one.run_id)
     assert names.created_at(one.run_id) == datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 
 

@@ -13,7 +13,7 @@ from ebb.spec import PipelineSpec
 from worked_run import ARTIFACTS, STACK, built_plan, built_selection, facts
 
 LONGEST_PROJECT = "a" * 20
-LONGEST_RUN = f"{LONGEST_PROJECT}-20261123093000-3f9a1c"
+LONGEST_RUN = f"{LONGEST_PROJECT}-20261123093000-3f9a1c07be"
 LONGEST_SPEC = PipelineSpec.model_validate(
     {
         "task": "tabular-classification",

@@ -9,7 +9,8 @@ PROJECT_MAX_CHARS = 20  # run and job names are built on it and must stay within
 STAGES = ("process", "train", "compress", "compile")
 ROLE_KINDS = (*STAGES, "model")
 
-_RUN_ID = re.compile(r"^(?P<project>.+)-(?P<stamp>\d{14})-(?P<digest>[0-9a-f]{6})$")
+# Ten digits; six in the first records.
+_RUN_ID = re.compile(r"^(?P<project>.+)-(?P<stamp>\d{14})-(?P<digest>[0-9a-f]{6,10})$")
 _EXECUTION = re.compile(r"^(?P<run_id>.+)-a(?P<attempt>\d+)$")
 
 
@@ -21,7 +22,7 @@ def is_project(name: str) -> bool:
 def run_id(project: str, bucket: str, key: str, sequencer: str, uploaded_at: datetime) -> str:
     """Return the run's name: the same event always gives the same name, so a repeat is harmless."""
     stamp = uploaded_at.astimezone(UTC).strftime("%Y%m%d%H%M%S")
-    digest = hashlib.sha256(f"{bucket}/{key}/{sequencer}".encode()).hexdigest()[:6]
+    digest = hashlib.sha256(f"{bucket}/{key}/{sequencer}".encode()).hexdigest()[:10]
     return f"{project}-{stamp}-{digest}"
 
 
