@@ -40,7 +40,12 @@ def up(
         return
     say = output.out().print
     say(f"The embedded cloud is at {target.endpoint_url}, the stack {target.stack!r} is deployed.")
-    say("\nTry:\n  ebb drop TABLE.csv --project NAME --wait\n  ebb runs\n  ebb doctor\n  ebb down")
+    ebb = output.command()
+    say(
+        f"\nTry:\n  {ebb} drop TABLE.csv --project NAME --wait\n  {ebb} runs\n  {ebb} doctor\n  {ebb} down",
+        markup=False,
+        soft_wrap=True,
+    )
     aws = home() / "aws"
     say(
         f"\nAny AWS tool speaks to it with\n  export AWS_CONFIG_FILE={aws / 'config'} "
@@ -219,8 +224,16 @@ class _timed:
 
     def __enter__(self) -> None:
         self._began = time.monotonic()
+        console = output.err()
+        self._status = console.status(self._told) if console.is_terminal else None
+        if self._status:
+            self._status.start()
+        else:
+            console.print(f"… {self._told}")
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if self._status:
+            self._status.stop()
         spent = time.monotonic() - self._began
         if kind is None:
             self._seconds[self._name] = round(spent, 1)

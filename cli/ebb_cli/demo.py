@@ -48,9 +48,10 @@ def demo(
     spent = [(name, output.duration(value)) for name, value in seconds.items()]
     output.table("\nSeconds", ("step", "took"), spent, right=("took",))
     _say(f"\nthe run's record: {record}")
+    ebb = output.command()
     _say(
-        f"\nTry next:\n  ebb why {run['run_id']}\n  ebb show latest\n  ebb invoke {project} {data.holdout_csv}\n"
-        "  ebb drop YOUR_TABLE.csv --project mine --wait\n  ebb down\n(the command is .venv/bin/ebb)"
+        f"\nTry next:\n  {ebb} why {run['run_id']}\n  {ebb} show latest\n  {ebb} invoke {project} {data.holdout_csv}\n"
+        f"  {ebb} drop YOUR_TABLE.csv --project mine --wait\n  {ebb} down"
     )
 
 

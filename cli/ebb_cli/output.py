@@ -6,10 +6,12 @@ Results go to stdout; the target, progress and remarks go to stderr, so that std
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -42,6 +44,15 @@ def err() -> Console:
 
 def _console(stream: Any) -> Console:
     return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+def command() -> str:
+    """Return how a person calls this very `ebb` from here: by its name, or by its path when the name finds another."""
+    own = Path(sys.argv[0]).absolute()
+    found = shutil.which("ebb")
+    if own.name != "ebb" or (found and Path(found).absolute() == own):
+        return "ebb"
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 def emit_json(document: Any) -> None:

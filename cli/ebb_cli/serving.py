@@ -47,6 +47,9 @@ def models(target: Target, as_json: Json = False) -> None:
     if as_json:
         output.emit_json(found)
         return
+    if not found:
+        output.out().print("No models yet: ebb drop PATH --project NAME makes one.")
+        return
     rows = [
         (
             item["project"], item["version"], item["approval"], _moment(item["created_at"]),
@@ -81,6 +84,9 @@ def endpoints(target: Target, as_json: Json = False) -> None:
         )
     if as_json:
         output.emit_json(found)
+        return
+    if not found:
+        output.out().print("No endpoints yet: ebb drop PATH --project NAME ends in one.")
         return
     rows = [
         (

@@ -1,6 +1,7 @@
 """`up`, `doctor`, the demo's arithmetic, and how problems and figures are told."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,27 @@ def test_another_port_than_the_running_servers_is_refused(ebb, monkeypatch, tmp_
     assert done.exit_code == 2
     assert "already runs on port 4747" in done.stderr
     assert "ebb down" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        pytest.param(lambda name: str(Path(sys.argv[0]).absolute()), "ebb", id="on the PATH"),
+        pytest.param(lambda name: None, "bin/ebb", id="not on the PATH"),
+        pytest.param(lambda name: "/elsewhere/ebb", "bin/ebb", id="another one on the PATH"),
+    ],
+)
+def test_commands_are_told_so_that_they_run_as_printed(monkeypatch, tmp_path, found, told):
+    (tmp_path / "bin").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "bin" / "ebb"), "up"])
+    monkeypatch.setattr(output.shutil, "which", found)
+    assert output.command() == told
+
+
+def test_a_long_step_is_told_when_it_begins(capsys):
+    seconds: dict[str, float] = {}
+    with cloud._timed("build", "sam build", seconds):
+        assert "… sam build" in capsys.readouterr().err
+    assert "\u2713 sam build" in capsys.readouterr().err
+    assert list(seconds) == ["build"]

@@ -107,6 +107,14 @@ def registered(target, stack: str, project: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["models", "endpoints"])
+def test_an_empty_cloud_is_told_in_a_sentence(ebb, target, command):
+    told = ebb(command).stdout
+    assert told.startswith(f"No {command} yet")
+    assert "ebb drop" in told
+    assert json.loads(ebb(command, "--json").stdout) == []
+
+
+@pytest.mark.parametrize("command", ["models", "endpoints"])
 def test_only_what_carries_this_stacks_tag_is_listed(ebb, target, command):
     registered(target, "ebb", "churn")
     registered(target, "ebb-prod", "churn")
