@@ -198,7 +198,7 @@ def test_a_later_model_updates_the_endpoint():
     assert (cloud.config, cloud.models, cloud.configs) == (NAME, {NAME}, {NAME})
 
 
-EARLIER = "wine-20261122010203-9f8e7d-a2"
+EARLIER = "wine-20261122010203-9f8e7d6c5b-a2"
 
 
 def _serving(name: str, **others: Any) -> SageMaker:
@@ -207,8 +207,9 @@ def _serving(name: str, **others: Any) -> SageMaker:
     return cloud
 
 
-def test_the_model_that_was_superseded_is_deleted_once_the_new_one_serves():
-    cloud = _serving(EARLIER)
+@pytest.mark.parametrize("earlier", [EARLIER, "wine-20261122010203-9f8e7d-a2"])
+def test_the_model_that_was_superseded_is_deleted_once_the_new_one_serves(earlier):
+    cloud = _serving(earlier)
     ended = run(PATH, _given(), cloud)
     assert ended.output == {"deployed": True, "endpoint_name": ENDPOINT}
     assert (cloud.models, cloud.configs) == ({NAME}, {NAME})
