@@ -46,6 +46,9 @@ deploy: $(CONTROL) ## sam build and sam deploy to the account of the current AWS
 	$(BIN)/sam build
 	$(BIN)/sam deploy
 
+images: $(CONTROL) ## Build both images with docker and push them to the deployed stack's repositories
+	@$(BIN)/python tools/push_images.py
+
 ##@ Develop
 
 setup: $(CONTROL) $(JOBS) $(SERVE) $(LAMBDA) ## Install the four environments that `ebb` and the embedded cloud use
@@ -128,4 +131,4 @@ test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 $(PIP) --python $(dir $(1))bin/python install -r $(2) && touch $(1)
 endef
 
-.PHONY: demo test up down deploy setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down deploy images setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
