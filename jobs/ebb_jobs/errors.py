@@ -20,6 +20,10 @@ class DivergedError(JobError):
     """Training produced no finite loss, even with a smaller learning rate."""
 
 
+class StoppedError(JobError):
+    """The job was told to end (spot capacity taken back, StopTrainingJob). A retry goes on from the checkpoint."""
+
+
 class BundleError(JobError):
     """A finished bundle does not answer as the model that it was made from."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ebb_jobs import quality
-from ebb_jobs.errors import DivergedError
+from ebb_jobs.errors import DivergedError, StoppedError
 from ebb_jobs.networks import Mlp
 from ebb_jobs.report import cpu_count
 
@@ -31,7 +33,10 @@ SMALL_STEP = 2e7
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a training run. Equal recipes on equal data give equal weights."""
+    """What decides a training run. Equal recipes on equal data give equal weights, unless time has a say.
+
+    `budget_s` bends the rate once a quarter of it is used, and whether bf16 pays is timed: both depend on the machine.
+    """
 
     metric: str
     epochs: int
@@ -56,6 +61,7 @@ class Progress:
     elapsed_s: float = 0.0
     best: float | None = None
     best_epoch: int = 0
+    kept_epoch: int = 0
     rate_factor: float = 1.0
     restarts: int = 0
     precision: str = "float32"
@@ -64,11 +70,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: the weights of its best epoch are in the network."""
+    """A finished run. The network holds the weights of `kept_epoch`: the last that was as good as the best.
+
+    `best_epoch` is the first of these, from which the patience counts.
+    """
 
     quality: float
     epochs: int
     best_epoch: int
+    kept_epoch: int
     stopped_because: str
     history: list[list[float]]
     resumed_at_epoch: int | None
@@ -125,7 +135,25 @@ def fit(
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 20.0,
 ) -> Outcome:
-    """Train until the plan is done, the target reached, nothing improves, or the budget is used."""
+    """Train until the plan is done, the target reached, nothing improves, or the budget is used.
+
+    On SIGTERM (spot capacity taken back, StopTrainingJob) the running step is finished, a checkpoint written and
+    StoppedError raised.
+    """
+    with _told_to_stop() as told:
+        return _fit(network, inputs, loss, evaluate, recipe, checkpoint, checkpoint_every_s, told)
+
+
+def _fit(
+    network: Mlp,
+    inputs: np.ndarray,
+    loss: Loss,
+    evaluate: Callable[[Mlp], float],
+    recipe: Recipe,
+    checkpoint: Path | None,
+    checkpoint_every_s: float,
+    told: threading.Event,
+) -> Outcome:
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(threads(network, recipe.batch_size, cpu_count()))
     rows = len(inputs)
@@ -168,9 +196,13 @@ def fit(
             optimizer.step()
             progress.loss_sum += value.item() * len(picked)
             progress.step += 1
-            if checkpoint is not None and time.monotonic() - saved > checkpoint_every_s:
+            stopping = told.is_set()
+            if checkpoint is not None and (stopping or time.monotonic() - saved > checkpoint_every_s):
                 _save(checkpoint, recipe, network, optimizer, progress, best_weights)
                 saved = time.monotonic()
+            if stopping:
+                where = f"stopped by SIGTERM at epoch {progress.epoch + 1}, step {progress.step}"
+                raise StoppedError(where + ("; a checkpoint is written" if checkpoint else ""))
             if recipe.budget_s and progress.elapsed_s > recipe.budget_s:
                 break
         mean_loss = progress.loss_sum / rows
@@ -188,8 +220,8 @@ def fit(
         )
         if progress.best is None or quality.is_better(recipe.metric, found, progress.best):
             progress.best, progress.best_epoch = found, progress.epoch
-            best_weights = copy.deepcopy(network.state_dict())
-        elif found == progress.best:  # no progress; but on few rows many epochs are equal, and later ones are calmer
+        if found == progress.best:  # equal is no progress; but on few rows many epochs are, and later ones are calmer
+            progress.kept_epoch = progress.epoch
             best_weights = copy.deepcopy(network.state_dict())
         if reason := _stop_reason(recipe, progress, patience):
             stopped = reason
@@ -198,8 +230,29 @@ def fit(
         raise DivergedError("no epoch was finished")
     network.load_state_dict(best_weights)
     return Outcome(
-        progress.best, progress.epoch, progress.best_epoch, stopped, progress.history, resumed, progress.elapsed_s
+        progress.best,
+        progress.epoch,
+        progress.best_epoch,
+        progress.kept_epoch,
+        stopped,
+        progress.history,
+        resumed,
+        progress.elapsed_s,
     )
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """Turn SIGTERM into an event while training runs; only a main thread may."""
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _one_cycle(done: float) -> float:
@@ -229,7 +282,7 @@ def _restart(
         )
     progress.restarts += 1
     progress.rate_factor /= 5
-    progress.epoch = progress.step = progress.best_epoch = 0
+    progress.epoch = progress.step = progress.best_epoch = progress.kept_epoch = 0
     progress.best, progress.loss_sum, progress.history = None, 0.0, []
     network.load_state_dict(first_weights)
     optimizer.state.clear()

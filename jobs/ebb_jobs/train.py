@@ -65,7 +65,11 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
         "stop",
         f"epoch {outcome.epochs}",
         outcome.stopped_because,
-        numbers={"best_epoch": outcome.best_epoch, "seconds": round(outcome.elapsed_s, 2)},
+        numbers={
+            "kept_epoch": outcome.kept_epoch,
+            "best_epoch": outcome.best_epoch,
+            "seconds": round(outcome.elapsed_s, 2),
+        },
     )
 
     found = {
@@ -81,6 +85,7 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
         quality=found,
         epochs=outcome.epochs,
         best_epoch=outcome.best_epoch,
+        kept_epoch=outcome.kept_epoch,
         stopped_because=outcome.stopped_because,
         parameters=network.parameter_count(),
         resumed_at_epoch=outcome.resumed_at_epoch,

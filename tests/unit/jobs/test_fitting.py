@@ -54,6 +54,11 @@ def test_it_stops_when_nothing_improves():
     assert "no better accuracy" in outcome.stopped_because
 
 
+def test_of_equal_epochs_the_last_is_kept_and_recorded():
+    outcome = fit(evaluate=lambda network: 0.5)
+    assert (outcome.best_epoch, outcome.kept_epoch) == (1, outcome.epochs)
+
+
 def test_it_stops_when_the_budget_is_used_and_keeps_the_best():
     outcome = fit(budget_s=0.05)
     assert outcome.epochs < 40
@@ -108,6 +113,51 @@ def test_a_killed_run_goes_on_as_if_never_stopped(penguins, tmp_path, uninterrup
     weights = load_file(base / "model/original.safetensors")
     for name, whole in uninterrupted.items():
         assert np.array_equal(weights[name], whole), f"{name} differs from the run that was not killed"
+
+
+def test_an_interrupted_run_saves_where_it_stands_and_says_so(penguins, tmp_path, uninterrupted):
+    """No checkpoint is due in this run: the one that is there was written because of the signal."""
+    base = tmp_path / "interrupted"
+    settings = {**SETTINGS, "checkpoint_every_s": 3600.0}
+    environment = prepare(base, "train", {"curated": penguins.curated}, settings)
+    process = subprocess.Popen(
+        [sys.executable, str(RUN), "train"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if "epoch 4/" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stopped by SIGTERM at epoch" in (base / "output/failure").read_text()
+    assert (base / "checkpoints/original.pt").exists()
+    assert not (base / "model/metrics.json").exists()
+
+    again = subprocess.run(
+        [sys.executable, str(RUN), "train"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    resumed = int(again.stdout.partition("goes on from the checkpoint at epoch ")[2].partition(",")[0])
+    assert resumed >= 5
+    weights = load_file(base / "model/original.safetensors")
+    for name, whole in uninterrupted.items():
+        assert np.array_equal(weights[name], whole), f"{name} differs from the run that was not interrupted"
+
+
+def test_a_stage_that_is_stopped_while_it_loads_ends_at_once(penguins, tmp_path):
+    environment = prepare(tmp_path / "job", "train", {"curated": penguins.curated}, SETTINGS)
+    script = (
+        f"import os, runpy, signal, sys; sys.argv = ['run.py', 'train']; sys.path.insert(0, {str(RUN.parent)!r})\n"
+        "from ebb_jobs import dataset\n"
+        "dataset.read_schema = lambda _: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"runpy.run_path({str(RUN)!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
 
 
 def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_not_used(penguins, tmp_path):
