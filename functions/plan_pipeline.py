@@ -1,4 +1,4 @@
-"""Lambda: turn an identified drop into the plan of its run. Reads the ledger, takes a generation, starts nothing."""
+"""Lambda: turn an identified drop into the plan of its run. Reads the ledger and the registry, starts nothing."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from ebb import identity, ledger, plan
+from ebb.aws import registry
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError
 from ebb.plan import Champion, RunFacts
@@ -20,6 +21,7 @@ from ebb.telemetry import logger
 def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
     """Answer with the plan: every request body that the state machine will send."""
     stack = StackSettings.for_planning()
+    registry.require([stack.jobs_image_uri, stack.serve_image_uri], account=stack.account_id, region=stack.region)
     book = Ledger(stack.ledger_table)
     found = asked.identified
     facts = RunFacts(

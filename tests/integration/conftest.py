@@ -14,6 +14,14 @@ from ebb.aws import clients
 from worked_run import ACCOUNT, ARTIFACTS, JOBS_HASH, LANDING, LEDGER, REGION, STACK
 
 
+MANIFEST = {
+    "schemaVersion": 2,
+    "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+    "config": {"size": 1, "digest": "sha256:" + "0" * 64},
+    "layers": [],
+}
+
+
 @cache
 def made(service: str) -> Any:
     """Return a client that all tests share: making one takes longer than a whole test, and moto answers any of them."""
@@ -104,6 +112,10 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
         s3 = made("s3")
         for bucket in (LANDING, ARTIFACTS, "lake"):
             s3.create_bucket(Bucket=bucket)
+        for image in (STACK.jobs_image_uri, STACK.serve_image_uri):
+            repository, _, tag = image.partition("/")[2].partition(":")
+            made("ecr").create_repository(repositoryName=repository)
+            made("ecr").put_image(repositoryName=repository, imageTag=tag, imageManifest=json.dumps(MANIFEST))
         made("dynamodb").create_table(
             TableName=LEDGER,
             BillingMode="PAY_PER_REQUEST",

@@ -10,10 +10,17 @@ import record_run
 import select_candidate
 from ebb import ledger, names
 from ebb.aws.ledger import Ledger
-from ebb.errors import AttemptOutdatedError, DropRejectedError, NoAcceptableCandidateError, ReportMissingError
+from ebb.errors import (
+    AttemptOutdatedError,
+    DropRejectedError,
+    ImageMissingError,
+    NoAcceptableCandidateError,
+    ReportMissingError,
+)
 from ebb.events import RunRequested
 from ebb.spec import PipelineSpec
 from worked_run import (
+    ACCOUNT,
     DROP,
     EXECUTION_ARN,
     IDENTITY,
@@ -69,6 +76,21 @@ def test_planning_takes_a_generation_once_and_keeps_the_reasons(account, book, c
     whats = [decision["what"] for decision in book.story(RUN_ID).decisions]
     assert whats[0] == "instance for process"
     assert book.run(RUN_ID)["versions"]["jobs"] == "5c1d9e7f30ab42d6"
+
+
+@pytest.mark.parametrize("kind", ["jobs", "serve"])
+def test_an_image_that_nobody_pushed_fails_before_any_machine_starts(account, book, context, monkeypatch, kind):
+    uri = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/ebb/{kind}:never"
+    monkeypatch.setenv(f"{kind.upper()}_IMAGE_URI", uri)
+    with pytest.raises(ImageMissingError, match=f"{uri}.*make images"):
+        plan_pipeline.handler(load("plan_pipeline"), context)
+
+
+@pytest.mark.parametrize("uri", ["public.ecr.aws/x/jobs:1", "999999999999.dkr.ecr.us-east-1.amazonaws.com/a/jobs:1"])
+def test_an_image_of_somebody_else_is_not_looked_into(account, book, context, monkeypatch, uri):
+    monkeypatch.setenv("JOBS_IMAGE_URI", uri)
+    plan = plan_pipeline.handler(load("plan_pipeline"), context)
+    assert plan["process"]["request"]["AppSpecification"]["ImageUri"] == uri
 
 
 def test_planning_skips_what_finished_with_the_same_identity(account, book, context):

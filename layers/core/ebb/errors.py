@@ -9,6 +9,7 @@ contract (`tests/infrastructure` compares them with every `ErrorEquals`):
     │   └── InvalidSpecError        pipeline.yaml cannot be used; a retry cannot help
     ├── NoAcceptableCandidateError  no measured candidate holds the floor; a retry cannot help
     ├── NoFeasibleInstanceError     no catalogued instance can hold the workload; a retry cannot help
+    ├── ImageMissingError           a container image has not been pushed; a retry helps once it has
     ├── AttemptOutdatedError        the run has ended or a newer attempt runs; a retry cannot help
     ├── MalformedEventError         an event that is not what AWS documents; ends in the dead-letter queue
     ├── ObjectChangedError          an object is no longer the version that the event named; a newer drop follows
@@ -80,6 +81,10 @@ class NoAcceptableCandidateError(EbbError):
 
 class NoFeasibleInstanceError(EbbError):
     """No instance of the catalog holds the workload within its time. Retrying cannot help."""
+
+
+class ImageMissingError(EbbError):
+    """An image that the jobs or the endpoint start from is not in the registry. Retrying helps once it is pushed."""
 
 
 class AttemptOutdatedError(EbbError):

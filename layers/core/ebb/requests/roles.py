@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebb import names
+from ebb.images import EcrImage
 from ebb.settings import StackSettings
 
 Statement = dict[str, Any]
@@ -182,16 +183,16 @@ def _logs_and_metrics(stack: StackSettings, project: str, kind: str) -> list[Sta
 
 def _image(stack: StackSettings, kind: str) -> list[Statement]:
     uri = stack.serve_image_uri if kind == "model" else stack.jobs_image_uri
-    found = re.match(r"^(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/([^:@]+)", uri)
-    if found is None:
-        return []  # a public image needs no permission
-    account, region, repository = found.groups()
+    image = EcrImage.of(uri)
+    if image is None:
+        return []
+    repository = f"arn:{stack.partition}:ecr:{image.region}:{image.account}:repository/{image.repository}"
     pulling = ["ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage"]
     return [
         # GetAuthorizationToken has no resources:
         # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticcontainerregistry.html
         _allow("LogInToRegistry", ["ecr:GetAuthorizationToken"], ["*"]),
-        _allow("PullImage", pulling, [f"arn:{stack.partition}:ecr:{region}:{account}:repository/{repository}"]),
+        _allow("PullImage", pulling, [repository]),
     ]
 
 
