@@ -101,6 +101,24 @@ def test_every_choice_says_why():
     assert {each["what"] for each in built_plan()["decisions"]} >= {f"instance for {stage}" for stage in names.STAGES}
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        pytest.param({}, None, id="nothing asked"),
+        pytest.param({"serve": {"idle_after": 900, "p95_latency": 0.05}}, None, id="the default, and what is acted on"),
+        pytest.param(
+            {"serve": {"cold_start": "avoid"}, "retrain": {"drift": {"psi": 0.1}}, "carbon": {"budget": 500}},
+            "serve.cold_start, retrain.drift, carbon.budget",
+            id="what comes later",
+        ),
+    ],
+)
+def test_what_is_asked_for_in_vain_is_said(asked, told):
+    decisions = built_plan(spec=PipelineSpec.model_validate(asked))["decisions"]
+    unheeded = [each["chosen"] for each in decisions if each["what"] == "asked for, not acted on yet"]
+    assert unheeded == ([told] if told else [])
+
+
 def test_a_plan_stays_far_below_what_step_functions_carries():
     widest = PipelineSpec.model_validate({"data": {"uri": "s3://" + "b" * 63 + "/" + "k" * 1000, "target": "t" * 200}})
     assert len(json.dumps(built_plan(spec=widest))) < 100_000

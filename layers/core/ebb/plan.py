@@ -298,4 +298,15 @@ def _decisions(run: RunFacts, choices: Mapping[str, sizing.Choice]) -> list[dict
             "alternatives": ["on demand" if spot else "spot"],
         }
     )
+    unheeded = run.spec.not_acted_on()
+    if unheeded:
+        decisions.append(
+            {
+                "what": "asked for, not acted on yet",
+                "chosen": ", ".join(unheeded),
+                "reason": "this version checks these fields of the spec and does nothing about them",
+                "numbers": {},
+                "alternatives": [],
+            }
+        )
     return decisions

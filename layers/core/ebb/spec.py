@@ -26,6 +26,11 @@ REGRESSION_METRICS = ("rmse", "mae", "r2")
 SERVE_KINDS = ("auto", "serverless")
 SERVE_KINDS_LATER = ("realtime", "async", "batch")
 SERVERLESS_MEMORY_MB = (1024, 2048, 3072, 4096, 5120, 6144)  # dg/serverless-endpoints: exactly these
+_LATER = {
+    "serve": ("cold_start", "requests_per_day", "idle_after"),
+    "retrain": ("schedule", "drift", "deadline"),
+    "carbon": ("budget", "signal"),
+}
 USER_TEXT = {"source": "user"}  # validation context: text that a person wrote, so units are required
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -168,6 +173,16 @@ class PipelineSpec(_Part):
         if fitting and self.train.metric and self.train.metric not in fitting:
             raise ValueError(f"train.metric {self.train.metric} does not fit {self.task}; use {', '.join(fitting)}")
         return self
+
+    def not_acted_on(self) -> list[str]:
+        """Return the fields that ask for something else than the default and that this version does nothing about."""
+        asked, usual = self.resolved(), PipelineSpec().resolved()
+        return [
+            f"{part}.{name}"
+            for part, names in _LATER.items()
+            for name in names
+            if asked[part][name] != usual[part][name]
+        ]
 
     def resolved(self) -> dict[str, Any]:
         """Return the spec as JSON: every default filled in, durations in seconds, masses in grams."""
