@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ebb_jobs import serve, spelling, tabular
@@ -51,10 +51,21 @@ def write(archive: Path, network: Path, preprocess: dict[str, Any], signature: d
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack into `folder`/model, as a hosting container finds it, and return that directory."""
+    """Unpack into `folder`/model, as a hosting container finds it, and return that directory.
+
+    Only plain files and folders inside it: `write` makes nothing else. Checked here, because tarfile's own filter came
+    with Python 3.11.4.
+    """
     model = folder / "model"
     with tarfile.open(archive, "r:gz") as tar:
-        tar.extractall(model, filter="data")
+        for member in tar.getmembers():
+            place = PurePosixPath(member.name)
+            if place.is_absolute() or ".." in place.parts or not (member.isfile() or member.isdir()):
+                raise BundleError(f"{archive.name} is no bundle: it holds a link or a path that leads out of it")
+        if hasattr(tarfile, "data_filter"):
+            tar.extractall(model, filter="data")
+        else:
+            tar.extractall(model)
     return model
 
 
