@@ -13,7 +13,6 @@ from moto import mock_aws
 from ebb.aws import clients
 from worked_run import ACCOUNT, ARTIFACTS, JOBS_HASH, LANDING, LEDGER, REGION, STACK
 
-
 MANIFEST = {
     "schemaVersion": 2,
     "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
