@@ -20,6 +20,8 @@ LET_EVENTS = {
 def test_what_is_read_of_ministack_exists():
     assert callable(s3._bucket_default_sse_headers)
     assert callable(sqs._queue_by_arn)
+    assert callable(s3._stored_sse_headers)
+    assert hasattr(s3, "_buckets")
     assert hasattr(sns, "_topics")
     assert hasattr(dynamodb, "_tables")
 
@@ -49,6 +51,21 @@ def test_objects_need_the_key_of_the_bucket(cloud, role, bucket):
         writer.get_object(Bucket=name, Key="a")
     via = allow("kms:Decrypt", key, StringEquals={"kms:ViaService": "s3.us-east-1.amazonaws.com"})
     assert cloud.client("s3", role(objects, via).session).get_object(Bucket=name, Key="a")["Body"].read() == b"x"
+
+
+def test_a_key_that_the_request_names_is_needed_instead(cloud, role, bucket):
+    name, bucket_key = bucket
+    own = key_with(cloud)
+    objects = allow(["s3:PutObject", "s3:GetObject"], f"arn:aws:s3:::{name}/*")
+    named = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": own}
+    of_bucket = cloud.client("s3", role(objects, allow(["kms:GenerateDataKey", "kms:Decrypt"], bucket_key)).session)
+    with pytest.raises(botocore.exceptions.ClientError, match=f"kms:GenerateDataKey on resource: {own}"):
+        of_bucket.put_object(Bucket=name, Key="deep/a b", Body=b"x", **named)
+    of_own = cloud.client("s3", role(objects, allow(["kms:GenerateDataKey", "kms:Decrypt"], own)).session)
+    of_own.put_object(Bucket=name, Key="deep/a b", Body=b"x", **named)
+    assert of_own.get_object(Bucket=name, Key="deep/a b")["Body"].read() == b"x"
+    with pytest.raises(botocore.exceptions.ClientError, match=f"kms:Decrypt on resource: {own}"):
+        of_bucket.get_object(Bucket=name, Key="deep/a b")
 
 
 def test_multipart_upload_needs_to_decrypt(cloud, role, bucket):

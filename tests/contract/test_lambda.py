@@ -113,7 +113,13 @@ def test_log_is_written_as_the_role_of_the_function(cloud, function):
     group = "/aws/lambda/logging"
     cloud.client("logs").create_log_group(logGroupName=group)
     source = "def handler(event, context): print('hello')"
-    for permissions, lines in (([], 0), ([allow(["logs:CreateLogStream", "logs:PutLogEvents"], f"*{group}:*")], 1)):
+    writing = ["logs:CreateLogStream", "logs:PutLogEvents"]
+    streams = f"*{group}:log-stream:"
+    for permissions, lines in (
+        ([], 0),
+        ([allow(writing[0], streams), allow(writing[1], f"{streams}*")], 0),  # a stream has a name
+        ([allow(writing, f"{streams}*/[$LATEST]*")], 1),
+    ):
         arn = function(source, *permissions, LoggingConfig={"LogGroup": group})
         cloud.client("lambda").invoke(FunctionName=arn)
         events = cloud.client("logs").filter_log_events(logGroupName=group, filterPattern="hello")["events"]

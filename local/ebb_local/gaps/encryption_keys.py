@@ -13,6 +13,7 @@ DynamoDB is taken to ask for kms:Decrypt on every use of a table's items (assume
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import dynamodb, kms, s3, sns, sqs
@@ -22,6 +23,8 @@ from ebb_local.gaps import gateway_decisions
 
 _READ, _WRITE = ("kms:Decrypt",), ("kms:GenerateDataKey",)
 _S3 = {"s3:GetObject": _READ, "s3:GetObjectVersion": _READ, "s3:PutObject": _WRITE}
+_ALGORITHM_HEADER = "x-amz-server-side-encryption"
+_KEY_HEADER = f"{_ALGORITHM_HEADER}-aws-kms-key-id"
 _ITEM_ACTIONS = (
     "GetItem",
     "BatchGetItem",
@@ -50,7 +53,7 @@ def key_calls(action: str, resource: str, principal: str) -> Iterator[tuple[str,
     """Yield the KMS calls that AWS makes for `principal` when `action` on `resource` is allowed."""
     service = action.split(":")[0]
     actions = _s3_actions(action) if service == "s3" else _OTHER_ACTIONS.get(action)
-    if not actions or (key := _key_of(service, resource)) is None:
+    if not actions or (key := _key_of(service, resource, action)) is None:
         return
     if _is_aws_managed(key) and principal.startswith("arn:"):
         return
@@ -67,11 +70,10 @@ def _s3_actions(action: str) -> tuple[str, ...] | None:
     return (*_WRITE, *_READ) if action == "s3:PutObject" and multipart else _S3.get(action)
 
 
-def _key_of(service: str, resource: str) -> str | None:
+def _key_of(service: str, resource: str, action: str) -> str | None:
     """Return the key that encrypts a bucket, queue, topic or table; None when no KMS key does."""
-    name = resource.split(":", 5)[5].split("/")[0]
     if service == "s3":
-        return s3._bucket_default_sse_headers(name).get("x-amz-server-side-encryption-aws-kms-key-id")
+        return _encryption_of_object(resource.split(":", 5)[5], action).get(_KEY_HEADER)
     if service == "sqs":
         queue = sqs._queue_by_arn(resource)
         return (queue or {}).get("attributes", {}).get("KmsMasterKeyId") or None
@@ -79,6 +81,19 @@ def _key_of(service: str, resource: str) -> str | None:
         return (sns._topics.get(resource) or {}).get("attributes", {}).get("KmsMasterKeyId") or None
     table = dynamodb._tables.get(resource.split("/")[1]) if "/" in resource else None
     return ((table or {}).get("SSEDescription") or {}).get("KMSMasterKeyArn")
+
+
+def _encryption_of_object(place: str, action: str) -> dict[str, str]:
+    """Return the headers that say how an object is encrypted: as it was stored, as asked for, else as its bucket is."""
+    bucket, _, key = place.partition("/")
+    if action != "s3:PutObject":
+        stored = s3._stored_sse_headers(s3._buckets.get(bucket, {}).get("objects", {}).get(key) or {})
+        return stored or s3._bucket_default_sse_headers(bucket)
+    request = gateway_decisions.current_request()
+    # What happens inside the cloud may still have the request in hand that set it off.
+    if request and unquote(request.path).endswith(f"/{key}") and _ALGORITHM_HEADER in request.headers:
+        return request.headers
+    return s3._bucket_default_sse_headers(bucket)
 
 
 def _is_aws_managed(key: str) -> bool:

@@ -20,6 +20,7 @@ class Request(NamedTuple):
     method: str
     path: str
     query: dict
+    headers: dict
 
 
 _request: ContextVar[Request | None] = ContextVar("ebb_request", default=None)
@@ -41,7 +42,7 @@ def install() -> None:
     dispatch, enforce = app._dispatch_service_request, iam_evaluator.enforce
 
     async def dispatch_request(method, path, headers, body, query_params, request_id):
-        _request.set(Request(method, path, query_params))
+        _request.set(Request(method, path, query_params, headers))
         return await dispatch(method, path, headers, body, query_params, request_id)
 
     def enforce_and_record(access_key_id, iam_action, service, region, resource_arn="*", service_context=None):

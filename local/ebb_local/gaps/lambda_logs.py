@@ -6,6 +6,8 @@ logs:CreateLogStream, logs:PutLogEvents).
 """
 
 import logging
+import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 from ministack.core.responses import get_account_id, get_region
@@ -26,7 +28,7 @@ def install() -> None:
         group = (config.get("LoggingConfig") or {}).get("LogGroup") or f"/aws/lambda/{name}"
         principal = authorization.role_session(config.get("Role", ""), name)
         try:
-            for action, arn in _calls(group):
+            for action, arn in _calls(group, config.get("Version", "$LATEST")):
                 authorization.authorize(action, arn, principal=principal)
         except authorization.AccessDenied as denied:
             _logger.error("the log of function %s is not written: %s", name, denied)
@@ -36,9 +38,11 @@ def install() -> None:
     lambda_svc._emit_lambda_logs = emit_as_role
 
 
-def _calls(group: str) -> list[tuple[str, str]]:
+def _calls(group: str, version: str) -> list[tuple[str, str]]:
     arn = f"arn:aws:logs:{get_region()}:{get_account_id()}:log-group:{group}"
-    writing = [("logs:CreateLogStream", f"{arn}:log-stream:"), ("logs:PutLogEvents", f"{arn}:log-stream:*")]
+    # The form that AWS gives to a stream's name; MiniStack draws its own when it writes.
+    stream = f"{arn}:log-stream:{datetime.now(UTC):%Y/%m/%d}/[{version}]{uuid.uuid4().hex}"
+    writing = [("logs:CreateLogStream", stream), ("logs:PutLogEvents", stream)]
     if group in cloudwatch_logs._log_groups:
         return writing
     return [("logs:CreateLogGroup", f"{arn}:log-stream:"), *writing]
