@@ -242,7 +242,14 @@ def _unread(facts: ObjectFacts) -> Source:
 
 def _current(source: Source, hashing: _Hashing) -> Source:
     """Return a source as it is now; only one that has changed is read again."""
-    facts = _head(source.bucket, source.key)
+    try:
+        facts = storage.head(source.bucket, source.key)
+    except ObjectMissingError as error:
+        message = f"{source.key} is part of what data.mode append adds to, and has been deleted"
+        remedy = "Upload it again, or write data: {mode: replace} to begin anew."
+        raise DropRejectedError(Rejection("object-missing", message, file=source.key, remedy=remedy)) from error
+    except ObjectDeniedError as error:
+        raise _denied(f"s3://{source.bucket}/{source.key}") from error
     return source if facts.etag == source.etag else _steadily(facts, hashing.named, own=None)
 
 

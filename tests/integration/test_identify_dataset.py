@@ -341,6 +341,16 @@ def test_what_a_rejected_object_has_overwritten_is_not_read_again(account, conte
     assert keys(identify(account, context, "b.csv", 3)) == ["b.csv"]
 
 
+def test_appending_to_what_was_deleted_says_how_to_begin_anew(account, context):
+    spec(account, "data: {mode: append}")
+    identify(account, context, "old.csv", 1)
+    account.s3.delete_object(Bucket=LANDING, Key="cancer/data/old.csv")
+    with pytest.raises(DropRejectedError) as caught:
+        identify(account, context, "new.csv", 2)
+    assert (caught.value.rejection.code, caught.value.rejection.file) == ("object-missing", "cancer/data/old.csv")
+    assert "mode: replace" in caught.value.rejection.remedy
+
+
 def test_appending_to_a_replacement_holds_the_replacement_and_what_came_after(account, context):
     spec(account, "data: {mode: append}")
     identify(account, context, "old.csv", 1)
