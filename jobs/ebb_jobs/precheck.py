@@ -11,16 +11,16 @@ import csv
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
-from ebb_jobs import infer, spelling
+from ebb_jobs import infer, refusals, spelling
 from ebb_jobs.rejection import RejectedError, Rejection
 
 csv.field_size_limit(2**24)
 MAX_HEAD_CHARACTERS = 2**23
 PARQUET_MAGIC = b"PAR1"
-UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Record(NamedTuple):
@@ -30,35 +30,32 @@ class Record(NamedTuple):
     cells: list[str] | dict[str, object]
 
 
-class Target(NamedTuple):
-    """The target, and how a rejection speaks of it."""
-
-    name: str
-    column: str
-    """Its name when the spec asks for it or it is a usual one, else its position: a file without a header has a row's
-    values for names."""
-
-    @property
-    def words(self) -> str:
-        """Return the column in a sentence: "the target 'label'", "the target in column 3"."""
-        return repr(self.name) if self.column == self.name else f"in column {self.column}"
-
-
 class Scan(NamedTuple):
     """What a walk over a text file found."""
 
     columns: list[str]
     rows: int
-    target: Target | None
-    target_values: int
-    """How many different values the target has; 2 stands for any more."""
+    target: refusals.Target | None
+    different: int
+    """Different rows, and in `counts` those per value of the target, where the scan was asked to count."""
+    counts: Counter[str]
 
 
-def check(name: str, size_bytes: int, head: bytes, *, complete: bool, target: str | None = None) -> Rejection | None:
+def check(
+    name: str,
+    size_bytes: int,
+    head: bytes,
+    *,
+    complete: bool,
+    target: str | None = None,
+    task: str | None = None,
+    alone: bool = True,
+) -> Rejection | None:
     """Return why the file `name` cannot be used, as far as its first bytes show it; None when nothing is wrong.
 
     `head` holds the file's first bytes (1 MiB is plenty), `complete` says whether that is all of it, `target` is the
-    column that the spec names.
+    column that the spec names, `task` the one that it asks for, `alone` whether the run reads no other file: else the
+    others may bring the rows that this one lacks.
     """
     found = infer.file_format(name)
     if found is None:
@@ -72,31 +69,30 @@ def check(name: str, size_bytes: int, head: bytes, *, complete: bool, target: st
     try:
         text = _head_text(name, head, found.compression, complete)
         complete = complete and len(text) < MAX_HEAD_CHARACTERS
-        seen = scan(name, io.StringIO(text, newline=""), found.name, complete=complete, target=target)
-        if complete and seen.target and seen.target_values < 2:
-            return one_value(name, seen.target)
+        enough = complete and alone
+        seen = scan(name, io.StringIO(text, newline=""), found.name, complete=complete, target=target, count=enough)
+        if enough and seen.target:
+            return refusals.too_few(name, seen.target, seen.counts, task)
+        if enough and seen.different < refusals.MIN_ROWS:
+            return refusals.too_few_rows(seen.different)
     except RejectedError as rejected:
         return rejected.rejection
     return None
 
 
-def find_target(columns: list[str], asked: str | None) -> Target:
-    """Return the column to predict, asked for or inferred."""
-    name = infer.target(columns, asked).value
-    known = bool(asked) or name.strip().lower() in infer.TARGET_NAMES
-    return Target(name, name if known else str(columns.index(name) + 1))
-
-
-def scan(name: str, stream: IO[str], form: str, *, complete: bool, target: str | None = None) -> Scan:
+def scan(
+    name: str, stream: IO[str], form: str, *, complete: bool, target: str | None = None, count: bool = False
+) -> Scan:
     """Read every row of a text stream; raise RejectedError at the first that is wrong.
 
-    Without `target` the one that inference would take is checked.
+    Without `target` the one that inference would take is checked. `count` holds every row in memory.
     """
     sample = stream.read(2**16)
     stream.seek(0)
     columns: list[str] = []
-    values: set[str] = set()
-    found = Target(target, target) if target else None
+    different: set[tuple[str, ...]] = set()
+    counts: Counter[str] = Counter()
+    found = refusals.Target(target, target) if target else None
     rows, without_target = 0, None
     for record in records(name, stream, form, infer.delimiter(sample).value, complete=complete):
         if isinstance(record.cells, dict):
@@ -104,25 +100,29 @@ def scan(name: str, stream: IO[str], form: str, *, complete: bool, target: str |
             if found is None or found.name not in columns:
                 without_target = without_target or record
                 rows += 1
+                if count:
+                    different.add(_texts(record.cells))
                 continue
             cell = record.cells.get(found.name)
             value = "" if cell is None else str(cell)
         elif not columns:
             columns = check_header(name, record.cells, target)
-            found = find_target(columns, target)
+            found = refusals.find_target(columns, target)
             position = columns.index(found.name)
             continue
         elif len(record.cells) != len(columns):
-            raise RejectedError(ragged_row(name, record.line, len(record.cells), len(columns)))
+            raise RejectedError(refusals.ragged_row(name, record.line, len(record.cells), len(columns)))
         else:
             value = record.cells[position]
         rows += 1
         if found and without_target:
-            raise RejectedError(target_empty(name, without_target.line, found))
+            raise RejectedError(refusals.target_empty(name, without_target.line, found))
         if found and value.strip().lower() in spelling.MISSING_TARGET:
-            raise RejectedError(target_empty(name, record.line, found))
-        if len(values) < 2:
-            values.add(value.strip())
+            raise RejectedError(refusals.target_empty(name, record.line, found))
+        if count:
+            row = _texts(record.cells)
+            counts[value.strip()] += row not in different
+            different.add(row)
     if rows == 0 and complete:
         raise RejectedError(
             Rejection(
@@ -133,8 +133,15 @@ def scan(name: str, stream: IO[str], form: str, *, complete: bool, target: str |
             )
         )
     if found and columns and found.name not in columns:
-        raise RejectedError(target_missing(name, found.name, columns))
-    return Scan(columns, rows, found if columns else None, len(values))
+        raise RejectedError(refusals.target_missing(name, found.name, columns))
+    return Scan(columns, rows, found if columns else None, len(different), counts)
+
+
+def _texts(cells: list[str] | dict[str, object]) -> tuple[str, ...]:
+    """Return a row so that rows which `process` holds for different are different here too."""
+    if isinstance(cells, list):
+        return tuple(cell.strip() for cell in cells)
+    return tuple(sorted(f"{key}={value}" for key, value in cells.items() if value is not None))
 
 
 def records(name: str, stream: IO[str], form: str, delimiter: str, *, complete: bool) -> Iterator[Record]:
@@ -188,70 +195,8 @@ def check_header(name: str, header: list[str], target: str | None) -> list[str]:
                 )
             )
     if target and target not in columns:
-        raise RejectedError(target_missing(name, target, columns))
+        raise RejectedError(refusals.target_missing(name, target, columns))
     return columns
-
-
-def target_missing(name: str | None, target: str, columns: list[str]) -> Rejection:
-    """Return the rejection for a target that the spec asks for and no column is called."""
-    alike = [number for number, column in enumerate(columns, start=1) if column.lower() == target.lower()]
-    hint = f" Column {alike[0]} differs from {target!r} only in its capitals." if alike else ""
-    return Rejection(
-        "target-missing",
-        f"the data has {len(columns)} columns, none is called {target!r}",
-        file=name,
-        column=target,
-        remedy=f"Set data.target in pipeline.yaml to the name of a column, spelt as in the data.{hint}",
-    )
-
-
-def target_empty(name: str | None, line: int | None, target: Target, count: int = 1) -> Rejection:
-    """Return the rejection for rows whose target has no value."""
-    where = f"{name}, line {line}: " if line else ""
-    more = f" ({count} such rows)" if count > 1 else ""
-    return Rejection(
-        "target-empty",
-        f"{where}the target {target.words} has no value{more}",
-        file=name,
-        line=line,
-        column=target.column,
-        remedy="Fill in the target or remove the rows that have none.",
-    )
-
-
-def one_value(name: str | None, target: Target) -> Rejection:
-    """Return the rejection for a target that is the same in every row."""
-    return Rejection(
-        "one-class",
-        f"the target {target.words} has the same value in every row",
-        file=name,
-        column=target.column,
-        remedy="Add rows of another class, or name another column with data.target in pipeline.yaml.",
-    )
-
-
-def ragged_row(name: str, line: int | None, cells: int, columns: int) -> Rejection:
-    """Return the rejection for a row that has more or fewer cells than the header."""
-    return Rejection(
-        "ragged-row",
-        f"{name}, line {line}: {cells} cells where the header has {columns}",
-        file=name,
-        line=line,
-        remedy="Give every row as many cells as the header; quote cells that hold the delimiter.",
-    )
-
-
-def not_utf8(name: str, head: bytes, line: int | None, byte: int | None) -> Rejection:
-    """Return the rejection for bytes that are no UTF-8 text."""
-    if head[:2] in UTF16_MARKS:
-        return Rejection("not-utf8", f"{name} is UTF-16 text", file=name, line=1, remedy="Save the file as UTF-8.")
-    return Rejection(
-        "not-utf8",
-        f"{name}, line {line}: byte {byte} of the file is not UTF-8",
-        file=name,
-        line=line,
-        remedy="Save the file as UTF-8 (many spreadsheets offer 'CSV UTF-8').",
-    )
 
 
 def _check_parquet(name: str, head: bytes, complete: bool) -> Rejection | None:
@@ -294,7 +239,7 @@ def _head_text(name: str, head: bytes, compression: str | None, complete: bool) 
         return decoder.decode(head, final=complete)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise RejectedError(not_utf8(name, head, line, error.start + 1)) from error
+        raise RejectedError(refusals.not_utf8(name, head, line, error.start + 1)) from error
 
 
 def _csv_records(name: str, stream: IO[str], delimiter: str, complete: bool) -> Iterator[Record]:

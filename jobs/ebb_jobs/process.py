@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from ebb_jobs import infer, paths, precheck, spelling, tables, typing_rules
+from ebb_jobs import infer, paths, refusals, spelling, tables, typing_rules
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import Report, write_json
 from ebb_jobs.sql import free_name, literal, quote
@@ -18,9 +18,6 @@ from ebb_jobs.sql import free_name, literal, quote
 SPLITS = ("train", "validation", "test")
 HELD_OUT_SHARE = 0.15
 MIN_ROWS_PER_SIDE = 3
-MIN_ROWS = 30
-MIN_ROWS_PER_CLASS = 5
-MAX_CLASSES = 1000
 
 
 class Own(NamedTuple):
@@ -56,17 +53,9 @@ def process(data: Path, curated: Path, settings: dict[str, Any], report: Report,
     with tables.connect(work) as connection:
         asked = (spec.get("data") or {}).get("target")
         names, form, target = tables.load(connection, data, files, asked)
-        told = precheck.find_target(names, asked)
+        told = refusals.find_target(names, asked)
         read, kept = _remove_duplicates(connection, names)
         task = _judge_target(connection, told, spec.get("task"), data, files)
-        if kept < MIN_ROWS:
-            raise RejectedError(
-                Rejection(
-                    "too-few-rows",
-                    f"{kept} different rows: training, validation and test need at least {MIN_ROWS}",
-                    remedy="Drop more rows.",
-                )
-            )
         columns = typing_rules.profile(connection, "kept", [name for name in names if name != target.value])
         used = [column for column in columns if column.kind != "dropped"]
         if not used:
@@ -109,7 +98,7 @@ def _remove_duplicates(connection: duckdb.DuckDBPyConnection, names: list[str]) 
 
 
 def _judge_target(
-    connection: duckdb.DuckDBPyConnection, target: precheck.Target, asked: str | None, data: Path, files: list[Path]
+    connection: duckdb.DuckDBPyConnection, target: refusals.Target, asked: str | None, data: Path, files: list[Path]
 ) -> infer.Inferred:
     """Return the task after checking that the target suits it; whole-number classes get one spelling (1.0 is 1)."""
     column = quote(target.name)
@@ -127,11 +116,13 @@ def _judge_target(
     )
     if present < rows:
         file, line = tables.first_line_without(data, files, target.name)
-        raise RejectedError(precheck.target_empty(file, line, target, rows - present))
+        raise RejectedError(refusals.target_empty(file, line, target, rows - present))
     numeric = numbers == rows
     distinct = values if numeric else distinct
     if distinct < 2:
-        raise RejectedError(precheck.one_value(None, target))
+        raise RejectedError(refusals.one_value(None, target))
+    if rows < refusals.MIN_ROWS:
+        raise RejectedError(refusals.too_few_rows(rows))
     task = infer.task(rows=rows, distinct=distinct, numeric=numeric, integral=wholes == rows, asked=asked)
     if task.value == infer.REGRESSION and not numeric:
         raise RejectedError(
@@ -143,35 +134,18 @@ def _judge_target(
             )
         )
     if task.value == infer.CLASSIFICATION:
-        if distinct > MAX_CLASSES or distinct > rows / 2:
-            raise RejectedError(
-                Rejection(
-                    "too-many-classes",
-                    f"the target {target.words} has {distinct} different values in {rows} rows",
-                    column=target.column,
-                    remedy="Name the column to predict with data.target, or write task: tabular-regression.",
-                )
-            )
+        if refusals.too_many(distinct, rows):
+            raise RejectedError(refusals.too_many_classes(target, distinct, rows))
         if numeric and wholes == rows:
             connection.execute(f"UPDATE kept SET {column} = {value}::BIGINT::VARCHAR WHERE {exact}")
     return task
 
 
-def _classes(connection: duckdb.DuckDBPyConnection, target: precheck.Target) -> list[str]:
+def _classes(connection: duckdb.DuckDBPyConnection, target: refusals.Target) -> list[str]:
     """Return the class labels, numbers in the order of numbers; reject classes with too few rows."""
     counts = connection.execute(f"SELECT {quote(target.name)}, count(*) FROM kept GROUP BY 1").fetchall()
-    small = sum(count < MIN_ROWS_PER_CLASS for _, count in counts)
-    if small:
-        least = min(count for _, count in counts)
-        raise RejectedError(
-            Rejection(
-                "too-few-rows",
-                f"{small} of {len(counts)} classes have fewer than {MIN_ROWS_PER_CLASS} different rows "
-                f"(the smallest has {least})",
-                column=target.column,
-                remedy="Add rows of the rare classes, or merge or remove them.",
-            )
-        )
+    if rare := refusals.rare_classes(target, [count for _, count in counts]):
+        raise RejectedError(rare)
     labels = [label for label, _ in counts]
     numeric = all(map(spelling.is_number, labels))
     return sorted(labels, key=lambda label: (float(label), label) if numeric else label)
@@ -180,7 +154,7 @@ def _classes(connection: duckdb.DuckDBPyConnection, target: precheck.Target) -> 
 def _split(
     connection: duckdb.DuckDBPyConnection,
     features: list[typing_rules.Column],
-    target: precheck.Target,
+    target: refusals.Target,
     classes: list[str] | None,
     own: Own,
 ) -> dict[str, int]:

@@ -19,7 +19,7 @@ from typing import IO
 
 import duckdb
 
-from ebb_jobs import infer, precheck, spelling
+from ebb_jobs import infer, precheck, refusals, spelling
 from ebb_jobs.errors import InputMissingError
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import cpu_count
@@ -96,7 +96,7 @@ def load(
         if not columns:
             columns, target = header, infer.target(header, asked_target)
             if target.value not in columns:
-                raise RejectedError(precheck.target_missing(names[file], target.value, columns))
+                raise RejectedError(refusals.target_missing(names[file], target.value, columns))
         _check_same_columns(names[file], header, columns)
         fields = ", ".join(_text_of(connection, source, column, target.value) for column in columns)
         verb = "INSERT INTO raw" if position else "CREATE TABLE raw AS"
@@ -155,7 +155,7 @@ def _check_utf8(name: str, file: Path) -> None:
                 begin = position - (len(error.object) - len(chunk))  # a character may begin in the chunk before
                 line = lines + error.object.count(b"\n", 0, error.start) + 1
                 raise RejectedError(
-                    precheck.not_utf8(name, chunk if not position else b"", line, begin + error.start + 1)
+                    refusals.not_utf8(name, chunk if not position else b"", line, begin + error.start + 1)
                 ) from error
             lines += chunk.count(b"\n")
             position += len(chunk)
@@ -169,7 +169,7 @@ def _check_utf8(name: str, file: Path) -> None:
             )
         ) from error
     if decoder.getstate()[0]:
-        raise RejectedError(precheck.not_utf8(name, b"", lines + 1, position))
+        raise RejectedError(refusals.not_utf8(name, b"", lines + 1, position))
 
 
 def _source(

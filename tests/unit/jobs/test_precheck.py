@@ -9,8 +9,8 @@ from ebb_jobs.precheck import check
 GOOD = b"a,b,label\n1,2,x\n3,4,y\n"
 
 
-def told(name, content, *, complete=True, target=None):
-    rejection = check(name, len(content), content, complete=complete, target=target)
+def told(name, content, *, complete=True, target=None, alone=True):
+    rejection = check(name, len(content), content, complete=complete, target=target, alone=alone)
     return rejection and (rejection.code, rejection.line, rejection.column)
 
 
@@ -30,7 +30,7 @@ def told(name, content, *, complete=True, target=None):
     ],
 )
 def test_nothing_is_wrong_with(name, content):
-    assert told(name, content) is None
+    assert told(name, content, alone=False) is None  # whether there are enough rows is asked below
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,47 @@ def test_rejections_hold_no_values_of_the_data(content, target):
         rejection = check("a.csv", len(text), text.encode(), complete=True, target=target)
         assert rejection is not None
         assert secret not in str(rejection)
+
+
+def table(*labels):
+    return "a,b,label\n" + "".join(f"{n},{n * 7},{label}\n" for n, label in enumerate(labels))
+
+
+@pytest.mark.parametrize(
+    ("content", "task", "code"),
+    [
+        pytest.param(table(*"xy" * 14), None, "too-few-rows", id="too few rows"),
+        pytest.param("a,label\n" + "1,x\n2,y\n" * 100, None, "too-few-rows", id="too few different rows"),
+        pytest.param(table(*"xy" * 20, *"zzzz"), None, "too-few-rows", id="too few rows of a class"),
+        pytest.param(table(*range(40)), None, None, id="numbers"),
+        pytest.param(table(*(["1", "2"] * 20), "3"), None, None, id="numbers that may be a quantity"),
+        pytest.param(
+            table(*(["1", "2"] * 20), "3"), "tabular-classification", "too-few-rows", id="numbers that are classes"
+        ),
+        pytest.param(table(*(["1", "2"] * 20), *["3", "3.0"] * 3), "tabular-classification", None, id="3 and 3.0"),
+        pytest.param(table(*(f"name{n}" for n in range(40))), None, "too-many-classes", id="names"),
+        pytest.param(table(*"xy" * 15), None, None, id="just enough"),
+    ],
+)
+def test_a_drop_of_one_file_needs_the_rows_that_processing_needs(content, task, code):
+    found = check("a.csv", len(content), content.encode(), complete=True, task=task)
+    assert (found and found.code) == code
+
+
+def test_json_without_a_usual_target_needs_rows_too():
+    rows = "".join(f'{{"a": {n}, "b": {n}}}\n' for n in range(40))
+    short = rows[: rows.index('{"a": 20')]
+    assert check("a.jsonl", len(rows), rows.encode(), complete=True) is None
+    assert check("a.jsonl", len(short), short.encode(), complete=True).code == "too-few-rows"
+
+
+@pytest.mark.parametrize("content", [table(*"xy"), table(*"xx" * 20)])
+def test_one_file_of_several_need_not_be_enough(content):
+    assert check("a.csv", len(content), content.encode(), complete=True, alone=False) is None
+
+
+def test_the_head_of_a_longer_file_says_nothing_of_its_rows():
+    assert check("a.csv", 10**7, table(*"xy").encode(), complete=False) is None
 
 
 def test_reading_from_a_stream_names_the_line_far_into_the_file(tmp_path):

@@ -1,0 +1,158 @@
+"""What is wrong with a drop, as rejections: each in one place, for the first look and for `process`.
+
+Standard library only. They name columns by position, unless the spec names them: without a header a row's values stand
+where names should.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections import Counter
+from typing import NamedTuple
+
+from ebb_jobs import infer, spelling
+from ebb_jobs.rejection import Rejection
+
+MIN_ROWS = 30
+MIN_ROWS_PER_CLASS = 5
+MAX_CLASSES = 1000
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class Target(NamedTuple):
+    """The target, and how a rejection speaks of it."""
+
+    name: str
+    column: str
+    """Its name when the spec asks for it or it is a usual one, else its position: a file without a header has a row's
+    values for names."""
+
+    @property
+    def words(self) -> str:
+        """Return the column in a sentence: "the target 'label'", "the target in column 3"."""
+        return repr(self.name) if self.column == self.name else f"in column {self.column}"
+
+
+def find_target(columns: list[str], asked: str | None) -> Target:
+    """Return the column to predict, asked for or inferred."""
+    name = infer.target(columns, asked).value
+    known = bool(asked) or name.strip().lower() in infer.TARGET_NAMES
+    return Target(name, name if known else str(columns.index(name) + 1))
+
+
+def target_missing(name: str | None, target: str, columns: list[str]) -> Rejection:
+    """Return the rejection for a target that the spec asks for and no column is called."""
+    alike = [number for number, column in enumerate(columns, start=1) if column.lower() == target.lower()]
+    hint = f" Column {alike[0]} differs from {target!r} only in its capitals." if alike else ""
+    return Rejection(
+        "target-missing",
+        f"the data has {len(columns)} columns, none is called {target!r}",
+        file=name,
+        column=target,
+        remedy=f"Set data.target in pipeline.yaml to the name of a column, spelt as in the data.{hint}",
+    )
+
+
+def target_empty(name: str | None, line: int | None, target: Target, count: int = 1) -> Rejection:
+    """Return the rejection for rows whose target has no value."""
+    where = f"{name}, line {line}: " if line else ""
+    more = f" ({count} such rows)" if count > 1 else ""
+    return Rejection(
+        "target-empty",
+        f"{where}the target {target.words} has no value{more}",
+        file=name,
+        line=line,
+        column=target.column,
+        remedy="Fill in the target or remove the rows that have none.",
+    )
+
+
+def one_value(name: str | None, target: Target) -> Rejection:
+    """Return the rejection for a target that is the same in every row."""
+    return Rejection(
+        "one-class",
+        f"the target {target.words} has the same value in every row",
+        file=name,
+        column=target.column,
+        remedy="Add rows of another class, or name another column with data.target in pipeline.yaml.",
+    )
+
+
+def too_few_rows(rows: int) -> Rejection:
+    """Return the rejection for a drop of too few different rows."""
+    return Rejection(
+        "too-few-rows",
+        f"{rows} different rows: training, validation and test need at least {MIN_ROWS}",
+        remedy="Drop more rows.",
+    )
+
+
+def too_many(classes: int, rows: int) -> bool:
+    """Tell whether a target has so many values that they cannot be classes."""
+    return classes > MAX_CLASSES or classes > rows / 2
+
+
+def too_many_classes(target: Target, classes: int, rows: int) -> Rejection:
+    """Return the rejection for a target that names rows instead of classes."""
+    return Rejection(
+        "too-many-classes",
+        f"the target {target.words} has {classes} different values in {rows} rows",
+        column=target.column,
+        remedy="Name the column to predict with data.target, or write task: tabular-regression.",
+    )
+
+
+def rare_classes(target: Target, rows_per_class: list[int]) -> Rejection | None:
+    """Return the rejection for classes of too few different rows, None when there is none."""
+    small = sum(count < MIN_ROWS_PER_CLASS for count in rows_per_class)
+    if not small:
+        return None
+    return Rejection(
+        "too-few-rows",
+        f"{small} of {len(rows_per_class)} classes have fewer than {MIN_ROWS_PER_CLASS} different rows "
+        f"(the smallest has {min(rows_per_class)})",
+        column=target.column,
+        remedy="Add rows of the rare classes, or merge or remove them.",
+    )
+
+
+def ragged_row(name: str, line: int | None, cells: int, columns: int) -> Rejection:
+    """Return the rejection for a row that has more or fewer cells than the header."""
+    return Rejection(
+        "ragged-row",
+        f"{name}, line {line}: {cells} cells where the header has {columns}",
+        file=name,
+        line=line,
+        remedy="Give every row as many cells as the header; quote cells that hold the delimiter.",
+    )
+
+
+def not_utf8(name: str, head: bytes, line: int | None, byte: int | None) -> Rejection:
+    """Return the rejection for bytes that are no UTF-8 text."""
+    if head[:2] in UTF16_MARKS:
+        return Rejection("not-utf8", f"{name} is UTF-16 text", file=name, line=1, remedy="Save the file as UTF-8.")
+    return Rejection(
+        "not-utf8",
+        f"{name}, line {line}: byte {byte} of the file is not UTF-8",
+        file=name,
+        line=line,
+        remedy="Save the file as UTF-8 (many spreadsheets offer 'CSV UTF-8').",
+    )
+
+
+def too_few(name: str, target: Target, counts: Counter[str], task: str | None) -> Rejection | None:
+    """Return why these rows are too few, by the rules of `process`; only what is sure before it types the columns."""
+    rows = counts.total()
+    numeric = all(map(spelling.is_number, counts))
+    classes = Counter[float | str]()
+    for value, count in counts.items():
+        classes[float(value) if numeric and abs(float(value)) < 2**53 else value] += count
+    if len(classes) < 2:
+        return one_value(name, target)
+    if rows < MIN_ROWS:
+        return too_few_rows(rows)
+    if task != infer.CLASSIFICATION and (numeric or task):
+        return None  # numbers may be a quantity
+    if too_many(len(classes), rows):
+        return too_many_classes(target, len(classes), rows)
+    return rare_classes(target, list(classes.values()))
