@@ -157,3 +157,14 @@ def test_roles_can_be_created_only_inside_a_boundary(cloud, role, machine, name,
     steps = {"A": task(f"{sdk}createRole", bounded, Next="B"), "B": task(f"{sdk}putRolePolicy", put)}
     ended = machine(steps, *inside).run()
     assert ended["status"] == "SUCCEEDED", ended
+
+
+def test_policies_can_name_the_alarms_that_are_deleted(cloud, role, machine, name):
+    alarms = "arn:aws:cloudwatch:us-east-1:000000000000:alarm:ours-*"
+    permission = allow("cloudwatch:DeleteAlarms", alarms)
+    watcher = cloud.client("cloudwatch", role(permission).session)
+    watcher.delete_alarms(AlarmNames=["ours-errors"])
+    assert "alarm:theirs because no" in denial(watcher.delete_alarms, AlarmNames=["theirs"])
+    delete = task("arn:aws:states:::aws-sdk:cloudwatch:deleteAlarms", {"AlarmNames": ["ours-errors"]})
+    made = machine({"Delete": delete}, permission)
+    assert made.run({})["status"] == "SUCCEEDED"

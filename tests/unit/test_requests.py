@@ -1,6 +1,7 @@
 """Request bodies of plans and deployments against botocore's models: enums, patterns and lengths too."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -220,3 +221,12 @@ def test_inline_policies_stay_within_iams_limit(project):
     # 10,240 characters for all inline policies of a role, white space not counted (IAM quotas).
     for kind in ("process", "train", "compress", "compile", "model"):
         assert len(roles.put_role_policy(STACK, project, kind)["PolicyDocument"]) < 5_000
+
+
+def test_only_the_process_role_may_decrypt_with_the_keys_of_external_data():
+    key = "arn:aws:kms:eu-west-1:123456789012:key/theirs"
+    stack = replace(STACK, external_data_key_arns=(key,))
+    readers = {
+        kind for kind in names.ROLE_KINDS if key in roles.put_role_policy(stack, "cancer", kind)["PolicyDocument"]
+    }
+    assert readers == {"process"}

@@ -79,6 +79,7 @@ class StackSettings:
     job_boundary_arn: str = ""
     notifications_topic_arn: str | None = None
     ledger_table: str = ""
+    external_data_key_arns: tuple[str, ...] = ()
 
     @classmethod
     def for_planning(cls) -> Self:
@@ -93,6 +94,7 @@ class StackSettings:
             jobs_image_uri=_get("JOBS_IMAGE_URI"),
             job_boundary_arn=_get("JOB_BOUNDARY_ARN"),
             ledger_table=_get("LEDGER_TABLE"),
+            external_data_key_arns=_list("EXTERNAL_DATA_KEY_ARNS"),
         )
 
     @classmethod

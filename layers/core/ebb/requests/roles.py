@@ -159,6 +159,11 @@ def _key(stack: StackSettings, kind: str) -> list[Statement]:
     return [
         _allow("UseKeyThroughS3", actions, [stack.data_key_arn], through_s3),
         _allow("EncryptVolumes", ["kms:CreateGrant"], [stack.data_key_arn], for_volumes),
+        *(
+            [_allow("ReadExternalData", ["kms:Decrypt"], list(stack.external_data_key_arns), through_s3)]
+            if kind == "process" and stack.external_data_key_arns
+            else []
+        ),
     ]
 
 
