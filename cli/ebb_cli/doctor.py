@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -72,6 +73,8 @@ def python() -> Finding:
     """Judge the Python that runs this command."""
     told = f"Python {'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}"
     good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    if good and not hasattr(tarfile, "data_filter"):
+        return Finding("python", WARN, f"{told} unpacks archives without tarfile's filter", "Install 3.11.4 or newer.")
     return Finding("python", OK if good else FAIL, told, "Install Python 3.11, 3.12 or 3.13; make distclean setup.")
 
 

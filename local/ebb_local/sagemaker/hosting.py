@@ -199,7 +199,15 @@ class Server:
 def extract(archive: Path, directory: Path) -> None:
     """Unpack a tar.gz; members that would lie outside, links that leave and devices are refused (PEP 706)."""
     with tarfile.open(archive, "r:gz") as tar:
-        tar.extractall(directory, filter="data")
+        if hasattr(tarfile, "data_filter"):
+            tar.extractall(directory, filter="data")
+            return
+        # Python 3.11.0 to 3.11.3: the filter came later. Links are refused as well then.
+        root = directory.resolve()
+        for member in tar.getmembers():
+            if not (member.isfile() or member.isdir()) or not (root / member.name).resolve().is_relative_to(root):
+                raise tarfile.TarError(f"{member.name!r} is no file or folder inside the archive")
+        tar.extractall(directory)
 
 
 def _answers_ping(port: int) -> bool:

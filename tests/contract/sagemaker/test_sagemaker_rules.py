@@ -1,12 +1,14 @@
 """Rules of the embedded SageMaker that need no server: paths, names, patterns of the service model."""
 
+import io
 import re
+import tarfile
 from pathlib import Path
 
 import botocore.session
 import pytest
 
-from ebb_local.sagemaker import registration, service, validation
+from ebb_local.sagemaker import hosting, registration, service, validation
 from ebb_local.sagemaker.containers import local_text
 from ebb_local.sagemaker.errors import JobFailure
 from ebb_local.sagemaker.storage import _path_in_channel, inside
@@ -26,6 +28,31 @@ ACCOUNT = "arn:aws:sagemaker:us-east-1:000000000000"
 )
 def test_where_a_channel_puts_an_object(prefix: str, key: str, path: str) -> None:
     assert _path_in_channel(prefix, key) == path
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["tarfile with its filter", "Python 3.11.0 to 3.11.3"])
+@pytest.mark.parametrize("name", ["../a", "b/../../a", "model/a"])
+def test_a_bundle_is_unpacked_inside_its_directory_only(name: str, old: bool, tmp_path: Path, monkeypatch) -> None:
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = 1
+        tar.addfile(member, io.BytesIO(b"x"))
+    if old:
+        monkeypatch.delattr(tarfile, "data_filter")
+        monkeypatch.setattr(tarfile.TarFile, "extractall", _extractall_without_filter)
+    (tmp_path / "in").mkdir()
+    if name == "model/a":
+        hosting.extract(tmp_path / "model.tar.gz", tmp_path / "in")
+        assert (tmp_path / "in/model/a").read_bytes() == b"x"
+    else:
+        with pytest.raises(tarfile.TarError):
+            hosting.extract(tmp_path / "model.tar.gz", tmp_path / "in")
+    assert not (tmp_path / "a").exists()
+
+
+def _extractall_without_filter(tar: tarfile.TarFile, path: Path) -> None:
+    for member in tar.getmembers():
+        tar.extract(member, path, filter="fully_trusted")
 
 
 @pytest.mark.parametrize("path", ["../a", "a/../../b", "/etc/passwd", ""])

@@ -198,6 +198,13 @@ def test_doctor_names_what_is_missing_and_what_installs_it(ebb, monkeypatch, tmp
     assert done.exit_code == 1
 
 
+def test_doctor_warns_of_a_python_that_unpacks_without_a_filter(monkeypatch):
+    assert doctor.python().state == "ok"
+    monkeypatch.delattr("tarfile.data_filter")
+    assert doctor.python().state == "warn"
+    assert "3.11.4" in doctor.python().remedy
+
+
 def test_doctor_warns_of_a_cuda_build(monkeypatch, tmp_path):
     monkeypatch.setenv("EBB_VENVS", str(tmp_path))
     for name in cloud.ENVIRONMENTS:
