@@ -13,6 +13,7 @@ OLDER = "churn-20261122040506-abc999"
 MEASURE = {
     "quality": {"validation": 0.97, "test": 0.968},
     "latency_ms": {"p50": 0.2, "p99": 0.3},
+    "end_to_end_latency_ms": {"p50": 0.5, "p99": 0.9},
     "throughput_rows_per_s": 9000,
     "size_bytes": 2_000_000,
     "memory_mib": 40,
@@ -22,7 +23,11 @@ MEASURE = {
         "cost_usd": {"low": 0.9, "value": 1.0, "high": 1.1},
     },
 }
-SHIPPED = MEASURE | {"size_bytes": 200_000, "latency_ms": {"p50": 0.02, "p99": 0.05}}
+SHIPPED = (
+    MEASURE
+    | {"size_bytes": 200_000, "latency_ms": {"p50": 0.02, "p99": 0.05}}
+    | {"end_to_end_latency_ms": {"p50": 0.25, "p99": 0.3}}
+)
 
 
 def test_a_run_document_holds_every_field_whatever_became_of_the_run(ebb, put):
@@ -121,6 +126,10 @@ def test_before_and_after_stand_side_by_side_with_units_and_bands(ebb, put):
     rows = ebb("show", RUN_ID).stdout.splitlines()
     size = next(row for row in rows if row.startswith("size"))
     assert [part.strip() for part in size.split("  ") if part.strip()][1:] == ["1.9 MiB", "195.3 KiB", "10.0x"]
+    whole = next(row for row in rows if row.startswith("latency p50, row to answer"))
+    assert [part.strip() for part in whole.split("  ") if part.strip()][1:] == ["0.500 ms", "0.250 ms", "2.0x"]
+    alone = next(row for row in rows if row.startswith("latency p50, network alone"))
+    assert [part.strip() for part in alone.split("  ") if part.strip()][1:] == ["0.200 ms", "0.0200 ms", "10.0x"]
     carbon = next(row for row in rows if row.startswith("gCO2e per million"))
     assert "0.800 (0.400 to 1.20)" in carbon
     assert any(row.startswith("USD on AWS per million") for row in rows)
