@@ -204,9 +204,19 @@ def test_what_was_read_before_elsewhere_stays_readable_object_by_object():
     policy = built_plan(spec=spec, sources=read)["roles"][0]["policy"]["PolicyDocument"]
     granted = next(each for each in json.loads(policy)["Statement"] if each["Sid"] == "ReadData0")
     assert granted["Resource"] == ["arn:aws:s3:::lake/b/*", "arn:aws:s3:::lake/a/old.csv"]
-    many = [read[0].model_copy(update={"key": f"a/{number}.csv"}) for number in range(500)]
+
+
+@pytest.mark.parametrize("uri", ["s3://lake/b/", "s3://" + "b" * 63 + "/" + "k" * 1000])
+def test_what_is_granted_elsewhere_fits_the_policy_of_a_role_or_is_refused(uri):
+    spec = PipelineSpec.model_validate({"data": {"uri": uri, "mode": "append"}})
+
+    def granted(count: int) -> str:
+        old = [Source(bucket="lake", key=f"a/{n}.csv", size_bytes=1, etag="e", sha256=f"{n}") for n in range(count)]
+        return built_plan(spec=spec, sources=old)["roles"][0]["policy"]["PolicyDocument"]
+
+    assert len(granted(50)) <= 10_240
     with pytest.raises(InvalidSpecError, match="one by one"):
-        built_plan(spec=spec, sources=many)
+        granted(300)
 
 
 def test_the_policy_of_a_role_does_not_depend_on_the_run():

@@ -19,7 +19,7 @@ from ebb.spec import PipelineSpec
 SEED = 7
 BASE_VOLUME_GIB = 10
 VOLUME_FACTOR = 5  # the data as it came, curated, and room to sort on disk
-MAX_SINGLE_CHARS = 2_000  # each is written twice; a role's inline policies hold 10,240 characters together
+ROLE_POLICY_MAX_CHARS = 10_240  # of all inline policies of a role, and ours have one (IAM quotas)
 GIB = 1024**3
 
 
@@ -62,7 +62,8 @@ class RunFacts:
 def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
     """Return the plan of one attempt. What an earlier attempt finished is taken over, not repeated.
 
-    Raises: NoFeasibleInstanceError when no catalogued instance holds a stage.
+    Raises: NoFeasibleInstanceError when no catalogued instance holds a stage; InvalidSpecError when what is to be read
+    elsewhere does not fit a role's policy.
     """
     choices = {
         stage: sizing.for_stage(stage, run.spec, size_bytes=run.size_bytes, form=run.form, compressed=run.compressed)
@@ -224,33 +225,14 @@ def _compile(run: RunFacts, stack: StackSettings, instance_type: str, places: _P
 
 def _roles(run: RunFacts, stack: StackSettings) -> list[dict[str, Any]]:
     elsewhere = _elsewhere(run, stack)
-    return [
+    wanted = [
         {
             "create": requests.create_role(stack, run.project, kind),
             "policy": requests.put_role_policy(stack, run.project, kind, elsewhere=elsewhere),
         }
         for kind in names.ROLE_KINDS
     ]
-
-
-def _elsewhere(run: RunFacts, stack: StackSettings) -> dict[str, list[str]]:
-    """Return what the process role cannot read by itself: the spec's place, and single objects of earlier ones.
-
-    Raises: InvalidSpecError when earlier objects are too many to be granted one by one.
-    """
-    places: dict[str, list[str]] = {}
-    if run.spec.data.uri is not None:
-        bucket, _, key = run.spec.data.uri.removeprefix("s3://").partition("/")
-        if bucket != stack.landing_bucket or not key.startswith(f"{run.project}/"):
-            places[bucket] = [key if sources.is_file(key) else key.rstrip("/") + "/"]
-    single = 0
-    for source in run.sources:
-        own = source.bucket == stack.landing_bucket and source.key.startswith(f"{run.project}/")
-        granted = places.setdefault(source.bucket, []) if not own else []
-        if not own and not any(source.key == each or source.key.startswith(_folder(each)) for each in granted):
-            granted.append(source.key)
-            single += len(source.key)
-    if single > MAX_SINGLE_CHARS:
+    if any(len(each["policy"]["PolicyDocument"]) > ROLE_POLICY_MAX_CHARS for each in wanted):
         rejection = Rejection(
             "too-many-objects",
             "data.uri has moved, and the objects read before are too many to be granted one by one",
@@ -258,6 +240,21 @@ def _elsewhere(run: RunFacts, stack: StackSettings) -> dict[str, list[str]]:
             remedy="Name a folder that holds old and new data, or write data: {mode: replace}.",
         )
         raise InvalidSpecError(rejection)
+    return wanted
+
+
+def _elsewhere(run: RunFacts, stack: StackSettings) -> dict[str, list[str]]:
+    """Return what the process role cannot read by itself: the spec's place, and single objects of earlier ones."""
+    places: dict[str, list[str]] = {}
+    if run.spec.data.uri is not None:
+        bucket, _, key = run.spec.data.uri.removeprefix("s3://").partition("/")
+        if bucket != stack.landing_bucket or not key.startswith(f"{run.project}/"):
+            places[bucket] = [key if sources.is_file(key) else key.rstrip("/") + "/"]
+    for source in run.sources:
+        own = source.bucket == stack.landing_bucket and source.key.startswith(f"{run.project}/")
+        granted = places.setdefault(source.bucket, []) if not own else []
+        if not own and not any(source.key == each or source.key.startswith(_folder(each)) for each in granted):
+            granted.append(source.key)
     return places
 
 
