@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Image:
         return f"{self.repository_uri}:{self.tag}"
 
 
-def wanted(stack: dict[str, Any]) -> list[Image]:
+def wanted(stack: Mapping[str, Any]) -> list[Image]:
     """Return the images that the deployed stack expects in its own repositories.
 
     Raises: PushError when the stack was deployed from other files than these.
