@@ -109,6 +109,7 @@ $(DEV): requirements/dev.txt $(CONTROL)
 	@touch $@
 
 $(JOBS): containers/jobs/requirements.txt | $(CONTROL)
+	@test -n "$(TORCH_CUDA)" || $(BIN)/python tools/torch_preflight.py $<
 	@echo "installing .venvs/jobs: what the jobs image holds (PyTorch, DuckDB, ONNX Runtime)"
 	@$(call environment,$@,$<)
 
