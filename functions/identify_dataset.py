@@ -67,7 +67,8 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
     listed = _listed(asked, marker, spec, settings)
     form = sources.together([_unread(each) for each in listed], [_form(each.key) for each in listed])
     hashing = _Hashing(HASH_LIMIT_BYTES)
-    seen = [_steadily(each, partial(_checked, spec=spec), own=marker) for each in listed]
+    alone = len(listed) == 1 and spec.data.mode == "replace"
+    seen = [_steadily(each, partial(_checked, spec=spec, alone=alone), own=marker) for each in listed]
     read = [_steadily(each, hashing.named, own=marker) for each in seen]
     # First noted, then looked up: of two drops that come close, the one that looks last sees both.
     book.accept(asked.project, asked.run_id, generation, spec.data.mode, read)
@@ -188,8 +189,8 @@ def _steadily(facts: ObjectFacts, read: Callable[[ObjectFacts], T], *, own: Obje
         raise DropRejectedError(Rejection("changed", message, file=facts.key, remedy=remedy)) from error
 
 
-def _checked(facts: ObjectFacts, spec: PipelineSpec) -> ObjectFacts:
-    """Return an object that the first MiB does not show to be unusable."""
+def _checked(facts: ObjectFacts, spec: PipelineSpec, *, alone: bool) -> ObjectFacts:
+    """Return an object that the first MiB does not show to be unusable; `alone`: no other brings rows to the run."""
     head = b""
     if facts.size_bytes:
         try:
@@ -204,6 +205,8 @@ def _checked(facts: ObjectFacts, spec: PipelineSpec) -> ObjectFacts:
         head,
         complete=facts.size_bytes <= HEAD_BYTES,
         target=spec.data.target,
+        task=spec.task,
+        alone=alone,
     )
     if rejection is not None:
         raise DropRejectedError(Rejection.of(rejection))

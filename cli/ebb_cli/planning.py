@@ -130,11 +130,14 @@ def look(path: Path, asked: PipelineSpec) -> Look:
     files = tables(path)
     if not files:
         raise CommandError(f"{path} holds no table.", f"Put files in it: {infer.SUPPORTED}.", status=REJECTED)
+    alone = len(files) == 1 and asked.data.mode == "replace"
     for item in files:
         with item.open("rb") as file:
             head = file.read(HEAD_BYTES)
         size = item.stat().st_size
-        found = precheck.check(item.name, size, head, complete=size <= HEAD_BYTES, target=asked.data.target)
+        found = precheck.check(
+            item.name, size, head, complete=size <= HEAD_BYTES, target=asked.data.target, task=asked.task, alone=alone
+        )
         if found:
             raise DropRejectedError(Rejection.of(found))
     form = infer.file_format(files[0].name)

@@ -202,6 +202,24 @@ def test_a_folder_is_all_its_objects_but_the_marker(account, context):
     ]
 
 
+FEW = b"a,b,label\n1,2,yes\n3,4,no\n"
+
+
+def test_few_rows_are_rejected_when_nothing_brings_more(account, context):
+    with pytest.raises(DropRejectedError, match="rows"):
+        identify_dataset.handler(ask(account.drop(KEY, FEW)), context)
+
+
+def test_few_rows_in_a_part_of_a_folder_or_in_an_appending_drop_are_fine(account, context):
+    account.drop("cancer/data/november/a.csv", TABLE)
+    account.drop("cancer/data/november/b.csv", FEW)
+    marker = account.drop("cancer/data/november/_SUCCESS", b"") | {"kind": "prefix"}
+    assert identify_dataset.handler(ask(marker), context)["outcome"] == "run"
+    spec(account, "data: {mode: append}")
+    appending = ask(account.drop("cancer/data/today.csv", FEW + b"5,6,yes\n"), run_id=OTHER_RUN)
+    assert len(identify_dataset.handler(appending, context)["sources"]) == 3
+
+
 def test_a_folder_of_more_objects_than_a_job_can_be_told_of_is_rejected(account, context):
     for number in range(300):
         account.drop(f"cancer/data/november/part-{number:04}.csv", TABLE)
