@@ -5,6 +5,7 @@ import logging
 import shutil
 import threading
 import time
+from abc import ABC, abstractmethod
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Ending(Enum):
     INTERRUPTED = auto()
 
 
-class JobRun:
+class JobRun(ABC):
     """One job. Subclasses say what happens (`work`); this class says what happens when it goes wrong."""
 
     kind = ""  # "Training Job", as in the detail-type of its events
@@ -62,13 +63,13 @@ class JobRun:
         _runs[self.arn] = self
         threads.start(f"job-{self.name}", self._run)
 
+    @abstractmethod
     def work(self) -> None:
         """Take the job to one of its ends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, status: str, **members: Any) -> None:
         """Set the final status."""
-        raise NotImplementedError
 
     def start_clock(self) -> None:
         """Let MaxRuntimeInSeconds begin, once."""
