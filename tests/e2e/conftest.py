@@ -22,10 +22,13 @@ from ebb_local import lifecycle
 ROOT = Path(__file__).parents[2]
 ENDED = {"succeeded", "rejected", "failed", "cancelled", "reused", "superseded"}
 TEST_TIMEOUT_S = 420
+CURIOUS = "curious"
+"""Session of the calls that a test expects to be denied; every other denial is a fault."""
 
 
-# One embedded cloud serves them all. A restart empties its record of calls, so it comes first; destroy comes last.
-FIRST, LAST = "test_restart", "test_zz_destroy"
+# One embedded cloud serves them all; destroy comes last.
+LAST = "test_zz_destroy"
+_calls_before_restart: list[dict[str, Any]] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
     for item in here:
         item.add_marker(pytest.mark.e2e)
-    items.sort(key=lambda item: (item.path.stem == LAST) - (item.path.stem == FIRST))
+    items.sort(key=lambda item: item.path.stem == LAST)
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -90,6 +93,14 @@ class Cloud:
         sent = urllib.request.Request(prepared.url, prepared.body, dict(prepared.headers))
         with urllib.request.urlopen(sent, timeout=10) as answer:
             return json.load(answer)
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Every authorisation decision since the first start; `remember_calls` carries them over a restart."""
+        return [*_calls_before_restart, *self.control("GetCalls")["Calls"]]
+
+    def remember_calls(self) -> None:
+        """Keep the record of calls, which a restart empties."""
+        _calls_before_restart.extend(self.control("GetCalls")["Calls"])
 
     def put(self, key: str, body: bytes, **more: Any) -> None:
         self.client("s3").put_object(Bucket=self.outputs["LandingBucketName"], Key=key, Body=body, **more)

@@ -10,6 +10,7 @@ def test_a_run_in_flight_goes_on_as_the_next_attempt_after_a_restart(ebb: Ebb, c
     served = ebb.drop(tables / "few.csv", "steady")
     run_id = ebb.json("drop", tables / "cut.csv", "--project", "phoenix")["run_id"]
     wait_until(lambda: any(name.startswith(run_id) for name in cloud.jobs_in_progress()), "its first job")
+    cloud.remember_calls()
     assert ebb("down").returncode == 0
     assert ebb("up").returncode == 0
     record = json.loads(ebb("show", run_id, "--wait", "--json").stdout)

@@ -10,7 +10,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from .conftest import Cloud, Ebb
+from .conftest import CURIOUS, Cloud, Ebb
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def acting_as(cloud: Cloud, role_name: str) -> Iterator[boto3.Session]:
     wider = {**trusted, "Statement": [*trusted["Statement"], account]}
     iam.update_assume_role_policy(RoleName=role_name, PolicyDocument=json.dumps(wider))
     try:
-        found = sts.assume_role(RoleArn=role["Arn"], RoleSessionName="curious")["Credentials"]
+        found = sts.assume_role(RoleArn=role["Arn"], RoleSessionName=CURIOUS)["Credentials"]
         keys = (found["AccessKeyId"], found["SecretAccessKey"], found["SessionToken"])
         yield boto3.Session(*keys, region_name=cloud.session.region_name)
     finally:
