@@ -83,9 +83,14 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
     earlier = book.successful_run(work)
     served = book.project(asked.project).get("served") or {}
     reuse = earlier is not None and earlier != asked.run_id and bool(served) and not force
-    manifest_uri = f"s3://{settings.artifact_bucket}/{names.manifest_key(asked.run_id)}"
+    documents = {
+        names.manifest_key(asked.run_id): sources.manifest(read),
+        names.sources_key(asked.run_id): sources.digests(read),
+    }
+    manifest_uri, sources_uri = (f"s3://{settings.artifact_bucket}/{key}" for key in documents)
     if not reuse:
-        storage.write_json(settings.artifact_bucket, names.manifest_key(asked.run_id), sources.manifest(read))
+        for key, document in documents.items():
+            storage.write_json(settings.artifact_bucket, key, document)
     reason = _reason(earlier, reuse=reuse, force=force, served=served.get("run_id"))
     found = Identified(
         outcome="reuse" if reuse else "run",
@@ -93,9 +98,14 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
         identity=work,
         reuses=earlier if reuse else None,
         spec=spec.resolved(),
-        sources=tuple(read),
+        sources=tuple(read) if len(read) <= sources.INLINE else (),
+        source_count=len(read),
+        size_bytes=sum(each.size_bytes for each in read),
+        compressed=any(sources.is_packed(each.key) for each in read),
         manifest_uri=manifest_uri,
+        sources_uri=sources_uri,
         format=form,  # type: ignore[arg-type]  # `_form` lets nothing else pass
+        task=spec.task,
         force=force,
     )
     _record(asked, found, spec_given=spec_given, book=book)

@@ -175,8 +175,13 @@ def step_events() -> dict[str, dict[str, Any]]:
         "reuses": None,
         "spec": PipelineSpec().resolved(),
         "sources": [SOURCE.model_dump(mode="json")],
+        "source_count": 1,
+        "size_bytes": SOURCE.size_bytes,
+        "compressed": False,
         "manifest_uri": facts().manifest_uri,
+        "sources_uri": facts().manifest_uri.replace("manifest", "sources"),
         "format": "csv",
+        "task": None,
         "force": False,
     }
     made = built_plan()

@@ -99,6 +99,11 @@ def manifest_key(run: str) -> str:
     return run_prefix(run) + "manifest.json"
 
 
+def sources_key(run: str) -> str:
+    """Return the key of the list of the run's source objects with the digest of each."""
+    return run_prefix(run) + "sources.json"
+
+
 def record_key(run: str) -> str:
     """Return the key of the run's record."""
     return run_prefix(run) + "run.json"

@@ -8,10 +8,12 @@ from typing import Any
 from ebb.errors import DropRejectedError, InvalidSpecError, Rejection
 from ebb.events import SUCCESS_MARKER, Message
 
+INLINE = 50  # as many travel between the steps and stand in the record; of more both name where they are listed
 # The keys and digests travel to the job in environment variables: 100 of 256 characters, the spec beside them.
 MAX_SOURCES_CHARS = 20_000
 _UNREAD = "0" * 64  # as long as the digest of what has not been read yet
-_FILE = re.compile(r"\.(csv|csv\.gz|jsonl|jsonl\.gz|parquet)$", re.IGNORECASE)
+_FILE = re.compile(r"\.(csv|csv\.gz|jsonl|jsonl\.gz|parquet|zip|tar\.gz|tgz|py)$", re.IGNORECASE)
+_PACKED = re.compile(r"\.(gz|tgz|zip)$", re.IGNORECASE)
 
 
 class Source(Message):
@@ -40,6 +42,11 @@ def is_data(key: str, size_bytes: int) -> bool:
 def is_file(key: str) -> bool:
     """Return whether `data.uri` names one object: by its name, as the jobs tell a file from a folder."""
     return _FILE.search(key) is not None
+
+
+def is_packed(key: str) -> bool:
+    """Return whether more comes out of an object than it holds, by its name."""
+    return _PACKED.search(key) is not None
 
 
 def place(

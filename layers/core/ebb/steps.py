@@ -9,6 +9,8 @@ from ebb import names
 from ebb.events import Drop, Message, RunRequested
 from ebb.sources import Source
 
+Format = Literal["csv", "jsonl", "parquet", "archive", "images", "script"]
+
 
 class IdentifyRequested(RunRequested):
     """The input of `identify_dataset`."""
@@ -18,7 +20,14 @@ class IdentifyRequested(RunRequested):
 
 
 class Identified(Message):
-    """What `identify_dataset` found: new work, work that a run has done already, or an overtaken upload."""
+    """What `identify_dataset` found: new work, work that a run has done already, or an overtaken upload.
+
+    `sources` holds every object that the run reads, train.source among them, as long as they are few
+    (`ebb.sources.INLINE`); of more it holds none, because a state of Step Functions carries 256 KiB. `sources_uri`
+    names `{key: sha256}` of all, but for content too large to be read. `source_count` and `size_bytes` count all, and
+    `compressed` says whether any of it is packed. `task` is the one that the spec asks for or the names show; None when
+    only the content can tell.
+    """
 
     outcome: Literal["run", "reuse", "superseded"]
     reason: str
@@ -26,8 +35,13 @@ class Identified(Message):
     reuses: str | None = None
     spec: dict[str, Any] = Field(default_factory=dict)
     sources: tuple[Source, ...] = ()
+    source_count: int = Field(default=0, ge=0)
+    size_bytes: int = Field(default=0, ge=0)
+    compressed: bool = False
     manifest_uri: str | None = None
-    format: Literal["csv", "parquet", "jsonl"] | None = None
+    sources_uri: str | None = None
+    format: Format | None = None
+    task: str | None = None
     force: bool = False
 
 
@@ -37,8 +51,10 @@ class WorkIdentified(Identified):
     outcome: Literal["run"]
     identity: str
     manifest_uri: str
-    format: Literal["csv", "parquet", "jsonl"]
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources_uri: str
+    format: Format
+    source_count: int = Field(ge=1)
+    size_bytes: int = Field(ge=0)
 
 
 class PlanRequested(Message):
