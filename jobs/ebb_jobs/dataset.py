@@ -22,7 +22,11 @@ Columns = dict[str, Any]
 
 @dataclass(frozen=True)
 class Split:
-    """One split, encoded: `inputs` float32 [rows, width], `targets` class indices or scaled numbers."""
+    """One split as a network takes it.
+
+    `inputs` is an array or a memory map, examples along the first axis; `targets` are class indices (int64) or scaled
+    numbers (float32), `raw_targets` the same as the data spells them.
+    """
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -30,6 +34,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def is_classified(self) -> bool:
+        """Tell class indices from numbers."""
+        return self.targets.dtype.kind == "i"
 
 
 def read_schema(curated: Path) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""The networks: plain multilayer perceptrons over the encoded row, their files and their outputs."""
+"""Networks: what they have in common, their files and outputs, and the multilayer perceptron for tables."""
 
 from __future__ import annotations
 
+import importlib
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +15,43 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+ARCHITECTURES = {
+    "mlp": "ebb_jobs.networks:Mlp",
+    "convnet": "ebb_jobs.image_networks:ConvNet",
+    "text": "ebb_jobs.text_networks:TextNet",
+}
+"""Name in a network's config -> its class, which is imported when it is needed."""
 EVALUATION_ROWS = 4096
+EVALUATION_VALUES = 2**20
+"""Numbers of the inputs that are evaluated at once: fewer rows where a row is an image."""
 
 
-class Mlp(nn.Module):
+class Network(nn.Module):
+    """A network that can be written, read again, exported and compared with others."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return what builds an equal network, as JSON: its name in ARCHITECTURES as "architecture", and its shape."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: dict[str, Any]) -> Network:
+        """Return an untrained network of that shape."""
+
+    @abstractmethod
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return logits [rows, classes], or the scaled target [rows, 1]."""
+
+    def describe(self) -> str:
+        """Return the network's shape in a few words."""
+        return f"{self.config()['architecture']} of {self.parameter_count()} parameters"
+
+    def parameter_count(self) -> int:
+        """Return how many numbers the network learns."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+class Mlp(Network):
     """Linear layers with ReLU between them; the encoding of the row has done the rest.
 
     Piecewise-linear bins of the numbers give a plain network nearly the accuracy of boosted trees (Gorishniy et al.,
@@ -28,15 +64,25 @@ class Mlp(nn.Module):
         self.sizes = [inputs, *hidden, outputs]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(self.sizes, self.sizes[1:], strict=False))
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def config(self) -> dict[str, Any]:
+        """Return the layers' sizes."""
+        return {"architecture": "mlp", "sizes": self.sizes}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Mlp:
+        """Return an untrained network with these layers."""
+        sizes = config["sizes"]
+        return cls(sizes[0], sizes[1:-1], sizes[-1])
+
+    def forward(self, batch: Tensor) -> Tensor:
         """Return logits, or the scaled target."""
         for layer in self.layers[:-1]:
-            rows = torch.relu(layer(rows))
-        return self.layers[-1](rows)
+            batch = torch.relu(layer(batch))
+        return self.layers[-1](batch)
 
-    def parameter_count(self) -> int:
-        """Return how many numbers the network holds."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    def describe(self) -> str:
+        """Return the layers in words."""
+        return f"{len(self.sizes) - 2} hidden layers of {self.sizes[1]}"
 
 
 def hidden_sizes(rows: int) -> list[int]:
@@ -45,37 +91,44 @@ def hidden_sizes(rows: int) -> list[int]:
     return [width] * 3
 
 
-def save(network: Mlp, file: Path) -> None:
-    """Write weights and layer sizes as safetensors, which can hold no code."""
+def save(network: Network, file: Path) -> None:
+    """Write weights and shape as safetensors, which can hold no code."""
     save_file(
-        {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
+        {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
         file,
-        metadata={"sizes": json.dumps(network.sizes)},
+        metadata={"config": json.dumps(network.config())},
     )
 
 
-def load(file: Path) -> Mlp:
-    """Return the network that `save` wrote, ready to predict."""
+def load(file: Path) -> Network:
+    """Return the network that `save` wrote, on the CPU, ready to predict."""
     with safe_open(file, framework="pt") as stored:
-        sizes = json.loads(stored.metadata()["sizes"])
-        network = Mlp(sizes[0], sizes[1:-1], sizes[-1])
+        config = json.loads(stored.metadata()["config"])
+        module, _, name = ARCHITECTURES[config["architecture"]].partition(":")
+        network = getattr(importlib.import_module(module), name).from_config(config)
         network.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
     return network.eval()
 
 
 @torch.inference_mode()
-def raw_outputs(network: Mlp, inputs: np.ndarray) -> Tensor:
-    """Return the outputs of the network for all rows, in eager fp32."""
+def raw_outputs(network: Network, inputs: np.ndarray) -> Tensor:
+    """Return the outputs of the network for all rows, in fp32 on the CPU; it computes where its weights are."""
     network.eval()
+    device = next(network.parameters()).device
+    rows = max(1, min(EVALUATION_ROWS, EVALUATION_VALUES // max(1, int(np.prod(inputs.shape[1:])))))
     return torch.cat(
         [
-            network(torch.from_numpy(np.ascontiguousarray(inputs[start : start + EVALUATION_ROWS])))
-            for start in range(0, len(inputs), EVALUATION_ROWS)
+            network(torch.from_numpy(np.ascontiguousarray(inputs[start : start + rows])).to(device)).cpu()
+            for start in range(0, len(inputs), rows)
         ]
     )
 
 
-def predict(network: Mlp, inputs: np.ndarray) -> np.ndarray:
+def predict(network: Network, inputs: np.ndarray) -> np.ndarray:
     """Return probabilities [rows, classes], or the scaled target [rows, 1]."""
-    outputs = raw_outputs(network, inputs)
-    return (torch.softmax(outputs, 1) if outputs.shape[1] > 1 else outputs).numpy()
+    return probabilities(raw_outputs(network, inputs)).numpy()
+
+
+def probabilities(outputs: Tensor) -> Tensor:
+    """Return what a client is told of logits; a single output is the scaled target and stays."""
+    return torch.softmax(outputs, 1) if outputs.shape[1] > 1 else outputs
