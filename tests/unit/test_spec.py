@@ -49,20 +49,139 @@ def test_a_resolved_spec_reads_back_as_itself():
     assert spec.PipelineSpec.model_validate(asked.resolved()) == asked
 
 
+@pytest.mark.parametrize("task", spec.TASKS)
+def test_every_task_may_be_asked_for(task):
+    assert parse(f"task: {task}").task == task
+
+
+def test_compression_tries_every_method_unless_told_otherwise():
+    assert parse("").compress.methods == ("distill", "prune", "quantize")
+
+
+def test_a_script_comes_with_its_place_its_file_and_what_it_is_called_with():
+    asked = parse(
+        """
+        task: custom
+        data: {uri: "s3://lake/shots/"}
+        train:
+          source: s3://lake/code/trainer.tar.gz
+          entry_point: fit.py
+          hyperparameters: {epochs: 5, lr: 0.01, optimizer: adam, amsgrad: true}
+        """
+    )
+    assert asked.train.hyperparameters == {"epochs": 5, "lr": 0.01, "optimizer": "adam", "amsgrad": True}
+    assert spec.PipelineSpec.model_validate(asked.resolved()) == asked
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message", "remedy"),
+    [
+        pytest.param(
+            "task: image-classification\ntrain:\n  epochs: 2\n  metric: rmse\n",
+            4,
+            "train.metric: rmse does not fit image-classification",
+            "use accuracy",
+            id="images are judged as classes are",
+        ),
+        pytest.param(
+            "task: tabular-regression\ntrain: {metric: accuracy}\n",
+            2,
+            "train.metric",
+            "use rmse",
+            id="numbers as errors",
+        ),
+        pytest.param(
+            "task: custom\ntrain: {metric: accuracy}\n", 2, "train.metric", "remove it", id="a script names its metric"
+        ),
+        pytest.param(
+            "task: custom\ntrain: {epochs: 3}\n", 2, "train.epochs", "train.hyperparameters", id="and its epochs"
+        ),
+        pytest.param(
+            "train: {source: s3://lake/train.py}\ndata: {target: y}\n",
+            2,
+            "data.target",
+            "remove it",
+            id="a script, asked for by its place, finds its target itself",
+        ),
+        pytest.param(
+            "task: text-classification\ntrain:\n  hyperparameters: {lr: 1}\n",
+            3,
+            "train.hyperparameters",
+            "task: custom",
+            id="hyperparameters without a script",
+        ),
+        pytest.param(
+            "task: tabular-regression\ndata: {input: words}\n",
+            2,
+            "data.input",
+            "text-classification",
+            id="tables have no single input",
+        ),
+        pytest.param(
+            "data:\n  target: words\n  input: words\n", 3, "data.input", "two different columns", id="input is target"
+        ),
+        pytest.param(
+            "train: {source: s3://lake/train.exe}\n", 1, "train.source", "train.py", id="a source that is no script"
+        ),
+        pytest.param(
+            "train: {entry_point: ../train.py}\n", 1, "train.entry_point", "without folders", id="a path as entry point"
+        ),
+        pytest.param(
+            "train: {hyperparameters: [1]}\n", 1, "train.hyperparameters", "{epochs: 5", id="a list of hyperparameters"
+        ),
+        pytest.param(
+            "train: {hyperparameters: {a b: 1}}\n", 1, "'a b' is no name", "letters", id="a hyperparameter's bad name"
+        ),
+        pytest.param(
+            "train: {hyperparameters: {a: [1]}}\n", 1, "the value of a", "true or false", id="a nested hyperparameter"
+        ),
+        pytest.param(
+            "train: {hyperparameters: {seed: 123456789012345678}}\n",
+            1,
+            "the number of seed",
+            "quotation marks",
+            id="a number that JSON rounds",
+        ),
+        pytest.param(
+            "train: {hyperparameters: {a: .nan}}\n", 1, "the number of a", "quotation marks", id="a number that is none"
+        ),
+        pytest.param(
+            "train: {hyperparameters: {a: " + "x" * 1600 + "}}\n",
+            1,
+            "train.hyperparameters",
+            "use a file",
+            id="more than SageMaker carries",
+        ),
+    ],
+)
+def test_fields_that_do_not_fit_each_other_name_the_field_and_its_line(text, line, message, remedy):
+    rejection = refused(text)
+    assert (rejection.code, rejection.line, rejection.file) == ("spec-invalid-field", line, FILE)
+    assert rejection.column in rejection.message
+    assert message in rejection.message
+    assert remedy in rejection.remedy
+
+
 @pytest.mark.parametrize(
     ("text", "line", "message", "remedy"),
     [
         pytest.param("data: {target: x}\nservee: {}\n", 2, "servee", "`serve`", id="a typo is guessed"),
         pytest.param(
-            "data:\n  target: x\n  colour: y\n", 3, "data.colour", "target, uri, mode", id="known fields are told"
+            "data:\n  target: x\n  colour: y\n",
+            3,
+            "data.colour",
+            "target, input, uri, mode",
+            id="known fields are told",
         ),
         pytest.param(
-            "task: image-classification\n", 1, "comes later", "tabular-classification", id="a task that comes later"
+            "task: video\n", 1, "task", "image-classification, text-classification, custom", id="no such task"
         ),
         pytest.param(
             "serve: {kind: async}\n", 1, "comes later", "auto, serverless", id="a serve kind that comes later"
         ),
-        pytest.param("compress: {methods: [prune]}\n", 1, "comes later", "distill", id="a method that comes later"),
+        pytest.param(
+            "compress: {methods: [sparsify]}\n", 1, "methods", "distill, prune, quantize", id="no such method"
+        ),
         pytest.param("train: {tune: {trials: 8}}\n", 1, "tune comes later", "remove it", id="tuning comes later"),
         pytest.param("serve: {p95_latency: 50}\n", 1, "serve.p95_latency", "50ms", id="a duration needs its unit"),
         pytest.param("carbon: {budget: 5}\n", 1, "carbon.budget", "500g", id="a mass needs its unit"),

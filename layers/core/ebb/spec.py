@@ -1,5 +1,6 @@
 """The spec: what a user asks for in `pipeline.yaml`. Unknown fields are errors, and every error names the field."""
 
+import json
 import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -19,8 +20,12 @@ from pydantic import (
 from ebb import catalog, spec_text
 
 FILE_NAME = "pipeline.yaml"
-TASKS = ("tabular-classification", "tabular-regression")
-TASKS_LATER = ("image-classification", "text-classification", "custom")
+IMAGES, TEXTS, CUSTOM = "image-classification", "text-classification", "custom"
+REGRESSION = "tabular-regression"
+TASKS = ("tabular-classification", REGRESSION, IMAGES, TEXTS, CUSTOM)
+ENTRY_POINT = "train.py"
+# Train and compress get their part of the spec in one SageMaker hyperparameter of 2,500 characters.
+HYPERPARAMETERS_MAX_CHARS = 1_500
 CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "auc", "roc_auc", "log_loss")
 REGRESSION_METRICS = ("rmse", "mae", "r2")
 SERVE_KINDS = ("auto", "serverless")
@@ -33,8 +38,13 @@ _LATER = {
 }
 USER_TEXT = {"source": "user"}  # validation context: text that a person wrote, so units are required
 
+# Beyond these JSON, JSONata and DynamoDB do not hold the same number.
+_LEAST_NUMBER, _MOST_NUMBER = 1e-100, 2**53
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
+_SCRIPT = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+\.(py|zip|tgz|tar\.gz)$", re.IGNORECASE)
+_ENTRY_POINT = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.py$")
+_HYPERPARAMETER = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*$")  # becomes --name on a command line and SM_HP_NAME
 
 
 def _duration(value: Any, info: ValidationInfo) -> Any:
@@ -75,7 +85,8 @@ def _number(value: timedelta) -> float:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_number, return_type=float)]
 Grams = Annotated[float, BeforeValidator(_grams)]
-Method = Annotated[str, _one_of(("distill", "quantize"), ("prune",))]
+METHODS = ("distill", "prune", "quantize")
+Method = Annotated[str, _one_of(METHODS, ())]
 
 
 class _Part(BaseModel):
@@ -83,15 +94,23 @@ class _Part(BaseModel):
 
 
 class DataSpec(_Part):
-    """Which data, and what to predict. Without a target the last column is taken when that is unambiguous."""
+    """Which data, and what to predict. Without a target the last column is taken when that is unambiguous.
+
+    `input` names the column that holds the text, or the paths of the images in their manifest.
+    """
 
     target: str | None = Field(default=None, min_length=1, max_length=200)
+    input: str | None = Field(default=None, min_length=1, max_length=200)
     uri: str | None = Field(default=None, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$", max_length=1100)
     mode: Literal["replace", "append"] = "replace"
 
 
 class TrainSpec(_Part):
-    """How to train, and when it is good enough."""
+    """How to train, and when it is good enough.
+
+    `source`, `entry_point` and `hyperparameters` are for the task custom: where the user's script lies when it does not
+    come with the data, its file, and what it is called with.
+    """
 
     metric: Annotated[str | None, _one_of((*CLASSIFICATION_METRICS, *REGRESSION_METRICS), ())] = None
     target: float | None = Field(default=None, allow_inf_nan=False)
@@ -99,6 +118,9 @@ class TrainSpec(_Part):
     spot: bool = True
     instance: str = "auto"
     epochs: int | None = Field(default=None, ge=1, le=10_000)
+    source: str | None = Field(default=None, max_length=1100)
+    entry_point: str = Field(default=ENTRY_POINT, max_length=200)
+    hyperparameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
     tune: None = None
 
     @field_validator("instance")
@@ -109,11 +131,42 @@ class TrainSpec(_Part):
             raise ValueError(f"write auto or a catalogued instance type: {', '.join(known)}")
         return value
 
+    @field_validator("source")
+    @classmethod
+    def _a_script_in_s3(cls, value: str | None) -> str | None:
+        if value is not None and not _SCRIPT.match(value):
+            raise ValueError("write the place of a script: s3://bucket/path/train.py, or of a .zip or .tar.gz with it")
+        return value
+
+    @field_validator("entry_point")
+    @classmethod
+    def _a_file_at_the_top(cls, value: str) -> str:
+        if not _ENTRY_POINT.match(value):
+            raise ValueError("write the name of a Python file beside the others, without folders: train.py")
+        return value
+
+    @field_validator("hyperparameters", mode="before")
+    @classmethod
+    def _plain_hyperparameters(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError("write names and values, for example {epochs: 5, lr: 0.01}")
+        for name, each in value.items():
+            if not isinstance(name, str) or not _HYPERPARAMETER.match(name):
+                raise ValueError(f"{name!r} is no name; write letters, digits, - and _, a letter first")
+            if not isinstance(each, bool | int | float | str):
+                raise ValueError(f"the value of {name} is neither a number, nor a text, nor true or false")
+            if not isinstance(each, str) and each and not _LEAST_NUMBER <= abs(each) <= _MOST_NUMBER:
+                raise ValueError(f"the number of {name} does not travel unchanged; write it in quotation marks")
+        chars = len(json.dumps(value, separators=(",", ":")))
+        if chars > HYPERPARAMETERS_MAX_CHARS:
+            raise ValueError(f"{chars} characters as JSON; keep them below {HYPERPARAMETERS_MAX_CHARS}, use a file")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _tuning_comes_later(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("tune") is not None:
-            raise ValueError("tune comes later; remove it")
+            raise spec_text.misplaced(("train", "tune"), "tune comes later; remove it")
         return value
 
 
@@ -121,7 +174,7 @@ class CompressSpec(_Part):
     """How much quality may be given up: absolute for scores, relative for errors such as rmse."""
 
     max_metric_drop: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
-    methods: tuple[Method, ...] = ("distill", "quantize")
+    methods: tuple[Method, ...] = METHODS
 
 
 class ServeSpec(_Part):
@@ -159,7 +212,7 @@ class CarbonSpec(_Part):
 class PipelineSpec(_Part):
     """What the user asks for, with every default filled in."""
 
-    task: Annotated[str | None, _one_of(TASKS, TASKS_LATER)] = None
+    task: Annotated[str | None, _one_of(TASKS, ())] = None
     data: DataSpec = DataSpec()
     train: TrainSpec = TrainSpec()
     compress: CompressSpec = CompressSpec()
@@ -167,12 +220,58 @@ class PipelineSpec(_Part):
     retrain: RetrainSpec = RetrainSpec()
     carbon: CarbonSpec = CarbonSpec()
 
+    @property
+    def asks_for_script(self) -> list[str]:
+        """Return the fields that only a training script of the user's own can heed."""
+        train = self.train
+        return [
+            name
+            for name, given in (
+                ("source", train.source is not None),
+                ("entry_point", train.entry_point != ENTRY_POINT),
+                ("hyperparameters", bool(train.hyperparameters)),
+            )
+            if given
+        ]
+
     @model_validator(mode="after")
-    def _metric_fits_task(self) -> "PipelineSpec":
-        fitting = {TASKS[0]: CLASSIFICATION_METRICS, TASKS[1]: REGRESSION_METRICS}.get(self.task or "")
-        if fitting and self.train.metric and self.train.metric not in fitting:
-            raise ValueError(f"train.metric {self.train.metric} does not fit {self.task}; use {', '.join(fitting)}")
+    def _fields_fit_task(self) -> "PipelineSpec":
+        task, data, train = self.task, self.data, self.train
+        if data.input is not None and data.input == data.target:
+            raise spec_text.misplaced(("data", "input"), "it is data.target too; name two different columns")
+        if task == CUSTOM or train.source is not None:
+            self._leave_to_script()
+        if task is None:
+            return self
+        fitting = () if task == CUSTOM else REGRESSION_METRICS if task == REGRESSION else CLASSIFICATION_METRICS
+        if train.metric and train.metric not in fitting:
+            what = f"{train.metric} does not fit {task}; use {', '.join(fitting)}"
+            raise spec_text.misplaced(("train", "metric"), what)
+        if data.input is not None and task not in (IMAGES, TEXTS):
+            what = f"{task} reads all columns; remove it, or write task: {TEXTS} or {IMAGES}"
+            raise spec_text.misplaced(("data", "input"), what)
+        if task != CUSTOM and self.asks_for_script:
+            what = f"it is for a training script of your own; remove it, or write task: {CUSTOM}"
+            raise spec_text.misplaced(("train", self.asks_for_script[0]), what)
         return self
+
+    def _leave_to_script(self) -> None:
+        """Refuse what a training script of the user's own decides itself."""
+        for part, name, given in (
+            ("train", "metric", self.train.metric),
+            ("train", "target", self.train.target),
+            ("train", "epochs", self.train.epochs),
+            ("data", "target", self.data.target),
+            ("data", "input", self.data.input),
+        ):
+            if given is None:
+                continue
+            what = (
+                "a custom model is judged by the metric that its evaluation.json names; remove it"
+                if name == "metric"
+                else "a custom training script decides that itself; remove it, or pass it in train.hyperparameters"
+            )
+            raise spec_text.misplaced((part, name), what)
 
     def not_acted_on(self) -> list[str]:
         """Return the fields that ask for something else than the default and that this version does nothing about."""

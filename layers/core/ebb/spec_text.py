@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from ebb.errors import InvalidSpecError, Rejection
 
@@ -78,12 +79,17 @@ def load(text: bytes, *, file: str) -> Document:
     return Document(value, root)
 
 
+def misplaced(place: Place, what: str) -> PydanticCustomError:
+    """Return the error for a field that does not fit others, to be raised where all of them are known."""
+    return PydanticCustomError("misplaced", "{what}", {"place": place, "what": what})
+
+
 def invalid(
     error: ValidationError, document: Document, *, known: Callable[[Place], list[str]], file: str
 ) -> InvalidSpecError:
     """Return the error to raise for the first thing that pydantic found wrong."""
     first = error.errors(include_url=False)[0]
-    place: Place = first["loc"]
+    place: Place = first.get("ctx", {}).get("place") or first["loc"]
     field, line = ".".join(str(part) for part in place), document.line_of(place)
     if first["type"] == "extra_forbidden":
         names = known(place[:-1])
