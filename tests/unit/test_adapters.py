@@ -1,6 +1,8 @@
 """Adapters translate AWS's errors by code, and the layer holds the locked versions."""
 
+import io
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,56 @@ def test_errors_of_s3(monkeypatch, error, expected):
     monkeypatch.setattr(storage, "client", lambda service: Refusing(error))
     with pytest.raises(expected, match="s3://bucket/key"):
         storage.head("bucket", "key")
+
+
+class Holding:
+    """S3 with one object, which notes what is asked of it."""
+
+    def __init__(self, body: bytes):
+        self.body, self.asked = body, []
+
+    def get_object(self, *, Range, IfMatch, **place):
+        assert IfMatch == '"e1"', "a stream stays on one version"
+        self.asked.append(Range)
+        first, last = map(int, Range.removeprefix("bytes=").split("-"))
+        return {"Body": io.BytesIO(self.body[first : last + 1])}
+
+
+@pytest.fixture
+def archived(monkeypatch):
+    """Three blocks and a little: a zip of one large member, as S3 holds it."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("large.bin", bytes(3 * storage.BLOCK_BYTES))
+        archive.writestr("small.txt", "found")
+    holding = Holding(packed.getvalue())
+    monkeypatch.setattr(storage, "client", lambda service: holding)
+    stream = storage.open_stream("bucket", "key.zip", etag="e1", size_bytes=len(holding.body))
+    return holding, stream
+
+
+def test_a_zips_directory_is_read_without_the_zip(archived):
+    holding, stream = archived
+    with zipfile.ZipFile(stream) as archive:
+        assert archive.namelist() == ["large.bin", "small.txt"]
+        assert archive.read("small.txt") == b"found"
+    assert len(holding.asked) == 1, "all of it lies in the last block"
+
+
+def test_a_stream_gives_every_byte_once_and_in_order(archived):
+    holding, stream = archived
+    assert stream.read() == holding.body
+    assert len(holding.asked) == 4
+    assert stream.read(1) == b""
+    with pytest.raises(OSError, match="before the beginning"):
+        stream.seek(-1)
+
+
+def test_a_stream_whose_object_is_written_again_says_so(monkeypatch):
+    monkeypatch.setattr(storage, "client", lambda service: Refusing(answered("PreconditionFailed")))
+    stream = storage.open_stream("bucket", "key", etag="old", size_bytes=9)
+    with pytest.raises(ObjectChangedError):
+        stream.read()
 
 
 @pytest.mark.parametrize(

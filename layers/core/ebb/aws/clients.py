@@ -6,7 +6,13 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-_CONFIG = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=60)
+THREADS = 32  # that may call at once: S3 answers a small request in tens of milliseconds, whatever this machine does
+_CONFIG = Config(
+    retries={"mode": "standard", "max_attempts": 4},
+    connect_timeout=5,
+    read_timeout=60,
+    max_pool_connections=THREADS,
+)
 
 
 @cache

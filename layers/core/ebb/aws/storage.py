@@ -1,10 +1,13 @@
 """Read and write objects in S3. Reads name the version they expect, so that a change in between is seen."""
 
 import hashlib
+import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from functools import lru_cache
+from typing import Any, BinaryIO, NoReturn
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -12,6 +15,8 @@ from ebb.aws.clients import client
 from ebb.errors import ObjectChangedError, ObjectDeniedError, ObjectMissingError, StorageUnavailableError
 
 HASH_CHUNK_BYTES = 8 * 1024 * 1024
+BLOCK_BYTES = 1024 * 1024  # of a ranged read: an archive's directory is rarely longer
+BLOCKS_HELD = 4
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _CHANGED = {"412", "PreconditionFailed"}
 _DENIED = {"403", "AccessDenied"}
@@ -54,13 +59,7 @@ def read(bucket: str, key: str, *, etag: str | None = None, first_bytes: int | N
 
     Raises: as `head`.
     """
-    span = {"Range": f"bytes=0-{first_bytes - 1}"} if first_bytes else {}
-    try:
-        return bytes(client("s3").get_object(Bucket=bucket, Key=key, **_if_match(etag), **span)["Body"].read())
-    except (ClientError, BotoCoreError) as error:
-        if isinstance(error, ClientError) and error.response["Error"]["Code"] == "InvalidRange":
-            return b""  # an empty object has no first bytes
-        _translate(error, bucket, key)
+    return _get(bucket, key, etag, f"bytes=0-{first_bytes - 1}" if first_bytes else None)
 
 
 def sha256(bucket: str, key: str, *, etag: str) -> str:
@@ -76,6 +75,54 @@ def sha256(bucket: str, key: str, *, etag: str) -> str:
     except (ClientError, BotoCoreError) as error:
         _translate(error, bucket, key)
     return digest.hexdigest()
+
+
+def open_stream(bucket: str, key: str, *, etag: str, size_bytes: int) -> BinaryIO:
+    """Return one version of an object as a file that can be sought in; only the blocks that are read are fetched.
+
+    Raises, when it is read: as `head`.
+    """
+    return io.BufferedReader(_Ranges(bucket, key, etag, size_bytes), buffer_size=64 * 1024)
+
+
+class _Ranges(io.RawIOBase):
+    """An object read block by block; the last few blocks are kept, because a directory is read back and forth."""
+
+    def __init__(self, bucket: str, key: str, etag: str, size_bytes: int):
+        super().__init__()
+        self._bucket, self._key, self._etag, self._size_bytes = bucket, key, etag, size_bytes
+        self._position = 0
+        self._block = lru_cache(maxsize=BLOCKS_HELD)(self._fetch)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size_bytes}[whence]
+        if origin + offset < 0:
+            raise OSError("a position before the beginning")  # as files do; zipfile relies on it
+        self._position = origin + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        if self._position >= self._size_bytes:
+            return 0
+        number, start = divmod(self._position, BLOCK_BYTES)
+        found = self._block(number)[start : start + len(buffer)]
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
+
+    def _fetch(self, number: int) -> bytes:
+        first = number * BLOCK_BYTES
+        last = min(first + BLOCK_BYTES, self._size_bytes) - 1
+        return _get(self._bucket, self._key, self._etag, f"bytes={first}-{last}")
 
 
 def keys(bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
@@ -117,6 +164,16 @@ def write(bucket: str, key: str, body: bytes, *, content_type: str) -> None:
     try:
         client("s3").put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
     except (ClientError, BotoCoreError) as error:
+        _translate(error, bucket, key)
+
+
+def _get(bucket: str, key: str, etag: str | None, span: str | None) -> bytes:
+    ranged = {"Range": span} if span else {}
+    try:
+        return bytes(client("s3").get_object(Bucket=bucket, Key=key, **_if_match(etag), **ranged)["Body"].read())
+    except (ClientError, BotoCoreError) as error:
+        if isinstance(error, ClientError) and error.response["Error"]["Code"] == "InvalidRange":
+            return b""  # an empty object has no first bytes
         _translate(error, bucket, key)
 
 
