@@ -9,13 +9,29 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from ebb_jobs import spelling
+from ebb_jobs.rejection import RejectedError, Rejection
 
 CLASSIFICATION = "tabular-classification"
 REGRESSION = "tabular-regression"
+IMAGES = "image-classification"
+TEXTS = "text-classification"
+CUSTOM = "custom"
+TABULAR = frozenset({CLASSIFICATION, REGRESSION})
+TABLES = frozenset({"csv", "jsonl", "parquet"})
 SUPPORTED = "csv, parquet or jsonl (csv and jsonl also as .gz)"
+SUPPORTED_DROPS = (
+    "tables (csv, parquet or jsonl; csv and jsonl also as .gz), PNG or JPEG pictures, "
+    "one of these packed as .zip or .tar.gz, or a folder with train.py"
+)
+ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+ENTRY_POINT = "train.py"
+NO_DATA = frozenset({"__macosx", "thumbs.db", "desktop.ini", "_success"})
+LEAFLETS = frozenset({"readme", "license", "licence", "copying", "notice", "changelog", "authors"})
 TARGET_NAMES = (
     "target",
     "label",
@@ -29,6 +45,16 @@ TARGET_NAMES = (
     "default",
     "survived",
 )
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MAX_INTEGER_CLASSES = 20
 
@@ -56,6 +82,157 @@ def file_format(name: str) -> Format | None:
         if stem.endswith(suffix):
             return None if found == "parquet" and compression else Format(found, compression)
     return None
+
+
+def is_archive(name: str) -> bool:
+    """Tell whether a file's name announces an archive."""
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def is_image(name: str) -> bool:
+    """Tell whether a file's name announces a picture that can be read."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def image_suffix(head: bytes) -> str | None:
+    """Return .png or .jpg as the first bytes of a file say, None when it is neither: names are often wrong."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return ".png"
+    return ".jpg" if head.startswith(b"\xff\xd8\xff") else None
+
+
+def is_no_data(name: str) -> bool:
+    """Tell whether a file only lies about: hidden, left by an operating system, a marker, or a leaflet like README."""
+    parts = name.lower().split("/")
+    hidden = any(part.startswith(".") or part in NO_DATA for part in parts)
+    return hidden or (parts[-1].split(".")[0] in LEAFLETS and not file_format(name) and not is_image(name))
+
+
+def common_folder(names: Iterable[str]) -> str:
+    """Return the folders that all of the names begin with, with a slash at the end; empty when there is none."""
+    parents = {PurePosixPath(name).parent.parts for name in names if not is_no_data(name)}
+    shared: list[str] = []
+    for level in zip(*parents, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    return "".join(f"{part}/" for part in shared)
+
+
+class Labelled(NamedTuple):
+    """What the folders of a picture say: its class, and its split where the user made the splits."""
+
+    label: str | None
+    split: str | None
+
+
+def by_folders(names: Sequence[str]) -> list[Labelled]:
+    """Return class and split of each picture as its folders say them.
+
+    Folders that all pictures share say nothing. Below them the first one is the class, unless it and all of its
+    neighbours are called train, validation or test: then it is the split, and the class follows.
+    """
+    start = len(common_folder(names))
+    rests = [name[start:].split("/")[:-1] for name in names]
+    if start and not any(rests):  # a single folder: the class that all of them have
+        label = names[0].split("/")[-2]
+        return [Labelled(label, None)] * len(names)
+    firsts = {rest[0].lower() for rest in rests if rest}
+    if firsts and firsts <= SPLIT_NAMES.keys() and any(len(rest) > 1 for rest in rests):
+        return [
+            Labelled(rest[1] if len(rest) > 1 else None, SPLIT_NAMES[rest[0].lower()] if rest else None)
+            for rest in rests
+        ]
+    return [Labelled(rest[0] if rest else None, None) for rest in rests]
+
+
+def drop_format(names: Sequence[str], *, entry_point: str = ENTRY_POINT) -> str:
+    """Return what a drop's files are together: csv, jsonl, parquet, archive, images or script.
+
+    `names` are relative to the drop: a script is known by its entry point at the top, pictures may come with one csv
+    or jsonl that names them. Several archives count as one.
+    Raises: RejectedError when the files do not belong together, or no stage can read one of them.
+    """
+    if entry_point in names:
+        return "script"
+    told = [name for name in names if not is_no_data(name)]
+    if not told:
+        raise RejectedError(
+            Rejection("no-data", "the drop holds no data file", remedy=f"Drop {SUPPORTED_DROPS}."),
+        )
+    kinds = {name: _kind(name) for name in told}
+    found = set(kinds.values())
+    if None in found:
+        name = next(name for name, kind in kinds.items() if kind is None)
+        raise RejectedError(
+            Rejection(
+                "unsupported-format",
+                f"{name}: not a supported file type",
+                file=name,
+                remedy=f"Drop {SUPPORTED_DROPS}.",
+            )
+        )
+    manifests = [name for name, kind in kinds.items() if kind in ("csv", "jsonl")]
+    if len(found) == 1 or (found <= {"images", "csv", "jsonl"} and "images" in found and len(manifests) == 1):
+        return "images" if "images" in found else str(found.pop())
+    if "images" in found and found <= {"images", "csv", "jsonl"}:
+        raise RejectedError(
+            Rejection(
+                "mixed-formats",
+                f"the drop holds pictures and {len(manifests)} tables: one of them at most may name the pictures",
+                file=manifests[1],
+                remedy="Join the tables that name the pictures into one.",
+            )
+        )
+    raise RejectedError(
+        Rejection(
+            "mixed-formats",
+            f"the drop mixes {' and '.join(sorted(map(str, found)))} files",
+            remedy="Drop files of one format together.",
+        )
+    )
+
+
+def drop_task(form: str, asked: str | None, *, source: bool = False) -> str | None:
+    """Return the task that a drop's format settles, None when only the columns of its tables can tell.
+
+    `source` says whether the spec names the training script apart from the data.
+    Raises: RejectedError when the spec asks for a task that files of this format cannot be used for.
+    """
+    if source or form == "script" or asked == CUSTOM:
+        if asked not in (None, CUSTOM):
+            raise RejectedError(_misfit("the drop brings its own training script", str(asked), f"task: {CUSTOM}"))
+        if not source and form not in ("script", "archive"):
+            raise RejectedError(
+                Rejection(
+                    "no-entry-point",
+                    f"task: {CUSTOM} needs a training script, and the drop holds no {ENTRY_POINT} at its top",
+                    remedy=f"Put {ENTRY_POINT} beside the data, or name the script with train.source.",
+                )
+            )
+        return CUSTOM
+    if form == "images":
+        if asked not in (None, IMAGES):
+            raise RejectedError(_misfit("the drop holds pictures", str(asked), f"task: {IMAGES}"))
+        return IMAGES
+    if form in TABLES and asked == IMAGES:
+        raise RejectedError(_misfit("the drop holds tables and no picture", asked, "another task"))
+    return asked
+
+
+def _kind(name: str) -> str | None:
+    if is_archive(name):
+        return "archive"
+    if is_image(name):
+        return "images"
+    found = file_format(name)
+    return found.name if found else None
+
+
+def _misfit(what: str, asked: str, instead: str) -> Rejection:
+    return Rejection(
+        "task-mismatch", f"{what}, and the spec asks for {asked}", remedy=f"Write {instead}, or leave the task out."
+    )
 
 
 def delimiter(sample: str) -> Inferred:

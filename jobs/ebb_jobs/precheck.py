@@ -12,10 +12,10 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from typing import IO, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import IO, BinaryIO, NamedTuple
 
-from ebb_jobs import infer, refusals, spelling
+from ebb_jobs import archives, infer, refusals, spelling
 from ebb_jobs.rejection import RejectedError, Rejection
 
 csv.field_size_limit(2**24)
@@ -63,7 +63,7 @@ def check(
             "unsupported-format", f"{name}: not a supported file type", file=name, remedy=f"Drop {infer.SUPPORTED}."
         )
     if size_bytes == 0:
-        return Rejection("empty-file", f"{name} is empty", file=name, remedy="Upload the file again, with its rows.")
+        return refusals.empty_file(name)
     if found.name == "parquet":
         return _check_parquet(name, head, complete)
     try:
@@ -78,6 +78,96 @@ def check(
     except RejectedError as rejected:
         return rejected.rejection
     return None
+
+
+def check_archive(
+    name: str,
+    size_bytes: int,
+    stream: BinaryIO,
+    *,
+    task: str | None = None,
+    target: str | None = None,
+    source: bool = False,
+    entry_point: str = infer.ENTRY_POINT,
+) -> Rejection | None:
+    """Return why the archive `name` cannot be used, as far as its directory shows it; None when nothing is wrong.
+
+    `stream` is seekable and may hold only the first bytes of the `size_bytes`: of a .zip that shows nothing, of a
+    .tar.gz its first files. `source` says whether the spec names the training script apart from the data.
+    """
+    if size_bytes == 0:
+        return refusals.empty_file(name)
+    try:
+        listed = archives.listing(name, size_bytes, stream)
+    except RejectedError as rejected:
+        return rejected.rejection
+    if not listed.complete:
+        return None
+    return check_listing(listed.members, task=task, target=target, source=source, entry_point=entry_point, archive=name)
+
+
+def check_listing(
+    files: Sequence[tuple[str, int]],
+    *,
+    task: str | None = None,
+    target: str | None = None,
+    source: bool = False,
+    entry_point: str = infer.ENTRY_POINT,
+    archive: str | None = None,
+    alone: bool = True,
+) -> Rejection | None:
+    """Return why files cannot be used together, by their names and sizes alone; None when nothing is wrong.
+
+    `files` holds names relative to the drop, or to the top of `archive` when they are packed in it, with their sizes
+    in bytes. `alone` says whether the run reads nothing else: else other drops may bring the pictures that lack here.
+    """
+    told = [(name, size) for name, size in files if not infer.is_no_data(name)]
+    place = f"{archive}/" if archive else ""
+    try:
+        form = content_format([name for name, _ in files], entry_point=entry_point, archive=archive, script=source)
+        settled = infer.drop_task(form, task, source=source)
+        if form == "archive" or settled == infer.CUSTOM:
+            return None
+        for name, size in told:
+            if size == 0:
+                return refusals.empty_file(place + name)
+        if form == "images":
+            pictures = [name for name, _ in told if infer.is_image(name)]
+            if len(pictures) == len(told):  # a table among them would say what each shows
+                return _check_folders(pictures, place, alone=alone)
+    except RejectedError as rejected:
+        return rejected.rejection
+    return None
+
+
+def content_format(
+    names: Sequence[str], *, entry_point: str = infer.ENTRY_POINT, archive: str | None = None, script: bool = False
+) -> str:
+    """Return `infer.drop_format` of the files of a drop or, with `archive`, of what it holds.
+
+    With `script` the drop is the data of a script that lies elsewhere: then any files will do.
+    Raises: RejectedError, also for an archive in an archive.
+    """
+    if script:
+        return "archive" if archive is None and names and all(map(infer.is_archive, names)) else "script"
+    if archive is None:
+        return infer.drop_format(names, entry_point=entry_point)
+    shared = infer.common_folder(names)
+    inner = [name.removeprefix(shared) for name in names]
+    if entry_point not in inner:
+        for name in names:
+            if infer.is_archive(name) and not infer.is_no_data(name):
+                raise RejectedError(refusals.nested_archive(archive, name))
+    return infer.drop_format(inner, entry_point=entry_point)
+
+
+def _check_folders(pictures: Sequence[str], place: str, *, alone: bool) -> Rejection | None:
+    found = infer.by_folders(pictures)
+    for name, (label, split) in zip(pictures, found, strict=True):
+        if label is None:
+            unclear = split is None and any(other.split for other in found)
+            return (refusals.mixed_splits if unclear else refusals.no_class_folder)(place + name)
+    return refusals.few_pictures(Counter(str(each.label) for each in found)) if alone else None
 
 
 def scan(

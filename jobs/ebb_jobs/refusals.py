@@ -116,6 +116,83 @@ def rare_classes(target: Target, rows_per_class: list[int]) -> Rejection | None:
     )
 
 
+def no_picture(name: str) -> Rejection:
+    """Return the rejection for a file that is called like a picture and is none."""
+    return Rejection(
+        "not-an-image",
+        f"{name} is neither PNG nor JPEG, whatever its name says",
+        file=name,
+        remedy="Save the picture as PNG or JPEG, or remove the file.",
+    )
+
+
+def empty_file(name: str) -> Rejection:
+    """Return the rejection for a file without a byte."""
+    return Rejection("empty-file", f"{name} is empty", file=name, remedy="Upload the file again, with its content.")
+
+
+def no_class_folder(name: str) -> Rejection:
+    """Return the rejection for a picture of which nothing says what it shows."""
+    return Rejection(
+        "no-class",
+        f"{name} lies in no class's folder, and no table names the pictures",
+        file=name,
+        remedy="Put each picture into a folder named after its class, or add a csv with columns path and label.",
+    )
+
+
+def mixed_splits(name: str) -> Rejection:
+    """Return the rejection for a picture outside the split folders that others lie in."""
+    return Rejection(
+        "split-unclear",
+        f"{name} lies outside the folders train, validation and test that other pictures lie in",
+        file=name,
+        remedy="Put every picture below train, validation or test, or none.",
+    )
+
+
+def few_pictures(pictures_per_class: Counter[str]) -> Rejection | None:
+    """Return why so many pictures of each class are too few or of too many classes; None when they are enough."""
+    pictures, classes = pictures_per_class.total(), len(pictures_per_class)
+    if classes < 2:
+        return Rejection(
+            "one-class",
+            "all pictures are of the same class",
+            remedy="Add pictures of another class, in a folder of its own or with its own label.",
+        )
+    if pictures < MIN_ROWS:
+        return Rejection(
+            "too-few-images",
+            f"{pictures} different pictures: training, validation and test need at least {MIN_ROWS}",
+            remedy="Drop more pictures.",
+        )
+    if too_many(classes, pictures):
+        return Rejection(
+            "too-many-classes",
+            f"{classes} classes for {pictures} pictures",
+            remedy="Put pictures of one class into one folder; at most 1,000 classes are learned.",
+        )
+    small = sum(count < MIN_ROWS_PER_CLASS for count in pictures_per_class.values())
+    if not small:
+        return None
+    return Rejection(
+        "too-few-images",
+        f"{small} of {classes} classes have fewer than {MIN_ROWS_PER_CLASS} different pictures "
+        f"(the smallest has {min(pictures_per_class.values())})",
+        remedy="Add pictures of the rare classes, or merge or remove them.",
+    )
+
+
+def nested_archive(name: str, inner: str) -> Rejection:
+    """Return the rejection for an archive in an archive."""
+    return Rejection(
+        "nested-archive",
+        f"{name} holds another archive, {inner}",
+        file=name,
+        remedy="Unpack the inner archive and pack its files themselves.",
+    )
+
+
 def ragged_row(name: str, line: int | None, cells: int, columns: int) -> Rejection:
     """Return the rejection for a row that has more or fewer cells than the header."""
     return Rejection(
