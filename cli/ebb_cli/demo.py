@@ -1,4 +1,4 @@
-"""`ebb demo`, run by `make demo`: the whole loop on a real table, from an empty machine to a model that answers."""
+"""`ebb demo`, run by `make demo`: the whole loop on real data, from an empty machine to a model that answers."""
 
 from __future__ import annotations
 
@@ -14,33 +14,39 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ebb_cli import cloud, demo_data, drop, output, progress, serving, show
+from ebb_cli import cloud, demo_data, drop, output, payload, pictures, progress, serving, show
+from ebb_cli.demo_data import DemoData
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import EXIT_OF_STATUS, CommandError
 from ebb_cli.target import Target, home
 
 ROWS_PER_CALL = 500
 SHOWN = 5
+DIGIT_COLUMNS, DIGIT_GAP = 20, 3
+DIGIT_MARGIN = 1 / 7
+"""A digit is drawn within the middle 20 of its 28 pixels."""
 
 
 def demo(
-    table: Annotated[str, typer.Option("--table", help="A table that ships inside a package.")] = demo_data.DEFAULT,
+    data: Annotated[
+        str, typer.Option("--data", help=f"Data that ships inside a package: {', '.join(demo_data.NAMES)}.")
+    ] = demo_data.DEFAULT,
 ) -> None:
-    """Show everything: deploy, drop a real table, train, shrink, serve, ask the model, count what it took."""
+    """Show everything: deploy, drop real data, train, shrink, serve, ask the model, count what it took."""
     seconds: dict[str, float] = {}
     began = time.monotonic()
     with _step("1  The embedded cloud, and the stack deployed to it", "cloud and stack", seconds):
         target, _ = cloud.bring_up()
-    with _step("2  A real table", "data", seconds):
-        data = _fetch(table)
-        _say(f"{data.description}\nfrom {data.source}, {data.licence}")
-    project = f"demo-{table}"[:20].rstrip("-")
-    with _step(f"3  ebb drop {Path(data.train_csv).name} --project {project} --wait", "run", seconds):
-        ledger, begun = drop.begin(target, Path(data.train_csv), project)
+    with _step("2  Real data", "data", seconds):
+        found = _fetch(data)
+        _say(f"{found.description}\nfrom {found.source}, {found.licence}")
+    project = f"demo-{data}"[:20].rstrip("-")
+    with _step(f"3  ebb drop {found.drop.name} --project {project} --wait", "run", seconds):
+        ledger, begun = drop.begin(target, found.drop, project)
         run = progress.follow(target, ledger, begun["run_id"])
         run = _served(ledger, run)
-    with _step(f"4  ebb invoke {project}: rows that no stage has seen", "answers", seconds):
-        _ask(target, project, Path(data.holdout_csv), data.holdout_labels, run)
+    with _step(f"4  ebb invoke {project}: what no stage has seen", "answers", seconds):
+        (_ask_pictures if found.held_out.is_dir() else _ask_rows)(target, project, found)
     output.out().rule("[bold]5  What came out", align="left")
     show.print_run(run)
     record = _keep_record(target, run)
@@ -48,18 +54,20 @@ def demo(
     spent = [(name, output.duration(value)) for name, value in seconds.items()]
     output.table("\nSeconds", ("step", "took"), spent, right=("took",))
     _say(f"\nthe run's record: {record}")
-    ebb = output.command()
+    ebb, example = output.command(), found.held_out
+    if example.is_dir():
+        example = min(example.iterdir())
     _say(
-        f"\nTry next:\n  {ebb} why {run['run_id']}\n  {ebb} show latest\n  {ebb} invoke {project} {data.holdout_csv}\n"
-        f"  {ebb} drop YOUR_TABLE.csv --project mine --wait\n  {ebb} down"
+        f"\nTry next:\n  {ebb} why {run['run_id']}\n  {ebb} show latest\n  {ebb} invoke {project} {example}\n"
+        f"  {ebb} drop YOUR_DATA --project mine --wait\n  {ebb} down"
     )
 
 
-def _fetch(table: str) -> demo_data.DemoData:
+def _fetch(name: str) -> DemoData:
     try:
-        return demo_data.fetch(table, home() / "demo")
+        return demo_data.fetch(name, home() / "demo")
     except demo_data.DemoDataError as problem:
-        remedy = "Is the Python package index reachable? ebb drop takes any table of your own."
+        remedy = "Is the Python package index reachable? ebb drop takes any data of your own."
         raise CommandError(str(problem), remedy) from None
 
 
@@ -86,9 +94,9 @@ def _served(ledger: Ledger, run: dict[str, Any]) -> dict[str, Any]:
     return run
 
 
-def _ask(target: Target, project: str, rows_csv: Path, truth: Sequence[Any], run: dict[str, Any]) -> None:
+def _ask_rows(target: Target, project: str, data: DemoData) -> None:
     """Send the held-out rows, show a few answers beside the truth, and judge all of them."""
-    with rows_csv.open(newline="") as file:
+    with data.held_out.open(newline="") as file:
         header, *rows = file.read().splitlines()
     predictions: list[dict[str, Any]] = []
     for start in range(0, len(rows), ROWS_PER_CALL):
@@ -97,10 +105,44 @@ def _ask(target: Target, project: str, rows_csv: Path, truth: Sequence[Any], run
     cells = [row for row, _ in zip(csv.reader(rows), range(SHOWN), strict=False)]
     shown = [
         (", ".join(row[:4]) + (", ..." if len(row) > 4 else ""), told(prediction), real)
-        for row, prediction, real in zip(cells, predictions, truth, strict=False)
+        for row, prediction, real in zip(cells, predictions, data.answers, strict=False)
     ]
     output.table("", (f"held-out row ({', '.join(header.split(',')[:4])}, ...)", "prediction", "truth"), shown)
-    _say(f"{len(predictions)} held-out rows: {score(predictions, truth)}")
+    _say(f"{len(predictions)} held-out rows: {score(predictions, data.answers)}")
+
+
+def _ask_pictures(target: Target, project: str, data: DemoData) -> None:
+    """Send the held-out pictures one by one, draw a few above their answers, and judge all of them."""
+    files = sorted(data.held_out.iterdir())
+    predictions = []
+    for file in files:
+        request = payload.of_file(file)
+        predictions += serving.call(target, project, request.body, request.content_type)["predictions"]
+    room = max(1, (output.out().width + DIGIT_GAP) // (DIGIT_COLUMNS + DIGIT_GAP))
+    chosen = worth_showing(predictions, data.answers, min(SHOWN, room))
+    drawn = [pictures.lines(files[i].read_bytes(), width=DIGIT_COLUMNS, margin=DIGIT_MARGIN) for i in chosen]
+    captions = [
+        told(predictions[i]) + ("" if is_right(predictions[i], data.answers[i]) else f", is {data.answers[i]}")
+        for i in chosen
+    ]
+    _say("\n" + pictures.side_by_side(drawn, captions, gap=" " * DIGIT_GAP) + "\n")
+    _say(f"{len(predictions)} held-out pictures: {score(predictions, data.answers)}")
+
+
+def worth_showing(predictions: Sequence[dict[str, Any]], truth: Sequence[str], count: int) -> list[int]:
+    """Return which examples to show, in their order: spread over all, and one wrong answer if there is any."""
+    spread = [(2 * i + 1) * len(truth) // (2 * count) for i in range(count)]
+    pairs = enumerate(zip(predictions, truth, strict=True))
+    wrong = [i for i, (prediction, real) in pairs if not is_right(prediction, real)]
+    if wrong and not set(wrong) & set(spread):
+        nearest = min(range(count), key=lambda position: abs(spread[position] - wrong[0]))
+        spread[nearest] = wrong[0]
+    return spread
+
+
+def is_right(prediction: dict[str, Any], real: Any) -> bool:
+    """Return whether a predicted label is the true one, however the two are typed."""
+    return str(prediction["label"]) == str(real)
 
 
 def told(prediction: dict[str, Any]) -> str:
@@ -118,7 +160,7 @@ def score(predictions: Sequence[dict[str, Any]], truth: Sequence[Any]) -> str:
     """
     pairs = list(zip(predictions, truth, strict=True))
     if "label" in predictions[0]:
-        right = sum(str(prediction["label"]) == str(real) for prediction, real in pairs)
+        right = sum(is_right(prediction, real) for prediction, real in pairs)
         return f"{right / len(pairs):.2%} are right"
     error = math.sqrt(sum((float(prediction["value"]) - float(real)) ** 2 for prediction, real in pairs) / len(pairs))
     return f"root mean square error {output.number(error, 4)}"

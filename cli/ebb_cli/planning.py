@@ -26,9 +26,10 @@ from ebb_cli import output
 from ebb_cli.drop import SpecFile
 from ebb_cli.problems import REJECTED, USAGE, CommandError
 from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Stack, Target, find
-from ebb_cli.upload import read_spec, tables
-from ebb_jobs import infer, precheck
+from ebb_cli.upload import Contents, contents, read_spec
+from ebb_jobs import archives, infer, precheck
 from ebb_jobs.infer import Inferred
+from ebb_jobs.rejection import RejectedError
 
 DEFAULT_REGION = "us-east-1"
 HEAD_BYTES = 1024 * 1024
@@ -64,7 +65,7 @@ class PlannedStage:
 
 
 def plan(
-    path: Annotated[Path, typer.Argument(help="What would be dropped: a table, a folder of tables, a pipeline.yaml.")],
+    path: Annotated[Path, typer.Argument(help="What would be dropped: a file, a folder, or a pipeline.yaml.")],
     spec: SpecFile = None,
     profile: Profile = None,
     endpoint_url: EndpointUrl = None,
@@ -88,8 +89,9 @@ def plan(
         seen = look_at_names(found, asked, known=known)
     else:
         asked = read_spec(spec) if spec else PipelineSpec()
-        seen = look(path, asked)
-        found = local_sources(path)
+        held = _contents(path, asked)
+        seen = look(held, asked)
+        found = local_sources(held)
     stages = planned_stages(asked, seen, region)
     built = build(found, asked, seen, region, stack)
     total = footprint.sum_of(stage.expected for stage in stages).as_dict()
@@ -120,32 +122,60 @@ def plan(
             output.out().print(f"{decision['what']}: {decision['chosen']}, {decision['reason']}", markup=False)
 
 
-def look(path: Path, asked: PipelineSpec) -> Look:
+def _contents(path: Path, asked: PipelineSpec) -> Contents:
+    if not path.exists():
+        raise CommandError(f"{path} does not exist.", status=USAGE)
+    return contents(path, asked)
+
+
+def look(held: Contents, asked: PipelineSpec) -> Look:
     """Return what the drop is, judged as the pipeline judges it before any job.
 
     Raises: DropRejectedError when it would be rejected.
     """
-    if not path.exists():
-        raise CommandError(f"{path} does not exist.", status=USAGE)
-    files = tables(path)
-    if not files:
-        raise CommandError(f"{path} holds no table.", f"Put files in it: {infer.SUPPORTED}.", status=REJECTED)
-    alone = len(files) == 1 and asked.data.mode == "replace"
-    for item in files:
+    try:
+        if held.form in infer.TABLES:
+            return _look_at_tables(held, asked)
+        return _look_at_names(held, asked)
+    except RejectedError as refused:
+        raise DropRejectedError(Rejection.of(refused.rejection)) from None
+
+
+def _look_at_tables(held: Contents, asked: PipelineSpec) -> Look:
+    alone = len(held.files) == 1 and asked.data.mode == "replace"
+    for item in held.files.values():
         with item.open("rb") as file:
             head = file.read(HEAD_BYTES)
         size = item.stat().st_size
-        found = precheck.check(
+        refused = precheck.check(
             item.name, size, head, complete=size <= HEAD_BYTES, target=asked.data.target, task=asked.task, alone=alone
         )
-        if found:
-            raise DropRejectedError(Rejection.of(found))
-    form = infer.file_format(files[0].name)
+        if refused:
+            raise DropRejectedError(Rejection.of(refused))
+    first = next(iter(held.files.values()))
+    form = infer.file_format(first.name)
     if form is None:  # `check` refuses it
-        raise AssertionError(files[0])
-    target, task = _target_and_task(files[0], form, asked)
-    size_bytes = sum(item.stat().st_size for item in files)
-    return Look(len(files), size_bytes, form.name, form.compression is not None, target, task)
+        raise AssertionError(first)
+    target, task = _target_and_task(first, form, asked)
+    return Look(len(held.files), held.size_bytes, form.name, form.compression is not None, target, task)
+
+
+def _look_at_names(held: Contents, asked: PipelineSpec) -> Look:
+    """Look at pictures, a script, or what an archive lists: names and sizes tell what they are together."""
+    compressed = held.form == "archive"
+    names_inside = list(held.files)
+    wanted: dict[str, Any] = {"task": asked.task, "target": asked.data.target}
+    refused = None
+    if held.form == "images":
+        sizes = [(name, file.stat().st_size) for name, file in held.files.items()]
+        refused = precheck.check_listing(sizes, **wanted)
+    elif compressed:
+        for name, file in held.files.items():
+            with file.open("rb") as stream:
+                refused = refused or precheck.check_archive(name, file.stat().st_size, stream, **wanted)
+    if refused:
+        raise DropRejectedError(Rejection.of(refused))
+    raise NotImplementedError(names_inside, archives)
 
 
 def _target_and_task(path: Path, form: infer.Format, asked: PipelineSpec) -> tuple[Inferred | None, Inferred | None]:
@@ -184,17 +214,17 @@ def require_region(name: str) -> str:
     raise CommandError(f"{name!r} is no Region with SageMaker.", told, status=USAGE)
 
 
-def local_sources(path: Path) -> list[Source]:
+def local_sources(held: Contents) -> list[Source]:
     """Return the files of a drop as the pipeline would name them."""
     return [
         Source(
             bucket="LANDING",
-            key=f"plan/data/{item.name}",
+            key=f"plan/data/{name}",
             size_bytes=item.stat().st_size,
             etag="",
             sha256=_sha256(item),
         )
-        for item in tables(path)
+        for name, item in held.files.items()
     ]
 
 
@@ -239,8 +269,12 @@ def build(found: list[Source], asked: PipelineSpec, seen: Look, region: str, sta
         project="plan",
         spec=asked,
         sources=found,
+        source_count=seen.files,
+        size_bytes=seen.size_bytes,
         manifest_uri=f"s3://ARTIFACTS/{names.manifest_key(run_id)}",
+        sources_uri=f"s3://ARTIFACTS/{names.sources_key(run_id)}",
         form=seen.form,
+        compressed=seen.compressed,
         generation=1,
         finished={},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +12,11 @@ from botocore.exceptions import ClientError
 from rich.markup import escape
 
 from ebb import names
-from ebb_cli import output, owned
-from ebb_cli.problems import USAGE, CommandError
+from ebb_cli import output, owned, payload
+from ebb_cli.problems import CommandError
 from ebb_cli.target import Json, Target
 from ebb_cli.upload import require_project
 
-CONTENT_TYPES = {".csv": "text/csv", ".json": "application/json", ".jsonl": "application/jsonlines"}
 # Serverless endpoints take 4 MB and answer within 60 s.
 # https://docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html
 PAYLOAD_LIMIT_BYTES = 4 * 1024 * 1024
@@ -102,24 +101,55 @@ def endpoints(target: Target, as_json: Json = False) -> None:
 def invoke(
     target: Target,
     project: Annotated[str, typer.Argument(help="Project whose model answers.")],
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="Rows as .csv, .json or .jsonl; - is stdin.")],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE|FOLDER|-]...",
+            help="Rows (.csv, .json, .jsonl), texts (.txt, one a line), pictures or a folder of them, an array (.npy), "
+            "or - for stdin.",
+        ),
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="A text to classify; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a project's model: raw rows in, labels with probabilities or values out."""
+    """Ask a project's model: rows, pictures or texts in, labels with probabilities or values out."""
     require_project(project)
-    body, content_type = _payload(file)
-    answer = call(target, project, body, content_type)
+    stdin = [payload.of_stdin()] if "-" in (files or ()) else []
+    paths = [Path(file) for file in files or () if file != "-"]
+    requests = stdin + (payload.of(paths, text or ()) if paths or text or not stdin else [])
+    if len(requests) == 1:
+        answer = call(target, project, requests[0].body, requests[0].content_type)
+    else:
+        answer = {"predictions": list(_answered(target, project, requests))}
     if as_json:
         output.emit_json(answer)
         return
+    _print_predictions(answer["predictions"])
+
+
+def _answered(target: Target, project: str, requests: list[payload.Request]) -> Iterator[dict[str, Any]]:
+    """Yield the predictions of several requests, each with the file that it belongs to."""
+    for request in requests:
+        try:
+            answer = call(target, project, request.body, request.content_type)
+        except CommandError as problem:
+            problem.message = f"{request.name}: {problem.message}"
+            raise
+        for prediction in answer["predictions"]:
+            yield {"file": request.name, **prediction}
+
+
+def _print_predictions(predictions: list[dict[str, Any]]) -> None:
     rows = []
-    for number, prediction in enumerate(answer["predictions"], 1):
+    for number, prediction in enumerate(predictions, 1):
         if "label" in prediction:
             ranked = sorted((prediction.get("probabilities") or {}).items(), key=lambda pair: -pair[1])
             told = ", ".join(f"{label} {value:.3f}" for label, value in ranked[:3])
-            rows.append((number, prediction["label"], told))
-        else:
-            rows.append((number, output.number(prediction["value"], 5), ""))
+            rows.append((prediction.get("file", number), prediction["label"], told))
+        elif isinstance(prediction.get("value"), int | float):
+            rows.append((prediction.get("file", number), output.number(prediction["value"], 5), ""))
+        else:  # what a script of the user's own answers
+            rows.append((prediction.get("file", number), escape(json.dumps(prediction)), ""))
     output.table("", ("row", "prediction", "probabilities"), rows, right=("row",))
 
 
@@ -129,7 +159,7 @@ def call(target: Target, project: str, body: bytes, content_type: str) -> dict[s
     if len(body) > PAYLOAD_LIMIT_BYTES:
         raise CommandError(
             f"{output.size(len(body))} is more than a serverless endpoint takes, {output.size(PAYLOAD_LIMIT_BYTES)}.",
-            "Send fewer rows at once.",
+            "Send less at once: fewer rows, a smaller picture.",
         )
     try:
         answer = target.client("sagemaker-runtime").invoke_endpoint(
@@ -152,34 +182,9 @@ def _refused(problem: ClientError) -> CommandError:
         told = json.loads(text)
         error = told.get("error", told)
         fields = error if isinstance(error, dict) else {"message": error, "remedy": told.get("remedy", "")}
-        return CommandError(f"The model refused these rows: {fields['message']}", str(fields.get("remedy") or ""))
+        return CommandError(f"The model refused this request: {fields['message']}", str(fields.get("remedy") or ""))
     except (ValueError, KeyError, AttributeError):
-        return CommandError(f"The model refused these rows: {text}")
-
-
-def _payload(file: str) -> tuple[bytes, str]:
-    if file == "-":
-        body = sys.stdin.buffer.read()
-        return body, sniff(body)
-    path = Path(file)
-    if not path.is_file():
-        raise CommandError(f"{path} is no file.", "Give a file of rows, or - for stdin.", status=USAGE)
-    body = path.read_bytes()
-    return body, CONTENT_TYPES.get(path.suffix.lower()) or sniff(body)
-
-
-def sniff(body: bytes) -> str:
-    """Return the content type of rows without a file name: JSON, JSON Lines, or else CSV."""
-    text = body.lstrip()
-    if text.startswith(b"["):
-        return "application/json"
-    if text.startswith(b"{"):
-        try:
-            json.loads(text)
-        except ValueError:
-            return "application/jsonlines"
-        return "application/json"
-    return "text/csv"
+        return CommandError(f"The model refused this request: {text}")
 
 
 def _pages(client: Any, operation: str, key: str, **request: Any) -> list[dict[str, Any]]:

@@ -138,35 +138,44 @@ def _print_stages(run: Mapping[str, Any]) -> None:
 
 
 def _print_candidates(run: Mapping[str, Any]) -> None:
+    """Print every candidate with what was measured and why it was or was not taken, the original first."""
     if not run["candidates"]:
         return
     rows = []
+    if original := (run["comparison"] or {}).get("original"):
+        rows.append(
+            ("as trained", *_measured(original | {"runtime": original.get("runtime") or "pytorch"}), "baseline")
+        )
     for item in run["candidates"]:
         chosen = item.get("name") == run["chosen"]
         name = f"[bold green]{item.get('name')} ✓[/]" if chosen else str(item.get("name"))
-        if item.get("status") != "measured":
-            rows.append((name, *["-"] * 6, escape(str(item.get("reason") or item.get("status") or ""))))
-            continue
-        rows.append((name, *_measured(item), escape(str(item.get("reason") or ""))))
+        told = item.get("verdict") or item.get("reason") or item.get("status") or ""
+        measures = _measured(item) if item.get("status") == "measured" else (*_runtime(item), *["-"] * 6)
+        rows.append((name, *measures, escape(str(told))))
     metric = str(run["metric"] or "quality")
-    columns = ("candidate", f"{metric} valid.", f"{metric} test", "p50 ms", "p99 ms", "rows/s", "size", "remark")
-    output.table("\nCandidates", columns, rows, right=columns[1:7])
+    columns = ("candidate", "runtime", metric, "may lose", "p50 ms", "rows/s", "size", "CPU-ms", "verdict")
+    output.table("\nCandidates, on validation data", columns, rows, right=columns[2:8])
+
+
+def _runtime(item: Mapping[str, Any]) -> tuple[str]:
+    return (str(item.get("runtime") or "-"),)
 
 
 def _measured(item: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a candidate's figures; `may lose` bounds how much worse than the original it is, chance included."""
     quality, latency = item.get("quality") or {}, item.get("latency_ms") or {}
     return (
-        output.number(quality.get("validation"), 4), output.number(quality.get("test"), 4),
-        output.number(latency.get("p50")), output.number(latency.get("p99")),
-        output.number(item.get("throughput_rows_per_s")), output.size(item.get("size_bytes")),
+        *_runtime(item), output.number(quality.get("validation"), 4), output.number(item.get("drop_bound"), 2),
+        output.number(latency.get("p50")), output.number(item.get("throughput_rows_per_s")),
+        output.size(item.get("size_bytes")), output.number(item.get("cpu_ms_per_prediction")),
     )  # fmt: skip
 
 
 def print_comparison(run: Mapping[str, Any]) -> None:
     """Print the table of the original against the shipped model, each with its unit and, where known, its band."""
     comparison = run["comparison"]
-    if not comparison or not comparison.get("shipped"):
-        return
+    if not comparison or not comparison.get("shipped") or not comparison.get("original"):
+        return  # nothing to ship, or a model that is served as its script left it
     original, shipped = comparison["original"], comparison["shipped"]
     quality = [output.number(_path(side, ("quality", "test")), 4) for side in (original, shipped)]
     rows: list[tuple[str, ...]] = [

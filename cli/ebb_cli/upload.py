@@ -1,18 +1,30 @@
-"""Put a drop into the landing bucket: one table, a folder of tables closed by `_SUCCESS`, or a spec that names data."""
+"""Put a drop into the landing bucket: one file, a folder as one zip or as objects closed by `_SUCCESS`, or a spec."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ebb import names
 from ebb import spec as specs
+from ebb.errors import DropRejectedError, Rejection
 from ebb.spec import PipelineSpec
+from ebb_cli import packing
 from ebb_cli.problems import REJECTED, USAGE, CommandError
 from ebb_jobs import infer
+from ebb_jobs.rejection import RejectedError
+
+# What is sent as one zip without being asked: pictures are many and small, a script needs every file that lies beside
+# it, whatever it is called.
+PACKED = {"images", "script"}
+# A run checks every object's digest; more of them belong into one archive.
+MOST_OBJECTS = 2_000
+# Uploads that wait for each other cost a round trip each.
+AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,8 @@ class Upload:
     project: str
     files: tuple[tuple[Path | None, str], ...]
     size_bytes: int
+    packed: int = 0
+    """How many files the one that is sent holds, where they were packed for the way."""
 
     @property
     def key(self) -> str:
@@ -29,17 +43,99 @@ class Upload:
         return self.files[-1][1]
 
 
-def prepare(path: Path, project: str) -> Upload:
-    """Return the upload for a path; refuse what the pipeline would ignore without a word."""
+def prepare(
+    path: Path, project: str, scratch: Path, *, asked: PipelineSpec | None = None, pack: bool | None = None
+) -> Upload:
+    """Return the upload for a path; refuse what the pipeline would ignore without a word.
+
+    A folder of pictures or with a training script is packed into one zip in `scratch`; `pack` asks for it, or for its
+    files as they are, whatever they are. `asked` is the spec that goes with the drop.
+    Raises: DropRejectedError when the files are no drop.
+    """
     require_project(project)
     if not path.exists():
         raise CommandError(f"{path} does not exist.", status=USAGE)
-    if path.is_dir():
-        return _folder(path, project)
-    if path.suffix in {".yaml", ".yml"}:
+    if path.suffix in {".yaml", ".yml"} and path.is_file():
         return Upload(project, ((path, f"{project}/pipeline.yaml"),), path.stat().st_size)
-    _require_table(path)
+    found = contents(path, asked or PipelineSpec())
+    if found.form in PACKED if pack is None else pack and path.is_dir():
+        return _packed(found, path, project, scratch)
+    if path.is_dir():
+        return _objects(found, path, project)
     return Upload(project, ((path, f"{project}/data/{path.name}"),), path.stat().st_size)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files of a drop by their names inside it, and what they are together (`infer.drop_format`)."""
+
+    form: str
+    files: dict[str, Path]
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all files, as they lie on the disk."""
+        return sum(file.stat().st_size for file in self.files.values())
+
+
+def contents(path: Path, asked: PipelineSpec) -> Contents:
+    """Return what a path holds for the pipeline. Raises: DropRejectedError when it is no drop."""
+    files = _files(path, asked)
+    if asked.train.source and not all(infer.is_archive(name) or infer.file_format(name) for name in files):
+        return Contents("script", files)  # the script comes from elsewhere and reads what it likes
+    try:
+        form = infer.drop_format(list(files), entry_point=asked.train.entry_point)
+    except RejectedError as refused:
+        raise DropRejectedError(Rejection.of(refused.rejection)) from None
+    if form == "images" and not path.is_dir():
+        raise CommandError(
+            f"{path.name} is one picture, and a model learns from many.",
+            "Drop the folder with one folder of pictures per class, or a zip of it.",
+            status=REJECTED,
+        )
+    return Contents(form, files)
+
+
+def _files(path: Path, asked: PipelineSpec) -> dict[str, Path]:
+    """Return the path itself, or what a folder holds without hidden files, markers and what editors leave."""
+    if not path.is_dir():
+        return {path.name: path}
+    every = {
+        item.relative_to(path).as_posix(): item
+        for item in sorted(path.rglob("*"))
+        if item.is_file() and not _is_hidden(item.relative_to(path))
+    }
+    if asked.train.entry_point in every or asked.train.source:
+        return every  # beside a script any name may be a part of it
+    # A name with an underscore in front is a marker among tables; cameras name pictures so.
+    return {
+        name: item
+        for name, item in every.items()
+        if not infer.is_no_data(name) and (infer.is_image(name) or not item.name.startswith("_"))
+    }
+
+
+def _is_hidden(name: Path) -> bool:
+    return any(part.startswith(".") or part in {"__pycache__", "__MACOSX"} for part in name.parts)
+
+
+def _packed(found: Contents, path: Path, project: str, scratch: Path) -> Upload:
+    archive = scratch / f"{path.resolve().name}.zip"
+    packing.write(archive, found.files.items())
+    key = f"{project}/data/{archive.name}"
+    return Upload(project, ((archive, key),), archive.stat().st_size, packed=len(found.files))
+
+
+def _objects(found: Contents, path: Path, project: str) -> Upload:
+    if len(found.files) > MOST_OBJECTS:
+        raise CommandError(
+            f"{path} holds {len(found.files):,} files; one run takes at most {MOST_OBJECTS:,} objects.",
+            "Send it as one: ebb drop --zip.",
+            status=REJECTED,
+        )
+    prefix = f"{project}/data/{path.resolve().name}"
+    sent: list[tuple[Path | None, str]] = [(item, f"{prefix}/{name}") for name, item in found.files.items()]
+    return Upload(project, (*sent, (None, f"{prefix}/_SUCCESS")), found.size_bytes)
 
 
 def require_project(name: str) -> None:
@@ -62,34 +158,6 @@ def read_spec(path: Path) -> PipelineSpec:
     return specs.parse(path.read_bytes(), file=path.name)
 
 
-def tables(path: Path) -> list[Path]:
-    """Return the files of a drop: the path itself, or what a folder holds without hidden files and markers."""
-    if not path.is_dir():
-        return [path]
-    return sorted(item for item in path.rglob("*") if item.is_file() and not item.name.startswith((".", "_")))
-
-
-def _folder(path: Path, project: str) -> Upload:
-    inside = tables(path)
-    if not inside:
-        raise CommandError(f"{path} holds no table.", f"Put files in it: {infer.SUPPORTED}.", status=REJECTED)
-    for item in inside:
-        _require_table(item)
-    prefix = f"{project}/data/{path.resolve().name}"
-    files: list[tuple[Path | None, str]] = [(item, f"{prefix}/{item.relative_to(path).as_posix()}") for item in inside]
-    files.append((None, f"{prefix}/_SUCCESS"))
-    return Upload(project, tuple(files), sum(item.stat().st_size for item in inside))
-
-
-def _require_table(path: Path) -> None:
-    if infer.file_format(path.name):
-        return
-    remedy = f"A drop is {infer.SUPPORTED}, or a folder of such files."
-    if path.name.lower().endswith((".zip", ".tar.gz", ".tgz")):
-        remedy = f"Unpack it and drop the folder: archives are not read yet. {remedy}"
-    raise CommandError(f"{path.name} is no table that Ebb can read.", remedy, status=REJECTED)
-
-
 def send(
     s3: Any,
     bucket: str,
@@ -106,11 +174,19 @@ def send(
     if spec:
         # Before the data: data that arrives before its spec would run with what is inferred.
         s3.upload_file(str(spec), bucket, f"{upload.project}/pipeline.yaml")
-    for path, key in upload.files:
+
+    def put(file: tuple[Path | None, str]) -> None:
+        path, key = file
         if path is None:
             s3.put_object(Bucket=bucket, Key=key, Body=b"", Metadata=metadata)
         else:
             s3.upload_file(str(path), bucket, key, ExtraArgs={"Metadata": metadata}, Callback=on_bytes)
+
+    *before, last = upload.files
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for _ in pool.map(put, before):
+            pass  # an upload that failed raises here, and the run is not started
+    put(last)
     return drop_id
 
 
