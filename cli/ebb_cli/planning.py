@@ -34,6 +34,7 @@ from ebb_jobs.rejection import RejectedError
 DEFAULT_REGION = "us-east-1"
 HEAD_BYTES = 1024 * 1024
 ASSUMED_BYTES = 100 * 1024 * 1024  # of data that stays in a bucket, when there is no target to ask
+SHOWN_CLASSES = 10
 SPOT_STAGES = {"train", "compress"}
 
 
@@ -150,8 +151,7 @@ def _look_at_tables(held: Contents, asked: PipelineSpec) -> Look:
         refused = precheck.check(
             item.name, size, head, complete=size <= HEAD_BYTES, target=asked.data.target, task=asked.task, alone=alone
         )
-        if refused:
-            raise DropRejectedError(Rejection.of(refused))
+        _refuse(refused)
     first = next(iter(held.files.values()))
     form = infer.file_format(first.name)
     if form is None:  # `check` refuses it
@@ -162,20 +162,50 @@ def _look_at_tables(held: Contents, asked: PipelineSpec) -> Look:
 
 def _look_at_names(held: Contents, asked: PipelineSpec) -> Look:
     """Look at pictures, a script, or what an archive lists: names and sizes tell what they are together."""
-    compressed = held.form == "archive"
-    names_inside = list(held.files)
-    wanted: dict[str, Any] = {"task": asked.task, "target": asked.data.target}
-    refused = None
-    if held.form == "images":
-        sizes = [(name, file.stat().st_size) for name, file in held.files.items()]
-        refused = precheck.check_listing(sizes, **wanted)
-    elif compressed:
-        for name, file in held.files.items():
+    known: dict[str, Any] = {"source": asked.train.source is not None, "entry_point": asked.train.entry_point}
+    wanted = {"task": asked.task, "target": asked.data.target, **known}
+    sizes = [(name, file.stat().st_size) for name, file in held.files.items()]
+    inside, archive = sizes, None
+    if held.form == "archive":
+        inside = []
+        for archive, file in held.files.items():
             with file.open("rb") as stream:
-                refused = refused or precheck.check_archive(name, file.stat().st_size, stream, **wanted)
-    if refused:
-        raise DropRejectedError(Rejection.of(refused))
-    raise NotImplementedError(names_inside, archives)
+                _refuse(precheck.check_archive(archive, file.stat().st_size, stream, **wanted))
+                inside += archives.listing(archive, file.stat().st_size, stream).members
+    else:
+        _refuse(precheck.check_listing(sizes, **wanted))
+    found = [name for name, _ in inside]
+    form = precheck.content_format(found, entry_point=known["entry_point"], archive=archive, script=known["source"])
+    task = infer.drop_task(form, asked.task, source=known["source"])
+    return Look(
+        len(held.files), held.size_bytes, held.form, held.form == "archive",
+        _class_of(found) if task == infer.IMAGES else None,
+        Inferred(task, _reason(form, found, asked)) if task else None,
+    )  # fmt: skip
+
+
+def _refuse(found: Any) -> None:
+    if found:
+        raise DropRejectedError(Rejection.of(found))
+
+
+def _class_of(files: list[str]) -> Inferred | None:
+    """Return what pictures are told apart by; None where a table beside them says it."""
+    pictures = [name for name in files if infer.is_image(name)]
+    classes = sorted({str(each.label) for each in infer.by_folders(pictures) if each.label is not None})
+    shown = ", ".join(classes[:SHOWN_CLASSES]) + (", ..." if len(classes) > SHOWN_CLASSES else "")
+    told = sum(not infer.is_no_data(name) for name in files)
+    return Inferred("label", f"the folder of a picture names its class: {shown}") if told == len(pictures) else None
+
+
+def _reason(form: str, files: list[str], asked: PipelineSpec) -> str:
+    if asked.task:
+        return "named by task in the spec"
+    if asked.train.source:
+        return "train.source in the spec names a training script"
+    if form == "script":
+        return f"there is a training script, {asked.train.entry_point}"
+    return f"the drop holds {sum(map(infer.is_image, files)):,} pictures"
 
 
 def _target_and_task(path: Path, form: infer.Format, asked: PipelineSpec) -> tuple[Inferred | None, Inferred | None]:

@@ -83,6 +83,8 @@ def contents(path: Path, asked: PipelineSpec) -> Contents:
     files = _files(path, asked)
     if asked.train.source and not all(infer.is_archive(name) or infer.file_format(name) for name in files):
         return Contents("script", files)  # the script comes from elsewhere and reads what it likes
+    if not files:
+        raise CommandError(f"{path} holds no data.", f"Put files in it: {infer.SUPPORTED_DROPS}.", status=REJECTED)
     try:
         form = infer.drop_format(list(files), entry_point=asked.train.entry_point)
     except RejectedError as refused:
