@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,41 +119,44 @@ def invoke(
     if len(requests) == 1:
         answer = call(target, project, requests[0].body, requests[0].content_type)
     else:
-        answer = {"predictions": list(_answered(target, project, requests))}
-    if as_json:
+        answer = {"predictions": [each for request in requests for each in _named(target, project, request)]}
+    if as_json or not isinstance(answer, dict) or "predictions" not in answer:  # a script may answer in its own words
         output.emit_json(answer)
-        return
-    _print_predictions(answer["predictions"])
+    else:
+        _print_predictions(answer["predictions"])
 
 
-def _answered(target: Target, project: str, requests: list[payload.Request]) -> Iterator[dict[str, Any]]:
-    """Yield the predictions of several requests, each with the file that it belongs to."""
-    for request in requests:
-        try:
-            answer = call(target, project, request.body, request.content_type)
-        except CommandError as problem:
-            problem.message = f"{request.name}: {problem.message}"
-            raise
-        for prediction in answer["predictions"]:
-            yield {"file": request.name, **prediction}
+def _named(target: Target, project: str, request: payload.Request) -> list[dict[str, Any]]:
+    """Return the predictions of one request of several, each with the file that it belongs to."""
+    try:
+        answer = call(target, project, request.body, request.content_type)
+    except CommandError as problem:
+        raise CommandError(f"{request.name}: {problem.message}", problem.remedy) from None
+    if not isinstance(answer, dict) or "predictions" not in answer:
+        return [{"file": request.name, "answer": answer}]
+    return [{"file": request.name, **prediction} for prediction in answer["predictions"]]
 
 
 def _print_predictions(predictions: list[dict[str, Any]]) -> None:
     rows = []
     for number, prediction in enumerate(predictions, 1):
-        if "label" in prediction:
-            ranked = sorted((prediction.get("probabilities") or {}).items(), key=lambda pair: -pair[1])
-            told = ", ".join(f"{label} {value:.3f}" for label, value in ranked[:3])
-            rows.append((prediction.get("file", number), prediction["label"], told))
-        elif isinstance(prediction.get("value"), int | float):
-            rows.append((prediction.get("file", number), output.number(prediction["value"], 5), ""))
+        told = {name: value for name, value in prediction.items() if name != "file"}
+        probabilities = ""
+        if "label" in told:
+            ranked = sorted((told.get("probabilities") or {}).items(), key=lambda pair: -pair[1])
+            probabilities = ", ".join(f"{label} {value:.3f}" for label, value in ranked[:3])
+            answer = str(told["label"])
+        elif isinstance(told.get("value"), int | float):
+            answer = output.number(told["value"], 5)
         else:  # what a script of the user's own answers
-            rows.append((prediction.get("file", number), escape(json.dumps(prediction)), ""))
-    output.table("", ("row", "prediction", "probabilities"), rows, right=("row",))
+            answer = json.dumps(told)
+        rows.append((escape(str(prediction.get("file", number))), escape(answer), escape(probabilities)))
+    asked = "file" if predictions and "file" in predictions[0] else "row"
+    output.table("", (asked, "prediction", "probabilities"), rows, right=("row",))
 
 
-def call(target: Target, project: str, body: bytes, content_type: str) -> dict[str, Any]:
-    """Return the answer of a project's endpoint."""
+def call(target: Target, project: str, body: bytes, content_type: str) -> Any:
+    """Return the answer of a project's endpoint: a JSON document, or the text that a script of the user's own wrote."""
     name = names.endpoint(target.stack, project)
     if len(body) > PAYLOAD_LIMIT_BYTES:
         raise CommandError(
@@ -172,7 +174,11 @@ def call(target: Target, project: str, body: bytes, content_type: str) -> dict[s
         if code == "ValidationError" and "not found" in problem.response["Error"]["Message"].lower():
             raise CommandError(f"{project} has no endpoint {name}.", "ebb endpoints lists what is served.") from None
         raise
-    return json.loads(answer["Body"].read())
+    told = answer["Body"].read()
+    try:
+        return json.loads(told)
+    except ValueError:
+        return told.decode(errors="replace")
 
 
 def _refused(problem: ClientError) -> CommandError:

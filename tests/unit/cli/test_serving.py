@@ -1,4 +1,4 @@
-"""Rows to the model and its answers back."""
+"""Rows, pictures and texts to the model, and its answers back."""
 
 import io
 import json
@@ -11,22 +11,8 @@ from botocore.stub import ANY, Stubber
 from ebb import names
 from ebb_cli import serving
 
+PNG = b"\x89PNG\r\n\x1a\n and pixels"
 LABELS = {"predictions": [{"label": "yes", "probabilities": {"yes": 0.9, "no": 0.1}}]}
-
-
-@pytest.mark.parametrize(
-    ("body", "content_type"),
-    [
-        pytest.param(b"1,2,3\n", "text/csv", id="cells"),
-        pytest.param(b"", "text/csv", id="nothing"),
-        pytest.param(b' {"a": 1}\n', "application/json", id="one object"),
-        pytest.param(b'[{"a": 1}]', "application/json", id="a list"),
-        pytest.param(b'{"a": 1}\n{"a": 2}\n', "application/jsonlines", id="an object per line"),
-        pytest.param(b'{\n "a": 1\n}\n', "application/json", id="one object over several lines"),
-    ],
-)
-def test_rows_without_a_file_name_are_recognised(body, content_type):
-    assert serving.sniff(body) == content_type
 
 
 @pytest.fixture
@@ -40,8 +26,8 @@ def answering(document: dict) -> dict:
     return {"Body": StreamingBody(io.BytesIO(body), len(body)), "ContentType": "application/json"}
 
 
-def expect(content_type: str) -> dict:
-    return {"EndpointName": "ebb-churn", "Body": ANY, "ContentType": content_type, "Accept": "application/json"}
+def expect(content_type: str, body: object = ANY) -> dict:
+    return {"EndpointName": "ebb-churn", "Body": body, "ContentType": content_type, "Accept": "application/json"}
 
 
 def test_invoke_sends_stdin_and_prints_the_answer(ebb, endpoint):
@@ -55,6 +41,54 @@ def test_a_files_name_tells_its_type(ebb, endpoint, tmp_path):
     endpoint.add_response("invoke_endpoint", answering(LABELS), expect("application/jsonlines"))
     told = ebb("invoke", "churn", rows).stdout
     assert "yes 0.900, no 0.100" in told
+
+
+def test_a_picture_is_sent_as_it_lies_on_the_disk(ebb, endpoint, tmp_path):
+    (tmp_path / "cat.PNG").write_bytes(PNG)
+    endpoint.add_response("invoke_endpoint", answering(LABELS), expect("image/png", PNG))
+    assert json.loads(ebb("invoke", "churn", tmp_path / "cat.PNG", "--json").stdout) == LABELS
+
+
+def test_a_folder_of_pictures_is_asked_one_by_one_and_each_answer_names_its_file(ebb, endpoint, tmp_path):
+    for name in ("b/2.jpg", "a/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "notes.md").write_text("no picture")
+    endpoint.add_response("invoke_endpoint", answering(LABELS), expect("image/png", b"a/1.png"))
+    endpoint.add_response("invoke_endpoint", answering(LABELS), expect("image/jpeg", b"b/2.jpg"))
+    done = ebb("invoke", "churn", tmp_path, "--json")
+    assert [each["file"] for each in json.loads(done.stdout)["predictions"]] == ["1.png", "2.jpg"]
+    endpoint.assert_no_pending_responses()
+
+
+def test_of_several_files_the_one_that_is_refused_is_named(ebb, endpoint, tmp_path):
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(PNG)
+    endpoint.add_response("invoke_endpoint", answering(LABELS), expect("image/png"))
+    refusal = json.dumps({"error": "the image file is damaged", "remedy": "Send a whole PNG or JPEG file."})
+    endpoint.add_client_error("invoke_endpoint", "ModelError", "400", modeled_fields={"OriginalMessage": refusal})
+    done = ebb("invoke", "churn", tmp_path / "1.png", tmp_path / "2.png")
+    assert done.exit_code == 1
+    assert "2.png: The model refused this request: the image file is damaged" in done.stderr
+    assert "Send a whole PNG" in done.stderr
+
+
+def test_texts_go_in_one_request_whatever_they_hold(ebb, endpoint):
+    texts = {"instances": [{"text": "one\nand a half"}, {"text": "zwei"}]}
+    endpoint.add_response("invoke_endpoint", answering(LABELS), expect("application/json", json.dumps(texts).encode()))
+    assert ebb("invoke", "churn", "--text", "one\nand a half", "--text", "zwei").exit_code == 0
+
+
+def test_what_a_script_answers_in_its_own_words_is_passed_on(ebb, endpoint):
+    own = StreamingBody(io.BytesIO(b"a cat, I believe"), 16)
+    endpoint.add_response("invoke_endpoint", {"Body": own, "ContentType": "text/plain"}, expect("text/csv"))
+    assert json.loads(ebb("invoke", "churn", "-", stdin="1\n").stdout) == "a cat, I believe"
+
+
+def test_outputs_without_labels_are_shown_as_they_are(ebb, endpoint):
+    outputs = {"predictions": [{"outputs": [0.5, 0.25]}]}
+    endpoint.add_response("invoke_endpoint", answering(outputs), expect("text/csv"))
+    assert '{"outputs": [0.5, 0.25]}' in ebb("invoke", "churn", "-", stdin="1\n").stdout
 
 
 def test_the_containers_own_words_say_what_is_wrong_with_the_rows(ebb, endpoint):
@@ -83,11 +117,22 @@ def test_a_name_that_no_project_can_have_is_wrong_usage(ebb, endpoint):
 def test_more_than_a_serverless_endpoint_takes_is_refused_before_it_is_sent(ebb, endpoint):
     done = ebb("invoke", "churn", "-", stdin="1" * (4 * 1024 * 1024 + 1))
     assert done.exit_code == 1
-    assert "Send fewer rows" in done.stderr
+    assert "fewer rows" in done.stderr
 
 
-def test_a_missing_file_is_wrong_usage(ebb, target, tmp_path):
-    assert ebb("invoke", "churn", tmp_path / "none.csv").exit_code == 2
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param(["none.csv"], "none.csv is no file", id="a missing file"),
+        pytest.param(["."], "holds no picture", id="a folder without pictures"),
+        pytest.param([], "nothing to ask", id="nothing at all"),
+    ],
+)
+def test_what_cannot_be_sent_is_wrong_usage(ebb, target, tmp_path, monkeypatch, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    done = ebb("invoke", "churn", *arguments)
+    assert done.exit_code == 2
+    assert told in done.stderr
 
 
 def registered(target, stack: str, project: str) -> None:
