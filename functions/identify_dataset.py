@@ -3,23 +3,25 @@
 Reads the data and the spec; writes the manifest and the ledger. No job starts before it has answered.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, BinaryIO
 
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from ebb import identity, ledger, names, sources, spec_text
 from ebb import spec as specs
-from ebb.aws import storage
+from ebb.aws import objects, storage
 from ebb.aws.ledger import Ledger
 from ebb.aws.storage import ObjectFacts
 from ebb.errors import (
     AttemptOutdatedError,
     DropRejectedError,
+    InvalidSpecError,
     ObjectChangedError,
-    ObjectDeniedError,
     ObjectMissingError,
     Rejection,
 )
@@ -28,12 +30,27 @@ from ebb.sources import Source
 from ebb.spec import PipelineSpec
 from ebb.steps import Identified, IdentifyRequested
 from ebb.telemetry import logger
-from ebb_jobs import infer, precheck
+from ebb_jobs import archives, infer, precheck, refusals
+from ebb_jobs.rejection import RejectedError
+from ebb_jobs.rejection import Rejection as JobRejection
 
 HEAD_BYTES = 1024 * 1024
-HASH_LIMIT_BYTES = 2 * 1024**3  # of a whole drop: about half a minute of this function; above, S3's checksums must do
+TAR_BYTES = 16 * 1024 * 1024  # a tar has no directory: to list all of it, all of it would have to be unpacked
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class _Found:
+    """What a drop holds: its data, the script that lies apart from it, and what its names say that they are."""
+
+    data: list[ObjectFacts]
+    script: ObjectFacts | None
+    form: str
+    task: str | None
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the names of the objects say something too: a picture's folder is its class."""
+        return self.form in ("images", "script")
 
 
 @logger.inject_lambda_context
@@ -60,25 +77,28 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
     # Now, not when it is planned: a large drop takes longer to read, and must not pass for the newer one.
     generation = book.generation(asked.project, asked.run_id)
     if marker is None:
-        raise _missing(drop.key)
+        raise objects.missing(drop.key)
     if drop.etag and marker.etag != drop.etag:
         raise ObjectChangedError(f"s3://{drop.bucket}/{drop.key} was written again")
     spec, spec_given = _spec(asked)
-    listed = _listed(asked, marker, spec, settings)
-    form = sources.together([_unread(each) for each in listed], [_form(each.key) for each in listed])
-    hashing = _Hashing(HASH_LIMIT_BYTES)
-    alone = len(listed) == 1 and spec.data.mode == "replace"
-    seen = [_steadily(each, partial(_checked, spec=spec, alone=alone), own=marker) for each in listed]
-    read = [_steadily(each, hashing.named, own=marker) for each in seen]
+    found = _found(asked, marker, spec, settings)
+    naming = objects.Naming(objects.HASH_LIMIT_BYTES)
+    read = naming.named(_checked(found, spec, own=marker), own=marker)
     # First noted, then looked up: of two drops that come close, the one that looks last sees both.
     book.accept(asked.project, asked.run_id, generation, spec.data.mode, read)
+    form = found.form
     if spec.data.mode == "append":
-        earlier_read = [_current(each, hashing) for each in book.accepted(asked.project, generation)]
-        read = sources.appended(earlier_read, read)
-        form = sources.together(read, [_form(each.key) for each in read])
-    work = identity.run_identity(
-        asked.project, spec.resolved(), settings.jobs_hash, [each.fingerprint for each in read]
-    )
+        read = sources.appended(naming.current(book.accepted(asked.project, generation)), read, by_name=found.by_name)
+        with _told():
+            keys = [each.key for each in read]
+            form = precheck.content_format(keys, entry_point=spec.train.entry_point, script=found.script is not None)
+    contents = _contents(read, by_name=found.by_name)
+    if found.script is not None:
+        [script] = naming.named([found.script], own=marker)
+        contents.append(f"script:{script.fingerprint}")
+        read = [*(each for each in read if each.key != script.key), script]
+    sources.together(read, granted=_granted(asked, spec, settings))
+    work = identity.run_identity(asked.project, spec.resolved(), settings.jobs_hash, contents)
     force = marker.metadata.get("ebb-force") == "1"
     earlier = book.successful_run(work)
     served = book.project(asked.project).get("served") or {}
@@ -91,10 +111,9 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
     if not reuse:
         for key, document in documents.items():
             storage.write_json(settings.artifact_bucket, key, document)
-    reason = _reason(earlier, reuse=reuse, force=force, served=served.get("run_id"))
-    found = Identified(
+    told = Identified(
         outcome="reuse" if reuse else "run",
-        reason=reason,
+        reason=_reason(earlier, reuse=reuse, force=force, served=served.get("run_id")),
         identity=work,
         reuses=earlier if reuse else None,
         spec=spec.resolved(),
@@ -104,12 +123,12 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
         compressed=any(sources.is_packed(each.key) for each in read),
         manifest_uri=manifest_uri,
         sources_uri=sources_uri,
-        format=form,  # type: ignore[arg-type]  # `_form` lets nothing else pass
-        task=spec.task,
+        format=form,  # type: ignore[arg-type]  # `content_format` returns nothing else
+        task=found.task,
         force=force,
     )
-    _record(asked, found, spec_given=spec_given, book=book)
-    return found
+    _record(asked, told, found, spec, spec_given=spec_given, book=book)
+    return told
 
 
 def _head_or_none(asked: IdentifyRequested) -> ObjectFacts | None:
@@ -120,180 +139,231 @@ def _head_or_none(asked: IdentifyRequested) -> ObjectFacts | None:
 
 
 def _spec(asked: IdentifyRequested) -> tuple[PipelineSpec, bool]:
-    key = f"{asked.project}/{specs.FILE_NAME}"
+    key = _spec_key(asked)
     try:
         text = storage.read(asked.drop.bucket, key, first_bytes=spec_text.MAX_BYTES + 1)
         return specs.parse(text, file=key), True
     except ObjectMissingError:
         if asked.drop.kind == "spec":
-            raise _missing(key) from None
+            raise objects.missing(key) from None
         return PipelineSpec(), False
+
+
+def _found(asked: IdentifyRequested, marker: ObjectFacts, spec: PipelineSpec, settings: IdentifySettings) -> _Found:
+    """Return what the drop holds, after its names and sizes have been judged."""
+    prefix, data = _listed(asked, marker, spec, settings)
+    script = _script(asked, spec, settings, bucket=data[0].bucket)
+    relative = [each.key.removeprefix(prefix) for each in data]
+    given: dict[str, Any] = {"entry_point": spec.train.entry_point}
+    _accept(
+        precheck.check_listing(
+            list(zip(relative, (each.size_bytes for each in data), strict=True)),
+            task=spec.task,
+            target=spec.data.target,
+            source=script is not None,
+            alone=spec.data.mode == "replace",
+            **given,
+        )
+    )
+    form = precheck.content_format(relative, script=script is not None, **given)
+    task = infer.drop_task(form, spec.task, source=script is not None)
+    _heeded(asked, spec, form, script)
+    return _Found(data, script, form, task)
 
 
 def _listed(
     asked: IdentifyRequested, marker: ObjectFacts, spec: PipelineSpec, settings: IdentifySettings
-) -> list[ObjectFacts]:
-    """Return the objects that the drop consists of, as S3 knows them now."""
+) -> tuple[str, list[ObjectFacts]]:
+    """Return the prefix that the objects of the drop share, and the objects as S3 knows them now."""
     drop = asked.drop
     if drop.kind == "object":
-        return [marker]
+        return _folder(drop.key), [marker]
     if drop.kind == "prefix":
-        bucket, prefix = drop.bucket, drop.key.rsplit("/", 1)[0] + "/"
+        bucket, prefix = drop.bucket, _folder(drop.key)
     else:
-        bucket, prefix = sources.place(
-            spec.data.uri or "",
-            project=asked.project,
-            landing_bucket=settings.landing_bucket,
-            external_buckets=settings.external_data_buckets,
-            file=drop.key,
-        )
-        if infer.file_format(prefix):
-            return [_head(bucket, prefix)]
+        bucket, prefix = _place(asked, spec.data.uri or "", settings, "data.uri")
+        if sources.is_file(prefix):
+            return _folder(prefix), [objects.head(bucket, prefix)]
         prefix = prefix.rstrip("/") + "/"
-    try:
-        found = [key for key, size in storage.keys(bucket, prefix) if sources.is_data(key, size)]
-    except (ObjectDeniedError, ObjectMissingError) as error:
-        raise _denied(f"s3://{bucket}/{prefix}") from error
-    if not found:
-        rejection = Rejection(
-            "no-objects", f"there is no data below s3://{bucket}/{prefix}", file=prefix, remedy="Upload the data first."
+    return prefix, objects.below(bucket, prefix)
+
+
+def _script(
+    asked: IdentifyRequested, spec: PipelineSpec, settings: IdentifySettings, *, bucket: str
+) -> ObjectFacts | None:
+    """Return the training script that lies apart from the data, None when the spec names none."""
+    uri = spec.train.source
+    if uri is None:
+        return None
+    its_bucket, key = _place(asked, uri, settings, "train.source")
+    if its_bucket != bucket:
+        raise sources.uri_refused(
+            f"the script lies in the bucket {its_bucket}, the data in {bucket}",
+            f"Put the script into the bucket {bucket}: a job reads one.",
+            file=_spec_key(asked),
+            field="train.source",
         )
-        raise DropRejectedError(rejection)
-    return [_head(bucket, key) for key in sorted(found)]
-
-
-def _head(bucket: str, key: str) -> ObjectFacts:
-    try:
-        return storage.head(bucket, key)
-    except ObjectMissingError as error:
-        raise _missing(key) from error
-    except ObjectDeniedError as error:
-        raise _denied(f"s3://{bucket}/{key}") from error
-
-
-def _form(key: str) -> str:
-    """Return the format that a key announces; another one is refused with the words of the early check."""
+    facts = objects.head(bucket, key)
     name = key.rsplit("/", 1)[-1]
-    announced = infer.file_format(name)
-    if announced is None:
-        rejection = precheck.check(name, 1, b"", complete=False, target=None)
-        raise DropRejectedError(Rejection.of(rejection))
-    return str(announced.name)
-
-
-def _steadily(facts: ObjectFacts, read: Callable[[ObjectFacts], T], *, own: ObjectFacts | None) -> T:
-    """Return what reading an object gives; one that is written meanwhile is read once more.
-
-    The uploaded object's next version brings its own event, so this run gives way to it. Others (parts of a folder,
-    data left where it is, older data) bring none: giving way would leave them without a run.
-    """
-    try:
-        return read(facts)
-    except ObjectChangedError:
-        if own and (facts.bucket, facts.key) == (own.bucket, own.key):
-            raise
-    try:
-        return read(_head(facts.bucket, facts.key))
-    except ObjectChangedError as error:
-        message, remedy = f"{facts.key} was written again while it was read", "Write it to the end, then drop again."
-        raise DropRejectedError(Rejection("changed", message, file=facts.key, remedy=remedy)) from error
-
-
-def _checked(facts: ObjectFacts, spec: PipelineSpec, *, alone: bool) -> ObjectFacts:
-    """Return an object that the first MiB does not show to be unusable; `alone`: no other brings rows to the run."""
-    head = b""
-    if facts.size_bytes:
-        try:
-            head = storage.read(facts.bucket, facts.key, etag=facts.etag, first_bytes=HEAD_BYTES)
-        except ObjectMissingError as error:
-            raise _missing(facts.key) from error
-        except ObjectDeniedError as error:
-            raise _denied(f"s3://{facts.bucket}/{facts.key}") from error
-    rejection = precheck.check(
-        facts.key.rsplit("/", 1)[-1],
-        facts.size_bytes,
-        head,
-        complete=facts.size_bytes <= HEAD_BYTES,
-        target=spec.data.target,
-        task=spec.task,
-        alone=alone,
-    )
-    if rejection is not None:
-        raise DropRejectedError(Rejection.of(rejection))
+    if infer.is_archive(name):
+        with _told():
+            listed = archives.listing(name, facts.size_bytes, _stream(facts))
+        files = [each.name for each in listed.members]
+        top = infer.common_folder(files)
+        if listed.complete and top + spec.train.entry_point not in files:
+            message = f"{name} holds no {spec.train.entry_point} at its top"
+            remedy = "Pack it there, or name another file with train.entry_point."
+            raise DropRejectedError(Rejection("no-entry-point", message, file=key, remedy=remedy))
+    elif not facts.size_bytes:
+        _accept(refusals.empty_file(key))
     return facts
 
 
-class _Hashing:
-    """Names contents, as long as the whole drop leaves the function time to read them."""
+def _place(asked: IdentifyRequested, uri: str, settings: IdentifySettings, field: str) -> tuple[str, str]:
+    return sources.place(
+        uri,
+        project=asked.project,
+        landing_bucket=settings.landing_bucket,
+        external_buckets=settings.external_data_buckets,
+        file=_spec_key(asked),
+        field=field,
+    )
 
-    def __init__(self, limit_bytes: int):
-        self._left_bytes = limit_bytes
 
-    def named(self, facts: ObjectFacts) -> Source:
-        """Return a source with the name of its content: SHA-256, or S3's checksum when there is too much to read."""
-        source = _unread(facts)
-        if facts.size_bytes <= self._left_bytes:
-            self._left_bytes -= facts.size_bytes
-            try:
-                return source.model_copy(update={"sha256": storage.sha256(facts.bucket, facts.key, etag=facts.etag)})
-            except ObjectMissingError as error:
-                raise _missing(facts.key) from error
-        if facts.checksum is None:
-            rejection = Rejection(
-                "no-checksum",
-                f"the drop is larger than {HASH_LIMIT_BYTES} bytes and S3 has no checksum of the whole of {facts.key}",
-                file=facts.key,
-                remedy="Upload less at a time, or with aws s3 cp --checksum-algorithm CRC64NVME.",
+def _granted(asked: IdentifyRequested, spec: PipelineSpec, settings: IdentifySettings) -> list[tuple[str, str]]:
+    """Return the places that the plan's roles cover, however many objects lie there."""
+    own = (settings.landing_bucket, f"{asked.project}/")
+    return [own, *(_place(asked, uri, settings, "data.uri") for uri in (spec.data.uri, spec.train.source) if uri)]
+
+
+def _heeded(asked: IdentifyRequested, spec: PipelineSpec, form: str, script: ObjectFacts | None) -> None:
+    """Refuse what the spec asks of a script and a drop without one cannot heed, and a script that would be added to."""
+    if form == "script" and script is None and spec.data.mode == "append":
+        raise InvalidSpecError(
+            Rejection(
+                "spec-invalid-field",
+                "data.mode: append adds data to data, and this drop brings its own training script",
+                file=_spec_key(asked),
+                column="data.mode",
+                remedy="Write data: {mode: replace}, or name the script with train.source.",
             )
-            raise DropRejectedError(rejection)
-        return source.model_copy(update={"checksum": facts.checksum})
+        )
+    if spec.asks_for_script and script is None and form not in ("script", "archive"):
+        field = f"train.{spec.asks_for_script[0]}"
+        raise InvalidSpecError(
+            Rejection(
+                "spec-invalid-field",
+                f"{field}: it is for a training script of your own, and the drop holds none",
+                file=_spec_key(asked),
+                column=field,
+                remedy=f"Remove it, drop {spec.train.entry_point} beside the data, or name it with train.source.",
+            )
+        )
 
 
-def _unread(facts: ObjectFacts) -> Source:
-    return Source(bucket=facts.bucket, key=facts.key, size_bytes=facts.size_bytes, etag=facts.etag)
+def _checked(found: _Found, spec: PipelineSpec, *, own: ObjectFacts) -> list[ObjectFacts]:
+    """Return the data as it was when its first bytes, or its directory, did not show it to be unusable."""
+    if found.form == "archive":
+        look = partial(_look_into_archive, spec=spec, script=found.script is not None)
+    elif found.form in infer.TABLES:
+        look = partial(_look_at_table, spec=spec, alone=len(found.data) == 1 and spec.data.mode == "replace")
+    else:
+        return found.data  # pictures and what belongs to a script: their names have been judged
+    return objects.side_by_side(lambda each: objects.steadily(each, look, own=own), found.data)
 
 
-def _current(source: Source, hashing: _Hashing) -> Source:
-    """Return a source as it is now; only one that has changed is read again."""
-    try:
-        facts = storage.head(source.bucket, source.key)
-    except ObjectMissingError as error:
-        message = f"{source.key} is part of what data.mode append adds to, and has been deleted"
-        remedy = "Upload it again, or write data: {mode: replace} to begin anew."
-        raise DropRejectedError(Rejection("object-missing", message, file=source.key, remedy=remedy)) from error
-    except ObjectDeniedError as error:
-        raise _denied(f"s3://{source.bucket}/{source.key}") from error
-    return source if facts.etag == source.etag else _steadily(facts, hashing.named, own=None)
+def _look_at_table(facts: ObjectFacts, *, spec: PipelineSpec, alone: bool) -> ObjectFacts:
+    """Return a table that the first MiB does not show to be unusable; `alone`: no other brings rows to the run."""
+    head = storage.read(facts.bucket, facts.key, etag=facts.etag, first_bytes=HEAD_BYTES) if facts.size_bytes else b""
+    _accept(
+        precheck.check(
+            facts.key.rsplit("/", 1)[-1],
+            facts.size_bytes,
+            head,
+            complete=facts.size_bytes <= HEAD_BYTES,
+            target=spec.data.target,
+            task=spec.task,
+            alone=alone,
+        )
+    )
+    return facts
 
 
-def _record(asked: IdentifyRequested, found: Identified, *, spec_given: bool, book: Ledger) -> None:
+def _look_into_archive(facts: ObjectFacts, *, spec: PipelineSpec, script: bool) -> ObjectFacts:
+    """Return an archive whose directory does not show it to be unusable."""
+    _accept(
+        precheck.check_archive(
+            facts.key.rsplit("/", 1)[-1],
+            facts.size_bytes,
+            _stream(facts),
+            task=spec.task,
+            target=spec.data.target,
+            source=script,
+            entry_point=spec.train.entry_point,
+        )
+    )
+    return facts
+
+
+def _stream(facts: ObjectFacts) -> BinaryIO:
+    """Return an archive as a stream: all of a zip, whose directory is at its end, the beginning of a large tar."""
+    whole = facts.key.lower().endswith(".zip")
+    size_bytes = facts.size_bytes if whole else min(facts.size_bytes, TAR_BYTES)
+    return storage.open_stream(facts.bucket, facts.key, etag=facts.etag, size_bytes=size_bytes)
+
+
+def _contents(read: Sequence[Source], *, by_name: bool) -> list[str]:
+    """Return what the data's identity counts: contents, and with `by_name` what the names below their folder say."""
+    if not by_name:
+        return [each.fingerprint for each in read]
+    shared = infer.common_folder([each.key for each in read])
+    return [f"{each.key.removeprefix(shared)}:{each.fingerprint}" for each in read]
+
+
+def _record(
+    asked: IdentifyRequested,
+    told: Identified,
+    found: _Found,
+    spec: PipelineSpec,
+    *,
+    spec_given: bool,
+    book: Ledger,
+) -> None:
     """Put what was found into the ledger, with the reasons."""
-    fields = found.model_dump(mode="json", include={"identity", "spec", "sources", "format"})
-    if not book.apply(ledger.change_run(asked.run_id, asked.attempt, fields)):
+    kept = {"identity", "spec", "sources", "source_count", "size_bytes", "sources_uri", "format"}
+    if not book.apply(ledger.change_run(asked.run_id, asked.attempt, told.model_dump(mode="json", include=kept))):
         raise AttemptOutdatedError(f"{asked.run_id} has ended or a newer attempt runs")
-    total = sum(source.size_bytes for source in found.sources)
-    mode = found.spec["data"]["mode"]
     decisions: list[dict[str, Any]] = [
         {
             "what": "spec",
             "chosen": "pipeline.yaml" if spec_given else "inferred",
-            "reason": "it lies beside the data" if spec_given else f"there is no {asked.project}/{specs.FILE_NAME}",
+            "reason": "it lies beside the data" if spec_given else f"there is no {_spec_key(asked)}",
             "numbers": {},
         },
         {
             "what": "data",
-            "chosen": f"{len(found.sources)} objects" if len(found.sources) > 1 else found.sources[0].key,
-            "reason": f"data.mode is {mode}, format {found.format} by the names",
-            "numbers": {"bytes": total},
+            "chosen": f"{told.source_count} objects" if told.source_count > 1 else told.sources[0].key,
+            "reason": f"data.mode is {spec.data.mode}, format {told.format} by the names",
+            "numbers": {"bytes": told.size_bytes},
         },
         {
             "what": "work",
-            "chosen": found.outcome,
-            "reason": found.reason,
+            "chosen": told.outcome,
+            "reason": told.reason,
             "numbers": {},
-            "alternatives": [] if found.outcome == "run" else ["run again with ebb drop --force"],
+            "alternatives": [] if told.outcome == "run" else ["run again with ebb drop --force"],
         },
     ]
+    if told.task == specs.CUSTOM and found.form != "archive":
+        decisions.insert(
+            2,
+            {
+                "what": "training script",
+                "chosen": found.script.key if found.script else spec.train.entry_point,
+                "reason": "train.source names it" if found.script else "it lies at the top of the drop",
+                "numbers": {},
+            },
+        )
     book.put_decisions(asked.run_id, "identify", decisions)
 
 
@@ -310,11 +380,23 @@ def _reason(earlier: str | None, *, reuse: bool, force: bool, served: str | None
     return "no successful run has had these bytes, this spec and this job code"
 
 
-def _missing(key: str) -> DropRejectedError:
-    message = f"{key} was deleted before it could be read"
-    return DropRejectedError(Rejection("object-missing", message, file=key, remedy="Upload it again."))
+def _accept(rejection: JobRejection | None) -> None:
+    if rejection is not None:
+        raise DropRejectedError(Rejection.of(rejection))
 
 
-def _denied(where: str) -> DropRejectedError:
-    remedy = "Let this account's stack read it: bucket policy, and the key's policy when it is encrypted with one."
-    return DropRejectedError(Rejection("access-denied", f"S3 refused access to {where}", file=where, remedy=remedy))
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raise a rejection of the jobs' own code as the state machine knows it."""
+    try:
+        yield
+    except RejectedError as rejected:
+        raise DropRejectedError(Rejection.of(rejected.rejection)) from rejected
+
+
+def _folder(key: str) -> str:
+    return key[: key.rfind("/") + 1]
+
+
+def _spec_key(asked: IdentifyRequested) -> str:
+    return f"{asked.project}/{specs.FILE_NAME}"

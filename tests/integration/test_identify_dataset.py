@@ -1,15 +1,21 @@
 """Identify: the bytes' name, the early checks, reuse, order, and data left where it is."""
 
 import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Mapping
 
 import pytest
 
 import identify_dataset
 import plan_pipeline
 import record_run
-from ebb import ledger, names
+from ebb import ledger, names, sources
+from ebb.aws import objects
 from ebb.aws.ledger import Ledger
-from ebb.errors import AttemptOutdatedError, DropRejectedError, InvalidSpecError
+from ebb.errors import AttemptOutdatedError, DropRejectedError, InvalidSpecError, RejectionError
 from worked_run import ARTIFACTS, EXECUTION_ARN, LANDING, LEDGER, NOW, RUN_ID, load, moment
 
 TABLE = b"a,b,label\n" + b"".join(b"%d,%d,%s\n" % (n, n % 7, b"yes" if n % 3 else b"no") for n in range(200))
@@ -170,8 +176,10 @@ def test_an_object_that_is_gone_is_a_rejection(account, context):
         pytest.param(KEY, TABLE + b"1,2,yes,extra\n", "", "202", id="a ragged row names its line"),
         pytest.param(KEY, TABLE, "data: {target: price}", "price", id="a target that is not there"),
         pytest.param(
-            "cancer/data/t.zip", b"PK\x03\x04", "", "csv, parquet or jsonl", id="a type that is not supported"
+            "cancer/data/t.xlsx", b"PK\x03\x04", "", "csv, parquet or jsonl", id="a type that is not supported"
         ),
+        pytest.param("cancer/data/t.zip", b"PK\x03\x04", "", "damaged", id="a name that promises a zip"),
+        pytest.param("cancer/data/cat.png", b"\x89PNG", "", "no class", id="a picture alone"),
         pytest.param("cancer/data/t.parquet", b"no parquet", "", "Parquet", id="a name that promises Parquet"),
     ],
 )
@@ -220,15 +228,16 @@ def test_few_rows_in_a_part_of_a_folder_or_in_an_appending_drop_are_fine(account
     assert len(identify_dataset.handler(appending, context)["sources"]) == 3
 
 
-def test_a_folder_of_more_objects_than_a_job_can_be_told_of_is_rejected(account, context):
-    for number in range(300):
+def test_a_folder_of_more_objects_than_a_run_reads_is_rejected(account, context, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_OBJECTS", 20)
+    for number in range(21):
         account.drop(f"cancer/data/november/part-{number:04}.csv", TABLE)
     marker = account.drop("cancer/data/november/_SUCCESS", b"") | {"kind": "prefix"}
     with pytest.raises(DropRejectedError) as caught:
         identify_dataset.handler(ask(marker), context)
     assert caught.value.rejection.code == "too-many-objects"
-    assert "300 objects" in caught.value.rejection.message
-    assert "one larger file" in caught.value.rejection.remedy
+    assert "more than the 20 objects" in caught.value.rejection.message
+    assert "zip" in caught.value.rejection.remedy
 
 
 def test_an_empty_folder_is_rejected(account, context):
@@ -279,7 +288,7 @@ def test_appending_what_is_there_already_is_nothing_new(account, context):
 
 
 def test_a_large_object_is_named_by_its_full_checksum(account, context, monkeypatch):
-    monkeypatch.setattr(identify_dataset, "HASH_LIMIT_BYTES", 100)
+    monkeypatch.setattr(objects, "HASH_LIMIT_BYTES", 100)
     put = account.s3.put_object(Bucket=LANDING, Key=KEY, Body=TABLE, ChecksumAlgorithm="SHA256")
     drop = account.drop("cancer/data/x.csv", TABLE) | {"key": KEY, "etag": put["ETag"].strip('"')}
     source = identify_dataset.handler(ask(drop), context)["sources"][0]
@@ -289,7 +298,7 @@ def test_a_large_object_is_named_by_its_full_checksum(account, context, monkeypa
 
 def test_the_time_for_reading_is_that_of_the_whole_drop(account, context, monkeypatch):
     marker, _ = folder(account)
-    monkeypatch.setattr(identify_dataset, "HASH_LIMIT_BYTES", int(len(TABLE) * 1.5))
+    monkeypatch.setattr(objects, "HASH_LIMIT_BYTES", int(len(TABLE) * 1.5))
     first, second = identify_dataset.handler(ask(marker), context)["sources"]
     assert first["sha256"]
     assert (second["sha256"], bool(second["checksum"])) == (None, True)
@@ -309,6 +318,264 @@ def test_an_ended_attempt_is_not_opened_again_and_a_new_one_is(account, context)
     run = account.run(RUN_ID)
     assert (run["status"], run["attempt"]) == ("running", 2)
     assert "ended_at" not in run
+
+
+# ---- Archives, pictures, scripts ----
+
+PNG = b"\x89PNG\r\n\x1a\n"
+SCRIPT = b"print('trained')\n"
+
+
+def pictures(classes: int = 2, each: int = 20) -> dict[str, bytes]:
+    """Return what looks like pictures to whoever reads names and sizes only."""
+    return {f"{kind}/{n:03}.png": PNG + b"%d %d" % (kind, n) for kind in range(classes) for n in range(each)}
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, body in files.items():
+            archive.writestr(name, body)
+    return packed.getvalue()
+
+
+def tarred(files: Mapping[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, body in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body))
+    return packed.getvalue()
+
+
+def filled(account, files: Mapping[str, bytes], folder: str = "november") -> dict:
+    """Put files below a folder of the project's data and close it."""
+    for name, body in files.items():
+        account.s3.put_object(Bucket=LANDING, Key=f"cancer/data/{folder}/{name}", Body=body)
+    return account.drop(f"cancer/data/{folder}/_SUCCESS", b"") | {"kind": "prefix"}
+
+
+def rejection_of(account, context, drop: dict):
+    with pytest.raises(RejectionError) as caught:
+        identify_dataset.handler(ask(drop), context)
+    assert caught.value.rejection.remedy
+    return caught.value.rejection
+
+
+@pytest.mark.parametrize("name", ["shots.zip", "shots.tar.gz", "shots.tgz"])
+def test_an_archive_is_one_object(account, context, name):
+    body = (zipped if name.endswith(".zip") else tarred)(pictures())
+    found = identify_dataset.handler(ask(account.drop(f"cancer/data/{name}", body)), context)
+    assert (found["outcome"], found["format"], found["source_count"]) == ("run", "archive", 1)
+    assert (found["compressed"], found["task"]) == (True, None)
+    assert found["sources"][0]["sha256"] == hashlib.sha256(body).hexdigest()
+
+
+def test_a_folder_of_pictures_is_read_side_by_side_and_told_by_its_classes(account, context):
+    found = identify_dataset.handler(ask(filled(account, pictures(each=20))), context)
+    assert (found["format"], found["task"], found["source_count"]) == ("images", "image-classification", 40)
+    assert len(found["sources"]) == 40
+    assert found["size_bytes"] == sum(len(body) for body in pictures(each=20).values())
+    digests = account.json(found["sources_uri"])
+    assert digests["cancer/data/november/1/007.png"] == hashlib.sha256(pictures()["1/007.png"]).hexdigest()
+
+
+def test_many_objects_are_named_where_they_are_listed_and_not_inline(account, context):
+    found = identify_dataset.handler(ask(filled(account, pictures(each=300))), context)
+    assert (found["source_count"], found["sources"]) == (600, [])
+    assert len(account.json(found["sources_uri"])) == 600
+    assert len(account.json(found["manifest_uri"])) == 601
+    run = account.run(RUN_ID)
+    assert (run["source_count"], run["sources"], run["sources_uri"]) == (600, [], found["sources_uri"])
+    assert len(json.dumps(found)) < 10_000, "a state of Step Functions carries 256 KiB"
+    assert len(Ledger(LEDGER).accepted("cancer", 1)) == 600
+    notes = account.table.query(KeyConditionExpression="pk = :p", ExpressionAttributeValues={":p": "PROJECT#cancer"})
+    assert len([item for item in notes["Items"] if item["sk"].startswith("SOURCE#")]) == 3
+
+
+def test_pictures_in_other_folders_have_other_classes_and_are_other_work(account, context):
+    succeed(RUN_ID, identify_dataset.handler(ask(filled(account, pictures())), context)["identity"])
+    copied = filled(account, pictures(), "december")
+    assert identify_dataset.handler(ask(copied, run_id=OTHER_RUN), context)["outcome"] == "reuse"
+    swapped = {name.replace("1/00", "0/a00"): body for name, body in pictures().items()}
+    moved = identify_dataset.handler(
+        ask(filled(account, swapped, "january"), run_id="cancer-20261124093000-bbbbbb"), context
+    )
+    assert moved["outcome"] == "run"
+
+
+def test_pictures_are_added_to_pictures(account, context):
+    spec(account, "data: {mode: append}")
+    identify_dataset.handler(ask(filled(account, pictures(each=40))), context)
+    more = {f"{kind}/new.png": PNG + b"new %d" % kind for kind in range(2)}
+    found = identify_dataset.handler(ask(filled(account, more, "december"), run_id=OTHER_RUN), context)
+    assert (found["format"], found["source_count"]) == ("images", 82)
+
+
+def test_a_folder_with_a_script_is_a_script(account, context):
+    files = {
+        "train.py": SCRIPT,
+        "lib/__init__.py": b"",
+        "x.npy": b"1",
+        "lib/__pycache__/x.pyc": b"1",
+        ".git/config": b"1",
+    }
+    found = identify_dataset.handler(ask(filled(account, files)), context)
+    assert (found["format"], found["task"]) == ("script", "custom")
+    keys = [source["key"].removeprefix("cancer/data/november/") for source in found["sources"]]
+    assert keys == ["lib/__init__.py", "train.py", "x.npy"]
+    assert "training script" in [each["what"] for each in Ledger(LEDGER).story(RUN_ID).decisions]
+
+
+def custom(account, source: str, more: str = "") -> None:
+    spec(account, f"task: custom\ntrain: {{source: '{source}'{more}}}\n")
+
+
+def test_a_script_may_lie_apart_from_its_data(account, context):
+    account.s3.put_object(Bucket=LANDING, Key="cancer/code/fit.py", Body=SCRIPT)
+    custom(account, f"s3://{LANDING}/cancer/code/fit.py")
+    drop = account.drop("cancer/data/measured.npy", b"any bytes that the script can read")
+    found = identify_dataset.handler(ask(drop), context)
+    assert (found["format"], found["task"], found["source_count"]) == ("script", "custom", 2)
+    assert [source["key"] for source in found["sources"]] == ["cancer/data/measured.npy", "cancer/code/fit.py"]
+    assert set(account.json(found["sources_uri"])) == {"cancer/data/measured.npy", "cancer/code/fit.py"}
+    assert [source.key for source in Ledger(LEDGER).accepted("cancer", 1)] == ["cancer/data/measured.npy"]
+    succeed(RUN_ID, found["identity"])
+    account.s3.put_object(Bucket=LANDING, Key="cancer/code/fit.py", Body=SCRIPT * 2)
+    again = identify_dataset.handler(
+        ask(account.drop("cancer/data/copy.npy", drop_body(account)), run_id=OTHER_RUN), context
+    )
+    assert again["outcome"] == "run", "another script is other work"
+
+
+def drop_body(account) -> bytes:
+    return account.s3.get_object(Bucket=LANDING, Key="cancer/data/measured.npy")["Body"].read()
+
+
+def test_a_packed_script_is_looked_into(account, context):
+    account.s3.put_object(Bucket=LANDING, Key="code/fit.zip", Body=zipped({"fit/fit.py": SCRIPT, "fit/net.py": SCRIPT}))
+    custom(account, f"s3://{LANDING}/code/fit.zip", ", entry_point: fit.py")
+    found = identify_dataset.handler(ask(account.drop("cancer/data/x.zip", zipped({"a.npy": b"1"}))), context)
+    assert (found["outcome"], found["format"]) == ("run", "archive")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "named"),
+    [
+        pytest.param(b"", "empty-file", "empty", id="nothing"),
+        pytest.param(zipped(pictures())[:900], "broken-archive", "damaged", id="cut in the middle"),
+        pytest.param(zipped({}), "no-data", "holds no file", id="an archive of nothing"),
+        pytest.param(zipped({"../../etc/x.png": PNG}), "archive-path", "outside of its folder", id="a way out"),
+        pytest.param(zipped(pictures(classes=1)), "one-class", "same class", id="a single class"),
+        pytest.param(zipped(pictures(each=3)), "too-few-images", "6 different pictures", id="a handful"),
+        pytest.param(zipped({f"{n}.png": PNG for n in range(40)}), "no-class", "no class's folder", id="no folders"),
+        pytest.param(zipped(pictures() | {"0/empty.png": b""}), "empty-file", "0/empty.png", id="an empty picture"),
+        pytest.param(zipped({"inner.zip": zipped(pictures())}), "nested-archive", "another archive", id="in another"),
+        pytest.param(zipped(pictures() | {"a.exe": b"MZ"}), "unsupported-format", "a.exe", id="what nobody can read"),
+        pytest.param(
+            zipped({"a.csv": TABLE, "b.parquet": b"PAR1"}), "mixed-formats", "csv and parquet", id="two formats"
+        ),
+    ],
+)
+def test_an_archive_that_cannot_be_used_is_rejected_by_its_directory(account, context, body, code, named):
+    rejection = rejection_of(account, context, account.drop("cancer/data/shots.zip", body))
+    assert rejection.code == code
+    assert named in rejection.message
+
+
+def test_a_link_in_a_tar_is_refused(account, context):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        link = tarfile.TarInfo("0/passwd.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    drop = account.drop("cancer/data/shots.tar.gz", packed.getvalue())
+    assert rejection_of(account, context, drop).code == "archive-link"
+
+
+def test_of_a_large_tar_only_the_beginning_is_looked_at(account, context, monkeypatch):
+    monkeypatch.setattr(identify_dataset, "TAR_BYTES", 2_000)
+    body = tarred({f"{n % 2}/{n}.png": hashlib.sha512(b"%d" % n).digest() * 4 for n in range(40)})
+    assert len(body) > 2_000
+    found = identify_dataset.handler(ask(account.drop("cancer/data/shots.tar.gz", body)), context)
+    assert found["outcome"] == "run"
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "named"),
+    [
+        pytest.param(pictures(classes=1), "one-class", "same class", id="a single class"),
+        pytest.param(pictures() | {"1/empty.png": b""}, "empty-file", "1/empty.png", id="an empty picture"),
+        pytest.param({"a.png": PNG, "b.png": PNG}, "no-class", "a.png", id="no folder and no table"),
+        pytest.param(pictures() | {"x.parquet": b"PAR1"}, "mixed-formats", "mixes", id="pictures and a Parquet file"),
+        pytest.param(pictures() | {"a.csv": b"a", "b.csv": b"b"}, "mixed-formats", "2 tables", id="two manifests"),
+        pytest.param({"fit.py": SCRIPT, "x.npy": b"1"}, "unsupported-format", "fit.py", id="a script by another name"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_rejected_by_its_names(account, context, files, code, named):
+    rejection = rejection_of(account, context, filled(account, files))
+    assert rejection.code == code
+    assert named in rejection.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "files", "code", "named"),
+    [
+        pytest.param("task: custom", pictures(), "no-entry-point", "train.py", id="custom without a script"),
+        pytest.param(
+            "task: text-classification", pictures(), "task-mismatch", "pictures", id="texts asked of pictures"
+        ),
+        pytest.param(
+            "task: image-classification", {"train.py": SCRIPT}, "task-mismatch", "training script", id="of a script"
+        ),
+        pytest.param(
+            "data: {mode: append}", {"train.py": SCRIPT}, "spec-invalid-field", "data.mode", id="adding to a script"
+        ),
+        pytest.param(
+            "train: {hyperparameters: {lr: 1}}",
+            pictures(),
+            "spec-invalid-field",
+            "train.hyperparameters",
+            id="unheeded",
+        ),
+    ],
+)
+def test_a_spec_that_does_not_fit_the_drop_is_rejected(account, context, asked, files, code, named):
+    spec(account, asked)
+    rejection = rejection_of(account, context, filled(account, files))
+    assert rejection.code == code
+    assert named in rejection.message
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "named"),
+    [
+        pytest.param(f"s3://{LANDING}/cancer/code/gone.py", "object-missing", "gone.py", id="one that is not there"),
+        pytest.param(
+            "s3://vault/fit.py", "train-source-refused", "bucket vault", id="a bucket that is not the stack's"
+        ),
+        pytest.param(
+            "s3://lake/fit.py", "train-source-refused", "lake, the data in", id="another bucket than the data's"
+        ),
+        pytest.param(
+            f"s3://{LANDING}/wine/data/fit.py",
+            "train-source-refused",
+            "project wine",
+            id="what another project dropped",
+        ),
+        pytest.param(f"s3://{LANDING}/code/empty.py", "empty-file", "empty.py", id="an empty one"),
+        pytest.param(f"s3://{LANDING}/code/none.zip", "no-entry-point", "no train.py", id="an archive without it"),
+        pytest.param(f"s3://{LANDING}/code/cut.zip", "broken-archive", "damaged", id="an archive that is none"),
+    ],
+)
+def test_a_script_that_cannot_be_used_is_rejected(account, context, source, code, named):
+    for name, body in {"empty.py": b"", "none.zip": zipped({"fit.py": SCRIPT}), "cut.zip": b"PK"}.items():
+        account.s3.put_object(Bucket=LANDING, Key=f"code/{name}", Body=body)
+    custom(account, source)
+    rejection = rejection_of(account, context, account.drop("cancer/data/x.npy", b"1"))
+    assert rejection.code == code
+    assert named in rejection.message
 
 
 # ---- Several runs of one project ----

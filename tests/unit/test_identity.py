@@ -53,24 +53,39 @@ def test_a_manifest_names_exactly_the_objects():
     ]
 
 
+def many(count: int, folder: str = "cancer/data/") -> list[Source]:
+    return [source(f"{folder}{n:06}.png", f"{n:064}") for n in range(count)]
+
+
 @pytest.mark.parametrize(
-    ("given", "forms", "code"),
+    ("given", "code"),
     [
-        pytest.param([source("a.csv"), source("b.parquet")], ["csv", "parquet"], "mixed-formats", id="two formats"),
-        pytest.param([source("a.csv"), source("b.csv", bucket="other")], ["csv"], "several-buckets", id="two buckets"),
+        pytest.param([source("a.csv"), source("b.csv", bucket="other")], "several-buckets", id="two buckets"),
+        pytest.param(many(2001), "too-many-objects", id="more than a run reads"),
+        pytest.param([*many(50), source("lake/old.png")], "too-many-objects", id="many, and one of them elsewhere"),
+    ],
+)
+def test_what_does_not_belong_together_is_rejected(given, code):
+    with pytest.raises(DropRejectedError) as caught:
+        sources.together(given, granted=[("landing", "cancer/")])
+    assert caught.value.rejection.code == code
+    assert caught.value.rejection.remedy
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(many(2000), id="as many as a run reads"),
+        pytest.param([*many(49), source("lake/old.png")], id="few are granted one by one, wherever they lie"),
         pytest.param(
-            [source(f"project/data/part-{n:06}.csv", "0" * 64) for n in range(300)],
-            ["csv"],
-            "too-many-objects",
-            id="more than a job can verify",
+            [*many(60, "warehouse/shots/"), source("code/fit.py")], id="many in the places that the spec names"
         ),
     ],
 )
-def test_what_does_not_belong_together_is_rejected(given, forms, code):
-    with pytest.raises(DropRejectedError) as caught:
-        sources.together(given, forms)
-    assert caught.value.rejection.code == code
-    assert caught.value.rejection.remedy
+def test_what_belongs_together_passes(given):
+    sources.together(
+        given, granted=[("landing", "cancer/"), ("landing", "warehouse/shots"), ("landing", "code/fit.py")]
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,9 +123,26 @@ def place(uri: str) -> tuple[str, str]:
     )
 
 
-@pytest.mark.parametrize("key", ["a.csv", "A.CSV.GZ", "a.jsonl.gz", "a.parquet", "a.parquet.gz", "a.csv/", "a", "csv"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "a.csv",
+        "A.CSV.GZ",
+        "a.jsonl.gz",
+        "a.parquet",
+        "a.parquet.gz",
+        "a.csv/",
+        "a",
+        "csv",
+        "a.zip",
+        "A.TGZ",
+        "a.tar.gz",
+        "a.tar",
+    ],
+)
 def test_a_file_is_told_from_a_folder_as_the_jobs_tell_it(key):
-    assert sources.is_file(key) is (infer.file_format(key) is not None)
+    assert sources.is_file(key) is (infer.file_format(key) is not None or infer.is_archive(key))
+    assert sources.is_file("code/train.py")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +153,22 @@ def test_a_file_is_told_from_a_folder_as_the_jobs_tell_it(key):
         ("d/.crc", 5, False),
         ("d/", 0, False),
         ("d/empty.csv", 0, True),
+        ("d/lib/__init__.py", 0, True),
+        ("d/lib/__pycache__/a.pyc", 9, False),
+        ("d/.git/config", 9, False),
+        ("d/__MACOSX/a.png", 9, False),
     ],
 )
 def test_which_listed_objects_are_data(key, size, expected):
     assert sources.is_data(key, size) is expected
+
+
+def test_what_is_hidden_is_judged_below_the_place_that_was_named():
+    assert sources.is_data(".staging/a.csv", 1, ".staging/")
+    assert not sources.is_data(".staging/.a.csv", 1, ".staging/")
+
+
+def test_pictures_under_two_names_are_kept_for_the_job_to_judge():
+    old, new = [source("cat/a.png", "11")], [source("dog/a.png", "11")]
+    assert len(sources.appended(old, new)) == 1
+    assert len(sources.appended(old, new, by_name=True)) == 2

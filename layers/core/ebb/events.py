@@ -160,4 +160,4 @@ def _why_ignored(rest: str) -> str:
         return "a folder marker"
     if rest.startswith("data/") and rest.count("/") >= 2:
         return f"part of a folder; the folder starts a run when data/<name>/{SUCCESS_MARKER} is there"
-    return f"neither {SPEC_NAME} nor data/<name>.<csv|parquet|jsonl>"
+    return f"neither {SPEC_NAME} nor data/<name>.<csv|jsonl|parquet|zip|tar.gz>"

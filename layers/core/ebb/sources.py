@@ -1,17 +1,15 @@
 """Sources: the objects that a run reads, which of them belong together, and how their content is named."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ebb.errors import DropRejectedError, InvalidSpecError, Rejection
-from ebb.events import SUCCESS_MARKER, Message
+from ebb.events import Message
 
 INLINE = 50  # as many travel between the steps and stand in the record; of more both name where they are listed
-# The keys and digests travel to the job in environment variables: 100 of 256 characters, the spec beside them.
-MAX_SOURCES_CHARS = 20_000
-_UNREAD = "0" * 64  # as long as the digest of what has not been read yet
+MAX_OBJECTS = 2_000  # seconds to name, and to copy into a job; more small files are better off in one archive
+_LITTER = frozenset({"__pycache__", "__MACOSX"})
 _FILE = re.compile(r"\.(csv|csv\.gz|jsonl|jsonl\.gz|parquet|zip|tar\.gz|tgz|py)$", re.IGNORECASE)
 _PACKED = re.compile(r"\.(gz|tgz|zip)$", re.IGNORECASE)
 
@@ -32,11 +30,16 @@ class Source(Message):
         return self.sha256 or f"{self.checksum}:{self.size_bytes}"
 
 
-def is_data(key: str, size_bytes: int) -> bool:
-    """Return whether a listed object is data: no marker, no hidden file, no folder."""
-    name = key.rsplit("/", 1)[-1]
-    folder_marker = key.endswith("/") and size_bytes == 0
-    return not folder_marker and name != SUCCESS_MARKER and not name.startswith((".", "_"))
+def is_data(key: str, size_bytes: int, prefix: str = "") -> bool:
+    """Return whether an object listed below `prefix` is data: no marker, nothing hidden, no folder, no litter.
+
+    What begins with an underscore is hidden, as for Hadoop; a Python module is not.
+    """
+    *folders, name = key.removeprefix(prefix).split("/")
+    folder_marker = not name and size_bytes == 0
+    hidden = name.startswith(".") or (name.startswith("_") and not name.endswith(".py"))
+    aside = any(folder.startswith(".") or folder in _LITTER for folder in folders)
+    return not folder_marker and not hidden and not aside
 
 
 def is_file(key: str) -> bool:
@@ -50,9 +53,15 @@ def is_packed(key: str) -> bool:
 
 
 def place(
-    uri: str, *, project: str, landing_bucket: str, external_buckets: Sequence[str], file: str
+    uri: str,
+    *,
+    project: str,
+    landing_bucket: str,
+    external_buckets: Sequence[str],
+    file: str,
+    field: str = "data.uri",
 ) -> tuple[str, str]:
-    """Return the bucket and the key (or prefix) that a spec's `data.uri` names.
+    """Return the bucket and the key (or prefix) that a field of the spec names: `data.uri` or `train.source`.
 
     Raises: InvalidSpecError when this project may not read there: a bucket that the stack was not given, or what
     another project dropped.
@@ -62,31 +71,29 @@ def place(
         if bucket in external_buckets:
             return bucket, key
         allowed = ", ".join(external_buckets) or "none yet"
-        raise _uri_refused(
+        raise uri_refused(
             f"this stack may not read the bucket {bucket}",
             f"Add it to the stack parameter ExternalDataBuckets (now: {allowed}).",
-            file,
+            file=file,
+            field=field,
         )
     first, _, rest = key.partition("/")
     if first != project and (not rest or rest == "data" or rest.startswith("data/")):
-        raise _uri_refused(
-            f"data.uri names what the project {first} dropped",
-            "Name data of this project, or a place outside every project's data folder.",
-            file,
+        raise uri_refused(
+            f"{field} names what the project {first} dropped",
+            "Name a place of this project, or one outside every project's data folder.",
+            file=file,
+            field=field,
         )
     return bucket, key
 
 
-def together(sources: Sequence[Source], forms: Iterable[str]) -> str:
-    """Return the one format that all sources share.
+def together(sources: Sequence[Source], *, granted: Iterable[tuple[str, str]]) -> None:
+    """Let pass what one run can read; `granted` are the places, bucket and key or prefix, that its role covers.
 
-    Raises: DropRejectedError when formats or buckets differ, or there are more than a job can be told of.
+    Single objects elsewhere are granted one by one, as long as they are few.
+    Raises: DropRejectedError when the objects lie in several buckets, or there are too many.
     """
-    found = sorted(set(forms))
-    if len(found) > 1:
-        raise DropRejectedError(
-            Rejection("mixed-formats", f"the drop mixes {' and '.join(found)}", remedy="Drop one format at a time.")
-        )
     if len({source.bucket for source in sources}) > 1:
         raise DropRejectedError(
             Rejection(
@@ -95,23 +102,50 @@ def together(sources: Sequence[Source], forms: Iterable[str]) -> str:
                 remedy="Keep all data of an appending project in one bucket, or write data: {mode: replace}.",
             )
         )
-    chars = len(json.dumps({source.key: source.sha256 or _UNREAD for source in sources}, separators=(",", ":")))
-    if chars > MAX_SOURCES_CHARS:
-        most = MAX_SOURCES_CHARS * len(sources) // chars
+    few_enough(len(sources))
+    places = list(granted)
+    if len(sources) > INLINE and not all(_is_in(source, places) for source in sources):
         raise DropRejectedError(
             Rejection(
                 "too-many-objects",
-                f"{len(sources)} objects with names as long as these are more than the {most} that one run can verify",
-                remedy="Join them into one larger file (Parquet holds most in least space).",
+                "data.uri has moved, and the objects read before are too many to be granted one by one",
+                column="data.uri",
+                remedy="Name a folder that holds old and new data, or write data: {mode: replace}.",
             )
         )
-    return found[0]
 
 
-def appended(old: Iterable[Source], new: Sequence[Source]) -> list[Source]:
-    """Return the old sources and the new ones: a new version of a key replaces it, the same bytes count once."""
+def _is_in(source: Source, places: Iterable[tuple[str, str]]) -> bool:
+    return any(
+        source.bucket == bucket and (source.key == key or source.key.startswith(key.rstrip("/") + "/"))
+        for bucket, key in places
+    )
+
+
+def few_enough(count: int) -> None:
+    """Let pass as many objects as one run reads.
+
+    Raises: DropRejectedError.
+    """
+    if count > MAX_OBJECTS:
+        raise DropRejectedError(
+            Rejection(
+                "too-many-objects",
+                f"the drop holds more than the {MAX_OBJECTS} objects that one run reads",
+                remedy="Put the files into one zip or tar.gz, or join tables into one larger file.",
+            )
+        )
+
+
+def appended(old: Iterable[Source], new: Sequence[Source], *, by_name: bool = False) -> list[Source]:
+    """Return the old sources and the new ones: a new version of a key replaces it, the same bytes count once.
+
+    With `by_name` they count under each name: a picture in two classes' folders is for `process` to judge.
+    """
     replaced = {(source.bucket, source.key) for source in new}
     kept = [source for source in old if (source.bucket, source.key) not in replaced]
+    if by_name:
+        return sorted([*kept, *new], key=lambda source: source.key)
     by_content: dict[str, Source] = {}
     for source in [*kept, *new]:
         by_content.setdefault(source.fingerprint, source)
@@ -131,5 +165,7 @@ def manifest(sources: Sequence[Source]) -> list[Any]:
     return [{"prefix": f"s3://{sources[0].bucket}/"}, *(source.key for source in sources)]
 
 
-def _uri_refused(message: str, remedy: str, file: str) -> InvalidSpecError:
-    return InvalidSpecError(Rejection("data-uri-refused", message, file=file, column="data.uri", remedy=remedy))
+def uri_refused(message: str, remedy: str, *, file: str, field: str) -> InvalidSpecError:
+    """Return the error for a place that a field of the spec may not name."""
+    code = f"{field.replace('.', '-')}-refused"
+    return InvalidSpecError(Rejection(code, message, file=file, column=field, remedy=remedy))

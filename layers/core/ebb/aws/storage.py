@@ -125,15 +125,15 @@ class _Ranges(io.RawIOBase):
         return _get(self._bucket, self._key, self._etag, f"bytes={first}-{last}")
 
 
-def keys(bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
-    """Yield key and size of every object below a prefix.
+def listed(bucket: str, prefix: str) -> Iterator[ObjectFacts]:
+    """Yield every object below a prefix, in the order of their keys; a listing tells no metadata and no checksum.
 
     Raises: as `head`.
     """
     try:
         for page in client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for each in page.get("Contents", ()):
-                yield each["Key"], each["Size"]
+                yield ObjectFacts(bucket, each["Key"], each["Size"], each["ETag"].strip('"'), {}, None)
     except (ClientError, BotoCoreError) as error:
         _translate(error, bucket, prefix)
 
