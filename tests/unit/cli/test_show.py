@@ -135,6 +135,47 @@ def test_before_and_after_stand_side_by_side_with_units_and_bands(ebb, put):
     assert any(row.startswith("USD on AWS per million") for row in rows)
 
 
+def cells(told: str, first: str) -> list[str]:
+    line = next(line for line in told.splitlines() if line.startswith(first))
+    return [part.strip() for part in line.split("  ") if part.strip()]
+
+
+CANDIDATES = [
+    {
+        "name": "student", "status": "measured", "runtime": "onnxruntime", "quality": {"validation": 0.9713},
+        "drop_bound": 0.0042, "latency_ms": {"p50": 0.021}, "throughput_rows_per_s": 91234.5, "size_bytes": 200_000,
+        "cpu_ms_per_prediction": 0.031, "verdict": "takes the least energy",
+    },
+    {"name": "pruned-int8-openvino", "status": "failed", "runtime": "openvino", "reason": "cannot be compiled"},
+]  # fmt: skip
+
+
+def test_every_candidate_stands_with_its_runtime_its_figures_and_its_verdict(ebb, put):
+    put(
+        metric="accuracy", chosen="student", candidates=CANDIDATES, comparison={"original": MEASURE, "shipped": SHIPPED}
+    )
+    told = ebb("show", RUN_ID).stdout
+    assert cells(told, "student ✓") == [
+        "student ✓", "onnxruntime", "0.9713", "0.0042", "0.0210", "91,234", "195.3 KiB", "0.0310",
+        "takes the least energy",
+    ]  # fmt: skip
+    assert cells(told, "as trained")[:3] == ["as trained", "pytorch", "0.9700"]
+
+
+def test_a_candidate_that_failed_says_why_instead_of_figures(ebb, put):
+    put(metric="accuracy", chosen="student", candidates=CANDIDATES)
+    told = cells(ebb("show", RUN_ID).stdout, "pruned-int8-openvino")
+    assert told == ["pruned-int8-openvino", "openvino", *["-"] * 6, "cannot be compiled"]
+
+
+def test_a_model_that_is_served_as_its_script_left_it_has_no_figures_to_compare(ebb, put):
+    as_is = {"name": "as-is", "status": "measured", "quality": None, "size_bytes": 3_000_000, "reason": "no model.onnx"}
+    put(task="custom", chosen="as-is", candidates=[as_is], comparison={"original": None, "shipped": as_is})
+    told = ebb("show", RUN_ID).stdout
+    assert cells(told, "as-is ✓") == ["as-is ✓", *["-"] * 5, "2.9 MiB", "-", "no model.onnx"]
+    assert "Original against shipped" not in told
+
+
 def test_runs_lists_newest_first_and_only_those_of_the_project(ebb, put):
     put(run_id=OLDER)
     put(run_id=RUN_ID)
