@@ -84,11 +84,8 @@ def arguments(hyperparameters: Mapping[str, Any]) -> list[str]:
     given = []
     for name in sorted(hyperparameters):
         value = hyperparameters[name]
-        if isinstance(value, Mapping):
-            text = ",".join(f"{key}={value[key]}" for key in sorted(value))
-        else:
-            text = str(value)
-        given += [f"--{name}" if len(name) > 1 else f"-{name}", text]
+        given.append(f"--{name}" if len(name) > 1 else f"-{name}")
+        given.append(",".join(f"{key}={value[key]}" for key in sorted(value)) if hasattr(value, "keys") else str(value))
     return given
 
 

@@ -1,0 +1,500 @@
+"""What a user's script exported: `model.onnx`, `evaluation.npz`, `evaluation.json`; believed only as far as checked.
+
+Everything wrong with them is told by an ExportError that names the file and what to write instead. What is right
+becomes a network like those that Ebb trains itself: input `input` with any number of rows, output `output` float32
+[rows, classes] of probabilities, or [rows, 1] in the target's own unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import external_data_helper
+from onnxscript import ir
+
+from ebb_jobs import export, quality
+from ebb_jobs.dataset import Split
+from ebb_jobs.errors import JobError
+from ebb_jobs.infer import CLASSIFICATION as TABULAR_CLASSIFICATION
+from ebb_jobs.infer import Inferred
+
+MODEL, EVALUATION, SHEET = "model.onnx", "evaluation.npz", "evaluation.json"
+CLASSIFICATION, REGRESSION = "classification", "regression"
+MAX_MODEL_BYTES = 2**30
+MAX_EVALUATION_BYTES = 2**31
+MIN_ROWS = 40
+"""Half of them choose, half of them judge what was chosen."""
+SEED = 7
+"""Fixed: the same held-out rows fall into the same halves in every run, so that models of two runs can be compared."""
+PROBE_ROWS = 32
+ALONE_TOLERANCE = 1e-3
+"""Of the outputs' size: by how much a row's answer may differ from its answer among others."""
+INPUT_TYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+"""Operator sets that ONNX Runtime brings along."""
+NAMED_OUTPUTS = ("output", "probabilities")
+_SHEET_EXAMPLE = '{"task": "classification", "metric": "accuracy", "classes": ["no", "yes"]}'
+_EXPORT = (
+    "torch.onnx.export(model.eval(), (rows,), path, dynamo=True, external_data=False, "
+    'dynamic_shapes=({0: torch.export.Dim("rows")},))'
+)
+
+
+class ExportError(JobError):
+    """The export cannot be used; the message names the file and what to write, and holds no value of the data."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out rows as the network takes them, what they are, and by what they are judged."""
+
+    task: str
+    metric: Inferred
+    classes: list[str] | None
+    """Names of the outputs; None for a regression."""
+    inputs: np.ndarray
+    targets: np.ndarray
+    calibration: np.ndarray
+
+    def split(self, name: str) -> Split:
+        """Return the rows that choose (`validation`), those that judge what was chosen (`test`), or `train`.
+
+        The last are the calibration rows, perhaps none; a script keeps the targets of its training rows to itself.
+        """
+        if name == "train":
+            return Split(self.calibration, *(np.zeros(len(self.calibration), dtype=self.targets.dtype),) * 2)
+        rows = np.flatnonzero(choosing(self.targets) == (name == "validation"))
+        return Split(self.inputs[rows], self.targets[rows], self.targets[rows])
+
+
+@dataclass(frozen=True)
+class Export:
+    """A checked export."""
+
+    network: onnx.ModelProto
+    evaluation: Evaluation
+    shape: list[int | None]
+    """Of the input, None where any size fits; the first axis is the rows."""
+    dtype: np.dtype
+    notes: list[tuple[str, str, str]]
+    """What was changed: subject, choice, reason."""
+
+    @property
+    def parameters(self) -> int:
+        """Return how many numbers the network holds."""
+        return sum(int(np.prod(tensor.dims)) for tensor in self.network.graph.initializer)
+
+
+def choosing(targets: np.ndarray) -> np.ndarray:
+    """Return which rows choose: of every two rows that are neighbours by target one, at random."""
+    random = np.random.default_rng(SEED)
+    order = np.lexsort((random.random(len(targets)), targets))
+    chosen = np.zeros(len(targets), dtype=bool)
+    for start in range(0, len(order), 2):
+        pair = order[start : start + 2]
+        chosen[pair[random.integers(len(pair))]] = True
+    return chosen
+
+
+def read(folder: Path) -> Export:
+    """Return what the script wrote into `folder`, checked by running it. Raises ExportError."""
+    model, shape, dtype, notes = read_model(folder)
+    evaluation = read_evaluation(folder, shape, dtype)
+    model, more = _any_rows(model, shape, evaluation.inputs)
+    outputs = _run(model, evaluation.inputs)
+    if evaluation.task == CLASSIFICATION:
+        evaluation = _with_classes(evaluation, 2 if outputs.ndim == 1 else max(2, outputs.shape[1]))
+    model, told = _in_ebbs_terms(model, outputs, evaluation)
+    return Export(model, evaluation, [None, *shape[1:]], dtype, [*notes, *more, *told])
+
+
+# ---- evaluation.json and evaluation.npz ----
+
+
+def read_evaluation(folder: Path, shape: list[int | None], dtype: np.dtype) -> Evaluation:
+    """Return the held-out rows. Raises ExportError."""
+    sheet = _read_sheet(folder / SHEET)
+    arrays = _read_arrays(folder / EVALUATION)
+    for name in ("inputs", "targets"):
+        if name not in arrays:
+            raise ExportError(
+                f"{EVALUATION} holds no array {name!r}: np.savez(path, inputs=held_out_rows, targets=their_targets)"
+            )
+    inputs = _fitting("inputs", arrays["inputs"], shape, dtype)
+    calibration = _fitting("calibration", arrays.get("calibration", inputs[:0]), shape, dtype)
+    if len(inputs) < MIN_ROWS:
+        raise ExportError(f"{EVALUATION} holds {len(inputs)} rows: hold out {MIN_ROWS} at least, better hundreds")
+    task, classes = sheet["task"], sheet.get("classes")
+    targets = _targets(arrays["targets"], len(inputs), task, classes)
+    shares = None
+    if task == CLASSIFICATION:
+        shares = np.bincount(targets, minlength=len(classes) if classes else 0) / len(targets)
+    return Evaluation(task, _metric(task, shares, sheet.get("metric")), classes, inputs, targets, calibration)
+
+
+def _read_sheet(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ExportError(f"{file.name} is missing beside {MODEL}: write {_SHEET_EXAMPLE}")
+    try:
+        sheet = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{file.name} is not JSON: write {_SHEET_EXAMPLE}") from error
+    if not isinstance(sheet, dict) or sheet.get("task") not in (CLASSIFICATION, REGRESSION):
+        raise ExportError(f"{file.name} names no task, {CLASSIFICATION} or {REGRESSION}: write {_SHEET_EXAMPLE}")
+    if unknown := sorted(set(sheet) - {"task", "metric", "classes"}):
+        raise ExportError(f"{file.name} has a field {unknown[0]!r}: it takes task, metric and classes")
+    classes = sheet.get("classes")
+    if classes is not None:
+        if sheet["task"] == REGRESSION:
+            raise ExportError(f"{file.name} names classes for a regression: leave them out")
+        named = isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)
+        if not named or len(set(classes)) != len(classes) or len(classes) < 2:
+            raise ExportError(f"{file.name}: classes must be a list of two or more different names, in quotes")
+    return sheet
+
+
+def _metric(task: str, shares: np.ndarray | None, asked: Any) -> Inferred:
+    allowed = quality.CLASSIFICATION_METRICS if task == CLASSIFICATION else quality.REGRESSION_METRICS
+    if asked is not None:
+        name = quality.ALIASES.get(str(asked).lower(), str(asked).lower())
+        if name not in allowed:
+            raise ExportError(f"{SHEET}: the metric does not suit {task}; write one of: {', '.join(allowed)}")
+        return Inferred(name, f"named by {SHEET}")
+    return quality.choose(TABULAR_CLASSIFICATION if task == CLASSIFICATION else task, shares, None)
+
+
+def _read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file without ever running what a pickle says."""
+    if not file.is_file():
+        raise ExportError(
+            f"{file.name} is missing beside {MODEL}: np.savez(path, inputs=held_out_rows, targets=their_targets)"
+        )
+    try:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_EVALUATION_BYTES:
+            raise ExportError(f"{file.name} unpacks to {size / 2**30:.1f} GiB: hold out fewer rows, 2 GiB at most")
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("inputs", "targets", "calibration") if name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ExportError(
+            f"{file.name} is no .npz file of plain arrays ({type(error).__name__}): write it with np.savez, "
+            "numbers only"
+        ) from error
+
+
+def _fitting(name: str, found: np.ndarray, shape: list[int | None], dtype: np.dtype) -> np.ndarray:
+    """Return rows in the network's own type. Raises ExportError."""
+    where = f"{EVALUATION}, array {name!r}"
+    fits = found.ndim == len(shape) and all(
+        want in (None, have) for want, have in zip(shape[1:], found.shape[1:], strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(["rows", *("any" if size is None else str(size) for size in shape[1:])])
+        raise ExportError(f"{where}, has the shape {list(found.shape)}: the input of {MODEL} is [{wanted}]")
+    if found.dtype != dtype and not (found.dtype.kind in "biuf" and np.can_cast(found.dtype, dtype, "same_kind")):
+        raise ExportError(f"{where}, holds {found.dtype}: the input of {MODEL} is {dtype}")
+    found = np.ascontiguousarray(found.astype(dtype, copy=False))
+    if dtype.kind == "f" and not np.isfinite(found).all():
+        raise ExportError(f"{where}, holds NaN or infinity: fill missing values before the network sees them")
+    return found
+
+
+def _targets(found: np.ndarray, rows: int, task: str, classes: list[str] | None) -> np.ndarray:
+    where = f"{EVALUATION}, array 'targets',"
+    if len(found.shape) == 0 or len(found) != rows:
+        raise ExportError(f"{where} and array 'inputs' differ in their number of rows")
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if task == CLASSIFICATION:
+        whole = found.dtype.kind in "iub" or (found.dtype.kind == "f" and bool((found == np.floor(found)).all()))
+        if found.ndim != 1 or not whole or found.min() < 0:
+            raise ExportError(f"{where} must hold class indices [rows]: 0 for the first output of {MODEL}, and so on")
+        found = found.astype(np.int64)
+        if classes and found.max() >= len(classes):
+            raise ExportError(f"{where} holds a class index beyond the {len(classes)} classes of {SHEET}")
+        if len(np.unique(found)) < 2:
+            raise ExportError(f"{where} holds one class only: hold out rows of every class")
+        return found
+    if found.dtype.kind not in "iuf" or found.ndim != 1:
+        raise ExportError(
+            f"{where} must hold one number per row: models of several are served as they are, with code/inference.py"
+        )
+    found = found.astype(np.float64)
+    if not np.isfinite(found).all():
+        raise ExportError(f"{where} holds NaN or infinity")
+    if not found.std() > 0:
+        raise ExportError(f"{where} holds one value only: nothing can be judged by it")
+    return found
+
+
+# ---- model.onnx ----
+
+
+def read_model(folder: Path) -> tuple[onnx.ModelProto, list[int | None], np.dtype, list[tuple[str, str, str]]]:
+    """Return the model with its weights in it, its input's shape and type, and what was changed. Raises ExportError."""
+    file = folder / MODEL
+    if not file.is_file():
+        raise ExportError(f"{MODEL} is missing: {_EXPORT}")
+    _limit(file.stat().st_size)
+    try:
+        model = onnx.load(str(file), load_external_data=False)
+    except Exception as error:  # protobuf's own kinds
+        raise ExportError(f"{MODEL} is no ONNX file: {_EXPORT}") from error
+    notes = _inline(model, folder)
+    _refuse_unknown_operators(model)
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # ValidationError, and protobuf's own kinds
+        print(f"onnx.checker: {error}", flush=True)
+        raise ExportError(f"{MODEL} is not valid ONNX (the log holds what onnx.checker says): {_EXPORT}") from error
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        raise ExportError(
+            f"{MODEL} has {len(inputs)} inputs, expected one: export a module whose forward takes one tensor"
+        )
+    kind = inputs[0].type.tensor_type
+    if not inputs[0].type.HasField("tensor_type") or not kind.HasField("shape") or not kind.shape.dim:
+        raise ExportError(f"{MODEL}: its input is no tensor with a known number of axes, rows first")
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    if dtype.name not in INPUT_TYPES:
+        raise ExportError(f"{MODEL} takes {dtype.name}: export it with an input of {', '.join(INPUT_TYPES[:4])} ...")
+    shape = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim]
+    return model, shape, dtype, notes
+
+
+def _limit(size: int) -> None:
+    if size > MAX_MODEL_BYTES:
+        raise ExportError(f"{MODEL} has {size / 2**30:.1f} GiB of at most {MAX_MODEL_BYTES / 2**30:.0f}")
+
+
+def _inline(model: onnx.ModelProto, folder: Path) -> list[tuple[str, str, str]]:
+    """Take the weights of a file beside model.onnx into it: what PyTorch's exporter does when not told otherwise.
+
+    A plain name within the folder, never a path: an ONNX file must not be able to name any other file.
+    """
+    files = set()
+    for tensor in _tensors(model):
+        if external_data_helper.uses_external_data(tensor):
+            name = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            beside = folder / name
+            if not name or Path(name).name != name or beside.is_symlink() or not beside.is_file():
+                raise ExportError(
+                    f"{MODEL} keeps weights in a file that does not lie beside it: export with external_data=False"
+                )
+            files.add(beside)
+    if not files:
+        return []
+    _limit(sum(file.stat().st_size for file in files))
+    try:
+        external_data_helper.load_external_data_for_model(model, str(folder))
+    except Exception as error:  # offsets and lengths beyond the file
+        raise ExportError(f"{MODEL}: the weights beside it cannot be read: export with external_data=False") from error
+    return [("weights", "inside the model", f"{', '.join(sorted(file.name for file in files))} was merged into it")]
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for graph in _graphs(model.graph):
+        yield from graph.initializer
+        yield from _constants(graph.node)
+    for function in model.functions:
+        yield from _constants(function.node)
+
+
+def _constants(nodes: Any) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _graphs(inner)
+
+
+def _refuse_unknown_operators(model: onnx.ModelProto) -> None:
+    own = {(function.domain, function.name) for function in model.functions}
+    nodes = [node for graph in _graphs(model.graph) for node in graph.node]
+    nodes += [node for function in model.functions for node in function.node]
+    for node in nodes:
+        if node.domain not in KNOWN_DOMAINS and (node.domain, node.op_type) not in own:
+            raise ExportError(
+                f"{MODEL} uses the operator {node.domain}::{node.op_type}, which needs a library of its own: "
+                "export with the standard operators only"
+            )
+
+
+def _any_rows(
+    model: onnx.ModelProto, shape: list[int | None], inputs: np.ndarray
+) -> tuple[onnx.ModelProto, list[tuple[str, str, str]]]:
+    """Return the model taking any number of rows, proven: a row must be answered alike alone and among others."""
+    if shape[0] not in (None, 1):
+        raise ExportError(f"{MODEL} takes {shape[0]} rows at once and no other number: {_EXPORT}")
+    alone = _run(model, inputs[:PROBE_ROWS], rows=1)
+    notes = []
+    if shape[0] == 1:
+        model = _with_free_rows(model)
+        notes.append(("rows", "any number", f"{MODEL} was exported for one row at a time; its first axis was freed"))
+    try:
+        together = _run(model, inputs[:PROBE_ROWS])
+    except ExportError as error:
+        raise ExportError(f"{MODEL} cannot answer several rows at once: {_EXPORT}") from error
+    size = ALONE_TOLERANCE * max(float(np.abs(alone).max()), 1e-6)
+    if together.shape != alone.shape or not np.allclose(together, alone, rtol=ALONE_TOLERANCE, atol=size):
+        raise ExportError(
+            f"{MODEL} answers a row otherwise when others are beside it: export in evaluation mode. {_EXPORT}"
+        )
+    return model, notes
+
+
+def _with_free_rows(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with a symbolic first axis, and without what was inferred from the fixed one."""
+    graph = ir.from_proto(model)
+    for node in graph.graph:
+        for value in node.outputs:
+            value.shape = None
+    for value in [*graph.graph.inputs, *graph.graph.outputs]:
+        if value.shape is not None:
+            value.shape = ir.Shape([export.ROWS, *list(value.shape)[1:]])
+    # A reshape to [1, ...] says the one row by number; 0 says "as many as came".
+    for node in graph.graph:
+        if (
+            node.op_type == "Reshape"
+            and node.domain in KNOWN_DOMAINS[:2]
+            and not node.attributes.get_int("allowzero", 0)
+        ):
+            wanted = ir.convenience.get_const_tensor(node.inputs[1])
+            if wanted is not None and wanted.size and wanted.numpy()[0] == 1:
+                freed = wanted.numpy().copy()
+                freed[0] = 0
+                name = f"{node.outputs[0].name}_rows"
+                graph.graph.initializers[name] = value = ir.Value(name=name, const_value=ir.tensor(freed, name=name))
+                node.replace_input_with(1, value)
+    return ir.to_proto(graph)
+
+
+def _run(model: onnx.ModelProto, inputs: np.ndarray, rows: int = 1024) -> np.ndarray:
+    """Return the answering output for all rows. Raises ExportError."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        wanted = [_output_name([value.name for value in session.get_outputs()])]
+        found = [
+            np.asarray(session.run(wanted, {name: inputs[start : start + rows]})[0])
+            for start in range(0, len(inputs), rows)
+        ]
+        outputs = np.concatenate(found)
+    except ExportError:
+        raise
+    except Exception as error:  # onnxruntime raises its own kinds
+        print(f"ONNX Runtime: {error}", flush=True)
+        raise ExportError(
+            f"{MODEL} does not run in ONNX Runtime {onnxruntime.__version__} (the log holds its words): {_EXPORT}"
+        ) from error
+    if outputs.dtype.kind != "f":
+        raise ExportError(f"{MODEL} answers with {outputs.dtype}: export logits, probabilities or values as float32")
+    if len(outputs) != len(inputs) or outputs.ndim > 2 or outputs.ndim == 0:
+        raise ExportError(
+            f"{MODEL} answers {len(inputs)} rows with the shape {list(outputs.shape)}: its output must be [rows] or "
+            "[rows, classes or values]"
+        )
+    if not np.isfinite(outputs).all():
+        raise ExportError(f"{MODEL} answers held-out rows with NaN or infinity")
+    return outputs
+
+
+def _output_name(names: list[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    for name in NAMED_OUTPUTS:
+        if name in names:
+            return name
+    raise ExportError(f"{MODEL} has {len(names)} outputs: name the one that answers 'output', or leave out the others")
+
+
+def _with_classes(evaluation: Evaluation, width: int) -> Evaluation:
+    """Return the evaluation with every output named; without names in evaluation.json a class is its number."""
+    if evaluation.classes and len(evaluation.classes) != width:
+        raise ExportError(f"{MODEL} tells {width} classes apart, {SHEET} names {len(evaluation.classes)}")
+    if evaluation.targets.max() >= width:
+        raise ExportError(f"{EVALUATION}, array 'targets', holds a class index beyond the {width} classes of {MODEL}")
+    return dataclasses.replace(evaluation, classes=evaluation.classes or [str(number) for number in range(width)])
+
+
+def _in_ebbs_terms(
+    model: onnx.ModelProto, outputs: np.ndarray, evaluation: Evaluation
+) -> tuple[onnx.ModelProto, list[tuple[str, str, str]]]:
+    """Return the model with input `input` and output `output`, float32 [rows, ...], logits made probabilities."""
+    notes = []
+    loaded = ir.from_proto(model)
+    graph = loaded.graph
+    flow = next(value for value in graph.outputs if value.name == _output_name([one.name for one in graph.outputs]))
+    [given] = [value for value in graph.inputs if value.name not in graph.initializers]
+    for value in _values(graph):  # the names that Ebb wants are taken from whoever has them
+        if value.name in (export.INPUT, export.OUTPUT):
+            value.name = f"{value.name}_of_script"
+
+    def then(op: str, *inputs: Any, **attributes: Any) -> Any:
+        node = ir.node(op, inputs=list(inputs), attributes=attributes or None)
+        node.outputs[0].name = f"ebb_{op.lower()}"
+        graph.append(node)
+        return node.outputs[0]
+
+    def constant(name: str, array: np.ndarray) -> Any:
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        graph.register_initializer(value)
+        return value
+
+    if outputs.dtype != np.float32:
+        flow = then("Cast", flow, to=onnx.TensorProto.FLOAT)
+    if outputs.ndim == 1:
+        flow = then("Reshape", flow, constant("ebb_column", np.array([-1, 1], dtype=np.int64)))
+    width = 1 if outputs.ndim == 1 else outputs.shape[1]
+    if evaluation.task == REGRESSION and width != 1:
+        raise ExportError(f"{MODEL} has {width} outputs per row, a regression has one: export the predicted value only")
+    if evaluation.task == CLASSIFICATION and width == 1:
+        if outputs.min() < 0 or outputs.max() > 1:
+            flow = then("Sigmoid", flow)
+            notes.append(("probabilities", "sigmoid appended", f"the outputs of {MODEL} are logits"))
+        rest = then("Sub", constant("ebb_one", np.array([1], dtype=np.float32)), flow)
+        flow = then("Concat", rest, flow, axis=1)
+        notes.append(("classes", "two", f"the one output of {MODEL} is taken for the probability of the second"))
+    elif evaluation.task == CLASSIFICATION and not _are_probabilities(outputs):
+        flow = then("Softmax", flow, axis=1)
+        notes.append(("probabilities", "softmax appended", f"the outputs of {MODEL} are no probabilities"))
+    flow = then("Identity", flow)
+    given.name, flow.name = export.INPUT, export.OUTPUT
+    flow.dtype, flow.shape = ir.DataType.FLOAT, ir.Shape([export.ROWS, len(evaluation.classes or [0])])
+    del graph.outputs[:]
+    graph.outputs.append(flow)
+    made = ir.to_proto(loaded)
+    onnx.checker.check_model(made)
+    return made, notes
+
+
+def _are_probabilities(outputs: np.ndarray) -> bool:
+    return bool(outputs.min() >= -1e-6 and np.abs(outputs.astype(np.float64).sum(1) - 1).max() <= 1e-3)
+
+
+def _values(graph: Any) -> Iterator[Any]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        yield from node.outputs

@@ -1,0 +1,105 @@
+"""Tensors of a user's own network: what a training script exported, or a model that is served as the script left it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebb_jobs import exported, tensors, user_code
+from ebb_jobs.dataset import Split
+from ebb_jobs.errors import JobError
+from ebb_jobs.kind import KindRecipe
+from ebb_jobs.networks import Network
+from ebb_jobs.report import Report
+from ebb_jobs.tensors import TensorCodec
+
+FOLDER = "exported"
+"""Where, within the original, lies what the script wrote into SM_MODEL_DIR."""
+_OURS = "the script trains the network, and only what it exported is known: no PyTorch network and no training rows"
+
+
+class CustomKind:
+    """A network that came as ONNX: quantized and compiled like every other, never trained or taken apart.
+
+    What the stages call `curated` is here the original's own folder: the held-out rows are exported with the network.
+    """
+
+    name = "custom"
+    codec_module = "tensors"
+    code = (tensors, user_code)
+    recipe = KindRecipe(steps=0, student_steps=0, peak_rate=0.0, student_peak_rate=0.0, batch_size=lambda rows: rows)
+    runtimes = ("onnxruntime", "openvino")
+    quantized_operators = (
+        "Conv",
+        "ConvTranspose",
+        "Gemm",
+        "MatMul",
+        "Relu",
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "Add",
+        "Concat",
+    )
+    skipped = {  # noqa: RUF012 - read only
+        "distill": f"a student learns from the training rows: {_OURS}",
+        "prune": f"channels are taken away and the rest is trained on: {_OURS}",
+    }
+    trains_itself = True
+
+    def fit_codec(self, curated: Path, schema: dict[str, Any], report: Report) -> TensorCodec:
+        """Raise: the codec follows from the export, see `custom.train`."""
+        raise JobError(_OURS)
+
+    def open_codec(self, folder: Path) -> TensorCodec:
+        """Return the codec of a folder."""
+        return tensors.open_codec(folder)
+
+    def read_split(self, curated: Path, split: str, codec: TensorCodec) -> Split:
+        """Return held-out rows as they were exported; `train` are the calibration rows, perhaps none."""
+        return exported.read_evaluation(curated / FOLDER, list(codec.shape), codec.dtype).split(split)
+
+    def singles(self, curated: Path, split: str, codec: TensorCodec, count: int) -> list[np.ndarray]:
+        """Return the first rows, each an array [1, ...]."""
+        return [row[None] for row in self.read_split(curated, split, codec).inputs[:count]]
+
+    def join(self, singles: list[np.ndarray]) -> np.ndarray:
+        """Return the rows in one array."""
+        return np.concatenate(singles)
+
+    def bodies(self, codec: TensorCodec, singles: list[np.ndarray]) -> list[tuple[bytes, str, range]]:
+        """Return all rows as JSON, as .npy and, where they are rows of a table, as CSV."""
+        return tensors.bodies(codec, singles)
+
+    def original(self, codec: TensorCodec, training: Split) -> Network:
+        """Raise: see `skipped`."""
+        raise JobError(_OURS)
+
+    def students(self, teacher: Network, codec: TensorCodec, training: Split) -> Sequence[Callable[[], Network]]:
+        """Return none: see `skipped`."""
+        return []
+
+    def prune(self, network: Network, share: float, example: Tensor) -> None:
+        """Prune nothing: see `skipped`."""
+
+    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the rows as they are."""
+        return inputs
+
+    def misfit(self, signature: dict[str, Any], schema: dict[str, Any]) -> str | None:
+        """Return why the served model cannot answer these held-out rows: another input, or other classes."""
+        if signature.get("codec") != self.codec_module:
+            return "the served model is one that is served as it is: nothing is known of its quality"
+        mine, theirs = (json.dumps(one.get("input"), sort_keys=True) for one in (schema, signature))
+        if mine != theirs:
+            return "the served model takes an input of another shape or type"
+        return None
+
+
+KIND = CustomKind()
