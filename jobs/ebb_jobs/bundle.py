@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
 import hashlib
 import http.client
@@ -16,28 +15,48 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any
 
-from ebb_jobs import serve, spelling, tabular
+from ebb_jobs import bad_request, runtimes, serve
 from ebb_jobs.errors import BundleError
+from ebb_jobs.kind import Codec, Kind
 
 START_TIMEOUT_S = 30.0
 SERVED_TOLERANCE = 2e-6
 """Probabilities are rounded to six digits."""
-CODE = tuple(Path(module.__file__ or "") for module in (serve, tabular, spelling))
+CODE = (serve, bad_request, runtimes)
+"""Modules that every bundle holds; the kind adds those of its codec."""
 
 
-def write(archive: Path, network: Path, preprocess: dict[str, Any], signature: dict[str, Any]) -> str:
+def code(modules: Iterable[ModuleType]) -> dict[str, bytes]:
+    """Return the source of the server and of these modules, by their place in a bundle."""
+    files = [Path(module.__file__ or "") for module in (*CODE, *modules)]
+    return {f"code/{file.name}": file.read_bytes() for file in files}
+
+
+def write(
+    archive: Path,
+    network: Iterable[Path],
+    codec: Mapping[str, bytes],
+    signature: dict[str, Any],
+    modules: Iterable[ModuleType],
+) -> str:
     """Write model.tar.gz and return its SHA-256. Equal content gives equal bytes: no times, no owners."""
-    archive.parent.mkdir(parents=True, exist_ok=True)
     members = {
-        "model.onnx": network.read_bytes(),
-        "preprocess.json": _json(preprocess),
+        **{file.name: file.read_bytes() for file in network},
+        **codec,
         "signature.json": _json(signature),
-        **{f"code/{file.name}": file.read_bytes() for file in CODE},
+        **code(modules),
     }
+    return pack(archive, members)
+
+
+def pack(archive: Path, members: Mapping[str, bytes]) -> str:
+    """Write files as a reproducible archive and return its SHA-256."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
     with (
         archive.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed,
@@ -127,9 +146,9 @@ class Served:
             time.sleep(0.02)
         raise BundleError(f"the bundle's server did not answer /ping within {START_TIMEOUT_S:.0f} s")
 
-    def invoke(self, body: str, content_type: str) -> dict[str, Any]:
+    def invoke(self, body: bytes, content_type: str) -> dict[str, Any]:
         """Return the response document; raise BundleError for any status but 200."""
-        status, document = self._request("POST", "/invocations", body.encode(), content_type)
+        status, document = self._request("POST", "/invocations", body, content_type)
         if status != 200:
             raise BundleError(f"the bundle's server answered {status} to a held-out row: {document.get('field')}")
         return document
@@ -157,17 +176,12 @@ class Served:
             connection.close()
 
 
-def prove(archive: Path, rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> float:
-    """Ask the finished bundle over HTTP, as JSON and as CSV, and compare; return the server's resident MiB."""
-    names = list(rows[0])
+def prove(archive: Path, kind: Kind, codec: Codec, singles: list[Any], model: serve.Model) -> float:
+    """Ask the finished bundle over HTTP in every way, compare with the measured model; return the resident MiB."""
     with served(archive) as running:
-        answers = running.invoke(json.dumps({"instances": rows}), "application/json")["predictions"]
-        _compare(answers, expected)
-        table = io.StringIO()
-        writer = csv.writer(table)
-        writer.writerow(names)
-        writer.writerows([[tabular.text_of(row[name]) for name in names] for row in rows])
-        _compare(running.invoke(table.getvalue(), "text/csv")["predictions"], expected)
+        for body, content_type, which in kind.bodies(codec, singles):
+            expected = model.predict(kind.join([singles[number] for number in which]))
+            _compare(running.invoke(body, content_type)["predictions"], expected)
         return running.resident_mib()
 
 
@@ -175,16 +189,22 @@ def _compare(answers: list[dict[str, Any]], expected: list[dict[str, Any]]) -> N
     if len(answers) != len(expected):
         raise BundleError(f"the bundle's server answered {len(answers)} of {len(expected)} rows")
     for number, (got, want) in enumerate(zip(answers, expected, strict=True), start=1):
-        pairs = (
-            [(got.get("value"), want["value"])]
-            if "value" in want
-            else [(got.get("probabilities", {}).get(label), p) for label, p in want["probabilities"].items()]
+        if not _equal(got, want):
+            raise BundleError(f"the bundle's server answers held-out row {number} otherwise than the measured model")
+
+
+def _equal(got: Any, want: Any) -> bool:
+    """Compare answers; numbers may differ by their rounding, and a label where two are as likely."""
+    if isinstance(want, dict):
+        named = set(want) - {"label"} if "probabilities" in want else set(want)
+        return isinstance(got, dict) and all(name in got and _equal(got[name], want[name]) for name in named)
+    if isinstance(want, list):
+        return (
+            isinstance(got, list) and len(got) == len(want) and all(map(_equal, got, want))  # e.g. several values
         )
-        for had, wanted in pairs:
-            if had is None or abs(had - wanted) > SERVED_TOLERANCE * max(1.0, abs(wanted)):
-                raise BundleError(
-                    f"the bundle's server answers held-out row {number} otherwise than the measured model"
-                )
+    if isinstance(want, float):
+        return isinstance(got, int | float) and abs(got - want) <= SERVED_TOLERANCE * max(1.0, abs(want))
+    return got == want
 
 
 def _json(document: dict[str, Any]) -> bytes:

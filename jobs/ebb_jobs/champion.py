@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ebb_jobs import bundle, dataset, quality, serve
-from ebb_jobs.infer import CLASSIFICATION
+from ebb_jobs import bundle, export, kinds, serve, train
+from ebb_jobs.kind import Kind
 
 
 def judge(channel: Path, curated: Path, metric: str, schema: dict[str, Any], work: Path) -> dict[str, Any] | None:
@@ -20,12 +18,15 @@ def judge(channel: Path, curated: Path, metric: str, schema: dict[str, Any], wor
     if archive is None:
         return None
     try:
-        served = serve.Model(bundle.unpack(archive, work / "champion"))
-        run_id = served.signature.get("run_id")  # whoever selects must know whose quality this is
-        reason = _misfit(served, schema)
+        folder = bundle.unpack(archive, work / "champion")
+        signature = serve.read_signature(folder)
+        run_id = signature.get("run_id")  # whoever selects must know whose quality this is
+        kind = kinds.of(schema)
+        reason = _misfit(signature, schema, kind)
         if reason:
             return {"run_id": run_id, "quality": None, "metric": metric, "comparable": False, "reason": reason}
-        found = {split: _score(served, curated, split, metric, schema) for split in ("validation", "test")}
+        served = serve.Model(folder)
+        found = {split: _score(served, kind, curated, split, metric) for split in ("validation", "test")}
     except Exception as error:  # a champion that cannot be read must not stop its successor
         return {
             "quality": None,
@@ -36,29 +37,22 @@ def judge(channel: Path, curated: Path, metric: str, schema: dict[str, Any], wor
         "run_id": run_id,
         "quality": found,
         "metric": metric,
-        "candidate": served.signature["candidate"],
+        "candidate": signature["candidate"],
         "reason": "measured on this run's rows, some of which it may have been trained on",
     }
 
 
-def _misfit(served: serve.Model, schema: dict[str, Any]) -> str | None:
-    mine = {feature["name"]: feature["kind"] for feature in schema["features"]}
-    if served.signature["task"] != schema["task"]:
-        return f"the served model answers another task: {served.signature['task']}"
-    for feature in served.preprocessor.features:
-        if mine.get(feature["name"]) != feature["kind"]:
-            return f"the served model wants a {feature['kind']} column {feature['name']!r}: this data has none"
-    if set(served.signature["classes"] or ()) != set(schema["target"].get("classes") or ()):
+def _misfit(signature: dict[str, Any], schema: dict[str, Any], kind: Kind) -> str | None:
+    if signature["task"] != schema["task"]:
+        return f"the served model answers another task: {signature['task']}"
+    if signature.get("codec") == serve.AS_IS:
+        return "the served model is a script's own, which only its script can judge"
+    if set(signature["classes"] or ()) != set(schema["target"].get("classes") or ()):
         return "the served model knows other classes"
-    return None
+    return kind.misfit(signature, schema)
 
 
-def _score(served: serve.Model, curated: Path, split: str, metric: str, schema: dict[str, Any]) -> float:
-    target = schema["target"]["name"]
-    columns = dataset.read_columns(curated, split, [*served.preprocessor.columns, target])
-    truth = np.asarray(columns.pop(target))
-    outputs = served.run(dataset.encode(served.preprocessor, columns))
-    if schema["task"] != CLASSIFICATION:
-        return quality.score(metric, truth.astype(np.float64), served.preprocessor.decode_values(outputs))
-    position = {label: index for index, label in enumerate(served.signature["classes"])}
-    return quality.score(metric, np.array([position[label] for label in truth]), outputs)
+def _score(served: serve.Model, kind: Kind, curated: Path, split: str, metric: str) -> float:
+    """Return the metric on rows that the served model's own codec has encoded."""
+    rows = kind.read_split(curated, split, served.codec)
+    return train.judge(export.run(served, rows.inputs), rows, served.codec, metric)

@@ -1,4 +1,4 @@
-"""Stage `compile`: candidates in; ONNX Runtime bundles, each measured against the original, out."""
+"""Stage `compile`: candidates in; bundles for the runtimes, each measured against the original, out."""
 
 from __future__ import annotations
 
@@ -7,24 +7,29 @@ import shutil
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
-from ebb_jobs import bundle, champion, dataset, export, measure, paths, quality, serve, train
+from ebb_jobs import bundle, champion, dataset, export, kinds, measure, paths, quality, runtimes, serve, train
+from ebb_jobs.as_exported import ExportedOriginal
 from ebb_jobs.dataset import Split
 from ebb_jobs.eager import EagerOriginal
 from ebb_jobs.errors import InputMissingError, JobError, reason
+from ebb_jobs.kind import Codec, Kind
 from ebb_jobs.report import Report, cpu_count, write_json
-from ebb_jobs.tabular import Preprocessor
 
 SAVED_MAY_BE_SLOWER = 1.05
 PROOF_ROWS = 64
+RACED_ROWS = 512
+SINGLE_ROWS_JUDGED = 5000
+"""Up to so many rows a network whose scales depend on the request is judged as it mostly serves, row by row."""
+MEASURED, BELOW_FLOOR, FAILED = "measured", "below floor", "failed"
 
 
 @dataclass
@@ -32,17 +37,35 @@ class Candidate:
     """One candidate on its way from network to measured bundle."""
 
     made: dict[str, Any]
+    runtime: str
+    name: str
     folder: Path
     model: serve.Model | None = None
     fallback: str | None = None
     form: str = ""
-    failure: str | None = None
+    status: str = MEASURED
+    reason: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
 
+    def fail(self, told: str) -> None:
+        """Take the candidate out of the race."""
+        self.model, self.status, self.reason = None, FAILED, told
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The original as it would be served without Ebb, in the forms of which every use would take its best."""
+
+    described: str
+    file: Path
+    module: str
+    forms: dict[str, tuple[measure.Answers, Callable[[], None]]]
+    """Name -> the model, and what is to be done before each of its turns."""
+
     @property
-    def name(self) -> str:
-        """Return the candidate's name."""
-        return self.made["name"]
+    def model(self) -> measure.Answers:
+        """Return the form that is judged; all give the same answers."""
+        return next(iter(self.forms.values()))[0]
 
 
 @dataclass(frozen=True)
@@ -51,21 +74,22 @@ class Rows:
 
     validation: Split
     test: Split
-    raw: list[dict[str, Any]]
-    preprocessor: Preprocessor
+    singles: list[Any]
+    """Held-out examples as a client sends them, a batch of one each."""
+    codec: Codec
     metric: str
     seed: int
 
-    def judge(self, model: measure.Answers) -> Judged:
-        """Return quality and the band in which chance moves it."""
-        truth, predicted = self._answers(model, self.validation)
+    def judge(self, model: measure.Answers, *, alone: bool = False) -> Judged:
+        """Return quality and the band in which chance moves it; `alone`: every row is a request of its own."""
+        truth, predicted = self._answers(model, self.validation, alone)
         return Judged(
             truth,
             predicted,
             {
                 "quality": {
                     "validation": quality.score(self.metric, truth, predicted),
-                    "test": quality.score(self.metric, *self._answers(model, self.test)),
+                    "test": quality.score(self.metric, *self._answers(model, self.test, alone)),
                 },
                 "quality_interval": quality.interval(self.metric, truth, predicted, seed=self.seed),
                 "validation_rows": len(truth),
@@ -76,8 +100,9 @@ class Rows:
         """Return how much worse than the original the candidate may be: see `quality.drop_bound`."""
         return quality.drop_bound(self.metric, original.truth, original.predicted, candidate.predicted, seed=self.seed)
 
-    def _answers(self, model: measure.Answers, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        return train.comparable(_outputs(model, split.inputs), split, self.preprocessor)
+    def _answers(self, model: measure.Answers, split: Split, alone: bool) -> tuple[np.ndarray, np.ndarray]:
+        rows = 1 if alone and len(split) <= SINGLE_ROWS_JUDGED else None
+        return train.comparable(export.run(model, split.inputs, rows), split, self.codec)
 
 
 @dataclass(frozen=True)
@@ -87,6 +112,11 @@ class Judged:
     truth: np.ndarray
     predicted: np.ndarray
     fields: dict[str, Any]
+
+    @property
+    def validation(self) -> float:
+        """Return the quality that selection looks at."""
+        return self.fields["quality"]["validation"]
 
 
 def main() -> None:
@@ -108,154 +138,211 @@ def main() -> None:
 def compile_candidates(
     channels: dict[str, Path], bundles: Path, settings: dict[str, Any], report: Report, work: Path
 ) -> None:
-    """Write a bundle per candidate and measure them all; what fails is listed with its reason and its fallback."""
+    """Write a bundle per candidate and runtime and measure them all; what fails is listed with reason and fallback."""
     original, seed = channels["original"], int(settings.get("seed", 7))
-    trained = json.loads((original / "metrics.json").read_text())
     schema = dataset.read_schema(original)
-    eager = EagerOriginal(original)
-    rows = _rows(channels["curated"], eager.preprocessor, trained["metric"], seed)
-    candidates = [
-        _compiled(made, channels["candidates"], work, eager.preprocessor, schema, settings, rows, report)
-        for made in _made(channels["candidates"])
-    ]
+    kind = kinds.of(schema)
+    if kind.trains_itself and not (original / "original.onnx").exists():
+        from ebb_jobs import custom  # only where a script trained and exported nothing
 
-    figures = _race(eager, [one for one in candidates if one.model], rows, report)
-    original_judged = rows.judge(eager)
-    for one in candidates:
-        if one.model:
-            _finish(one, bundles, rows, original_judged)
-    if all(one.failure for one in candidates):
-        told = "; ".join(f"{one.name}: {one.failure}" for one in candidates)
-        raise JobError(f"no candidate could be compiled and served: {told}")
+        custom.compile_as_is(channels, bundles, settings, report, work)
+        return
+    trained = json.loads((original / "metrics.json").read_text())
+    codec = kind.open_codec(original)
+    held = original if kind.trains_itself else channels["curated"]  # a script exports its held-out rows
+    rows = _rows(kind, held, codec, trained["metric"], seed)
+    baseline = _baseline(original, codec)
+    judged = rows.judge(baseline.model)
     max_drop = float(((settings.get("spec") or {}).get("compress") or {}).get("max_metric_drop", 0.01))
-    measured_original = {
-        **original_judged.fields,
-        **figures,
-        "size_bytes": (original / "original.safetensors").stat().st_size,
-        "memory_mib": measure.eager_memory_mib(original),
-        "parameters": trained["parameters"],
-    }
-    floor, rule = quality.floor(trained["metric"], measured_original["quality"]["validation"], max_drop)
+    floor, rule = quality.floor(trained["metric"], judged.validation, max_drop)
     report.decide(
         "floor",
         round(floor, 6),
         f"{trained['metric']} of the original may "
         f"{'fall by' if rule == 'absolute' else 'grow by the share'} {max_drop}",
-        numbers={"original": measured_original["quality"]["validation"], "max_metric_drop": max_drop},
+        numbers={"original": judged.validation, "max_metric_drop": max_drop},
     )
+
+    maker = _Maker(kind, codec, schema, settings, channels["candidates"], work, rows, report)
+    candidates = maker.all()
+    figures = _race(baseline, [one for one in candidates if one.model], rows, report)
+    for one in candidates:
+        if one.model:
+            _judge(one, rows, judged, floor)
+        if one.model and one.status == MEASURED:
+            _pack(one, kind, codec, bundles, rows)
+        told = one.reason or f"{one.fields['size_bytes'] / 1024:.0f} KiB, p50 {one.fields['latency_ms']['p50']:.4f} ms"
+        print(f"{one.name}: {told}", flush=True)
+    if all(one.status == FAILED for one in candidates):
+        told = "; ".join(f"{one.name}: {one.reason}" for one in candidates)
+        raise JobError(f"no candidate could be compiled and served: {told}")
     report.fields.update(
         metric=trained["metric"],
         greater_is_better=quality.greater_is_better(trained["metric"]),
         floor_rule=rule,
         floor=floor,
-        original=measured_original,
+        original={
+            **judged.fields,
+            **figures,
+            "described": baseline.described,
+            "size_bytes": baseline.file.stat().st_size,
+            "memory_mib": measure.fresh_memory_mib(baseline.module, original, rows.test.inputs[:1]),
+            "parameters": trained["parameters"],
+        },
         candidates=[_listed(one) for one in candidates],
-        champion=champion.judge(channels["champion"], channels["curated"], trained["metric"], schema, work),
-        example={"features": eager.preprocessor.columns},
+        skipped=maker.skipped(),
+        champion=champion.judge(channels["champion"], held, trained["metric"], schema, work),
+        example={"features": [feature["name"] for feature in schema["features"]]},
     )
 
 
-def _rows(curated: Path, preprocessor: Preprocessor, metric: str, seed: int) -> Rows:
-    splits = {split: dataset.read_split(curated, split, preprocessor) for split in ("validation", "test")}
-    raw = dataset.rows_of(dataset.read_columns(curated, "test", preprocessor.columns, limit=512), 512)
-    return Rows(splits["validation"], splits["test"], raw, preprocessor, metric, seed)
+def _rows(kind: Kind, held: Path, codec: Codec, metric: str, seed: int) -> Rows:
+    splits = {split: kind.read_split(held, split, codec) for split in ("validation", "test")}
+    singles = kind.singles(held, "test", codec, RACED_ROWS)
+    return Rows(splits["validation"], splits["test"], singles, codec, metric, seed)
 
 
-def _made(folder: Path) -> list[dict[str, Any]]:
-    file = folder / "metrics.json"
-    if not file.exists():
-        raise InputMissingError("the channel 'candidates' holds no metrics.json: did `compress` finish?")
-    return json.loads(file.read_text())["candidates"]
+def _baseline(original: Path, codec: Codec) -> Baseline:
+    """Return the original with one and with two threads: a network of ours, or what a script exported."""
+    counts = {f"{count} thread{'s' * (count > 1)}": count for count in sorted({1, min(2, cpu_count())})}
+    forms: dict[str, tuple[measure.Answers, Callable[[], None]]]
+    if (original / "original.safetensors").exists():
+        eager = EagerOriginal(original, codec)
+        forms = {name: (eager, partial(torch.set_num_threads, count)) for name, count in counts.items()}
+        return Baseline("eager PyTorch fp32", original / "original.safetensors", "ebb_jobs.eager", forms)
+    forms = {name: (ExportedOriginal(original, codec, count), lambda: None) for name, count in counts.items()}
+    return Baseline("ONNX Runtime, as exported", original / "original.onnx", "ebb_jobs.as_exported", forms)
 
 
-def _compiled(
-    made: dict[str, Any],
-    candidates: Path,
-    work: Path,
-    preprocessor: Preprocessor,
-    schema: dict[str, Any],
-    settings: dict[str, Any],
-    rows: Rows,
-    report: Report,
-) -> Candidate:
-    """Prepare model.onnx and signature.json in a folder of their own, and open them as the server will."""
-    one = Candidate(made, work / made["name"])
-    if made["status"] != "finished":
-        one.failure = f"not made by compress: {made['reason']}"
+@dataclass(frozen=True)
+class _Maker:
+    """Turns what compress made into candidates, one per runtime."""
+
+    kind: Kind
+    codec: Codec
+    schema: dict[str, Any]
+    settings: dict[str, Any]
+    source: Path
+    work: Path
+    rows: Rows
+    report: Report
+
+    def all(self) -> list[Candidate]:
+        """Return every candidate, opened as the server will open it, or failed."""
+        file = self.source / "metrics.json"
+        if not file.exists():
+            raise InputMissingError("the channel 'candidates' holds no metrics.json: did `compress` finish?")
+        return [
+            self._one(made, runtime)
+            for made in json.loads(file.read_text())["candidates"]
+            for runtime in self._runtimes(made)
+        ]
+
+    def skipped(self) -> list[dict[str, str]]:
+        """Return what was not tried and why, compress's part included."""
+        told = json.loads((self.source / "metrics.json").read_text()).get("skipped", [])
+        return [
+            *told,
+            *({"what": what, "reason": why} for what, why in self.kind.skipped.items() if what == "openvino"),
+        ]
+
+    def _runtimes(self, made: dict[str, Any]) -> tuple[str, ...]:
+        """Return the runtimes for one network: OpenVINO has no operators for scales that are found while running."""
+        alone = made["status"] != "finished" or made.get("dynamic")
+        return self.kind.runtimes[:1] if alone else self.kind.runtimes
+
+    def _one(self, made: dict[str, Any], runtime: str) -> Candidate:
+        first = runtime == self.kind.runtimes[0]
+        name = made["name"] if first else f"{made['name']}-{runtime}"
+        one = Candidate(made, runtime, name, self.work / name)
+        if made["status"] != "finished":
+            one.fallback = made.get("fallback")
+            one.fail(f"not made by compress: {made['reason']}")
+            return one
+        one.folder.mkdir()
+        optimise = True
+        try:
+            if runtime == "openvino":
+                export.to_openvino(self.source / made["name"] / "network.onnx", one.folder / "model.xml")
+                one.form = f"compiled by OpenVINO {runtimes.version('openvino')}"
+            else:
+                optimise = self._optimise(one)
+            for file, content in self.codec.files().items():
+                (one.folder / file).write_bytes(content)
+            write_json(one.folder / "signature.json", self._signature(one, optimise))
+            one.model = serve.Model(one.folder)
+            one.model.run(self.rows.validation.inputs[:1])
+        except Exception as error:
+            traceback.print_exc()
+            one.fallback = one.fallback if first else f"{made['name']}, on {self.kind.runtimes[0]}, stands in"
+            one.fail(f"{runtime} cannot run it: {type(error).__name__}")
         return one
-    one.folder.mkdir()
-    network = candidates / made["name"] / "network.onnx"
-    write_json(one.folder / "preprocess.json", preprocessor.state)
-    signature = {
-        "version": 1,
-        "candidate": one.name,
-        "run_id": settings.get("run_id"),
-        "task": schema["task"],
-        "target": schema["target"]["name"],
-        "classes": schema["target"].get("classes"),
-        "columns": schema["columns"],
-        "features": [{key: feature[key] for key in ("name", "kind")} for feature in schema["features"]],
-        "input": {"name": "features", "width": preprocessor.width},
-        "optimise_when_loading": True,
-    }
-    try:
-        signature["optimise_when_loading"] = _optimise(one, network, rows.validation.inputs, report)
-    except Exception as error:  # onnxruntime raises its own kinds; the unoptimised network always remains
-        shutil.copyfile(network, one.folder / "model.onnx")
-        signature["optimise_when_loading"] = False
-        one.form, one.fallback = "as exported", f"optimisation failed ({type(error).__name__}): served as exported"
-        report.decide(f"compile {one.name}", one.form, one.fallback)
-    write_json(one.folder / "signature.json", signature)
-    try:
-        one.model = serve.Model(one.folder)
-        one.model.run(rows.validation.inputs[:1])
-    except Exception as error:
-        one.model, one.failure = None, f"ONNX Runtime cannot run it: {type(error).__name__}"
-    return one
+
+    def _signature(self, one: Candidate, optimise: bool) -> dict[str, Any]:
+        inputs = self.rows.validation.inputs
+        return {
+            "version": 1,
+            "candidate": one.name,
+            "run_id": self.settings.get("run_id"),
+            "kind": self.kind.name,
+            "codec": self.kind.codec_module,
+            "runtime": one.runtime,
+            "runtime_version": runtimes.version(one.runtime),
+            "task": self.schema["task"],
+            "target": self.schema["target"]["name"],
+            "classes": self.schema["target"].get("classes"),
+            "columns": self.schema["columns"],
+            "features": [{key: feature[key] for key in ("name", "kind")} for feature in self.schema["features"]],
+            "input": {"name": export.INPUT, "shape": list(inputs.shape[1:]), "dtype": str(inputs.dtype)},
+            "optimise_when_loading": optimise,
+        }
+
+    def _optimise(self, one: Candidate) -> bool:
+        """Put the faster form of the graph into model.onnx; return whether the server optimises it while loading."""
+        network = self.source / one.made["name"] / "network.onnx"
+        try:
+            ahead = self._ahead_pays(one, network)
+        except Exception as error:  # onnxruntime raises its own kinds; the unoptimised network always remains
+            shutil.copyfile(network, one.folder / "model.onnx")
+            one.form, one.fallback = "as exported", f"optimisation failed ({type(error).__name__}): served as exported"
+            self.report.decide(f"compile {one.name}", one.form, one.fallback)
+            return False
+        return not ahead
+
+    def _ahead_pays(self, one: Candidate, network: Path) -> bool:
+        """Put the graph as saved after optimisation into model.onnx if it is as fast as one optimised while loading."""
+        saved = one.folder / "saved.onnx"
+        export.optimise(network, saved)
+        opened = {}
+        figures = {}
+        for form, file, optimise in (("saved", saved, False), ("loading", network, True)):
+            begun = time.perf_counter()
+            opened[form] = export.session(file, optimise=optimise)
+            figures[f"{form}_load_ms"] = round((time.perf_counter() - begun) * 1000, 3)
+        for form, session in opened.items():
+            seconds = measure.median_single_s(session.run, self.rows.validation.inputs)
+            figures[f"{form}_p50_ms"] = round(seconds * 1000, 5)
+        ahead = figures["saved_p50_ms"] <= figures["loading_p50_ms"] * SAVED_MAY_BE_SLOWER
+        one.form = "optimised ahead of time" if ahead else "optimised while loading"
+        shutil.copyfile(saved if ahead else network, one.folder / "model.onnx")
+        self.report.decide(
+            f"compile {one.name}",
+            one.form,
+            "saved graph against optimising at each start: "
+            f"{figures['saved_p50_ms']:.4f} and {figures['loading_p50_ms']:.4f} ms per row, "
+            f"{figures['saved_load_ms']:.1f} and {figures['loading_load_ms']:.1f} ms to load",
+            numbers=figures,
+            alternatives=["optimised ahead of time", "optimised while loading", "as exported"],
+        )
+        return ahead
 
 
-def _optimise(one: Candidate, network: Path, inputs: np.ndarray, report: Report) -> bool:
-    """Put the faster form into model.onnx; return whether the server optimises it while loading."""
-    saved = one.folder / "saved.onnx"
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # tied to no one CPU
-    options.optimized_model_filepath = str(saved)
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
-    opened = {}
-    figures = {}
-    for form, file, optimise in (("saved", saved, False), ("loading", network, True)):
-        begun = time.perf_counter()
-        opened[form] = export.session(file, optimise=optimise)
-        figures[f"{form}_load_ms"] = round((time.perf_counter() - begun) * 1000, 3)
-    for form, session in opened.items():
-        seconds = measure.median_single_s(partial(export.run, session), inputs)
-        figures[f"{form}_p50_ms"] = round(seconds * 1000, 5)
-    ahead = figures["saved_p50_ms"] <= figures["loading_p50_ms"] * SAVED_MAY_BE_SLOWER
-    one.form = "optimised ahead of time" if ahead else "optimised while loading"
-    shutil.copyfile(saved if ahead else network, one.folder / "model.onnx")
-    report.decide(
-        f"compile {one.name}",
-        one.form,
-        "saved graph against optimising at each start: "
-        f"{figures['saved_p50_ms']:.4f} and {figures['loading_p50_ms']:.4f} ms per row, "
-        f"{figures['saved_load_ms']:.1f} and {figures['loading_load_ms']:.1f} ms to load",
-        numbers=figures,
-        alternatives=["optimised ahead of time", "optimised while loading", "as exported"],
-    )
-    return not ahead
-
-
-def _race(eager: EagerOriginal, candidates: list[Candidate], rows: Rows, report: Report) -> dict[str, Any]:
+def _race(baseline: Baseline, candidates: list[Candidate], rows: Rows, report: Report) -> dict[str, Any]:
     """Measure all against the original with one and with two threads; return the original's best figures."""
-    cpus = cpu_count()
-    originals = [
-        measure.Contender(f"{count} thread{'s' * (count > 1)}", eager, partial(torch.set_num_threads, count))
-        for count in sorted({1, min(2, cpus)})
-    ]
+    originals = [measure.Contender(name, model, before) for name, (model, before) in baseline.forms.items()]
     contenders = {one.name: measure.Contender(one.name, one.model) for one in candidates if one.model}
-    measure.race([*originals, *contenders.values()], rows.test.inputs, rows.raw)
-    torch.set_num_threads(cpus)
+    measure.race([*originals, *contenders.values()], rows.test.inputs, rows.singles)
+    torch.set_num_threads(cpu_count())
     for one in candidates:
         one.fields.update(contenders[one.name].figures())
     best, chosen = measure.best_figures(originals)
@@ -266,28 +353,49 @@ def _race(eager: EagerOriginal, candidates: list[Candidate], rows: Rows, report:
     ):
         report.decide(
             f"{what} baseline",
-            f"eager PyTorch fp32, {chosen[what]}",
+            f"{baseline.described}, {chosen[what]}",
             f"the {unit} of the original's thread counts is what candidates are compared with",
             numbers={contender.name: figure(contender.figures()) for contender in originals},
         )
     return best
 
 
-def _finish(one: Candidate, bundles: Path, rows: Rows, original: Judged) -> None:
-    """Judge the candidate, pack it, and let the packed bundle prove over HTTP that it answers as measured."""
+def _judge(one: Candidate, rows: Rows, original: Judged, floor: float) -> None:
+    """Tell what the candidate is worth, and whether that is enough for a bundle."""
+    assert one.model is not None
+    try:
+        judged = rows.judge(one.model, alone=bool(one.made.get("dynamic")))
+    except Exception as error:
+        traceback.print_exc()
+        one.fail(reason(error))
+        return
+    files = [one.folder / name for name in runtimes.FILES[one.runtime]]
+    one.fields.update(
+        judged.fields,
+        drop_bound=rows.drop_bound(original, judged),
+        size_bytes=sum(file.stat().st_size for file in files),
+    )
+    if quality.is_better(rows.metric, floor, judged.validation):
+        one.status = BELOW_FLOOR
+        found = f"validation {rows.metric} {judged.validation:.4f}"
+        one.reason = f"{found} is worse than the floor {floor:.4f}: measured, not packed"
+
+
+def _pack(one: Candidate, kind: Kind, codec: Codec, bundles: Path, rows: Rows) -> None:
+    """Pack the candidate and let the packed bundle prove over HTTP that it answers as measured."""
     assert one.model is not None
     archive = bundles / one.name / "model.tar.gz"
     try:
-        digest = bundle.write(archive, one.folder / "model.onnx", rows.preprocessor.state, one.model.signature)
-        asked = rows.raw[:PROOF_ROWS]
-        expected = one.model.predict({name: [row[name] for row in asked] for name in asked[0]})
-        memory = bundle.prove(archive, asked, expected)
-        judged = rows.judge(one.model)
+        digest = bundle.write(
+            archive,
+            [one.folder / name for name in runtimes.FILES[one.runtime]],
+            codec.files(),
+            one.model.signature,
+            kind.code,
+        )
+        memory = bundle.prove(archive, kind, codec, rows.singles[:PROOF_ROWS], one.model)
         one.fields.update(
-            judged.fields,
-            drop_bound=rows.drop_bound(original, judged),
             memory_mib=round(memory, 1),
-            size_bytes=(one.folder / "model.onnx").stat().st_size,
             bundle_bytes=archive.stat().st_size,
             bundle=str(archive.relative_to(bundles)),
             sha256=digest,
@@ -295,29 +403,20 @@ def _finish(one: Candidate, bundles: Path, rows: Rows, original: Judged) -> None
     except Exception as error:
         shutil.rmtree(archive.parent, ignore_errors=True)
         traceback.print_exc()
-        one.failure = reason(error)
-    told = one.failure or f"{one.fields['size_bytes'] / 1024:.0f} KiB, p50 {one.fields['latency_ms']['p50']:.4f} ms"
-    print(f"{one.name}: {told}", flush=True)
+        one.fail(reason(error))
 
 
 def _listed(one: Candidate) -> dict[str, Any]:
     common = {
         "name": one.name,
         "chain": [*one.made["chain"], "compile"],
+        "runtime": one.runtime,
         "parameters": one.made.get("parameters"),
         "precision": one.made.get("precision"),
         "form": one.form,
         "fallback": one.fallback,
+        "status": one.status,
     }
-    if one.failure:
-        return {**common, "status": "failed", "reason": one.failure}
-    return {**common, "status": "measured", "reason": f"{one.made['reason']}; {one.form}", **one.fields}
-
-
-def _outputs(model: measure.Answers, inputs: np.ndarray) -> np.ndarray:
-    return np.concatenate(
-        [
-            model.run(np.ascontiguousarray(inputs[start : start + dataset.CHUNK_ROWS]))
-            for start in range(0, len(inputs), dataset.CHUNK_ROWS)
-        ]
-    )
+    if one.status == FAILED:
+        return {**common, "reason": one.reason}
+    return {**common, "reason": one.reason or f"{one.made['reason']}; {one.form}", **one.fields}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -14,21 +14,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from ebb_jobs import dataset, export, fitting, networks, paths, quality, train
+from ebb_jobs import dataset, export, fitting, kinds, networks, paths, quality, train
 from ebb_jobs.dataset import Split
-from ebb_jobs.errors import InputMissingError, reason
+from ebb_jobs.errors import InputMissingError, JobError, reason
+from ebb_jobs.kind import Codec, Kind
+from ebb_jobs.networks import Network
 from ebb_jobs.report import Report, cpu_count, write_json
-from ebb_jobs.tabular import Preprocessor
 
-STUDENT_STEPS = 4500
 TEMPERATURE = 2.0
 SOFT_SHARE = 0.7
 MIN_BUDGET_S = 15.0
-METHODS = ("distill", "quantize")
-STUDENT_SHARES = (0.3, 0.5)
-"""Widths to try, as shares of the original's: the wider one only when the narrow one may lose too much."""
+METHODS = ("distill", "prune", "quantize")
+PRUNED_SHARES = (0.5, 0.3)
+"""Shares of the channels to take away, the strong first: the weaker only when the strong one may lose too much."""
+PROOF_ROWS = 512
+ORIGINALS = ("original.safetensors", "original.onnx")
+"""The original as a network of ours, or as a user's script exported it."""
 
 
 def main() -> None:
@@ -52,142 +56,218 @@ def compress(
     curated: Path, original: Path, model: Path, checkpoints: Path, settings: dict[str, Any], report: Report
 ) -> None:
     """Write one folder per candidate; a method that fails is listed with its reason and stops nothing else."""
-    if not (original / "original.safetensors").exists():
-        raise InputMissingError("the channel 'original' holds no original.safetensors: did `train` finish?")
-    asked = ((settings.get("spec") or {}).get("compress") or {}).get("methods") or list(METHODS)
-    preprocessor = Preprocessor(json.loads((original / "preprocess.json").read_text()))
-    teacher = networks.load(original / "original.safetensors")
+    schema = dataset.read_schema(original)
+    kind = kinds.of(schema)
+    network, exported = (original / name for name in ORIGINALS)
+    if kind.trains_itself and not exported.exists():
+        from ebb_jobs import custom  # only where a script trained and exported nothing
+
+        custom.compress(curated, original, model, checkpoints, settings, report)
+        return
+    if not network.exists() and not exported.exists():
+        raise InputMissingError(f"the channel 'original' holds no {' or '.join(ORIGINALS)}: did `train` finish?")
     trained = json.loads((original / "metrics.json").read_text())
-    training, validation = (dataset.read_split(curated, split, preprocessor) for split in ("train", "validation"))
-    calibration = training.inputs[
-        np.random.default_rng(int(settings.get("seed", 7))).permutation(len(training))[: export.CALIBRATION_ROWS]
-    ]
-    bench = _Bench(model, validation, preprocessor, trained["metric"], report)
+    codec = kind.open_codec(original)
+    held = original if kind.trains_itself else curated  # a script exports its held-out rows with its model
+    training, validation = (kind.read_split(held, split, codec) for split in ("train", "validation"))
+    shuffled = np.random.default_rng(int(settings.get("seed", 7))).permutation(len(training))
+    calibration = training.inputs[np.sort(shuffled[: kind.recipe.calibration_rows])]
+    bench = _Bench(model, training, validation, codec, kind, trained["metric"], report)
+    wanted = _methods(kind, settings, report)
 
-    makers: dict[str, tuple[networks.Mlp, list[str]] | None] = {"original": (teacher, [])}
-    if "distill" in asked:
-        teach = partial(
-            make_student, teacher, training, validation, preprocessor, trained, checkpoints, settings, report
-        )
-        makers["student"] = bench.attempt("student", ["distill"], teach)
-    for name, made in makers.items():
-        if made is None:
+    made: dict[str, tuple[Network | Path, list[str]] | None] = {}
+    if exported.exists():
+        made["original"] = exported, []
+    else:
+        teacher = networks.load(network)
+        made["original"] = teacher, []
+        workshop = Workshop(teacher, training, validation, schema, codec, kind, trained, checkpoints, settings, report)
+        if "distill" in wanted:
+            made["student"] = bench.attempt("student", ["distill"], workshop.student)
+        if "prune" in wanted:
+            made["pruned"] = bench.attempt("pruned", ["prune"], workshop.pruned)
+    for name, one in made.items():
+        if one is None:
             continue
-        network, chain = made
-        if bench.attempt(name, chain, partial(bench.export, name, network, chain)) and "quantize" in asked:
-            quantized = [*chain, "quantize"]
-            bench.attempt(f"{name}-int8", quantized, partial(bench.quantize, name, calibration, quantized))
-    ignored = sorted(set(asked) - set(METHODS))
-    if ignored:
-        report.decide("methods", ", ".join(METHODS), f"{', '.join(ignored)} brings no speed to networks this small")
-    report.fields.update(metric=trained["metric"], candidates=bench.candidates)
+        source, chain = one
+        if bench.attempt(name, chain, partial(bench.export, name, source, chain)) and "quantize" in wanted:
+            bench.quantize(name, calibration, [*chain, "quantize"])
+    report.fields.update(
+        metric=trained["metric"],
+        candidates=bench.candidates,
+        skipped=[{"what": what, "reason": why} for what, why in bench.skipped(wanted).items()],
+    )
 
 
-def make_student(
-    teacher: networks.Mlp,
-    training: Split,
-    validation: Split,
-    preprocessor: Preprocessor,
-    trained: dict[str, Any],
-    checkpoints: Path,
-    settings: dict[str, Any],
-    report: Report,
-) -> tuple[networks.Mlp, list[str]]:
-    """Train a small network twice, taught by the original and by the labels alone; return the better on validation.
+def _methods(kind: Kind, settings: dict[str, Any], report: Report) -> list[str]:
+    """Return what is to be tried: what the spec asks for (all, when it is silent) and makes sense for the kind."""
+    asked = ((settings.get("spec") or {}).get("compress") or {}).get("methods") or list(METHODS)
+    tried = [method for method in METHODS if method in asked and method not in kind.skipped]
+    left_out = {method: kind.skipped[method] for method in asked if method in kind.skipped}
+    if left_out:
+        told = "; ".join(f"no {method}: {why}" for method, why in left_out.items())
+        report.decide("methods", ", ".join(tried) or "none", told)
+    return tried
 
-    The control keeps distillation honest: it does not always help. When the better one may lose more than the spec
-    allows (the bound that selection applies too), a wider student gets the same lesson. Each takes at most half as
-    long as the original took.
-    """
-    metric, seed = trained["metric"], int(settings.get("seed", 7))
-    max_drop = float(((settings.get("spec") or {}).get("compress") or {}).get("max_metric_drop", 0.01))
-    hard = train.hard_loss(training, train.class_shares(preprocessor, training), metric)
-    lessons = {
-        "distilled": distillation_loss(networks.raw_outputs(teacher, training.inputs), hard),
-        "labels only": hard,
-    }
 
-    def learn(lesson: str, share: float) -> tuple[float, networks.Mlp]:
-        hidden = student_sizes(teacher, share)
-        torch.manual_seed(seed)
-        student = networks.Mlp(preprocessor.width, hidden, teacher.sizes[-1])
-        size = fitting.batch_size(len(training))
+@dataclasses.dataclass
+class Workshop:
+    """Trains smaller networks that answer like the original: each lesson with at most half of the original's time."""
+
+    teacher: Network
+    training: Split
+    validation: Split
+    schema: dict[str, Any]
+    codec: Codec
+    kind: Kind
+    trained: dict[str, Any]
+    checkpoints: Path
+    settings: dict[str, Any]
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.metric: str = self.trained["metric"]
+        self.seed = int(self.settings.get("seed", 7))
+        self.max_drop = float(((self.settings.get("spec") or {}).get("compress") or {}).get("max_metric_drop", 0.01))
+        hard = train.hard_loss(self.training, train.class_shares(self.schema, self.training), self.metric)
+        self.lessons = {
+            "distilled": distillation_loss(networks.raw_outputs(self.teacher, self.training.inputs), hard),
+            "labels only": hard,
+        }
+        self.truth, self.taught = self._answers(self.teacher)
+
+    def student(self) -> tuple[Network, list[str]]:
+        """Train a small network twice, taught by the original and by the labels alone; return the better.
+
+        The control keeps distillation honest: it does not always help. When the better one may lose more than the spec
+        allows (the bound that selection applies too), a wider student gets the same lesson.
+        """
+        makers = self.kind.students(self.teacher, self.codec, self.training)
+        made = {lesson: self._learn(lesson, makers[0], f"student-1-{lesson.split()[0]}") for lesson in self.lessons}
+        chosen = (
+            "labels only"
+            if quality.is_better(self.metric, made["labels only"][0], made["distilled"][0])
+            else "distilled"
+        )
+        self.report.decide(
+            "student lesson",
+            chosen,
+            f"{self.metric} on validation: {made['distilled'][0]:.4f} taught by the original, "
+            f"{made['labels only'][0]:.4f} by the labels alone, {self.trained['quality']['validation']:.4f} the "
+            "original",
+            numbers={lesson: found for lesson, (found, _) in made.items()},
+            alternatives=list(self.lessons),
+        )
+        tried = [(self._may_lose(made[chosen][1]), *made[chosen])]
+        while tried[-1][0] > self.max_drop and len(tried) < len(makers):
+            number = len(tried)
+            found, student = self._learn(chosen, makers[number], f"student-{number + 1}-{chosen.split()[0]}")
+            tried.append((self._may_lose(student), found, student))
+        best = self._best("student size", tried)
+        return best, ["distill" if chosen == "distilled" else "shrink"]
+
+    def pruned(self) -> tuple[Network, list[str]]:
+        """Take channels away from the original and let it teach what is left; fewer when too much may be lost."""
+        example = networks.tensor(self.training.inputs[:2])
+        tried: list[tuple[float, float, Network]] = []
+        for share in PRUNED_SHARES:
+            smaller = self.kind.prune(self.teacher, share, example)
+            if smaller is None:
+                continue
+            steps = self.kind.recipe.pruned_steps or self.kind.recipe.student_steps
+            found, network = self._learn(
+                "distilled", partial(_itself, smaller), f"pruned-{round(share * 100)}", steps=steps
+            )
+            tried.append((self._may_lose(network), found, network))
+            if tried[-1][0] <= self.max_drop:
+                break
+        if not tried:
+            raise JobError("this network has no channels that can be taken away")
+        return self._best("pruned size", tried), ["prune"]
+
+    def _learn(
+        self, lesson: str, make: Callable[[], Network], name: str, *, steps: int | None = None
+    ) -> tuple[float, Network]:
+        """Return the quality on validation and the network."""
+        plan = self.kind.recipe
+        torch.manual_seed(self.seed)
+        network = make()
+        size = plan.batch_size(len(self.training))
         recipe = fitting.Recipe(
-            metric=metric,
-            epochs=fitting.epochs(len(training), size, STUDENT_STEPS),
+            metric=self.metric,
+            epochs=fitting.epochs(
+                len(self.training),
+                size,
+                steps or plan.student_steps,
+                at_least=min(plan.min_epochs, 3) if steps else plan.min_epochs,
+                at_most=plan.max_epochs,
+            ),
             batch_size=size,
-            peak_rate=4e-3,
-            seed=seed,
-            budget_s=max(MIN_BUDGET_S, 0.5 * float(trained.get("fit_seconds", 0))),
-            name=f"student {hidden[0]} ({lesson})",
-            fingerprint=f"{lesson} {hidden} {_digest(preprocessor.state)} {_digest(trained['quality'])}",
+            peak_rate=plan.student_peak_rate,
+            weight_decay=plan.weight_decay,
+            seed=self.seed,
+            budget_s=max(MIN_BUDGET_S, 0.5 * float(self.trained.get("fit_seconds", 0))),
+            precision=self.trained["precision"] if plan.students_follow_precision else "float32",
+            name=f"{name.partition('-')[0]} of {network.describe()} ({lesson})",
+            fingerprint=train.fingerprint(
+                lesson, network.config(), train.codec_fingerprint(self.codec), self.trained["quality"]
+            ),
         )
         outcome = fitting.fit(
-            student,
-            training.inputs,
-            lessons[lesson],
-            lambda network: train.evaluate(network, validation, preprocessor, metric),
+            network,
+            self.training.inputs,
+            self.lessons[lesson],
+            lambda current: train.evaluate(current, self.validation, self.codec, self.metric),
             recipe,
-            checkpoint=checkpoints / f"student-{hidden[0]}-{lesson.split()[0]}.pt",
+            augment=self.kind.augment,
+            checkpoint=self.checkpoints / f"{name}.pt",
         )
-        return outcome.quality, student
+        return outcome.quality, network
 
-    made = {lesson: learn(lesson, STUDENT_SHARES[0]) for lesson in lessons}
-    chosen = "labels only" if quality.is_better(metric, made["labels only"][0], made["distilled"][0]) else "distilled"
-    report.decide(
-        "student lesson",
-        chosen,
-        f"{metric} on validation: {made['distilled'][0]:.4f} taught by the original, "
-        f"{made['labels only'][0]:.4f} by the labels alone, {trained['quality']['validation']:.4f} the original",
-        numbers={lesson: found for lesson, (found, _) in made.items()},
-        alternatives=list(lessons),
-    )
-    truth, taught = train.comparable(networks.predict(teacher, validation.inputs), validation, preprocessor)
-
-    def may_lose(student: networks.Mlp) -> float:
-        _, answers = train.comparable(networks.predict(student, validation.inputs), validation, preprocessor)
-        return quality.drop_bound(metric, truth, taught, answers, seed=seed)
-
-    tried = [(may_lose(made[chosen][1]), *made[chosen])]
-    while tried[-1][0] > max_drop and len(tried) < len(STUDENT_SHARES):
-        found, student = learn(chosen, STUDENT_SHARES[len(tried)])
-        tried.append((may_lose(student), found, student))
-    lost, _, best = min(tried, key=lambda one: one[0])
-    report.decide(
-        "student size",
-        f"2 hidden layers of {best.sizes[1]}",
-        "; ".join(
-            f"width {student.sizes[1]} reaches {metric} {found:.4f} and may lose {bound:.4f}"
-            for bound, found, student in tried
+    def _best(self, what: str, tried: list[tuple[float, float, Network]]) -> Network:
+        """Return the network that may lose least of (what it may lose, its quality, the network)."""
+        lost, _, best = min(tried, key=lambda one: one[0])
+        self.report.decide(
+            what,
+            best.describe(),
+            "; ".join(
+                f"{network.describe()}: {self.metric} {found:.4f}, may lose {bound:.4f}"
+                for bound, found, network in tried
+            )
+            + f"; {self.max_drop} may be lost",
+            numbers={
+                "parameters": best.parameter_count(),
+                "may_lose": lost,
+                "original_parameters": self.teacher.parameter_count(),
+            },
+            alternatives=[network.describe() for _, _, network in tried],
         )
-        + f"; {max_drop} may be lost",
-        numbers={
-            "parameters": best.parameter_count(),
-            "may_lose": lost,
-            "original_parameters": teacher.parameter_count(),
-        },
-        alternatives=[f"width {student_sizes(teacher, share)[0]}" for share in STUDENT_SHARES],
-    )
-    return best, ["distill" if chosen == "distilled" else "shrink"]
+        return best
+
+    def _may_lose(self, network: Network) -> float:
+        _, answers = self._answers(network)
+        return quality.drop_bound(self.metric, self.truth, self.taught, answers, seed=self.seed)
+
+    def _answers(self, network: Network) -> tuple[np.ndarray, np.ndarray]:
+        return train.comparable(networks.predict(network, self.validation.inputs), self.validation, self.codec)
 
 
-def student_sizes(teacher: networks.Mlp, share: float) -> list[int]:
-    """Return the student's layers: two instead of three, and a share of the width, in multiples of 16."""
-    width = max(32, round(teacher.sizes[1] * share / 16) * 16)
-    return [width, width]
+def _itself(network: Network) -> Network:
+    return network
 
 
-def distillation_loss(taught: torch.Tensor, hard: fitting.Loss) -> fitting.Loss:
+def distillation_loss(taught: Tensor, hard: fitting.Loss) -> fitting.Loss:
     """Return the loss against the teacher's outputs, softened, mixed with the labels'."""
 
-    def loss(outputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def loss(outputs: Tensor, rows: Tensor) -> Tensor:
+        lesson = taught[rows].to(outputs.device)
         if outputs.shape[1] == 1:
-            soft = functional.smooth_l1_loss(outputs, taught[rows])
+            soft = functional.smooth_l1_loss(outputs, lesson)
         else:
             soft = (
                 functional.kl_div(
                     functional.log_softmax(outputs / TEMPERATURE, 1),
-                    functional.softmax(taught[rows] / TEMPERATURE, 1),
+                    functional.softmax(lesson / TEMPERATURE, 1),
                     reduction="batchmean",
                 )
                 * TEMPERATURE**2
@@ -202,14 +282,16 @@ class _Bench:
     """Makes candidates one after the other and keeps the list of what became of each."""
 
     model: Path
+    training: Split
     validation: Split
-    preprocessor: Preprocessor
+    codec: Codec
+    kind: Kind
     metric: str
     report: Report
     candidates: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
-    def attempt(self, name: str, chain: list[str], make: Callable[[], Any]) -> Any:
-        """Return what `make` returns; a failure is listed and gives None."""
+    def attempt(self, name: str, chain: list[str], make: Callable[[], Any], *, fallback: str | None = None) -> Any:
+        """Return what `make` returns; a failure is listed, with what stands in for it, and gives None."""
         begun = time.monotonic()
         try:
             return make()
@@ -223,40 +305,77 @@ class _Bench:
                     "chain": chain,
                     "status": "failed",
                     "reason": told,
+                    "fallback": fallback,
                     "parameters": None,
                     "size_bytes": None,
                 }
             )
             return None
 
-    def export(self, name: str, network: networks.Mlp, chain: list[str]) -> bool:
-        """Write the network as fp32 ONNX and prove it equal."""
+    def export(self, name: str, source: Network | Path, chain: list[str]) -> bool:
+        """Write a network as fp32 ONNX and prove it equal; take a file as it is."""
         file = self._file(name)
-        export.to_onnx(network, file)
-        difference = export.verify(network, file, self.validation.inputs[:512])
-        self._list(name, network.parameter_count(), f"ONNX differs from PyTorch by at most {difference:.1e}", chain)
+        if isinstance(source, Path):
+            shutil.copyfile(source, file)
+            self._list(name, export.parameter_count(file), "as the script exported it", chain)
+            return True
+        export.to_onnx(source, file, self.training.inputs)
+        difference = export.verify(source, file, self.validation.inputs[:PROOF_ROWS])
+        self._list(name, source.parameter_count(), f"ONNX differs from PyTorch by at most {difference:.1e}", chain)
         return True
 
-    def quantize(self, name: str, calibration: np.ndarray, chain: list[str]) -> bool:
-        """Write the 8-bit form of the candidate `name`."""
-        file = self._file(f"{name}-int8")
-        kind = export.quantize(self._file(name), file, calibration)
-        parameters = next(item["parameters"] for item in self.candidates if item["name"] == name)
-        self._list(
-            f"{name}-int8", parameters, f"{kind} quantization, calibrated on {len(calibration)} training rows", chain
+    def quantize(self, name: str, calibration: np.ndarray, chain: list[str]) -> None:
+        """Write the 8-bit forms of the candidate `name`.
+
+        Static scales, learned from training rows, are faster to run. Dynamic ones, found for each request, are a
+        candidate of their own where the kind gains by it, and stand in where static ones cannot be had.
+        """
+        dynamic = f"{name}-int8-dynamic"
+        static = self.attempt(
+            f"{name}-int8",
+            chain,
+            partial(self._quantize_static, name, calibration, chain),
+            fallback=f"{dynamic} stands in",
         )
+        if not static or "dynamic" not in self.kind.skipped:
+            self.attempt(
+                dynamic,
+                chain,
+                partial(self._quantize_dynamic, name, calibration, chain),
+                fallback=f"{name}-int8 remains" if static else f"{name} remains in fp32",
+            )
+
+    def skipped(self, wanted: list[str]) -> dict[str, str]:
+        """Return what was not tried and why: what the spec leaves out, and what the kind gains nothing by."""
+        left_out = {method: "compress.methods does not name it" for method in METHODS if method not in wanted}
+        return left_out | {what: why for what, why in self.kind.skipped.items() if what != "openvino"}
+
+    def _quantize_static(self, name: str, calibration: np.ndarray, chain: list[str]) -> bool:
+        made = f"{name}-int8"
+        export.quantize(self._file(name), self._file(made), calibration, self.kind.quantized_operators)
+        told = f"static quantization, calibrated on {len(calibration)} training rows"
+        self._list(made, self._parameters(name), told, chain)
         return True
+
+    def _quantize_dynamic(self, name: str, example: np.ndarray, chain: list[str]) -> bool:
+        made = f"{name}-int8-dynamic"
+        export.quantize_while_running(self._file(name), self._file(made), example)
+        told = "dynamic quantization: scales are found for each request"
+        self._list(made, self._parameters(name), told, chain, dynamic=True)
+        return True
+
+    def _parameters(self, name: str) -> int:
+        return next(item["parameters"] for item in self.candidates if item["name"] == name)
 
     def _file(self, name: str) -> Path:
         folder = self.model / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder / "network.onnx"
 
-    def _list(self, name: str, parameters: int, reason: str, chain: list[str]) -> None:
+    def _list(self, name: str, parameters: int, reason: str, chain: list[str], *, dynamic: bool = False) -> None:
         file = self._file(name)
-        found = train.judge(
-            export.run(export.session(file), self.validation.inputs), self.validation, self.preprocessor, self.metric
-        )
+        outputs = export.run(export.session(file), self.validation.inputs)
+        found = train.judge(outputs, self.validation, self.codec, self.metric)
         candidate: dict[str, Any] = {
             "name": name,
             "chain": chain,
@@ -265,6 +384,7 @@ class _Bench:
             "parameters": parameters,
             "size_bytes": file.stat().st_size,
             "precision": "int8" if "quantize" in chain else "float32",
+            "dynamic": dynamic,
             "quality": {"validation": found},
         }
         write_json(file.parent / "candidate.json", candidate)
@@ -273,7 +393,3 @@ class _Bench:
             f"{name}: {candidate['size_bytes'] / 1024:.0f} KiB, validation {self.metric} {found:.4f}; {reason}",
             flush=True,
         )
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

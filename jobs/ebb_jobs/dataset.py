@@ -66,14 +66,6 @@ def _plain(column: np.ndarray) -> Any:
     return [None if value is np.ma.masked else value for value in column]
 
 
-def read_split(curated: Path, split: str, preprocessor: Preprocessor) -> Split:
-    """Return one split encoded by `preprocessor`."""
-    target = preprocessor.state["target"]["name"]
-    columns = read_columns(curated, split, [*preprocessor.columns, target])
-    raw = np.asarray(columns.pop(target))
-    return Split(encode(preprocessor, columns), preprocessor.encode_target(raw), raw)
-
-
 def encode(preprocessor: Preprocessor, columns: Columns) -> np.ndarray:
     """Encode in chunks; what does not fit in memory goes to a memory-mapped file that the epochs read."""
     rows = len(next(iter(columns.values())))

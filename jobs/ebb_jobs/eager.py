@@ -1,12 +1,12 @@
 """The original network as it would be served without Ebb: eager PyTorch in fp32. What every candidate is compared with.
 
-Run as a module it opens the original in a fresh process, answers one row, and prints its largest resident size in MiB.
+Run as a module it opens the original in a fresh process, answers one example, and prints its largest resident size in
+MiB.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,38 +14,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from ebb_jobs import networks
-from ebb_jobs.tabular import Preprocessor
+from ebb_jobs import dataset, kinds, networks
+from ebb_jobs.kind import Codec
+from ebb_jobs.memory import peak_mib
 
 
 class EagerOriginal:
-    """Answers raw rows with PyTorch, with the preprocessing that the candidates use too."""
+    """Answers with PyTorch, with the codec that the candidates use too."""
 
-    def __init__(self, original: Path) -> None:
-        self.preprocessor = Preprocessor(json.loads((original / "preprocess.json").read_text(encoding="utf-8")))
+    def __init__(self, original: Path, codec: Codec) -> None:
+        self.codec = codec
         self._network = networks.load(original / "original.safetensors")
 
     @torch.inference_mode()
     def run(self, encoded: np.ndarray) -> np.ndarray:
-        """Return the outputs for one small batch of encoded rows."""
-        outputs = self._network(torch.from_numpy(encoded))
-        return (torch.softmax(outputs, 1) if outputs.shape[1] > 1 else outputs).numpy()
+        """Return the outputs for one small batch of encoded examples."""
+        return networks.probabilities(self._network(torch.from_numpy(encoded))).numpy()
 
-    def predict(self, columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
-        """Return one prediction per row of raw values."""
-        return self.preprocessor.predictions(self.run(self.preprocessor.encode(columns)))
-
-
-def peak_mib() -> float:
-    """Return this process's largest resident size; ru_maxrss would also count the parent before exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
+    def predict(self, raws: Any) -> list[dict[str, Any]]:
+        """Return one prediction per example."""
+        return self.codec.predictions(self.run(self.codec.encode(raws)))
 
 
 if __name__ == "__main__":
-    original = EagerOriginal(Path(sys.argv[1]))
-    original.predict({name: [None] for name in original.preprocessor.columns})
+    folder = Path(sys.argv[1])
+    EagerOriginal(folder, kinds.of(dataset.read_schema(folder)).open_codec(folder)).run(np.load(sys.argv[2]))
     print(json.dumps({"peak_mib": round(peak_mib(), 1)}))

@@ -1,4 +1,8 @@
-"""The training loop: one-cycle rate, early stopping, checkpoints from which it goes on as if never stopped."""
+"""The training loop: one-cycle rate, early stopping, checkpoints from which it goes on as if never stopped.
+
+It runs on what the machine has: a GPU, AWS's Trainium (through torch_xla) or the CPU. Inputs stay in memory or on disk
+and go to the device batch by batch; weights end on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from ebb_jobs import quality
 from ebb_jobs.errors import DivergedError, StoppedError
-from ebb_jobs.networks import Mlp
+from ebb_jobs.networks import Network, tensor
 from ebb_jobs.report import cpu_count
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, row numbers) -> mean loss."""
+"""(outputs, row numbers) -> mean loss. The row numbers are on the CPU, the outputs where the network is."""
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""(a batch of inputs, the source of all chance) -> the batch, varied."""
 BF16_MUST_GAIN = 1.15
 MAX_RESTARTS = 2
 SMALL_STEP = 2e7
@@ -85,36 +92,55 @@ class Outcome:
     elapsed_s: float
 
 
-def batch_size(rows: int) -> int:
-    """Return the batch size for that many rows: enough steps for few rows, enough work per step for many."""
-    return next(
-        (size for limit, size in ((2_000, 32), (8_000, 64), (30_000, 128), (200_000, 256)) if rows < limit), 1024
-    )
+def epochs(rows: int, size: int, steps: int, *, at_least: int = 8, at_most: int = 100) -> int:
+    """Return the epochs that take about `steps` steps, within bounds."""
+    return min(at_most, max(at_least, math.ceil(steps * size / max(rows, 1))))
 
 
-def epochs(rows: int, size: int, steps: int) -> int:
-    """Return the epochs that take about `steps` steps, within 8 and 100."""
-    return min(100, max(8, math.ceil(steps * size / max(rows, 1))))
+def device() -> torch.device:
+    """Return where networks train: a GPU, a Neuron core, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if any(Path("/dev").glob("neuron*")):  # torch_xla alone would offer the CPU as its device
+        try:
+            import torch_xla
+        except ImportError:
+            return torch.device("cpu")
+        return torch_xla.device()
+    return torch.device("cpu")
 
 
-def threads(network: Mlp, size: int, available: int) -> int:
+def threads(network: Network, inputs: np.ndarray, size: int, available: int) -> int:
     """Return how many threads a step is worth: one where it is so small that handing over work costs more."""
-    return 1 if network.parameter_count() * size < SMALL_STEP else available
+    return 1 if multiplications(network, inputs) * size < SMALL_STEP else available
 
 
-def bf16_pays(network: Mlp, inputs: np.ndarray, size: int) -> tuple[bool, str]:
-    """Time a few steps in both precisions, when the CPU has bf16 units at all."""
+@torch.inference_mode()
+def multiplications(network: Network, inputs: np.ndarray) -> int:
+    """Return how many numbers are multiplied to answer one row."""
+    network.eval()  # a batch norm cannot learn from one row
+    with FlopCounterMode(display=False) as counted:
+        network(tensor(inputs[:1]))
+    return counted.get_total_flops() // 2  # a multiplication and an addition each
+
+
+def bf16_pays(network: Network, inputs: np.ndarray, size: int) -> tuple[bool, str]:
+    """Time a few steps in both precisions, when the CPU has bf16 units at all; a GPU or Neuron core always gains."""
+    kind = device().type
+    if kind != "cpu":
+        supported = kind != "cuda" or torch.cuda.is_bf16_supported()
+        return supported, f"the {kind} device {'has' if supported else 'has no'} bf16 units"
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     if not supported:
         return False, "this CPU has no bf16 units"
-    trial = copy.deepcopy(network)
-    rows = torch.from_numpy(np.ascontiguousarray(inputs[:size]))
+    trial = copy.deepcopy(network).train()
+    rows = tensor(inputs[:size])
     seconds = {"float32": math.inf, "bfloat16": math.inf}
     for _ in range(4):  # the best of some rounds: the first warms up, and other work disturbs some
         for precision in ("float32", "bfloat16"):
             begun = time.perf_counter()
             for _ in range(6):
-                with _autocast(precision):
+                with _autocast(precision, "cpu"):
                     outputs = trial(rows)
                 outputs.float().square().mean().backward()
             seconds[precision] = min(seconds[precision], time.perf_counter() - begun)
@@ -126,12 +152,13 @@ def bf16_pays(network: Mlp, inputs: np.ndarray, size: int) -> tuple[bool, str]:
 
 
 def fit(
-    network: Mlp,
+    network: Network,
     inputs: np.ndarray,
     loss: Loss,
-    evaluate: Callable[[Mlp], float],
+    evaluate: Callable[[Network], float],
     recipe: Recipe,
     *,
+    augment: Augment | None = None,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 20.0,
 ) -> Outcome:
@@ -141,25 +168,30 @@ def fit(
     StoppedError raised.
     """
     with _told_to_stop() as told:
-        return _fit(network, inputs, loss, evaluate, recipe, checkpoint, checkpoint_every_s, told)
+        return _fit(network, inputs, loss, evaluate, recipe, augment, checkpoint, checkpoint_every_s, told)
 
 
 def _fit(
-    network: Mlp,
+    network: Network,
     inputs: np.ndarray,
     loss: Loss,
-    evaluate: Callable[[Mlp], float],
+    evaluate: Callable[[Network], float],
     recipe: Recipe,
+    augment: Augment | None,
     checkpoint: Path | None,
     checkpoint_every_s: float,
     told: threading.Event,
 ) -> Outcome:
     torch.manual_seed(recipe.seed)
-    torch.set_num_threads(threads(network, recipe.batch_size, cpu_count()))
+    torch.set_num_threads(threads(network, inputs, recipe.batch_size, cpu_count()))
+    place = device()
+    if inputs.ndim == 4:  # images lie in memory with their channels last, and so convolutions are fastest
+        network.to(memory_format=torch.channels_last)
+    network.to(place)
     rows = len(inputs)
     steps = math.ceil(rows / recipe.batch_size)
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=recipe.peak_rate, weight_decay=recipe.weight_decay, fused=True
+        network.parameters(), lr=recipe.peak_rate, weight_decay=recipe.weight_decay, fused=place.type != "xla"
     )
     progress = Progress(precision=recipe.precision)
     first_weights = copy.deepcopy(network.state_dict())
@@ -169,6 +201,8 @@ def _fit(
         network.load_state_dict(stored["network"])
         optimizer.load_state_dict(stored["optimizer"])
         torch.set_rng_state(stored["random"])
+        if place.type == "cuda" and stored.get("device_random") is not None:
+            torch.cuda.set_rng_state(stored["device_random"])
         progress, best_weights, resumed = Progress(**stored["progress"]), stored["best"], stored["progress"]["epoch"]
         print(f"{recipe.name} goes on from the checkpoint at epoch {resumed + 1}, step {progress.step}", flush=True)
     patience = max(6, round(recipe.epochs * 0.3))
@@ -187,13 +221,18 @@ def _fit(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.peak_rate * progress.rate_factor * _one_cycle(done)
             picked = order[progress.step * recipe.batch_size : (progress.step + 1) * recipe.batch_size]
-            with _autocast(progress.precision):
-                outputs = network(torch.from_numpy(inputs[picked]))
+            batch = torch.from_numpy(inputs[picked])
+            if augment is not None:
+                batch = augment(batch, _chance(recipe.seed, progress.epoch, progress.step))
+            with _autocast(progress.precision, place.type):
+                outputs = network(batch.to(place))
             value = loss(outputs.float(), torch.from_numpy(picked))
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
+            if place.type == "xla":
+                _run_what_is_queued()
             progress.loss_sum += value.item() * len(picked)
             progress.step += 1
             stopping = told.is_set()
@@ -229,6 +268,7 @@ def _fit(
     if progress.best is None:
         raise DivergedError("no epoch was finished")
     network.load_state_dict(best_weights)
+    network.to("cpu").eval()
     return Outcome(
         progress.best,
         progress.epoch,
@@ -274,7 +314,11 @@ def _stop_reason(recipe: Recipe, progress: Progress, patience: int) -> str | Non
 
 
 def _restart(
-    network: Mlp, optimizer: torch.optim.Optimizer, first_weights: dict[str, Tensor], progress: Progress, recipe: Recipe
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    first_weights: dict[str, Tensor],
+    progress: Progress,
+    recipe: Recipe,
 ) -> None:
     if progress.restarts == MAX_RESTARTS:
         raise DivergedError(
@@ -289,14 +333,27 @@ def _restart(
     print(f"{recipe.name} diverged: starts again with a fifth of the learning rate", flush=True)
 
 
-def _autocast(precision: str) -> Any:
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
+def _autocast(precision: str, kind: str) -> Any:
+    return torch.autocast(kind, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def _run_what_is_queued() -> None:
+    """End a step on XLA, which else makes one ever longer graph of all steps."""
+    import torch_xla
+
+    torch_xla.sync()
+
+
+def _chance(seed: int, epoch: int, step: int) -> torch.Generator:
+    """Return the source of a step's chance, the same when the step is done again after an interruption."""
+    words = np.random.SeedSequence((seed, epoch, step)).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
 def _save(
     file: Path,
     recipe: Recipe,
-    network: Mlp,
+    network: Network,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     best_weights: dict[str, Tensor],
@@ -308,6 +365,7 @@ def _save(
             "network": network.state_dict(),
             "optimizer": optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "device_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "progress": vars(progress),
             "best": best_weights,
         },
@@ -322,7 +380,9 @@ def _load(file: Path, recipe: Recipe) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        stored = torch.load(file, weights_only=True)  # tensors and plain values only: no code is read
+        stored = torch.load(
+            file, weights_only=True, map_location="cpu"
+        )  # tensors and plain values only: no code is read
     except Exception as error:  # torch raises many kinds for a damaged file
         print(f"{recipe.name} starts afresh: the checkpoint cannot be read ({type(error).__name__})", flush=True)
         return None

@@ -41,6 +41,8 @@ class KindRecipe:
     min_epochs: int = 8
     max_epochs: int = 100
     weight_decay: float = 0.02
+    students_follow_precision: bool = True
+    """Students train in bf16 where it pays for the original; not where their steps are too small to gain."""
     pruned_steps: int = 0
     """Steps of fine-tuning after pruning; 0: as many as a student's."""
     calibration_rows: int = 1024

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,16 +23,20 @@ BATCHES = 25
 BATCH_ROWS = 32
 END_TO_END_ROWS = 80
 WARM_UP = 15
+RACE_S = 40.0
+"""The race takes about so long at most: where networks are slow, every turn measures fewer answers."""
+LEAST = 5
+"""Answers of each sort in a turn, however slow."""
 
 
 class Answers(Protocol):
-    """What is measured: a network behind its preprocessing."""
+    """What is measured: a network behind its codec."""
 
     def run(self, encoded: np.ndarray) -> np.ndarray:
-        """Return outputs for encoded rows."""
+        """Return outputs for encoded examples."""
 
-    def predict(self, columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
-        """Return predictions for raw rows."""
+    def predict(self, raws: Any) -> list[dict[str, Any]]:
+        """Return predictions for a batch of examples as a request holds them."""
 
 
 @dataclass
@@ -50,7 +55,7 @@ class Contender:
         """Return the measure of this model's speed.
 
         `latency_ms` and the throughput are the network's alone; the end-to-end figures and the CPU time begin with a
-        raw row and end with the answer, without HTTP.
+        raw example and end with the answer, without HTTP.
         """
         return {
             "latency_ms": _milliseconds(self.single_s),
@@ -60,26 +65,60 @@ class Contender:
         }
 
 
-def race(contenders: list[Contender], encoded: np.ndarray, rows: list[dict[str, Any]]) -> None:
-    """Let every contender answer single rows and batches, in rounds, a different one beginning each."""
-    singles = [np.ascontiguousarray(encoded[i : i + 1]) for i in range(min(len(encoded), SINGLE_ROWS))]
+@dataclass(frozen=True)
+class Turn:
+    """How many answers of each sort a contender gives in each of its turns."""
+
+    warm_up: int = WARM_UP
+    singles: int = SINGLE_ROWS
+    batches: int = BATCHES
+    end_to_end: int = END_TO_END_ROWS
+
+    @classmethod
+    def within(cls, budget_s: float, turn_s: float) -> Turn:
+        """Return the full turn, or as much of it as `budget_s` holds when all contenders' full turns take `turn_s`."""
+        share = min(1.0, budget_s / ROUNDS / max(turn_s, 1e-9))
+        return cls(*(max(LEAST, round(full * share)) for full in (WARM_UP, SINGLE_ROWS, BATCHES, END_TO_END_ROWS)))
+
+
+def race(contenders: list[Contender], encoded: np.ndarray, raws: list[Any]) -> None:
+    """Let every contender answer single examples and batches, in rounds, a different one beginning each.
+
+    `raws` are batches of one example each, as a client sends them.
+    """
+    singles = [np.array(encoded[i : i + 1]) for i in range(min(len(encoded), SINGLE_ROWS))]
     batches = [
-        np.ascontiguousarray(np.resize(encoded[i : i + BATCH_ROWS], (BATCH_ROWS, encoded.shape[1])))
-        for i in range(0, min(len(encoded), BATCH_ROWS * BATCHES), BATCH_ROWS)
+        np.array(encoded[np.arange(start, start + BATCH_ROWS) % len(encoded)])
+        for start in range(0, min(len(encoded), BATCH_ROWS * BATCHES), BATCH_ROWS)
     ]
-    raw = [{name: [value] for name, value in row.items()} for row in rows]
-    for turn in range(ROUNDS):
-        first = turn % len(contenders)
+    turn = Turn.within(RACE_S, sum(_full_turn_s(one, singles[0], batches[0], raws[0]) for one in contenders))
+    for number in range(ROUNDS):
+        first = number % len(contenders)
         for contender in contenders[first:] + contenders[:first]:
             contender.before_turn()
-            for index in range(WARM_UP):
+            for index in range(turn.warm_up):
                 contender.model.run(singles[index % len(singles)])
-            contender.single_s += _times(contender.model.run, singles, SINGLE_ROWS)
-            contender.batch_s += _times(contender.model.run, batches, BATCHES)
-            contender.model.predict(raw[0])
+            contender.single_s += _times(contender.model.run, singles, turn.singles)
+            contender.batch_s += _times(contender.model.run, batches, turn.batches)
+            contender.model.predict(raws[0])
             begun = time.process_time()
-            contender.end_to_end_s += _times(contender.model.predict, raw, END_TO_END_ROWS)
-            contender.end_to_end_cpu_s.append((time.process_time() - begun) / END_TO_END_ROWS)
+            contender.end_to_end_s += _times(contender.model.predict, raws, turn.end_to_end)
+            contender.end_to_end_cpu_s.append((time.process_time() - begun) / turn.end_to_end)
+
+
+def _full_turn_s(contender: Contender, single: np.ndarray, batch: np.ndarray, raws: Any) -> float:
+    """Return about how long a full turn takes."""
+    contender.before_turn()
+    contender.model.predict(raws)  # the first answer of a network takes longer than all others
+    one, many, answer = (
+        min(_times(call, [given], 2))
+        for call, given in (
+            (contender.model.run, single),
+            (contender.model.run, batch),
+            (contender.model.predict, raws),
+        )
+    )
+    return (WARM_UP + SINGLE_ROWS) * one + BATCHES * many + END_TO_END_ROWS * answer
 
 
 def best_figures(contenders: list[Contender]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -101,25 +140,30 @@ def best_figures(contenders: list[Contender]) -> tuple[dict[str, Any], dict[str,
     return best, chosen
 
 
-def eager_memory_mib(original: Path) -> float:
-    """Return the largest resident size of a fresh process that answers one row with eager PyTorch."""
+def fresh_memory_mib(module: str, original: Path, example: np.ndarray) -> float:
+    """Return the largest resident size of a fresh process in which `module` answers one example with the original."""
     jobs = str(Path(__file__).parents[1])
-    told = subprocess.run(
-        [sys.executable, "-m", "ebb_jobs.eager", str(original)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": jobs},
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "example.npy", example)
+        told = subprocess.run(
+            [sys.executable, "-m", module, str(original), str(Path(folder) / "example.npy")],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": jobs},
+            check=False,
+        )
     if told.returncode:
         raise JobError(f"the original could not be opened in a fresh process (status {told.returncode})")
     return float(json.loads(told.stdout)["peak_mib"])
 
 
 def median_single_s(run: Callable[[np.ndarray], Any], encoded: np.ndarray, count: int = 200) -> float:
-    """Return the median seconds of answering one encoded row."""
-    row = np.ascontiguousarray(encoded[:1])
-    _times(run, [row], WARM_UP)
+    """Return the median seconds of answering one encoded example, of `count` answers or of about a second's."""
+    row = np.array(encoded[:1])
+    run(row)
+    longest = max(_times(run, [row], LEAST))
+    count = min(count, max(LEAST, round(1 / max(longest, 1e-9))))
+    _times(run, [row], min(WARM_UP, count))
     return float(np.median(_times(run, [row], count)))
 
 

@@ -22,7 +22,7 @@ ARCHITECTURES = {
 }
 """Name in a network's config -> its class, which is imported when it is needed."""
 EVALUATION_ROWS = 4096
-EVALUATION_VALUES = 2**20
+EVALUATION_VALUES = 2**17
 """Numbers of the inputs that are evaluated at once: fewer rows where a row is an image."""
 
 
@@ -110,6 +110,11 @@ def load(file: Path) -> Network:
     return network.eval()
 
 
+def tensor(inputs: np.ndarray) -> Tensor:
+    """Return a copy as a tensor: the array may be a view of a file that is only read."""
+    return torch.from_numpy(np.array(inputs))
+
+
 @torch.inference_mode()
 def raw_outputs(network: Network, inputs: np.ndarray) -> Tensor:
     """Return the outputs of the network for all rows, in fp32 on the CPU; it computes where its weights are."""
@@ -117,10 +122,7 @@ def raw_outputs(network: Network, inputs: np.ndarray) -> Tensor:
     device = next(network.parameters()).device
     rows = max(1, min(EVALUATION_ROWS, EVALUATION_VALUES // max(1, int(np.prod(inputs.shape[1:])))))
     return torch.cat(
-        [
-            network(torch.from_numpy(np.ascontiguousarray(inputs[start : start + rows])).to(device)).cpu()
-            for start in range(0, len(inputs), rows)
-        ]
+        [network(tensor(inputs[start : start + rows]).to(device)).cpu() for start in range(0, len(inputs), rows)]
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ebb_jobs.errors import JobError
-from ebb_jobs.infer import CLASSIFICATION, Inferred
+from ebb_jobs.infer import Inferred
 
 IMBALANCED_BELOW = 0.2
 ALIASES = {"f1": "f1_macro", "auc": "roc_auc", "logloss": "log_loss", "mse": "rmse"}
@@ -25,8 +25,8 @@ SAME_WITHIN = 1e-3
 
 
 def choose(task: str, class_shares: np.ndarray | None, asked: str | None) -> Inferred:
-    """Return the metric to judge by, and why."""
-    allowed = CLASSIFICATION_METRICS if task == CLASSIFICATION else REGRESSION_METRICS
+    """Return the metric to judge by, and why. Without class shares the target is a number."""
+    allowed = REGRESSION_METRICS if class_shares is None else CLASSIFICATION_METRICS
     if asked:
         name = ALIASES.get(asked.lower(), asked.lower())
         if name not in allowed:

@@ -1,13 +1,12 @@
-"""The model server: raw rows in, predictions out. Standard library, numpy and ONNX Runtime; it travels in every bundle.
+"""The model server: requests in, predictions out. Travels in every bundle, with the code of the bundle's own codec.
 
-GET /ping, POST /invocations with text/csv, application/json or application/jsonlines. Bad input is answered with 400
-and a sentence that names the field and what to send.
+GET /ping, POST /invocations with what the codec parses: rows, images, lines of text. Bad input is answered with 400 and
+a sentence that names the field and what to send.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import importlib
 import json
 import os
 import signal
@@ -16,156 +15,96 @@ import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 
 if __package__:
-    from ebb_jobs import tabular  # inside the jobs, to be measured
+    from ebb_jobs import runtimes  # inside the jobs, to be measured
+    from ebb_jobs.bad_request import BadRequestError
 else:
-    import tabular  # type: ignore[import-not-found,no-redef]  # beside this file, in a bundle
+    import runtimes  # type: ignore[import-not-found,no-redef]  # beside this file, in a bundle
+    from bad_request import BadRequestError  # type: ignore[import-not-found,no-redef]
 
 MAX_BODY_BYTES = 6 * 2**20
-CHUNK_ROWS = 4096
-Columns = dict[str, list[Any]]
+CHUNK_VALUES = 2**17
+"""Numbers of the input that go through the network at once, so that a large request takes no more memory than that."""
+CODECS = ("tabular", "image", "text", "tensors")
+AS_IS = "as_is"
+"""What a signature names as its codec when the user's own code answers: the module of that name opens the model."""
 
 
-class BadRequestError(Exception):
-    """The request cannot be answered; the message says what to send instead."""
+class Answering(Protocol):
+    """What the server needs of a model."""
 
-    def __init__(self, message: str, *, field: str | None = None, remedy: str = "") -> None:
-        super().__init__(message)
-        self.body = {"error": message, "field": field, "remedy": remedy}
+    about: dict[str, Any]
+
+    def respond(self, body: bytes, content_type: str, accept: str) -> tuple[bytes, str]:
+        """Return the body and the content type of the answer. Raises BadRequestError."""
 
 
 class Model:
-    """A bundle in memory: network, preprocessing and signature."""
+    """A bundle in memory: network, codec and signature."""
 
     def __init__(self, root: Path) -> None:
-        self.signature: dict[str, Any] = json.loads((root / "signature.json").read_text(encoding="utf-8"))
-        self.preprocessor = tabular.Preprocessor(json.loads((root / "preprocess.json").read_text(encoding="utf-8")))
-        self._session = self._open(root / "model.onnx")
-        self.about = {key: self.signature[key] for key in ("candidate", "run_id") if self.signature.get(key)}
-
-    def _open(self, file: Path) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # requests already run in threads of their own
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if not self.signature.get("optimise_when_loading", True):
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self.signature = read_signature(root)
+        self.codec = open_codec(root, self.signature)
+        runtime = self.signature.get("runtime", "onnxruntime")
+        self._network = runtimes.load(
+            root / runtimes.FILES[runtime][0], runtime, optimise=self.signature.get("optimise_when_loading", True)
+        )
+        self.about = about(self.signature)
 
     def run(self, encoded: np.ndarray) -> np.ndarray:
-        """Return the network's outputs for encoded rows."""
-        return np.concatenate(
-            [
-                self._session.run(None, {"features": encoded[start : start + CHUNK_ROWS]})[0]
-                for start in range(0, len(encoded), CHUNK_ROWS)
-            ]
-        )
+        """Return the network's outputs for encoded examples."""
+        rows = max(1, CHUNK_VALUES // max(1, encoded[0].size))
+        outputs = [self._network.run(encoded[start : start + rows]) for start in range(0, len(encoded), rows)]
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
-    def predict(self, columns: Columns) -> list[dict[str, Any]]:
-        """Return one prediction per row of raw values."""
-        try:
-            return self.preprocessor.predictions(self.run(self.preprocessor.encode(columns)))
-        except tabular.InvalidValueError as error:
-            raise BadRequestError(
-                str(error), field=error.field, remedy=f"Send {error.field} as {str(error).partition('expected ')[2]}."
-            ) from error
+    def predict(self, raws: Any) -> list[dict[str, Any]]:
+        """Return one prediction per example. Raises BadRequestError."""
+        return self.codec.predictions(self.run(self.codec.encode(raws)))
 
     def answer(self, body: bytes, content_type: str) -> dict[str, Any]:
         """Return the response document for one request. Raises BadRequestError."""
-        return {"predictions": self.predict(self.parse(body, content_type)), "model": self.about}
+        return {"predictions": self.predict(self.codec.parse(body, content_type)), "model": self.about}
 
-    def parse(self, body: bytes, content_type: str) -> Columns:
-        """Return raw columns for a request's body."""
-        try:
-            text = body.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise BadRequestError("the body is not UTF-8", remedy="Encode the request as UTF-8.") from error
-        if not text.strip():
-            raise BadRequestError("the body is empty", remedy="Send at least one row.")
-        kind = content_type.partition(";")[0].strip().lower()
-        if kind in ("text/csv", "application/csv", ""):
-            return self._parse_csv(text)
-        if kind in ("application/jsonlines", "application/x-ndjson", "application/jsonl"):
-            return self._parse_objects(
-                [self._json(line, number) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-            )
-        if kind == "application/json":
-            document = self._json(text, None)
-            if isinstance(document, dict) and isinstance(document.get("instances"), list):
-                document = document["instances"]
-            return self._parse_objects(document if isinstance(document, list) else [document])
-        raise BadRequestError(
-            f"content type {kind} is not supported", remedy="Send text/csv, application/json or application/jsonlines."
-        )
+    def respond(self, body: bytes, content_type: str, accept: str) -> tuple[bytes, str]:
+        """Return the response as JSON, whatever else the client accepts. Raises BadRequestError."""
+        return _json(self.answer(body, content_type)), "application/json"
 
-    def _json(self, text: str, line: int | None) -> Any:
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:  # the second: nested without end
-            raise BadRequestError(
-                "the body is not JSON" if line is None else f"line {line} is not JSON",
-                remedy='Send an object like {"column": value} per row.',
-            ) from error
 
-    def _parse_objects(self, rows: list[Any]) -> Columns:
-        needed = self.preprocessor.columns
-        if not rows:
-            raise BadRequestError("there are no rows", remedy="Send at least one row.")
-        for number, row in enumerate(rows, start=1):
-            if isinstance(row, list):
-                rows[number - 1] = row = dict(zip(self._names_for(len(row), f"row {number}"), row, strict=True))
-            if not isinstance(row, dict):
-                raise BadRequestError(f"row {number} is not an object", remedy='Send an object like {"column": value}.')
-            for name in needed:
-                if name not in row:
-                    raise BadRequestError(
-                        f"row {number} lacks {name}", field=name, remedy=f"Send {name}, with null when it is not known."
-                    )
-        return {name: [row[name] for row in rows] for name in needed}
+def read_signature(root: Path) -> dict[str, Any]:
+    """Return what the bundle says of itself."""
+    return json.loads((root / "signature.json").read_text(encoding="utf-8"))
 
-    def _parse_csv(self, text: str) -> Columns:
-        try:
-            rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
-        except csv.Error as error:
-            raise BadRequestError(f"the body is not CSV: {error}", remedy="Close every quoted cell.") from error
-        known = {*self.signature["columns"], self.signature["target"]}
-        first = [cell.strip() for cell in rows[0]]
-        if sum(cell in known for cell in first) * 2 > len(first):
-            names, rows = first, rows[1:]
-            missing = [name for name in self.preprocessor.columns if name not in names]
-            if missing:
-                raise BadRequestError(
-                    f"the header lacks {missing[0]}",
-                    field=missing[0],
-                    remedy=f"Name these columns: {', '.join(self.preprocessor.columns)}.",
-                )
-        else:
-            names = self._names_for(len(first), "row 1")
-        if not rows:
-            raise BadRequestError("there is a header and no row", remedy="Send at least one row.")
-        for number, row in enumerate(rows, start=1):
-            if len(row) != len(names):
-                raise BadRequestError(
-                    f"row {number} has {len(row)} cells, expected {len(names)}",
-                    remedy=f"Send these columns in this order: {', '.join(names)}.",
-                )
-        return {name: [row[names.index(name)] for row in rows] for name in self.preprocessor.columns}
 
-    def _names_for(self, cells: int, where: str) -> list[str]:
-        """Return the columns of a row without names: as in the training file without its target, or only those used."""
-        for names in (self.signature["columns"], self.preprocessor.columns):
-            if len(names) == cells:
-                return list(names)
-        raise BadRequestError(
-            f"{where} has {cells} cells, expected {len(self.signature['columns'])}",
-            remedy=f"Send these columns in this order: {', '.join(self.signature['columns'])}.",
-        )
+def about(signature: dict[str, Any]) -> dict[str, Any]:
+    """Return what every answer says of its model."""
+    return {key: signature[key] for key in ("candidate", "run_id") if signature.get(key)}
+
+
+def open_codec(root: Path, signature: dict[str, Any]) -> Any:
+    """Return the bundle's codec, of a fixed set; bundles from before there were kinds hold tables."""
+    name = signature.get("codec", "tabular")
+    if name not in CODECS:
+        raise ValueError("the signature names no codec of this server")
+    return _beside(name).open_codec(root)
+
+
+def open_model(root: Path) -> Answering:
+    """Return the bundle's model, or the user's own code as a model."""
+    signature = read_signature(root)
+    return _beside(AS_IS).open_model(root, signature) if signature.get("codec") == AS_IS else Model(root)
+
+
+def _beside(name: str) -> Any:
+    """Return a module that lies beside this one."""
+    return importlib.import_module(f"ebb_jobs.{name}" if __package__ else name)
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -175,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = 2**16  # head and body leave in one packet
     timeout = 65
-    model: Model
+    model: Answering
 
     def do_GET(self) -> None:
         """Answer /ping: the model is loaded before the port opens."""
@@ -197,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
                 status,
                 {
                     "error": f"Content-Length must be between 0 and {MAX_BODY_BYTES}",
-                    "remedy": "Send fewer rows at once.",
+                    "remedy": "Send less at once.",
                 },
             )
             return
@@ -206,7 +145,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, {"error": f"no such path: {self.path}", "remedy": "POST /invocations"})
             return
         try:
-            self._send(HTTPStatus.OK, self.model.answer(body, self.headers.get("Content-Type") or ""))
+            kind, accept = (self.headers.get(name) or "" for name in ("Content-Type", "Accept"))
+            self._write(HTTPStatus.OK, *self.model.respond(body, kind, accept))
         except BadRequestError as error:
             self._send(HTTPStatus.BAD_REQUEST, error.body)
         except Exception as error:
@@ -214,9 +154,11 @@ class Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"the model failed: {type(error).__name__}"})
 
     def _send(self, status: HTTPStatus, document: dict[str, Any]) -> None:
-        body = json.dumps(document, ensure_ascii=False).encode()
+        self._write(status, _json(document), "application/json")
+
+    def _write(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -236,7 +178,7 @@ class Server(ThreadingHTTPServer):
 
 def main() -> None:
     """Load the model, then listen until SIGTERM."""
-    Handler.model = Model(Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")) / "model")
+    Handler.model = open_model(Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")) / "model")
     address = os.environ.get("SAGEMAKER_BIND_TO_HOST", "0.0.0.0"), int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
     with Server(address, Handler) as server:
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())

@@ -1,4 +1,4 @@
-"""From raw values to the network's input and back: numpy only.
+"""From requests and raw values to the network's input, and from its outputs to answers: numpy only.
 
 Training uses this file and every bundle carries it, so that a served row is encoded bit for bit as a training row.
 Only operations whose result does not depend on how many rows are encoded at once are used (add, multiply, compare,
@@ -7,19 +7,27 @@ table look-ups), which rules out vectorised logarithms and sines.
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 if __package__:
     from ebb_jobs import spelling  # inside the jobs
+    from ebb_jobs.bad_request import BadRequestError
 else:
     import spelling  # type: ignore[import-not-found,no-redef]  # beside this file, in a bundle
+    from bad_request import BadRequestError  # type: ignore[import-not-found,no-redef]
+
+Columns = dict[str, list[Any]]
 
 DATE_PARTS = (
     "day_number",
@@ -40,12 +48,16 @@ _CIRCLE = {
 }
 
 
-class InvalidValueError(ValueError):
+class InvalidValueError(BadRequestError):
     """A raw value that its column cannot take. `field` is the column, the message says what to send instead."""
 
     def __init__(self, field: str, expected: str) -> None:
-        super().__init__(f"{field}: expected {expected}")
-        self.field = field
+        super().__init__(f"{field}: expected {expected}", field=field, remedy=f"Send {field} as {expected}.")
+
+
+def open_codec(folder: Path) -> Preprocessor:
+    """Return the preprocessor that a bundle, or the original's folder, holds."""
+    return Preprocessor(json.loads((folder / "preprocess.json").read_text(encoding="utf-8")))
 
 
 def text_of(value: Any) -> str:
@@ -93,6 +105,7 @@ class Preprocessor:
         self.state = dict(state)
         self.features: list[dict[str, Any]] = list(state["features"])
         self.columns = [feature["name"] for feature in self.features]
+        self.file_columns: list[str] = list(state.get("columns") or self.columns)
         self._patterns = {name: re.compile(text) for name, text in spelling.DATE_PATTERNS.items()}
         numeric: list[dict[str, Any]] = state["numeric"]
         self._fill = np.array([item["fill"] for item in numeric], dtype=np.float64)
@@ -133,6 +146,7 @@ class Preprocessor:
         state: dict[str, Any] = {
             "version": 1,
             "task": schema["task"],
+            "columns": list(schema.get("columns") or ()),  # of the training file, in its order, without the target
             "features": features,
             "numeric": [],
             "categorical": [],
@@ -264,6 +278,97 @@ class Preprocessor:
             }
             for row in outputs
         ]
+
+    def files(self) -> dict[str, bytes]:
+        """Return what `open_codec` reads."""
+        return {"preprocess.json": (json.dumps(self.state, ensure_ascii=False, allow_nan=False) + "\n").encode()}
+
+    def parse(self, body: bytes, content_type: str) -> Columns:
+        """Return raw columns for a request's body. Raises BadRequestError."""
+        try:
+            text = body.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise BadRequestError("the body is not UTF-8", remedy="Encode the request as UTF-8.") from error
+        if not text.strip():
+            raise BadRequestError("the body is empty", remedy="Send at least one row.")
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind in ("text/csv", "application/csv", ""):
+            return self._parse_csv(text)
+        if kind in ("application/jsonlines", "application/x-ndjson", "application/jsonl"):
+            return self._parse_objects(
+                [_json(line, number) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+            )
+        if kind == "application/json":
+            document = _json(text, None)
+            if isinstance(document, dict) and isinstance(document.get("instances"), list):
+                document = document["instances"]
+            return self._parse_objects(document if isinstance(document, list) else [document])
+        raise BadRequestError(
+            f"content type {kind} is not supported", remedy="Send text/csv, application/json or application/jsonlines."
+        )
+
+    def _parse_objects(self, rows: list[Any]) -> Columns:
+        if not rows:
+            raise BadRequestError("there are no rows", remedy="Send at least one row.")
+        for number, row in enumerate(rows, start=1):
+            if isinstance(row, list):
+                rows[number - 1] = row = dict(zip(self._names_for(len(row), f"row {number}"), row, strict=True))
+            if not isinstance(row, dict):
+                raise BadRequestError(f"row {number} is not an object", remedy='Send an object like {"column": value}.')
+            for name in self.columns:
+                if name not in row:
+                    raise BadRequestError(
+                        f"row {number} lacks {name}", field=name, remedy=f"Send {name}, with null when it is not known."
+                    )
+        return {name: [row[name] for row in rows] for name in self.columns}
+
+    def _parse_csv(self, text: str) -> Columns:
+        try:
+            rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+        except csv.Error as error:
+            raise BadRequestError(f"the body is not CSV: {error}", remedy="Close every quoted cell.") from error
+        known = {*self.file_columns, self.state["target"]["name"]}
+        first = [cell.strip() for cell in rows[0]]
+        if sum(cell in known for cell in first) * 2 > len(first):
+            names, rows = first, rows[1:]
+            missing = [name for name in self.columns if name not in names]
+            if missing:
+                raise BadRequestError(
+                    f"the header lacks {missing[0]}",
+                    field=missing[0],
+                    remedy=f"Name these columns: {', '.join(self.columns)}.",
+                )
+        else:
+            names = self._names_for(len(first), "row 1")
+        if not rows:
+            raise BadRequestError("there is a header and no row", remedy="Send at least one row.")
+        for number, row in enumerate(rows, start=1):
+            if len(row) != len(names):
+                raise BadRequestError(
+                    f"row {number} has {len(row)} cells, expected {len(names)}",
+                    remedy=f"Send these columns in this order: {', '.join(names)}.",
+                )
+        return {name: [row[names.index(name)] for row in rows] for name in self.columns}
+
+    def _names_for(self, cells: int, where: str) -> list[str]:
+        """Return the columns of a row without names: as in the training file without its target, or only those used."""
+        for names in (self.file_columns, self.columns):
+            if len(names) == cells:
+                return list(names)
+        raise BadRequestError(
+            f"{where} has {cells} cells, expected {len(self.file_columns)}",
+            remedy=f"Send these columns in this order: {', '.join(self.file_columns)}.",
+        )
+
+
+def _json(text: str, line: int | None) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # the second: nested without end
+        raise BadRequestError(
+            "the body is not JSON" if line is None else f"line {line} is not JSON",
+            remedy='Send an object like {"column": value} per row.',
+        ) from error
 
 
 def _fit_number(name: str, column: np.ndarray) -> dict[str, Any]:

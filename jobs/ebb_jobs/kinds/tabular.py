@@ -1,0 +1,137 @@
+"""Tables: rows of named values."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebb_jobs import dataset, networks, spelling, tabular
+from ebb_jobs.dataset import Columns, Split
+from ebb_jobs.kind import KindRecipe
+from ebb_jobs.networks import Mlp, Network
+from ebb_jobs.report import Report
+from ebb_jobs.tabular import Preprocessor
+
+STUDENT_SHARES = (0.3, 0.5)
+"""Widths to try, as shares of the original's: the wider one only when the narrow one may lose too much."""
+
+
+def batch_size(rows: int) -> int:
+    """Return the batch size for that many rows: enough steps for few rows, enough work per step for many."""
+    return next(
+        (size for limit, size in ((2_000, 32), (8_000, 64), (30_000, 128), (200_000, 256)) if rows < limit), 1024
+    )
+
+
+def student_sizes(teacher: Mlp, share: float) -> list[int]:
+    """Return the student's layers: two instead of three, and a share of the width, in multiples of 16."""
+    width = max(32, round(teacher.sizes[1] * share / 16) * 16)
+    return [width, width]
+
+
+class TabularKind:
+    """Preprocessing as data, a multilayer perceptron, ONNX Runtime."""
+
+    name = "tabular"
+    codec_module = "tabular"
+    code = (tabular, spelling)
+    recipe = KindRecipe(
+        steps=5000,
+        student_steps=4500,
+        peak_rate=2e-3,
+        student_peak_rate=4e-3,
+        batch_size=batch_size,
+        students_follow_precision=False,
+    )
+    runtimes = ("onnxruntime",)
+    quantized_operators = ("Gemm", "MatMul", "Relu")
+    skipped = {  # noqa: RUF012 - read only
+        "prune": "a narrower student takes its place: plain layers lose nothing by being trained narrow at once",
+        "dynamic": "rows are small and alike, so static scales hold; finding them per row costs more than it saves",
+        "openvino": "ONNX Runtime answers a row in some 10 microseconds, of which the network is the smaller part",
+    }
+    trains_itself = False
+
+    def fit_codec(self, curated: Path, schema: dict[str, Any], report: Report) -> Preprocessor:
+        """Learn scales, bins and vocabularies from the training rows."""
+        target = schema["target"]["name"]
+        columns = dataset.read_columns(curated, "train", [*(feature["name"] for feature in schema["features"]), target])
+        preprocessor = Preprocessor.fit(schema, columns, columns.pop(target))
+        fitted = preprocessor.state["target"]
+        if "classes" not in fitted:
+            report.decide(
+                "target scale",
+                "logarithm" if fitted["log"] else "plain",
+                "the target is standardised" + (" after a logarithm, which halves its skew" if fitted["log"] else ""),
+                numbers={"skew": fitted["skew"], "skew_of_log": fitted["skew_of_log"]},
+            )
+        return preprocessor
+
+    def open_codec(self, folder: Path) -> Preprocessor:
+        """Return the preprocessor of a folder."""
+        return tabular.open_codec(folder)
+
+    def read_split(self, curated: Path, split: str, codec: Preprocessor) -> Split:
+        """Return one split: inputs float32 [rows, width]."""
+        target = codec.state["target"]["name"]
+        columns = dataset.read_columns(curated, split, [*codec.columns, target])
+        raw = np.asarray(columns.pop(target))
+        return Split(dataset.encode(codec, columns), codec.encode_target(raw), raw)
+
+    def singles(self, curated: Path, split: str, codec: Preprocessor, count: int) -> list[Columns]:
+        """Return the first rows, null where a value is missing."""
+        rows = dataset.rows_of(dataset.read_columns(curated, split, codec.columns, limit=count), count)
+        return [{name: [value] for name, value in row.items()} for row in rows]
+
+    def join(self, singles: list[Columns]) -> Columns:
+        """Return the rows' columns."""
+        return {name: [value for one in singles for value in one[name]] for name in singles[0]}
+
+    def bodies(self, codec: Preprocessor, singles: list[Columns]) -> list[tuple[bytes, str, range]]:
+        """Return all rows as JSON and as CSV."""
+        rows = [{name: values[0] for name, values in one.items()} for one in singles]
+        table = io.StringIO()
+        writer = csv.writer(table)
+        writer.writerow(codec.columns)
+        writer.writerows([[tabular.text_of(row[name]) for name in codec.columns] for row in rows])
+        every = range(len(rows))
+        return [
+            (json.dumps({"instances": rows}).encode(), "application/json", every),
+            (table.getvalue().encode(), "text/csv", every),
+        ]
+
+    def original(self, codec: Preprocessor, training: Split) -> Mlp:
+        """Return three hidden layers, wider where there are more rows."""
+        return Mlp(codec.width, networks.hidden_sizes(len(training)), len(codec.state["target"].get("classes", [0])))
+
+    def students(self, teacher: Network, codec: Preprocessor, training: Split) -> list[Callable[[], Network]]:
+        """Return two hidden layers, narrow and wider."""
+        assert isinstance(teacher, Mlp)
+        return [partial(Mlp, codec.width, student_sizes(teacher, share), teacher.sizes[-1]) for share in STUDENT_SHARES]
+
+    def prune(self, network: Network, share: float, example: Tensor) -> None:
+        """Prune nothing: see `skipped`."""
+
+    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the rows as they are: their values mean what they say."""
+        return inputs
+
+    def misfit(self, signature: dict[str, Any], schema: dict[str, Any]) -> str | None:
+        """Return which column or class the served model wants that this data has not."""
+        mine = {feature["name"]: feature["kind"] for feature in schema["features"]}
+        for feature in signature["features"]:
+            if mine.get(feature["name"]) != feature["kind"]:
+                return f"the served model wants a {feature['kind']} column {feature['name']!r}: this data has none"
+        return None
+
+
+KIND = TabularKind()
