@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,10 @@ def _device() -> Any:
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+if __name__ == "__main__":  # in the jobs: does the model load at all?
+    try:
+        open_model(Path(sys.argv[1]), {})
+    except user_code.UserCodeError as error:
+        sys.exit(str(error))

@@ -268,6 +268,7 @@ class _Maker:
             else:
                 optimise = self._optimise(one)
             for file, content in self.codec.files().items():
+                (one.folder / file).parent.mkdir(exist_ok=True)  # code/, which a script's own codec may bring
                 (one.folder / file).write_bytes(content)
             write_json(one.folder / "signature.json", self._signature(one, optimise))
             one.model = serve.Model(one.folder)

@@ -341,7 +341,7 @@ class _Bench:
             self.attempt(
                 dynamic,
                 chain,
-                partial(self._quantize_dynamic, name, calibration, chain),
+                partial(self._quantize_dynamic, name, self.validation.inputs, chain),
                 fallback=f"{name}-int8 remains" if static else f"{name} remains in fp32",
             )
 
@@ -352,6 +352,8 @@ class _Bench:
 
     def _quantize_static(self, name: str, calibration: np.ndarray, chain: list[str]) -> bool:
         made = f"{name}-int8"
+        if not len(calibration):
+            raise JobError("evaluation.npz holds no array 'calibration', rows from which to learn scales")
         export.quantize(self._file(name), self._file(made), calibration, self.kind.quantized_operators)
         told = f"static quantization, calibrated on {len(calibration)} training rows"
         self._list(made, self._parameters(name), told, chain)

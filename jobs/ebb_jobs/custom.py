@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ebb_jobs import bundle, dataset, export, exported, quality, runtimes, script, serve, user_code
+from ebb_jobs import as_is, bundle, dataset, export, exported, quality, runtimes, script, serve, user_code
 from ebb_jobs.errors import InputMissingError, JobError
 from ebb_jobs.exported import Export, ExportError
 from ebb_jobs.kinds.custom import FOLDER
@@ -77,6 +79,7 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
     except ExportError as error:
         if not has_code:
             raise
+        script.install_wheels(places.source, left / user_code.FOLDER)  # what trained it may be needed to load it
         _keep_as_is(left, model, schema, str(error), report)
         return
     _keep_export(found, left, model, schema, report)
@@ -109,9 +112,8 @@ def compile_as_is(
     }
     members = {str(file.relative_to(left)): file.read_bytes() for file in sorted(left.rglob("*")) if file.is_file()}
     archive = bundles / AS_IS / "model.tar.gz"
-    from ebb_jobs import as_is
-
-    digest = bundle.write(archive, members, signature, (as_is, user_code))
+    members["signature.json"] = (json.dumps(signature, indent=1) + "\n").encode()
+    digest = bundle.pack(archive, {**members, **bundle.code((as_is, user_code))})
     with bundle.served(archive) as running:
         memory = running.resident_mib()
     report.fields.update(
@@ -138,11 +140,6 @@ def compile_as_is(
     print(f"{AS_IS}: {archive.stat().st_size / 1024:.0f} KiB, {memory:.0f} MiB in memory", flush=True)
 
 
-def is_as_is(original: Path) -> bool:
-    """Tell whether the script's model is served as it is."""
-    return not (original / NETWORK).exists()
-
-
 def _exported(left: Path, entry_point: str, has_code: bool) -> Export:
     """Return the checked export. Raises ExportError."""
     if not (left / exported.MODEL).exists():
@@ -161,7 +158,6 @@ def _keep_export(found: Export, left: Path, model: Path, schema: dict[str, Any],
     state = {
         "shape": found.shape,
         "dtype": found.dtype.name,
-        "task": evaluation.task,
         "classes": evaluation.classes,
         "functions": functions,
         "code": names,
@@ -172,7 +168,7 @@ def _keep_export(found: Export, left: Path, model: Path, schema: dict[str, Any],
         (model / name).write_bytes(content)
     onnx.save(found.network, str(model / NETWORK))
     target = {"name": "", **({"classes": evaluation.classes} if evaluation.classes else {})}
-    given = {"shape": found.shape, "dtype": found.dtype.name}
+    given = {"shape": found.shape[1:], "dtype": found.dtype.name}
     write_json(model / "schema.json", {**schema, "input": given, "target": target})
 
     network = runtimes.load(model / NETWORK, "onnxruntime")
@@ -203,6 +199,7 @@ def _keep_as_is(left: Path, model: Path, schema: dict[str, Any], why: str, repor
     taken += sorted(name for name in OUR_DOCUMENTS if (left / name).exists())
     if taken:
         raise JobError(f"{taken[0]} has the name of a file that is put beside it to serve the model: rename it")
+    _open_once(left)
     report.decide(AS_IS, "code/inference.py serves the model", why)
     skipped = [
         {"what": "compress", "reason": f"{why}: there is no network to make smaller"},
@@ -211,6 +208,22 @@ def _keep_as_is(left: Path, model: Path, schema: dict[str, Any], why: str, repor
     ]
     write_json(model / "schema.json", schema)
     report.fields.update(as_is=True, metric=None, quality=None, parameters=None, skipped=skipped)
+
+
+def _open_once(left: Path) -> None:
+    """Let code/inference.py load the model in a process of its own: better told now than two stages later."""
+    jobs = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "ebb_jobs.as_is", str(left)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": jobs},
+        check=False,
+    )
+    print(done.stdout + done.stderr, end="", flush=True)
+    if done.returncode:
+        told = done.stderr.strip().rpartition("\n")[2]
+        raise JobError(f"code/inference.py cannot serve the model as it is: {told[:300]}")
 
 
 def _comparable(outputs: np.ndarray, task: str) -> np.ndarray:
@@ -242,7 +255,7 @@ def _functions(left: Path, report: Report) -> tuple[list[str], list[str]]:
     if not (folder / user_code.FILE).is_file():
         return [], []
     defined = _defined(folder / user_code.FILE)
-    functions = [name for name in ("input_fn", "output_fn") if name in defined]
+    functions: list[str] = [name for name in ("input_fn", "output_fn") if name in defined]
     ignored = [name for name in ("model_fn", "predict_fn", "transform_fn") if name in defined]
     skipped = report.fields.setdefault("skipped", [])
     if ignored:
@@ -276,8 +289,6 @@ def _functions(left: Path, report: Report) -> tuple[list[str], list[str]]:
 
 def _defined(file: Path) -> set[str]:
     """Return the names of the module's functions, without running it. Raises JobError."""
-    import ast
-
     try:
         body = ast.parse(file.read_bytes()).body
     except (SyntaxError, ValueError) as error:

@@ -65,13 +65,12 @@ class Model:
         """Return one prediction per example. Raises BadRequestError."""
         return self.codec.predictions(self.run(self.codec.encode(raws)))
 
-    def answer(self, body: bytes, content_type: str) -> dict[str, Any]:
-        """Return the response document for one request. Raises BadRequestError."""
-        return {"predictions": self.predict(self.codec.parse(body, content_type)), "model": self.about}
-
     def respond(self, body: bytes, content_type: str, accept: str) -> tuple[bytes, str]:
-        """Return the response as JSON, whatever else the client accepts. Raises BadRequestError."""
-        return _json(self.answer(body, content_type)), "application/json"
+        """Return the response as JSON, or as the codec itself writes it. Raises BadRequestError."""
+        outputs = self.run(self.codec.encode(self.codec.parse(body, content_type)))
+        if hasattr(self.codec, "respond") and (written := self.codec.respond(outputs, accept)):
+            return written
+        return _json({"predictions": self.codec.predictions(outputs), "model": self.about}), "application/json"
 
 
 def read_signature(root: Path) -> dict[str, Any]:

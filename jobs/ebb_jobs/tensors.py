@@ -32,8 +32,8 @@ DIGITS = 6
 class TensorCodec:
     """Reads tensors for one network and words its answers; its state is the JSON document `state` and the user's code.
 
-    `state`: `shape` (numbers, null where any size fits; the first is the rows), `dtype`, `task` (classification or
-    regression), `classes` (names, or null), `functions` (those of code/inference.py that are called).
+    `state`: `shape` (numbers, null where any size fits; the first is the rows), `dtype`, `classes` (names, null for a
+    regression), `functions` (those of code/inference.py that are called), `code` (the files that these need).
     """
 
     def __init__(self, state: Mapping[str, Any], code: Mapping[str, bytes], functions: Mapping[str, Any]) -> None:
@@ -43,6 +43,11 @@ class TensorCodec:
         self.classes: list[str] | None = state["classes"]
         self._code = dict(code)
         self._functions = functions
+
+    @property
+    def is_wrapped(self) -> bool:
+        """Tell whether the user's own functions read requests or write answers."""
+        return bool(self.state["functions"])
 
     def encode(self, raws: np.ndarray) -> np.ndarray:
         """Return the network's input for tensors of a request. Raises BadRequestError."""
@@ -64,20 +69,16 @@ class TensorCodec:
         raise BadRequestError(f"content type {kind} is not supported", remedy=self._remedy())
 
     def predictions(self, outputs: np.ndarray) -> list[dict[str, Any]]:
-        """Return label and probabilities where the classes are named, else the value or the outputs of each example."""
+        """Return label and probabilities, or the value, of each example."""
         if not np.isfinite(outputs).all():
             raise ArithmeticError("the network's output is not finite")
-        rows = [[round(float(value), DIGITS) for value in row] for row in outputs]
-        if self.classes is not None:
-            return [
-                {"label": self.classes[int(best)], "probabilities": dict(zip(self.classes, row, strict=True))}
-                for best, row in zip(outputs.argmax(1), rows, strict=True)
-            ]
-        if self.state["task"] == "regression" and outputs.shape[1] == 1:
+        if self.classes is None:
             return [{"value": float(row[0])} for row in outputs]
-        if self.state["task"] == "regression":
-            return [{"outputs": [float(value) for value in row]} for row in outputs]
-        return [{"outputs": row} for row in rows]
+        rows = [[round(float(value), DIGITS) for value in row] for row in outputs]
+        return [
+            {"label": self.classes[int(best)], "probabilities": dict(zip(self.classes, row, strict=True))}
+            for best, row in zip(outputs.argmax(1), rows, strict=True)
+        ]
 
     def respond(self, outputs: np.ndarray, accept: str) -> tuple[bytes, str] | None:
         """Return body and content type as the user's output_fn writes them, None when there is none."""
@@ -153,8 +154,8 @@ class TensorCodec:
 def open_codec(folder: Path) -> TensorCodec:
     """Return the codec that `TensorCodec.files` describes, with the user's functions loaded."""
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    code = user_code.read(folder / user_code.FOLDER, state["code"]) if state.get("code") else {}
-    functions = user_code.load(folder, state["functions"]) if state.get("functions") else {}
+    code = user_code.read(folder / user_code.FOLDER, state["code"])
+    functions = user_code.load(folder, state["functions"]) if state["functions"] else {}
     return TensorCodec(state, code, functions)
 
 
@@ -243,7 +244,9 @@ def _whole(cell: str) -> int | float:
 
 
 def bodies(codec: TensorCodec, singles: Sequence[np.ndarray]) -> list[tuple[bytes, str, range]]:
-    """Return every way to ask for these examples: body, content type and which examples it holds."""
+    """Return every way to ask for these examples: body, content type and which examples it holds; none if unknown."""
+    if codec.is_wrapped:  # only the user knows what such a request looks like
+        return []
     rows = np.concatenate(list(singles))
     everyone = range(len(rows))
     found = [

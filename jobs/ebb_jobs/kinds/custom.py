@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,11 +93,12 @@ class CustomKind:
 
     def misfit(self, signature: dict[str, Any], schema: dict[str, Any]) -> str | None:
         """Return why the served model cannot answer these held-out rows: another input, or other classes."""
-        if signature.get("codec") != self.codec_module:
-            return "the served model is one that is served as it is: nothing is known of its quality"
-        mine, theirs = (json.dumps(one.get("input"), sort_keys=True) for one in (schema, signature))
-        if mine != theirs:
-            return "the served model takes an input of another shape or type"
+        mine, theirs = schema["input"], signature["input"]
+        sizes = zip(mine["shape"], theirs["shape"], strict=False)
+        if len(mine["shape"]) != len(theirs["shape"]) or any(want not in (None, have) for want, have in sizes):
+            return "the served model takes inputs of another shape"
+        if mine["dtype"] != theirs["dtype"]:
+            return f"the served model takes {theirs['dtype']}, this one {mine['dtype']}"
         return None
 
 
