@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from botocore.exceptions import ClientError
@@ -87,8 +87,6 @@ def bring_up(port: int | None = None) -> tuple[Target, dict[str, float]]:
     with _timed("deploy", "sam deploy", seconds):
         arguments = ["deploy", "--template-file", str(build / "stack/template.yaml"), *_parameters()]
         _sam([*arguments, "--no-confirm-changeset", "--no-fail-on-empty-changeset"], "sam-deploy", target)
-    with _timed("images", "image tags", seconds):
-        seed_images(target)
     (home() / "deployed.json").write_text(json.dumps({"fingerprint": wanted, "stack": target.stack}))
     return target, seconds
 
@@ -181,39 +179,6 @@ def sam_environment(target: Target) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }
-
-
-def seed_images(target: Target) -> None:
-    """Put the two image tags that the stack names into its registry.
-
-    On AWS a build pushes the images; here their content is the environments, so that a manifest under the right tag
-    is all there is to find.
-    """
-    stack = target.describe_stack()
-    parameters = {item["ParameterKey"]: item.get("ParameterValue", "") for item in stack.get("Parameters", [])}
-    ecr = target.client("ecr")
-    for kind in ("Jobs", "Serve"):
-        uri, tag = target.outputs.get(f"{kind}RepositoryUri"), parameters.get(f"{kind}ImageTag")
-        if not uri or not tag:
-            continue
-        repository = uri.partition("/")[2]
-        try:
-            ecr.put_image(repositoryName=repository, imageTag=tag, imageManifest=json.dumps(_manifest(kind, tag)))
-        except ClientError as problem:
-            code = problem.response["Error"]["Code"]
-            if code not in {"ImageAlreadyExistsException", "ImageTagAlreadyExistsException"}:
-                raise
-
-
-def _manifest(kind: str, tag: str) -> dict[str, Any]:
-    content = f"{kind} {tag}".encode()
-    config = {
-        "mediaType": "application/vnd.docker.container.image.v1+json",
-        "size": len(content),
-        "digest": f"sha256:{hashlib.sha256(content).hexdigest()}",
-    }
-    media_type = "application/vnd.docker.distribution.manifest.v2+json"
-    return {"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": []}
 
 
 class _timed:

@@ -226,9 +226,34 @@ def _target_and_task(path: Path, form: infer.Format, asked: PipelineSpec) -> tup
             columns = [cell.strip() for cell in record.cells]
         else:
             rows.append(dict(zip(columns, record.cells, strict=False)))
-    target = infer.target(columns, asked.data.target)
-    values = ["" if row.get(target.value) is None else str(row[target.value]) for row in rows]
-    return target, infer.task_of_values(values, asked.task)
+    target = infer.target(columns, asked.data.target, asked.data.input)
+    task = infer.task_of_values(_values(rows, target.value), asked.task)
+    if asked.task is None and (found := _texts(columns, rows, target, asked)):
+        return found
+    return target, task
+
+
+def _texts(
+    columns: list[str], rows: list[dict[str, Any]], target: Inferred, asked: PipelineSpec
+) -> tuple[Inferred, Inferred] | None:
+    """Return target and task where the one column besides the target is free text, whichever of the two comes last."""
+    if len(columns) != 2 or target.value not in columns:
+        return None
+    other = next(column for column in columns if column != target.value)
+    ways = [(other, target)]
+    if asked.data.target is None:
+        ways.append((target.value, Inferred(other, "the other column holds free text; name another with data.target")))
+    for text, label in ways:
+        values = [value for value in _values(rows, text) if value]
+        words = sum(len(value.split()) for value in values) / max(len(values), 1)
+        if infer.is_prose(words, len(set(values)), len(values)):
+            told = f"the column {text!r} is free text, {words:.1f} words on average, and the only other one"
+            return label, Inferred(infer.TEXTS, told)
+    return None
+
+
+def _values(rows: list[dict[str, Any]], column: str) -> list[str]:
+    return ["" if row.get(column) is None else str(row[column]) for row in rows]
 
 
 def require_region(name: str) -> str:
@@ -247,13 +272,7 @@ def require_region(name: str) -> str:
 def local_sources(held: Contents) -> list[Source]:
     """Return the files of a drop as the pipeline would name them."""
     return [
-        Source(
-            bucket="LANDING",
-            key=f"plan/data/{name}",
-            size_bytes=item.stat().st_size,
-            etag="",
-            sha256=_sha256(item),
-        )
+        Source(bucket="LANDING", key=f"plan/data/{name}", size_bytes=item.stat().st_size, etag="", sha256=_sha256(item))
         for name, item in held.files.items()
     ]
 
@@ -331,12 +350,13 @@ def planned_stages(asked: PipelineSpec, seen: Look, region: str) -> list[Planned
     found = []
     limit_s = asked.train.max_runtime.total_seconds()
     for stage in names.STAGES:
-        choice = sizing.for_stage(stage, asked, size_bytes=seen.size_bytes, form=seen.form, compressed=seen.compressed)
+        look: dict[str, Any] = {"size_bytes": seen.size_bytes, "form": seen.form, "compressed": seen.compressed}
+        look["task"] = seen.task.value if seen.task else asked.task
+        choice = sizing.for_stage(stage, asked, **look)
         machine, numbers = choice.instance, choice.numbers
-        work = sizing.workload(
-            stage, size_bytes=seen.size_bytes, form=seen.form, compressed=seen.compressed, max_runtime_s=limit_s
+        expected_s = sizing.duration_s(
+            sizing.workload(stage, **look, max_runtime_s=limit_s), sizing.processors_of(machine)
         )
-        expected_s = sizing.duration_s(work, machine.vcpu)
         load = footprint.utilization(numbers.get("expected_cpu_s"), expected_s, machine.vcpu)
         took = {"duration_s": expected_s, "billable_s": expected_s}
         expected = footprint.of_job(machine.name, **took, load=load, region=region)

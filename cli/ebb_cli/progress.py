@@ -21,13 +21,15 @@ from ebb_cli.target import Target
 
 # The states that a person waits for, in the order of the machine; the bookkeeping between them is not shown.
 STEPS = (
-    "Identify dataset", "Plan pipeline", "Ensure roles", "Process data", "Train model", "Compress model",
-    "Compile model", "Select candidate", "Register model", "Deploy model", "Record success",
+    "Identify dataset", "Plan pipeline", "Ensure roles", "Build images", "Process data", "Train model",
+    "Compress model", "Compile model", "Select candidate", "Register model", "Deploy model", "Record success",
 )  # fmt: skip
 STEP_OF_STAGE = {
     "process": "Process data", "train": "Train model", "compress": "Compress model", "compile": "Compile model",
 }  # fmt: skip
+FAILED_STEP = STEP_OF_STAGE | {"images": "Build images"}
 STAGE_OF_STEP = {step: stage for stage, step in STEP_OF_STAGE.items()}
+EXAMPLES = {"image-classification": "pictures", "text-classification": "texts"}
 ENTERED, EXITED = "StateEntered", "StateExited"
 ENDED_BADLY = {"ExecutionFailed", "ExecutionAborted", "ExecutionTimedOut"}
 # An ended execution whose run is still open: on_run_ended closes it, through an event that may be late.
@@ -72,7 +74,7 @@ def steps(events: Iterable[dict[str, Any]], failed_stage: str | None = None) -> 
             for step in found.values():
                 if step.ended is None:
                     found[step.name] = Step(step.name, step.started, moment, failed=True)
-    failed = {STEP_OF_STAGE.get(failed_stage or "")}
+    failed = {FAILED_STEP.get(failed_stage or "")}
     return [replace(step, failed=True) if step.name in failed else step for step in found.values()]
 
 
@@ -81,7 +83,9 @@ def summary(stage: dict[str, Any]) -> str:
     report = stage.get("report") or {}
     if rows := report.get("rows"):
         duplicates = f", {rows['duplicates']:,} duplicates removed" if rows.get("duplicates") else ""
-        return f"{rows.get('kept', 0):,} rows{duplicates}; {report.get('task', '')}, target {report.get('target', '')}"
+        task = str(report.get("task") or "")
+        examples = f"{rows.get('kept', 0):,} {EXAMPLES.get(task, 'rows')}"
+        return f"{examples}{duplicates}; {task}, target {report.get('target', '')}"
     if report.get("epochs"):
         quality = (report.get("quality") or {}).get("validation")
         return f"{report.get('metric', '')} {output.number(quality, 4)} after {report['epochs']} epochs"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,58 @@ def test_compressed_and_json_lines_are_read_too(ebb, tmp_path):
     lines = tmp_path / "table.jsonl"
     lines.write_text("".join(json.dumps({"x": number, "target": number / 3}) + "\n" for number in range(100)))
     assert planned(ebb, lines)["look"]["task"]["value"] == "tabular-regression"
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    """Pictures of two classes; what they show is nothing that a plan looks at."""
+    folder = tmp_path / "animals"
+    for name in (f"{label}/{number}.png" for label in ("cats", "dogs") for number in range(60)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n" + name.encode())
+    return folder
+
+
+@pytest.fixture
+def packed(animals: Path) -> Path:
+    with zipfile.ZipFile(animals.with_suffix(".zip"), "w") as archive:
+        for file in animals.rglob("*.png"):
+            archive.write(file, file.relative_to(animals.parent))
+    return animals.with_suffix(".zip")
+
+
+@pytest.mark.parametrize("name", ["animals", "animals.zip"])
+def test_pictures_are_known_by_their_folders_packed_or_not(ebb, animals, packed, name):
+    document = planned(ebb, animals.parent / name)
+    look = document["look"]
+    assert look["task"]["value"] == "image-classification"
+    assert look["target"]["reason"].endswith("cats, dogs")
+    assert document["plan"]["train"]["request"]
+    assert look["format"] == ("archive" if name.endswith("zip") else "images")
+
+
+def test_an_archive_that_would_be_rejected_is_rejected_with_status_3(ebb, tmp_path):
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 and no end")
+    done = ebb("plan", tmp_path / "cut.zip")
+    assert done.exit_code == 3
+    assert "cut.zip" in done.stderr
+
+
+def test_a_training_script_is_told_by_its_name(ebb, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/train.py").write_text("print()\n")
+    (tmp_path / "mine/rows.npz").write_bytes(b"rows")
+    task = planned(ebb, tmp_path / "mine")["look"]["task"]
+    assert task == {"value": "custom", "reason": "there is a training script, train.py"}
+
+
+@pytest.mark.parametrize("columns", [("said", "tongue"), ("tongue", "said")], ids=["label last", "text last"])
+def test_a_table_with_one_column_of_free_text_is_a_text_to_classify(ebb, tmp_path, columns):
+    rows = [{"said": f"this is the sentence number {i}", "tongue": ("en", "de")[i % 2]} for i in range(100)]
+    table = "\n".join(",".join(row[column] for column in columns) for row in rows)
+    (tmp_path / "talk.csv").write_text(",".join(columns) + "\n" + table + "\n")
+    look = planned(ebb, tmp_path / "talk.csv")["look"]
+    assert (look["task"]["value"], look["target"]["value"]) == ("text-classification", "tongue")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,12 @@ def test_the_stage_that_the_ledger_names_has_failed_though_its_state_was_left():
     assert [(step.name, step.failed) for step in found] == [("Process data", False), ("Train model", True)]
 
 
+def test_building_the_images_is_a_step_of_its_own_that_may_fail():
+    history = [entered("Build images", 0, "Map"), exited("Build images", 90, "Map")]
+    assert progress.steps(history) == [Step("Build images", at(0), at(90))]
+    assert progress.steps(history, failed_stage="images")[0].failed
+
+
 def test_the_seconds_of_a_step_that_goes_on_are_counted_until_now():
     assert Step("Train model", at(0)).seconds(at(7.5)) == 7.5
     assert Step("Train model", at(0), at(2)).seconds(at(7.5)) == 2
@@ -97,6 +103,11 @@ def test_the_seconds_of_a_step_that_goes_on_are_counted_until_now():
             },
             "20,000 rows, 100 duplicates removed; tabular-classification, target letter",
             id="process",
+        ),
+        pytest.param(
+            {"rows": {"kept": 4900}, "task": "image-classification", "target": "label"},
+            "4,900 pictures; image-classification, target label",
+            id="process, of pictures",
         ),
         pytest.param(
             {"metric": "accuracy", "epochs": 12, "quality": {"validation": 0.97321}},
