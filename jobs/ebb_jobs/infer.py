@@ -57,6 +57,8 @@ SPLIT_NAMES = {
 }
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 MAX_INTEGER_CLASSES = 20
+MIN_WORDS = 3.0
+MIN_DISTINCT_SHARE = 0.2
 
 
 class Inferred(NamedTuple):
@@ -110,7 +112,7 @@ def is_no_data(name: str) -> bool:
 
 def common_folder(names: Iterable[str]) -> str:
     """Return the folders that all of the names begin with, with a slash at the end; empty when there is none."""
-    parents = {PurePosixPath(name).parent.parts for name in names if not is_no_data(name)}
+    parents = {PurePosixPath(name).parent.parts for name in names}
     shared: list[str] = []
     for level in zip(*parents, strict=False):
         if len(set(level)) > 1:
@@ -261,10 +263,19 @@ def delimiter(sample: str) -> Inferred:
     return Inferred(best, f"{DELIMITERS[best]}: {share:.0%} of the first rows have the header's {width} cells")
 
 
-def target(columns: Sequence[str], asked: str | None = None) -> Inferred:
-    """Return the column to predict. An asked one is taken as it is; whether it exists is judged elsewhere."""
+def is_prose(words: float, distinct: int, present: int) -> bool:
+    """Tell whether a column holds free text: `words` a value on average, most of the `present` values different."""
+    return words >= MIN_WORDS and distinct > MIN_DISTINCT_SHARE * present
+
+
+def target(columns: Sequence[str], asked: str | None = None, text: str | None = None) -> Inferred:
+    """Return the column to predict. An asked one is taken as it is; whether it exists is judged elsewhere.
+
+    `text` is the column that the spec learns from, which cannot be the target as well.
+    """
     if asked:
         return Inferred(asked, "named by data.target in the spec")
+    columns = [column for column in columns if column != text] or list(columns)
     by_name = {column.strip().lower(): column for column in reversed(columns)}
     for name in TARGET_NAMES:
         if name == "y" and "x" in by_name and columns[-1] != by_name.get("y"):

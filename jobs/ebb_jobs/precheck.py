@@ -49,13 +49,14 @@ def check(
     complete: bool,
     target: str | None = None,
     task: str | None = None,
+    text: str | None = None,
     alone: bool = True,
 ) -> Rejection | None:
     """Return why the file `name` cannot be used, as far as its first bytes show it; None when nothing is wrong.
 
-    `head` holds the file's first bytes (1 MiB is plenty), `complete` says whether that is all of it, `target` is the
-    column that the spec names, `task` the one that it asks for, `alone` whether the run reads no other file: else the
-    others may bring the rows that this one lacks.
+    `head` holds the file's first bytes (1 MiB is plenty), `complete` says whether that is all of it, `target` and
+    `text` are the columns that the spec names, `task` the one that it asks for, `alone` whether the run reads no other
+    file: else the others may bring the rows that this one lacks.
     """
     found = infer.file_format(name)
     if found is None:
@@ -70,7 +71,9 @@ def check(
         text = _head_text(name, head, found.compression, complete)
         complete = complete and len(text) < MAX_HEAD_CHARACTERS
         enough = complete and alone
-        seen = scan(name, io.StringIO(text, newline=""), found.name, complete=complete, target=target, count=enough)
+        seen = scan(
+            name, io.StringIO(text, newline=""), found.name, complete=complete, target=target, text=text, count=enough
+        )
         if enough and seen.target:
             return refusals.too_few(name, seen.target, seen.counts, task)
         if enough and seen.different < refusals.MIN_ROWS:
@@ -152,11 +155,12 @@ def content_format(
         return "archive" if archive is None and names and all(map(infer.is_archive, names)) else "script"
     if archive is None:
         return infer.drop_format(names, entry_point=entry_point)
+    names = [name for name in names if not infer.is_no_data(name)]
     shared = infer.common_folder(names)
     inner = [name.removeprefix(shared) for name in names]
     if entry_point not in inner:
         for name in names:
-            if infer.is_archive(name) and not infer.is_no_data(name):
+            if infer.is_archive(name):
                 raise RejectedError(refusals.nested_archive(archive, name))
     return infer.drop_format(inner, entry_point=entry_point)
 
@@ -171,7 +175,14 @@ def _check_folders(pictures: Sequence[str], place: str, *, alone: bool) -> Rejec
 
 
 def scan(
-    name: str, stream: IO[str], form: str, *, complete: bool, target: str | None = None, count: bool = False
+    name: str,
+    stream: IO[str],
+    form: str,
+    *,
+    complete: bool,
+    target: str | None = None,
+    text: str | None = None,
+    count: bool = False,
 ) -> Scan:
     """Read every row of a text stream; raise RejectedError at the first that is wrong.
 
@@ -197,7 +208,7 @@ def scan(
             value = "" if cell is None else str(cell)
         elif not columns:
             columns = check_header(name, record.cells, target)
-            found = refusals.find_target(columns, target)
+            found = refusals.find_target(columns, target, text)
             position = columns.index(found.name)
             continue
         elif len(record.cells) != len(columns):

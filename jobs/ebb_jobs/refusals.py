@@ -16,6 +16,8 @@ from ebb_jobs.rejection import Rejection
 MIN_ROWS = 30
 MIN_ROWS_PER_CLASS = 5
 MAX_CLASSES = 1000
+MAX_CONTRADICTING_SHARE = 0.01
+"""More examples that stand under two labels are a mistake in the data, fewer are its noise."""
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -28,16 +30,25 @@ class Target(NamedTuple):
     values for names."""
 
     @property
+    def guessed(self) -> bool:
+        """Tell that it is only taken for the target because it stands last."""
+        return self.column != self.name
+
+    @property
     def words(self) -> str:
         """Return the column in a sentence: "the target 'label'", "the target in column 3"."""
         return repr(self.name) if self.column == self.name else f"in column {self.column}"
 
 
-def find_target(columns: list[str], asked: str | None) -> Target:
-    """Return the column to predict, asked for or inferred."""
-    name = infer.target(columns, asked).value
-    known = bool(asked) or name.strip().lower() in infer.TARGET_NAMES
-    return Target(name, name if known else str(columns.index(name) + 1))
+def find_target(columns: list[str], asked: str | None, text: str | None = None) -> Target:
+    """Return the column to predict, asked for or inferred; `text` is the one that the spec learns from."""
+    name = infer.target(columns, asked, text).value
+    return Target(name, name if asked else column_told(columns, name))
+
+
+def column_told(columns: list[str], name: str) -> str:
+    """Return how a rejection calls a column that no spec names: a usual name for a target, or else its position."""
+    return name if name.strip().lower() in infer.TARGET_NAMES else str(columns.index(name) + 1)
 
 
 def target_missing(name: str | None, target: str, columns: list[str]) -> Rejection:
@@ -92,13 +103,17 @@ def too_many(classes: int, rows: int) -> bool:
     return classes > MAX_CLASSES or classes > rows / 2
 
 
-def too_many_classes(target: Target, classes: int, rows: int) -> Rejection:
-    """Return the rejection for a target that names rows instead of classes."""
+def too_many_classes(target: Target, classes: int, rows: int, *, numbers_too: bool = True) -> Rejection:
+    """Return the rejection for a target that names rows instead of classes.
+
+    `numbers_too` says whether a number could be learned from the same data.
+    """
     return Rejection(
         "too-many-classes",
         f"the target {target.words} has {classes} different values in {rows} rows",
         column=target.column,
-        remedy="Name the column to predict with data.target, or write task: tabular-regression.",
+        remedy="Name the column to predict with data.target"
+        + (", or write task: tabular-regression." if numbers_too else ": its values are the classes."),
     )
 
 
@@ -183,6 +198,16 @@ def few_pictures(pictures_per_class: Counter[str]) -> Rejection | None:
     )
 
 
+def contradicting(what: str, count: int, total: int, column: str | None = None) -> Rejection:
+    """Return the rejection for examples (`what`, in the plural) of which many stand under several labels."""
+    return Rejection(
+        "contradicting-labels",
+        f"{count} of {total} {what} stand under different labels although they are the same",
+        column=column,
+        remedy="Give equal examples one label, or remove them.",
+    )
+
+
 def nested_archive(name: str, inner: str) -> Rejection:
     """Return the rejection for an archive in an archive."""
     return Rejection(
@@ -228,8 +253,15 @@ def too_few(name: str, target: Target, counts: Counter[str], task: str | None) -
         return one_value(name, target)
     if rows < MIN_ROWS:
         return too_few_rows(rows)
-    if task != infer.CLASSIFICATION and (numeric or task):
+    if task not in (infer.CLASSIFICATION, infer.TEXTS) and (numeric or task):
         return None  # numbers may be a quantity
     if too_many(len(classes), rows):
+        if target.guessed and (task == infer.TEXTS or infer.is_prose(_words(counts), len(classes), rows)):
+            return None  # texts may stand last: `process` looks for the classes before them
         return too_many_classes(target, len(classes), rows)
     return rare_classes(target, list(classes.values()))
+
+
+def _words(counts: Counter[str]) -> float:
+    """Return how many words a value has on average, counted like `typing_rules`: by the spaces between them."""
+    return sum((value.count(" ") + 1) * count for value, count in counts.items()) / counts.total()

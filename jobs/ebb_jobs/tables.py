@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import hashlib
 import io
 import os
-import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import duckdb
 
 from ebb_jobs import infer, precheck, refusals, spelling
-from ebb_jobs.errors import InputMissingError
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import cpu_count
 from ebb_jobs.sql import literal, quote
 
 SPACE = "E' \\t\\r\\n'"
-SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def connect(work: Path) -> duckdb.DuckDBPyConnection:
@@ -44,41 +40,22 @@ def connect(work: Path) -> duckdb.DuckDBPyConnection:
     )
 
 
-def find_files(folder: Path) -> list[Path]:
-    """Return the data files below `folder`, in the order of their names."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "_SUCCESS")
-    if not files:
-        raise InputMissingError(f"the data channel {folder.name!r} holds no file")
-    return files
-
-
-def verify_bytes(folder: Path, sources: dict[str, str]) -> None:
-    """Raise RejectedError when a file is not the one whose hash the run was planned with."""
-    for key, expected in sources.items():
-        file = folder / key
-        if not file.is_file():
-            raise RejectedError(
-                Rejection("deleted", f"{key} was deleted before it was read", file=key, remedy="Drop the file again.")
-            )
-        if SHA256.fullmatch(expected or "") and _sha256(file) != expected:
-            raise RejectedError(
-                Rejection(
-                    "changed",
-                    f"{key} was changed while it was being read",
-                    file=key,
-                    remedy="Drop the file again; the newer upload starts its own run.",
-                )
-            )
-
-
 def load(
-    connection: duckdb.DuckDBPyConnection, folder: Path, files: list[Path], asked_target: str | None
+    connection: duckdb.DuckDBPyConnection,
+    folder: Path,
+    files: list[Path],
+    asked_target: str | None,
+    *,
+    text: str | None = None,
 ) -> tuple[list[str], infer.Inferred, infer.Inferred]:
-    """Fill the table `raw` with text columns; return the columns, the format and the target."""
+    """Fill the table `raw` with text columns; return the columns, the format and the target.
+
+    `text` is the column of free text, if there is one: there "none" and "-" are words and no missing values.
+    """
     names = {file: str(file.relative_to(folder)) for file in files}
     formats = {file: infer.file_format(file.name) for file in files}
     for file, found in formats.items():
-        _check_file(names[file], file, found)
+        check_file(names[file], file, found)
     kinds = {found.name for found in formats.values() if found}
     if len(kinds) > 1:
         raise RejectedError(
@@ -94,11 +71,11 @@ def load(
     for position, file in enumerate(files):
         source, header = _source(connection, names[file], file, form, asked_target)
         if not columns:
-            columns, target = header, infer.target(header, asked_target)
+            columns, target = header, infer.target(header, asked_target, text)
             if target.value not in columns:
                 raise RejectedError(refusals.target_missing(names[file], target.value, columns))
         _check_same_columns(names[file], header, columns)
-        fields = ", ".join(_text_of(connection, source, column, target.value) for column in columns)
+        fields = ", ".join(_text_of(connection, source, column, target.value, text) for column in columns)
         verb = "INSERT INTO raw" if position else "CREATE TABLE raw AS"
         try:
             connection.execute(f"{verb} SELECT {fields} FROM {source}")
@@ -120,7 +97,7 @@ def first_line_without(folder: Path, files: list[Path], target: str) -> tuple[st
         if found is None or found.name == "parquet":
             continue
         try:
-            with _open_text(file) as stream:
+            with open_text(file) as stream:
                 precheck.scan(name, stream, found.name, complete=True, target=target)
         except RejectedError as rejected:
             if rejected.rejection.code == "target-empty":
@@ -128,7 +105,35 @@ def first_line_without(folder: Path, files: list[Path], target: str) -> tuple[st
     return None, None
 
 
-def _check_file(name: str, file: Path, found: infer.Format | None) -> None:
+def first_line(
+    folder: Path, files: list[Path], column: str, wrong: Callable[[str], bool]
+) -> tuple[str | None, int | None]:
+    """Return the file and line of the first row whose value in `column` is wrong; (None, None) for Parquet."""
+    for file in files:
+        found = infer.file_format(file.name)
+        name = str(file.relative_to(folder))
+        if found is None or found.name == "parquet":
+            continue
+        with open_text(file) as stream:
+            mark = infer.delimiter(stream.read(2**16)).value
+            stream.seek(0)
+            position: int | None = None
+            for record in precheck.records(name, stream, found.name, mark, complete=True):
+                if isinstance(record.cells, dict):
+                    cell = record.cells.get(column)
+                    value = "" if cell is None else str(cell)
+                elif position is None:
+                    position = [cell.strip() for cell in record.cells].index(column)
+                    continue
+                else:
+                    value = record.cells[position]
+                if wrong(value.strip()):
+                    return name, record.line
+    return None, None
+
+
+def check_file(name: str, file: Path, found: infer.Format | None) -> None:
+    """Raise RejectedError when a file is empty, or its bytes are not what its name announces."""
     with file.open("rb") as stream:
         head = stream.read(16)
     if found is None or not head:
@@ -178,7 +183,7 @@ def _source(
     """Return the SQL that reads `file` and its columns."""
     path = literal(str(file))
     if form == "csv":
-        with _open_text(file) as stream:
+        with open_text(file) as stream:
             sample = stream.read(2**16)
         mark = infer.delimiter(sample).value
         rows = precheck.records(name, io.StringIO(sample, newline=""), "csv", mark, complete=len(sample) < 2**16)
@@ -204,7 +209,7 @@ def _source(
     return source, columns
 
 
-def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str, target: str) -> str:
+def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str, target: str, prose: str | None) -> str:
     """Return the SQL for one column as trimmed text, NULL where missing; whole numbers without a decimal point."""
     kind = "VARCHAR"
     if not source.startswith("read_csv"):
@@ -218,7 +223,8 @@ def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str, ta
             f"CASE WHEN {name} = floor({name}) AND abs({name}) < 1e15 THEN {name}::BIGINT::VARCHAR "
             f"ELSE {name}::VARCHAR END"
         )
-    missing = ", ".join(map(literal, sorted(spelling.MISSING_TARGET if column == target else spelling.MISSING)))
+    spelt = {target: spelling.MISSING_TARGET, prose: frozenset({""})}.get(column, spelling.MISSING)
+    missing = ", ".join(map(literal, sorted(spelt)))
     text = f"trim({name}::VARCHAR, {SPACE})"
     return f"CASE WHEN lower({text}) IN ({missing}) THEN NULL ELSE {text} END AS {quote(column)}"
 
@@ -249,11 +255,12 @@ def _explain(name: str, file: Path, form: str, target: str | None, error: duckdb
         raise RejectedError(
             Rejection("not-parquet", f"{name} cannot be read as Parquet", file=name, remedy="Write the file again.")
         ) from error
-    with _open_text(file) as stream:
+    with open_text(file) as stream:
         precheck.scan(name, stream, form, complete=True, target=target)
 
 
-def _open_text(file: Path) -> IO[str]:
+def open_text(file: Path) -> IO[str]:
+    """Open a csv or jsonl file for reading, packed with gzip or not; a byte order mark is skipped."""
     if file.name.lower().endswith(".gz"):
         return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
     return file.open(encoding="utf-8-sig", newline="")
@@ -263,8 +270,3 @@ def _chunks(file: Path) -> Iterator[bytes]:
     with gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb") as stream:
         while chunk := stream.read(2**20):
             yield chunk
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

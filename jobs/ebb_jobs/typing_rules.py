@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from ebb_jobs import spelling, tabular
+from ebb_jobs import infer, spelling, tabular
 from ebb_jobs.sql import literal, quote
 
 MAX_PLAIN_CATEGORIES = tabular.MAX_CATEGORIES
@@ -87,7 +87,7 @@ def _typed(connection: duckdb.DuckDBPyConnection, table: str, column: Column) ->
         column.kind, column.reason = "boolean", "true and false only"
     elif distinct <= MAX_PLAIN_CATEGORIES:
         column.kind, column.reason = "categorical", f"{distinct} different texts"
-    elif counts["words"] >= 3 and distinct > 0.2 * present:
+    elif infer.is_prose(counts["words"], distinct, present):
         column.reason = f"free text ({counts['words']:.1f} words on average): not used by a tabular model"
     elif distinct > 0.5 * present:
         column.reason = (

@@ -1,0 +1,144 @@
+"""What was dropped: its bytes verified, its archives unpacked, its files told apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from ebb_jobs import archives, infer, precheck
+from ebb_jobs.errors import InputMissingError
+from ebb_jobs.rejection import RejectedError, Rejection
+
+SOURCES = "sources.json"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+LANDED = re.compile(r"[^/]+/data/[^/]+/")
+"""The folder of one drop, in the keys of a project to which data is appended drop by drop."""
+
+
+class Drop(NamedTuple):
+    """The files of a drop, after unpacking."""
+
+    folder: Path
+    """Rejections call a file by its path from here: its key, and inside an archive its name there."""
+    files: list[Path]
+    inner: dict[Path, str]
+    """Each file's path from the top of the drop, or of the archive, that it came with."""
+    form: str
+    source: Path | None
+    """What the spec names as the training script, apart from the data."""
+
+    def told(self, file: Path) -> str:
+        """Return how a rejection calls a file."""
+        return file.relative_to(self.folder).as_posix()
+
+
+def digests(channel: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each key that the run was planned with: from the channel, or from the settings."""
+    file = channel / SOURCES
+    if file.is_file():
+        found: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+    return settings.get("sources") or {}
+
+
+def verify(folder: Path, expected: dict[str, str]) -> None:
+    """Raise RejectedError when a file is not the one whose hash the run was planned with."""
+    for key, digest in expected.items():
+        file = folder / key
+        if not file.is_file():
+            raise RejectedError(
+                Rejection("deleted", f"{key} was deleted before it was read", file=key, remedy="Drop the file again.")
+            )
+        if SHA256.fullmatch(digest or "") and _sha256(file) != digest:
+            raise RejectedError(
+                Rejection(
+                    "changed",
+                    f"{key} was changed while it was being read",
+                    file=key,
+                    remedy="Drop the file again; the newer upload starts its own run.",
+                )
+            )
+
+
+def read(data: Path, spec: dict[str, Any], work: Path) -> Drop:
+    """Return the drop that lies in the channel `data`; archives are unpacked below `work`. Raises RejectedError."""
+    train = spec.get("train") or {}
+    entry_point = train.get("entry_point") or infer.ENTRY_POINT
+    source = _source(data, train.get("source"))
+    found = {path.relative_to(data).as_posix(): path for path in data.rglob("*") if path.is_file() and path != source}
+    shared = infer.common_folder(found)
+    files = [found[key] for key in sorted(found) if not infer.is_no_data(key.removeprefix(shared))]
+    if not files and source is None:
+        raise InputMissingError(f"the data channel {data.name!r} holds no file")
+    inner = _from_top(data, files, appended=(spec.get("data") or {}).get("mode") == "append")
+    form = precheck.content_format(list(inner.values()), entry_point=entry_point, script=source is not None)
+    if form != "archive":
+        return Drop(data, files, inner, form, source)
+    folder = work / "unpacked"
+    unpacked: dict[Path, str] = {}
+    forms = set()
+    left = archives.LIMITS
+    for archive in files:
+        told = archive.relative_to(data).as_posix()
+        into = folder / told
+        inside = archives.extract(archive, into, name=told, limits=left)
+        left = left._replace(
+            members=left.members - len(inside), bytes=left.bytes - sum(path.stat().st_size for path in inside)
+        )
+        names = [path.relative_to(into).as_posix() for path in inside]
+        forms.add(precheck.content_format(names, entry_point=entry_point, archive=told, script=source is not None))
+        top = "" if source is not None else _top(names)
+        unpacked.update({path: name.removeprefix(top) for path, name in zip(inside, names, strict=True)})
+    if len(forms) > 1 or (forms == {"script"} and source is None and len(files) > 1):
+        raise RejectedError(
+            Rejection(
+                "mixed-formats",
+                f"the archives of the drop hold {' and '.join(sorted(forms))}",
+                remedy="Drop archives of one kind together, and a training script in one archive alone.",
+            )
+        )
+    return Drop(folder, sorted(unpacked), unpacked, forms.pop(), source)
+
+
+def _source(data: Path, uri: str | None) -> Path | None:
+    """Return the file that `train.source` names: it lies among the data files, by its key."""
+    if not uri:
+        return None
+    key = uri.removeprefix("s3://").partition("/")[2]
+    file = data / key
+    if ".." in PurePosixPath(key).parts or not file.is_file():
+        raise RejectedError(
+            Rejection(
+                "source-missing",
+                f"train.source names {key}, which is not there",
+                file=key,
+                remedy="Upload the script, or correct train.source in pipeline.yaml.",
+            )
+        )
+    return file
+
+
+def _from_top(data: Path, files: list[Path], *, appended: bool) -> dict[Path, str]:
+    """Return the files' paths from the top of their drop; appended drops have a top each."""
+    keys = {file: file.relative_to(data).as_posix() for file in files}
+    tops = {file: LANDED.match(key) for file, key in keys.items()}
+    if appended and all(tops.values()):
+        return {file: key.removeprefix(found[0]) for file, key in keys.items() if (found := tops[file])}
+    top = _top(list(keys.values()))
+    return {file: key.removeprefix(top) for file, key in keys.items()}
+
+
+def _top(names: list[str]) -> str:
+    """Return the folders around everything in an archive; a lone folder of pictures stays: it is their class."""
+    shared = infer.common_folder(names)
+    if shared and all(infer.is_image(name) and "/" not in name.removeprefix(shared) for name in names):
+        return shared[: shared.rstrip("/").rfind("/") + 1]
+    return shared
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

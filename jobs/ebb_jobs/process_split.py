@@ -1,0 +1,156 @@
+"""Which rows train, validate and test: by the hash of what is learned from, or as the user split them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import duckdb
+
+from ebb_jobs import spelling
+from ebb_jobs.rejection import RejectedError, Rejection
+from ebb_jobs.report import Report
+from ebb_jobs.sql import quote
+
+SPLITS = ("train", "validation", "test")
+HELD_OUT_SHARE = 0.15
+MIN_ROWS_PER_SIDE = 3
+
+
+class Own(NamedTuple):
+    """The columns that the split adds to the data's."""
+
+    key: str
+    split: str
+    unsettled: str
+
+
+def place(
+    connection: duckdb.DuckDBPyConnection, text: str, target: str, classes: int | None, own: Own, *, column: str | None
+) -> dict[str, int]:
+    """Mark each row of `kept` train, validation or test by the hash of `text`, in the new table `placed`.
+
+    `text` is SQL over the features, `column` is how a rejection calls the target. Rows with equal features stay
+    together, so that none is learned and tested at once, and a row keeps its side when data is added. Only where
+    chance gives a side fewer than `fewest` groups of a class, those nearest to its threshold move over: all rows of
+    such a class are unsettled, because later data can move them back.
+    Returns the rows of each side and the `unsettled` ones. Raises RejectedError when a side or a class lacks rows.
+    """
+    stratum = quote(target) if classes is not None else "''"
+    fewest = math.ceil(MIN_ROWS_PER_SIDE / (classes or 1))
+    share = HELD_OUT_SHARE
+    connection.execute(f"""
+        CREATE TABLE placed AS
+        WITH keyed AS (SELECT *, md5({text}) AS {own.key} FROM kept),
+        groups AS (SELECT {own.key}, min({stratum}) AS stratum,
+                          ('0x' || substr({own.key}, 1, 8))::UBIGINT / 4294967296.0 AS place
+                   FROM keyed GROUP BY {own.key}),
+        ranked AS (SELECT {own.key}, place, row_number() OVER (PARTITION BY stratum ORDER BY {own.key}) AS rank,
+                          count(*) OVER (PARTITION BY stratum) AS size,
+                          count(*) FILTER (place < {share}) OVER (PARTITION BY stratum) AS test,
+                          count(*) FILTER (place < {2 * share}) OVER (PARTITION BY stratum) AS held_out FROM groups),
+        least_a_side AS (SELECT *, greatest(1, least({fewest}, size // 3)) AS fewest FROM ranked),
+        tests AS (SELECT *, greatest(fewest, least(test, size - 2 * fewest)) AS tests FROM least_a_side),
+        sides AS (SELECT {own.key}, least(test, held_out - test, size - held_out) < {fewest} AS {own.unsettled},
+                         CASE WHEN rank <= tests THEN 'test'
+                              WHEN rank <= greatest(tests + fewest, least(held_out, size - fewest)) THEN 'validation'
+                              ELSE 'train' END AS {own.split} FROM tests)
+        SELECT keyed.*, sides.{own.split}, sides.{own.unsettled} FROM keyed JOIN sides USING ({own.key})""")
+    connection.execute("DROP TABLE kept")
+    return _counted(connection, target, classes, own, column)
+
+
+def place_as_given(
+    connection: duckdb.DuckDBPyConnection, text: str, target: str, classes: int, own: Own, given: str, *, column: str
+) -> dict[str, int]:
+    """Mark each row as its column `given` says (train, validation or test); a side that is missing is cut from train.
+
+    Otherwise like `place`.
+    """
+    present = {side for (side,) in connection.execute(f"SELECT DISTINCT {quote(given)} FROM kept").fetchall()}
+    if "train" not in present:
+        raise RejectedError(
+            Rejection(
+                "no-train-split",
+                f"the data is split into {' and '.join(sorted(present))}, and nothing is left to learn from",
+                remedy="Add the split train, or drop the data without splits.",
+            )
+        )
+    learned = scalar(connection, f"SELECT count(DISTINCT {quote(target)}) FROM kept WHERE {quote(given)} = 'train'")
+    if learned < classes:
+        raise RejectedError(
+            Rejection(
+                "class-not-in-train",
+                f"{classes - learned} of {classes} classes stand in validation or test and not in train",
+                column=column,
+                remedy="Add examples of every class to train, or drop the data without splits.",
+            )
+        )
+    missing = [side for side in SPLITS if side not in present]
+    connection.execute(f"CREATE TABLE held AS SELECT * FROM kept WHERE {quote(given)} <> 'train'")
+    connection.execute(f"DELETE FROM kept WHERE {quote(given)} <> 'train'")
+    if missing:
+        place(connection, text, target, classes, own, column=column)
+        taken = ", ".join(f"'{side}'" for side in missing)
+        connection.execute(f"UPDATE placed SET {own.split} = 'train' WHERE {own.split} NOT IN ({taken})")
+    else:
+        connection.execute(
+            f"CREATE TABLE placed AS SELECT *, md5({text}) AS {own.key}, 'train' AS {own.split}, "
+            f"false AS {own.unsettled} FROM kept"
+        )
+        connection.execute("DROP TABLE kept")
+    connection.execute(f"INSERT INTO placed SELECT *, md5({text}), {quote(given)}, false FROM held")
+    connection.execute("DROP TABLE held")
+    return _counted(connection, target, classes, own, column)
+
+
+def decide(report: Report, rows: dict[str, int], learned_from: str, *, given: bool, stratified: bool) -> None:
+    """Record how the rows were split; `learned_from` says what is hashed. Takes `unsettled` out of `rows`."""
+    unsettled = rows.pop("unsettled")
+    rest = (
+        f"; {unsettled} rows may change sides: by the hash alone a side has too few "
+        f"{'of their class' if stratified else 'rows'}, and the nearest were moved there"
+        if unsettled
+        else ""
+    )
+    report.decide(
+        "split",
+        "as given" if given else f"about 70/15/15 by the hash of the {learned_from}",
+        (
+            f"the data is split already; a side that it lacks is cut from train by the hash of the {learned_from}"
+            if given
+            else f"equal {learned_from} never stand on two sides, and a row keeps its side when data is added"
+            + (", as long as the same columns are used" if learned_from == "features" else "")
+        )
+        + rest,
+        numbers={**{split: rows[split] for split in SPLITS}, "may_change_side": unsettled},
+    )
+
+
+def in_order(labels: list[str]) -> list[str]:
+    """Return class labels in their order: numbers in that of numbers, texts in that of letters."""
+    numeric = all(map(spelling.is_number, labels))
+    return sorted(labels, key=lambda label: (float(label), label) if numeric else label)
+
+
+def scalar(connection: duckdb.DuckDBPyConnection, query: str) -> int:
+    """Return the one number that a query finds."""
+    return int((connection.execute(query).fetchone() or (0,))[0])
+
+
+def _counted(
+    connection: duckdb.DuckDBPyConnection, target: str, classes: int | None, own: Own, column: str | None
+) -> dict[str, int]:
+    placed = f"FROM placed WHERE {own.split} ="
+    sizes = {split: scalar(connection, f"SELECT count(*) {placed} '{split}'") for split in SPLITS}
+    learned = scalar(connection, f"SELECT count(DISTINCT {quote(target)}) {placed} 'train'")
+    if min(sizes.values()) < MIN_ROWS_PER_SIDE or (classes is not None and learned < classes):
+        raise RejectedError(
+            Rejection(
+                "too-few-rows",
+                "too few rows differ in their features: a class or a split would be empty",
+                column=column,
+                remedy="Drop more rows, or columns that tell the rows apart.",
+            )
+        )
+    return {**sizes, "unsettled": scalar(connection, f"SELECT count(*) FROM placed WHERE {own.unsettled}")}
