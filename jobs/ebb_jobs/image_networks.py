@@ -14,6 +14,8 @@ STAGES = 3
 """Each after the first halves the picture and doubles the channels; then places are averaged away."""
 BIG_SIDE = 48
 """Larger pictures are halved by the first convolution already: most of the work would be done at full resolution."""
+FEW_ROWS = 10_000
+"""Below, 16 channels suffice: of 3,500 digits they learned as much in a minute of CPU as twice as many in two."""
 
 
 class Block(nn.Module):
@@ -113,7 +115,7 @@ class ConvNet(Network):
 def original(shape: Mapping[str, int], rows: int, classes: int) -> ConvNet:
     """Return the network to start from: two blocks per stage, wider where there is more to learn from."""
     big = max(shape["height"], shape["width"]) > BIG_SIDE
-    return _even(shape, 16 if rows < 1000 else 32, 2, classes, stem_stride=2 if big else 1)
+    return _even(shape, 16 if rows < FEW_ROWS else 32, 2, classes, stem_stride=2 if big else 1)
 
 
 def student(teacher: ConvNet, share: float) -> ConvNet:

@@ -45,8 +45,8 @@ class ImageKind:
     codec_module = "image"
     code = (image,)
     recipe = KindRecipe(
-        steps=700,
-        student_steps=700,
+        steps=1000,
+        student_steps=1300,
         peak_rate=2e-3,
         student_peak_rate=4e-3,
         batch_size=batch_size,
