@@ -92,7 +92,9 @@ class ImageKind:
     def bodies(self, codec: ImageCodec, singles: list[list[bytes]]) -> list[tuple[bytes, str, range]]:
         """Return the first file of each format as itself, and all in one JSON document."""
         files = self.join(singles)
-        first = {image.media_type(data): number for number, data in reversed(list(enumerate(files)))}
+        first: dict[str, int] = {}
+        for number, data in enumerate(files):
+            first.setdefault(image.media_type(data), number)
         instances = [{"image": base64.b64encode(data).decode()} for data in files]
         return [
             *((files[number], media_type, range(number, number + 1)) for media_type, number in first.items()),
