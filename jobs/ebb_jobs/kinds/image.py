@@ -149,8 +149,17 @@ class ImageKind:
         return inputs[torch.arange(rows, device=inputs.device)[:, None, None], moved[0], moved[1]]
 
     def misfit(self, signature: dict[str, Any], schema: dict[str, Any]) -> str | None:
-        """Return what the served model reads otherwise: it can only be shown the pixels that `process` kept."""
+        """Return whether the served model wants pictures of another size or colour than `process` made of these."""
+        wanted = list(signature["input"]["shape"])
+        made = [schema["input"][name] for name in ("height", "width", "channels")]
+        if wanted != made:
+            return f"the served model takes pictures as {_told(wanted)}, these were made {_told(made)}"
         return None
+
+
+def _told(shape: list[int]) -> str:
+    height, width, channels = shape
+    return f"{width} x {height} pixels in {'grey' if channels == 1 else 'colour'}"
 
 
 KIND = ImageKind()

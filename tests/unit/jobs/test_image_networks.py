@@ -238,3 +238,12 @@ def test_the_networks_fit_what_the_codec_encodes(curated, codec):
     for network in (teacher, *(make() for make in KIND.students(teacher, codec, split))):
         assert networks.predict(network, split.inputs).shape == (24, 2)
         assert networks.ARCHITECTURES[network.config()["architecture"]].endswith(type(network).__name__)
+
+
+def test_a_served_model_of_another_geometry_cannot_be_measured_on_these_pictures():
+    signature = {"input": {"shape": [14, 18, 3]}}
+    assert KIND.misfit(signature, SCHEMA) is None
+    grey = {**SCHEMA, "input": {**SCHEMA["input"], "channels": 1}}
+    assert KIND.misfit(signature, grey) == (
+        "the served model takes pictures as 18 x 14 pixels in colour, these were made 18 x 14 pixels in grey"
+    )
