@@ -104,7 +104,7 @@ def invoke(
         list[str] | None,
         typer.Argument(
             metavar="[FILE|FOLDER|-]...",
-            help="Rows (.csv, .json, .jsonl), texts (.txt, one a line), pictures or a folder of them, an array (.npy), "
+            help="Rows (.csv, .json, .jsonl), a text (.txt), pictures or a folder of them, an array (.npy), "
             "or - for stdin.",
         ),
     ] = None,

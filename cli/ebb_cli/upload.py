@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebb import names
+from ebb import names, sources
 from ebb import spec as specs
 from ebb.errors import DropRejectedError, Rejection
 from ebb.spec import PipelineSpec
@@ -21,8 +21,6 @@ from ebb_jobs.rejection import RejectedError
 # What is sent as one zip without being asked: pictures are many and small, a script needs every file that lies beside
 # it, whatever it is called.
 PACKED = {"images", "script"}
-# A run checks every object's digest; more of them belong into one archive.
-MOST_OBJECTS = 2_000
 # Uploads that wait for each other cost a round trip each.
 AT_ONCE = 8
 
@@ -129,9 +127,9 @@ def _packed(found: Contents, path: Path, project: str, scratch: Path) -> Upload:
 
 
 def _objects(found: Contents, path: Path, project: str) -> Upload:
-    if len(found.files) > MOST_OBJECTS:
+    if len(found.files) > sources.MAX_OBJECTS:
         raise CommandError(
-            f"{path} holds {len(found.files):,} files; one run takes at most {MOST_OBJECTS:,} objects.",
+            f"{path} holds {len(found.files):,} files; one run takes at most {sources.MAX_OBJECTS:,} objects.",
             "Send it as one: ebb drop --zip.",
             status=REJECTED,
         )

@@ -1,6 +1,11 @@
 """A drop that cannot be used ends as a recorded rejection: what is wrong, where, and what to do about it."""
 
+import io
 import json
+import random
+import tarfile
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +60,103 @@ def test_what_needs_a_full_scan_is_rejected_by_process(ebb, tmp_path, body, name
     record = reject(ebb, table, f"scan{request.node.callspec.indices['body']}")
     assert named in json.dumps(record["error"])
     assert [stage["stage"] for stage in record["stages"]] == ["process"]
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def pictures(digits: Path) -> dict[str, bytes]:
+    """Pictures of two digits, by their names in an archive."""
+    return {f"{label}/{file.name}": file.read_bytes() for label in "17" for file in sorted((digits / label).iterdir())}
+
+
+ESCAPING = "../../../escaped.png"
+NOISE = random.Random(3).randbytes(1_500_000)  # does not shrink: what follows it lies beyond the first MiB
+ARCHIVES_BEFORE_ANY_JOB = [
+    pytest.param("a.zip", lambda some: zipped(some)[:-200], "damaged or cut", id="a zip that was cut"),
+    pytest.param("b.zip", lambda some: zipped(some | {ESCAPING: b"x"}), "escaped", id="a zip that leaves its folder"),
+    pytest.param("c.zip", lambda some: zipped({k: v for k, v in some.items() if k[0] == "1"}), "class", id="one class"),
+    pytest.param("d.tar.gz", lambda some: b"no gzip at all" * 99, "d.tar.gz", id="a tar.gz that is none"),
+]
+ARCHIVES_BY_PROCESS = [
+    pytest.param(
+        "e.zip",
+        lambda some: zipped(some | {"1/bad.png": next(iter(some.values()))[:60]}),
+        "1/bad.png",
+        id="a broken picture",
+    ),
+    pytest.param(
+        "f.tar.gz",
+        lambda some: tarred({"1/noise.png": NOISE} | some | {ESCAPING: b"x"}),
+        "escaped",
+        id="a tar.gz that leaves its folder after its first MiB",
+    ),
+]
+
+
+def nothing_is_left(ebb: Ebb, cloud: Cloud, project: str) -> None:
+    assert cloud.jobs_in_progress() == []
+    assert cloud.client("sagemaker").list_endpoints(NameContains=project)["Endpoints"] == []
+
+
+@pytest.mark.parametrize(("name", "packed", "named"), ARCHIVES_BEFORE_ANY_JOB)
+def test_an_archive_that_its_first_look_refuses_starts_no_job(
+    ebb, cloud: Cloud, pictures, tmp_path, name, packed, named
+):
+    (tmp_path / name).write_bytes(packed(pictures))
+    before = cloud.job_names()
+    record = reject(ebb, tmp_path / name, f"packed-{name[0]}")
+    assert named in json.dumps(record["error"])
+    assert cloud.job_names() == before
+    nothing_is_left(ebb, cloud, f"packed-{name[0]}")
+
+
+@pytest.mark.parametrize(("name", "packed", "named"), ARCHIVES_BY_PROCESS)
+def test_an_archive_that_must_be_unpacked_to_be_refused_leaves_nothing_behind(
+    ebb, cloud: Cloud, pictures, tmp_path, name, packed, named
+):
+    (tmp_path / name).write_bytes(packed(pictures))
+    record = reject(ebb, tmp_path / name, f"packed-{name[0]}")
+    assert named in json.dumps(record["error"])
+    assert [stage["stage"] for stage in record["stages"]] == ["process"]
+    nothing_is_left(ebb, cloud, f"packed-{name[0]}")
+    assert list(ebb.home.rglob("escaped*")) == []
+
+
+def test_a_prefix_with_pictures_of_one_class_is_rejected_by_its_names_alone(ebb, cloud: Cloud, pictures, tmp_path):
+    folder = tmp_path / "ones" / "1"
+    folder.mkdir(parents=True)
+    for name, content in pictures.items():
+        if name.startswith("1/"):
+            (tmp_path / "ones" / name).write_bytes(content)
+    before = cloud.job_names()
+    record = reject(ebb, tmp_path / "ones", "ones", "--no-zip")
+    assert "class" in record["error"]["message"]
+    assert cloud.job_names() == before
+
+
+def test_a_text_longer_than_any_model_reads_is_rejected_with_its_line(ebb, lines, tmp_path):
+    rows = [{"text": line, "language": language} for line, language in lines]
+    rows[99]["text"] = "word " * 300_000
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = reject(ebb, tmp_path / "talk.jsonl", "longwinded")
+    assert "100" in json.dumps(record["error"])
 
 
 def test_an_object_that_is_gone_before_it_is_read_is_a_recorded_rejection(ebb, cloud):

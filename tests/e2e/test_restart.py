@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from .conftest import Cloud, Ebb, connect, wait_until
 
 
+@pytest.mark.embedded_only
 def test_a_run_in_flight_goes_on_as_the_next_attempt_after_a_restart(ebb: Ebb, cloud: Cloud, tables: Path):
     served = ebb.drop(tables / "few.csv", "steady")
     run_id = ebb.json("drop", tables / "cut.csv", "--project", "phoenix")["run_id"]

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import boto3
+import pytest
 
 from ebb_local import lifecycle
 from infrastructure.project import statements
@@ -13,6 +14,7 @@ from .conftest import CURIOUS, Cloud, Ebb
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.embedded_only
 def test_every_call_was_allowed_by_the_role_that_made_it(ebb: Ebb, cloud: Cloud):
     denied = [
         call
@@ -22,6 +24,7 @@ def test_every_call_was_allowed_by_the_role_that_made_it(ebb: Ebb, cloud: Cloud)
     assert denied == []
 
 
+@pytest.mark.embedded_only
 def test_every_permission_of_a_role_is_used_by_it_or_names_the_page_that_requires_it(ebb: Ebb, cloud: Cloud):
     used = {(call["principal"], call["action"].lower()) for call in cloud.calls() if call["decision"] == "Allow"}
     granted = [each for each in statements() if each.where.endswith("Role") and "Principal" not in each.body]
@@ -60,6 +63,7 @@ def connect_without_stack(ebb: Ebb) -> Cloud:
     return Cloud(session, server.endpoint_url, {})
 
 
+@pytest.mark.embedded_only
 def test_down_leaves_no_process(ebb: Ebb):
     assert ebb("down").returncode == 0
     left = []

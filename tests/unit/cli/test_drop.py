@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ebb import sources
 from ebb.spec import PipelineSpec
 from ebb_cli import drop, upload
 from ebb_cli.problems import CommandError
@@ -146,7 +147,7 @@ def test_tables_are_zipped_when_that_is_asked_for(target, folder):
 
 
 def test_more_objects_than_a_run_checks_are_refused_with_the_way_out(ebb, target, pictures, monkeypatch):
-    monkeypatch.setattr(upload, "MOST_OBJECTS", 2)
+    monkeypatch.setattr(sources, "MAX_OBJECTS", 2)
     done = ebb("drop", pictures, "--project", "churn", "--no-zip")
     assert done.exit_code == 3
     assert "ebb drop --zip" in done.stderr
