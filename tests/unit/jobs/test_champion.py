@@ -1,7 +1,5 @@
 """The served model on this run's rows: whose quality it is."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from ebb_jobs import champion
@@ -11,6 +9,7 @@ SERVED = {
     "candidate": "student",
     "task": "tabular-regression",
     "classes": None,
+    "features": [],
 }
 SCHEMA = {"task": "tabular-regression", "features": [], "target": {"name": "price"}}
 
@@ -19,8 +18,8 @@ SCHEMA = {"task": "tabular-regression", "features": [], "target": {"name": "pric
 def channel(tmp_path, monkeypatch):
     (tmp_path / "model.tar.gz").write_bytes(b"")
     monkeypatch.setattr(champion.bundle, "unpack", lambda archive, folder: folder)
-    model = SimpleNamespace(signature=SERVED, preprocessor=SimpleNamespace(features=[]))
-    monkeypatch.setattr(champion.serve, "Model", lambda folder: model)
+    monkeypatch.setattr(champion.serve, "read_signature", lambda folder: SERVED)
+    monkeypatch.setattr(champion.serve, "Model", lambda folder: None)
     monkeypatch.setattr(champion, "_score", lambda *args: 0.5)
     return tmp_path
 

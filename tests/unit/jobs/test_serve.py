@@ -72,7 +72,7 @@ def test_an_answer_is_a_label_with_probabilities(server):
 def test_a_regression_answers_with_a_value(housing):
     row = {"city": "Austin", "year": 2010, "month": 6, "sales": 2200, "volume": 5.5e8, "listings": 11000,
            "inventory": 6.7, "date": 2010.41666666667}  # fmt: skip
-    with bundle.served(housing.bundles / "student/model.tar.gz") as running:
+    with bundle.served(housing.bundles / "original/model.tar.gz") as running:
         [prediction] = answer(running, json.dumps(row), "application/json")
         assert set(prediction) == {"value"}
         assert 100_000 < prediction["value"] < 300_000
