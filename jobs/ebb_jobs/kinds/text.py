@@ -1,0 +1,235 @@
+"""Texts: one text per example, one label each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from ebb_jobs import dataset, text
+from ebb_jobs.dataset import Split
+from ebb_jobs.kind import KindRecipe
+from ebb_jobs.networks import Network
+from ebb_jobs.report import Report
+from ebb_jobs.sql import literal, quote
+from ebb_jobs.text import TextCodec
+from ebb_jobs.text_networks import TextNet
+
+CHUNK_ROWS = 4096
+SAMPLE_TEXTS = 100_000
+SAMPLE_CHARACTERS = 20_000_000
+"""What the tokenizer learns from at most: its vocabulary hardly changes beyond that."""
+MAX_VOCABULARY = 8_000
+LONGEST = 256
+"""Tokens of a text that are read at most."""
+COVERED = 0.95
+"""Share of the training texts that are read whole, if LONGEST allows it."""
+CHARACTERS_PER_TOKEN = 20
+"""What is cut off before tokenizing, so that a book costs no more than its beginning; words are seldom longer."""
+STEP = 16
+COLUMN = "text"
+"""The text's column in the curated files."""
+
+
+def batch_size(rows: int) -> int:
+    """Return the batch size for that many rows: enough steps for few texts, enough work per step for many."""
+    return next((size for limit, size in ((2_000, 32), (20_000, 64), (200_000, 256)) if rows < limit), 1024)
+
+
+class TextKind:
+    """Subword tokens, averaged embeddings, both runtimes."""
+
+    name = "text"
+    codec_module = "text"
+    code = (text,)
+    recipe = KindRecipe(
+        steps=800,
+        student_steps=800,
+        peak_rate=2e-3,
+        student_peak_rate=4e-3,
+        batch_size=batch_size,
+        max_epochs=30,
+    )
+    runtimes = ("onnxruntime", "openvino")
+    quantized_operators = ("Gather", "Gemm", "MatMul")
+    skipped = {  # noqa: RUF012 - read only
+        "prune": "a narrower student takes its place: tables of embeddings lose nothing by being trained narrow at once"
+    }
+    trains_itself = False
+
+    def fit_codec(self, curated: Path, schema: dict[str, Any], report: Report) -> TextCodec:
+        """Learn the tokenizer from the training texts, and how many tokens of a text are worth reading."""
+        sample = _sample(curated)
+        tokenizer = fit_tokenizer(sample, MAX_VOCABULARY)
+        lengths = [len(found) for found in tokenizer.encode_batch_fast(sample)]
+        covering = int(np.quantile(lengths, COVERED, method="higher"))
+        length = min(LONGEST, max(STEP, -(-covering // STEP) * STEP))
+        report.decide(
+            "tokens",
+            f"{tokenizer.get_vocab_size()} tokens, {length} of each text",
+            f"subwords seen at least twice in {len(sample)} training texts; {np.mean(np.array(lengths) <= length):.0%} "
+            "of them are read whole",
+            numbers={"vocabulary": tokenizer.get_vocab_size(), "length": length, "longest": max(lengths)},
+        )
+        state = {
+            "version": 1,
+            "task": schema["task"],
+            "input": {
+                "column": schema["input"]["column"],
+                "length": length,
+                "characters": length * CHARACTERS_PER_TOKEN,
+            },
+            "target": dict(schema["target"]),
+        }
+        return TextCodec(state, tokenizer.to_str())
+
+    def open_codec(self, folder: Path) -> TextCodec:
+        """Return the codec of a folder."""
+        return text.open_codec(folder)
+
+    def read_split(self, curated: Path, split: str, codec: TextCodec) -> Split:
+        """Return one split: inputs int32 [rows, tokens], in a memory-mapped file when they are many."""
+        target = codec.state["target"]["name"]
+        rows = _count(curated, split)
+        inputs = _room(rows, codec.length)
+        index = {label: position for position, label in enumerate(codec.classes)}
+        targets = np.empty(rows, dtype=np.int64)
+        start = 0
+        for found in _read(curated, split, [COLUMN, target]):
+            stop = start + len(found)
+            inputs[start:stop] = codec.encode([one or "" for one, _ in found])
+            targets[start:stop] = [index[label] for _, label in found]
+            start = stop
+        return Split(inputs, targets, np.asarray(codec.classes)[targets])
+
+    def singles(self, curated: Path, split: str, codec: TextCodec, count: int) -> list[list[str]]:
+        """Return the first texts that a client can ask: a blank one is refused."""
+        rows = next(_read(curated, split, [COLUMN], limit=2 * count), [])
+        return [[one] for (one,) in rows if one and one.strip()][:count]
+
+    def join(self, singles: list[list[str]]) -> list[str]:
+        """Return the texts of all."""
+        return [one for batch in singles for one in batch]
+
+    def bodies(self, codec: TextCodec, singles: list[list[str]]) -> list[tuple[bytes, str, range]]:
+        """Return the first text as itself, and all in JSON, JSON lines and CSV."""
+        texts = self.join(singles)
+        table = io.StringIO()
+        writer = csv.writer(table)
+        writer.writerow([codec.column])
+        writer.writerows([one] for one in texts)
+        lines = "\n".join(json.dumps({codec.column: one}) for one in texts)
+        every = range(len(texts))
+        return [
+            (texts[0].encode(), "text/plain; charset=utf-8", range(1)),
+            (json.dumps({"instances": texts}).encode(), "application/json", every),
+            (lines.encode(), "application/jsonlines", every),
+            (table.getvalue().encode(), "text/csv", every),
+        ]
+
+    def original(self, codec: TextCodec, training: Split) -> TextNet:
+        """Return wide tables of tokens and pairs."""
+        return TextNet(codec.vocabulary, pairs=16_384, width=64, hidden=64, classes=len(codec.classes))
+
+    def students(self, teacher: Network, codec: TextCodec, training: Split) -> Sequence[Callable[[], Network]]:
+        """Return networks with narrower tables and fewer pairs, narrow and wider."""
+        assert isinstance(teacher, TextNet)
+        return [
+            partial(
+                TextNet,
+                codec.vocabulary,
+                pairs=teacher.shape["pairs"] // share,
+                width=teacher.shape["width"] // share,
+                hidden=teacher.shape["hidden"],
+                classes=len(codec.classes),
+            )
+            for share in (4, 2)
+        ]
+
+    def prune(self, network: Network, share: float, example: Tensor) -> None:
+        """Prune nothing: see `skipped`."""
+
+    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the tokens with some taken out, so that no text is known by one rare word."""
+        kept = torch.rand(inputs.shape, generator=generator) >= 0.1
+        return inputs * kept.to(inputs.device)
+
+    def misfit(self, signature: dict[str, Any], schema: dict[str, Any]) -> str | None:
+        """Return nothing: any text can be shown to any model of texts."""
+        return None
+
+
+def fit_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
+    """Return byte-pair encoding learned from these texts: every Unicode text has tokens, and none is unknown.
+
+    Normalising is part of the tokenizer's file: compatibility forms (NFKC: full-width letters, ligatures), lower case,
+    and control characters as spaces. Markup is left in: whether a mail is HTML, and which, says much about it.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace(Regex(r"\p{Cc}+"), " "), normalizers.NFKC(), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=["[PAD]"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
+    return tokenizer
+
+
+def _source(curated: Path, split: str, options: str = "") -> str:
+    return f"read_parquet({literal(str(curated / f'{split}.parquet'))}{options})"
+
+
+def _count(curated: Path, split: str) -> int:
+    with duckdb.connect() as connection:
+        found = connection.execute(f"SELECT count(*) FROM {_source(curated, split)}").fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def _read(curated: Path, split: str, names: list[str], *, limit: int | None = None) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield rows in the order of the file, in chunks: a million texts are larger than their tokens."""
+    tail = "" if limit is None else f" LIMIT {limit}"
+    with duckdb.connect() as connection:
+        connection.execute(f"SELECT {', '.join(map(quote, names))} FROM {_source(curated, split)}{tail}")
+        while rows := connection.fetchmany(CHUNK_ROWS):
+            yield rows
+
+
+def _sample(curated: Path) -> list[str]:
+    """Return every n-th training text, what is read of it, so that they are at most SAMPLE_TEXTS."""
+    every = -(-_count(curated, "train") // SAMPLE_TEXTS)
+    source = _source(curated, "train", ", file_row_number = true")
+    with duckdb.connect() as connection:
+        rows = connection.execute(
+            f"SELECT {quote(COLUMN)} FROM {source} WHERE file_row_number % {every} = 0 AND {quote(COLUMN)} IS NOT NULL"
+        ).fetchall()
+    each = max(1_000, SAMPLE_CHARACTERS // max(1, len(rows)))
+    return [text.readable(one, min(each, LONGEST * CHARACTERS_PER_TOKEN)) for (one,) in rows]
+
+
+def _room(rows: int, length: int) -> np.ndarray:
+    """Return room for the tokens: in memory, or in a memory-mapped file that the epochs read."""
+    if rows * length * 4 <= dataset.IN_MEMORY_BYTES:
+        return np.zeros((rows, length), dtype=np.int32)
+    with tempfile.NamedTemporaryFile(prefix="ebb-", suffix=".i32") as file:  # the map outlives the name
+        return np.memmap(file.name, dtype=np.int32, mode="w+", shape=(rows, length))
+
+
+KIND = TextKind()

@@ -1,0 +1,79 @@
+"""The network for texts: weighted averages of embeddings of tokens and of pairs of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ebb_jobs.networks import Network
+
+PADDING = 0
+_FIRST, _SECOND = 40_503, 10_007
+"""Factors of the pairs' hash: with MAX_VOCABULARY below 2**15 it stays within 32 bits, in which OpenVINO computes."""
+MAX_VOCABULARY = 2**15
+DROPPED_TOKENS = 0.1
+"""Tokens that training leaves out at random, so that no text is known by one rare word."""
+
+
+class TextNet(Network):
+    """Token numbers (int32 [texts, length], padded with 0) in, logits out."""
+
+    def __init__(self, vocabulary: int, pairs: int, width: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        if vocabulary > MAX_VOCABULARY:
+            raise ValueError(
+                f"a vocabulary of {vocabulary}, more than {MAX_VOCABULARY}, would overflow the pairs' hash"
+            )
+        self.shape = {"vocabulary": vocabulary, "pairs": pairs, "width": width, "hidden": hidden, "classes": classes}
+        self.tokens = _table(vocabulary, width)
+        self.token_weights = _weights(vocabulary)
+        self.pairs = _table(pairs, width)
+        self.pair_weights = _weights(pairs)
+        self.dropout = nn.Dropout(0.3)
+        self.hidden = nn.Linear(2 * width, hidden)
+        self.head = nn.Linear(hidden, classes)
+
+    def config(self) -> dict[str, Any]:
+        """Return the tables' sizes."""
+        return {"architecture": "text", **self.shape}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TextNet:
+        """Return an untrained network with tables of these sizes."""
+        return cls(**{name: int(config[name]) for name in ("vocabulary", "pairs", "width", "hidden", "classes")})
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return logits [texts, classes]."""
+        tokens = batch.long()
+        pairs = paired(tokens, self.shape["pairs"])
+        found = torch.cat([self.tokens(tokens), self.pairs(pairs)], 1)
+        present = torch.cat([tokens, pairs], 1).ne(PADDING).unsqueeze(2)
+        weights = torch.cat([self.token_weights(tokens), self.pair_weights(pairs)], 1).exp() * present
+        mean = (found * weights).sum(1) / (weights.sum(1) + 1e-6)
+        largest = found.masked_fill(~present, -10.0).amax(1)
+        return self.head(self.dropout(torch.relu(self.hidden(self.dropout(torch.cat([mean, largest], 1))))))
+
+    def describe(self) -> str:
+        """Return the tables in words."""
+        return f"{self.shape['vocabulary']} tokens and {self.shape['pairs']} pairs of them, {self.shape['width']} wide"
+
+
+def paired(tokens: Tensor, size: int) -> Tensor:
+    """Return the row of the pairs' table for every two neighbouring tokens, [texts, length - 1]; 0 beyond the text."""
+    first, second = tokens[:, :-1], tokens[:, 1:]
+    return torch.where(second != PADDING, (first * _FIRST + second * _SECOND) & (size - 1), 0)
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(rows, width)
+    nn.init.normal_(table.weight, 0, 0.1)
+    return table
+
+
+def _weights(rows: int) -> nn.Embedding:
+    table = nn.Embedding(rows, 1)
+    nn.init.zeros_(table.weight)
+    return table
