@@ -14,7 +14,7 @@ from ebb_cli.target import on_target
 
 app = typer.Typer(
     name="ebb",
-    help="Drop a table, get the smallest model that is good enough, served only while somebody uses it.\n\n"
+    help="Drop data, get the smallest model that is good enough, served only while somebody uses it.\n\n"
     "Commands speak to the embedded cloud while it runs (ebb up), else to AWS; --profile chooses AWS.\n\n"
     "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the drop was rejected, 4 the run was cancelled.",
     no_args_is_help=True,
