@@ -330,7 +330,7 @@ def _record(
     book: Ledger,
 ) -> None:
     """Put what was found into the ledger, with the reasons."""
-    kept = {"identity", "spec", "sources", "source_count", "size_bytes", "sources_uri", "format"}
+    kept = {"identity", "spec", "sources", "source_count", "size_bytes", "sources_uri", "format", "force"}
     if not book.apply(ledger.change_run(asked.run_id, asked.attempt, told.model_dump(mode="json", include=kept))):
         raise AttemptOutdatedError(f"{asked.run_id} has ended or a newer attempt runs")
     decisions: list[dict[str, Any]] = [

@@ -29,19 +29,25 @@ def handler(asked: SelectionRequested, context: LambdaContext) -> dict[str, Any]
     spec = PipelineSpec.model_validate(run["spec"])
     metric = report["metric"]
     picked = selection.select(report, spec.compress, spec.serve)
-    verdict = selection.against_champion(picked.chosen, metric, measured=report.get("champion"), served=served)
-    shipped = picked.chosen.report
+    verdict = selection.against_champion(
+        picked.measured, metric, measured=report.get("champion"), served=served, force=bool(run.get("force"))
+    )
+    shipped = picked.shipped
     compared = comparison.compare(report["original"], shipped, region=stack.region, memory_mb=spec.serve.memory_mb)
-    book.put_decisions(asked.run_id, "select", selection.decisions(picked, metric, verdict))
+    book.put_decisions(
+        asked.run_id,
+        "select",
+        [*selection.decisions(picked, metric, verdict), *deployment.assumptions(shipped, spec.serve)],
+    )
     return {
-        "chosen": picked.chosen.name,
+        "chosen": picked.name,
         "metric": metric,
         "reasons": list(picked.reasons),
         "floor": picked.floor,
-        "candidates": [each | {"verdict": picked.verdicts.get(each["name"])} for each in report["candidates"]],
+        "candidates": selection.told(report, picked),
         "comparison": compared,
         "package_group": deployment.package_group(stack, asked.project),
-        "package": deployment.package(stack, plan, candidate=picked.chosen.name, metric=metric, comparison=compared),
+        "package": deployment.package(stack, plan, candidate=shipped, metric=metric, comparison=compared),
         "deploy": deployment.deploy_input(stack, plan, candidate=shipped, serve=spec.serve) if verdict.deploy else None,
         "deploy_reason": verdict.reason,
     }

@@ -43,6 +43,9 @@ STACK = StackSettings(
     job_boundary_arn=f"arn:aws:iam::{ACCOUNT}:policy/ebb-job-boundary",
     notifications_topic_arn=f"arn:aws:sns:{REGION}:{ACCOUNT}:ebb-notifications",
     ledger_table=LEDGER,
+    images_project="ebb-images",
+    jobs_context_uri=f"s3://{ARTIFACTS}/images/jobs/77b2d1",
+    serve_context_uri=f"s3://{ARTIFACTS}/images/serve/0f3a9c",
 )
 SOURCE = Source(
     bucket=LANDING,
@@ -72,6 +75,7 @@ def candidate(name: str, chain: tuple[str, ...], **changes: Any) -> dict[str, An
     return {
         "name": name,
         "chain": list(chain),
+        "runtime": "onnxruntime",
         "status": "measured",
         "bundle": f"{name}/model.tar.gz",
         **measure(**changes),
@@ -81,17 +85,17 @@ def candidate(name: str, chain: tuple[str, ...], **changes: Any) -> dict[str, An
 def compile_report(*candidates: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """What `compile` writes; without candidates, four that differ as real ones do."""
     usual = (
-        candidate("original", ("onnx",), latency_ms={"p50": 0.060, "p99": 0.090}, cpu_ms_per_prediction=0.060),
+        candidate("original", ("compile",), latency_ms={"p50": 0.060, "p99": 0.090}, cpu_ms_per_prediction=0.060),
         candidate(
             "original-int8",
-            ("quantize",),
+            ("quantize", "compile"),
             latency_ms={"p50": 0.075, "p99": 0.110},
             cpu_ms_per_prediction=0.075,
             size_bytes=40_000,
         ),
         candidate(
             "student",
-            ("distill",),
+            ("distill", "compile"),
             quality={"validation": 0.968, "test": 0.960},
             latency_ms={"p50": 0.010, "p99": 0.018},
             cpu_ms_per_prediction=0.010,
@@ -100,7 +104,7 @@ def compile_report(*candidates: dict[str, Any], **changes: Any) -> dict[str, Any
         ),
         candidate(
             "student-int8",
-            ("distill", "quantize"),
+            ("distill", "quantize", "compile"),
             quality={"validation": 0.90, "test": 0.90},
             latency_ms={"p50": 0.008, "p99": 0.012},
             cpu_ms_per_prediction=0.008,
@@ -125,13 +129,16 @@ def compile_report(*candidates: dict[str, Any], **changes: Any) -> dict[str, Any
 
 def facts(**changes: Any) -> RunFacts:
     """What the plan of the worked run depends on."""
-    base = {
+    base: dict[str, Any] = {
         "run_id": RUN_ID,
         "attempt": 1,
         "project": "cancer",
         "spec": PipelineSpec(),
         "sources": (SOURCE,),
+        "source_count": 1,
+        "size_bytes": SOURCE.size_bytes,
         "manifest_uri": f"s3://{ARTIFACTS}/projects/cancer/runs/{RUN_ID}/manifest.json",
+        "sources_uri": f"s3://{ARTIFACTS}/projects/cancer/runs/{RUN_ID}/sources.json",
         "form": "csv",
         "generation": 3,
         "finished": {},
@@ -148,19 +155,20 @@ def built_selection() -> dict[str, Any]:
     """What `select_candidate` answers to the worked run."""
     spec, report, made = PipelineSpec(), compile_report(), built_plan()
     picked = selection.select(report, spec.compress, spec.serve)
-    verdict = selection.against_champion(picked.chosen, report["metric"], measured=None, served=None)
-    compared = comparison.compare(report["original"], picked.chosen.report, region=REGION)
-    name = picked.chosen.name
+    verdict = selection.against_champion(picked.measured, report["metric"], measured=None, served=None)
+    compared = comparison.compare(report["original"], picked.shipped, region=REGION)
     return {
-        "chosen": name,
+        "chosen": picked.name,
         "metric": report["metric"],
         "reasons": list(picked.reasons),
         "floor": picked.floor,
-        "candidates": [each | {"verdict": picked.verdicts.get(each["name"])} for each in report["candidates"]],
+        "candidates": selection.told(report, picked),
         "comparison": compared,
         "package_group": deployment.package_group(STACK, "cancer"),
-        "package": deployment.package(STACK, made, candidate=name, metric=report["metric"], comparison=compared),
-        "deploy": deployment.deploy_input(STACK, made, candidate=picked.chosen.report, serve=spec.serve),
+        "package": deployment.package(
+            STACK, made, candidate=picked.shipped, metric=report["metric"], comparison=compared
+        ),
+        "deploy": deployment.deploy_input(STACK, made, candidate=picked.shipped, serve=spec.serve),
         "deploy_reason": verdict.reason,
     }
 

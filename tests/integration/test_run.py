@@ -79,10 +79,20 @@ def test_planning_takes_a_generation_once_and_keeps_the_reasons(account, book, c
 
 
 @pytest.mark.parametrize("kind", ["jobs", "serve"])
-def test_an_image_that_nobody_pushed_fails_before_any_machine_starts(account, book, context, monkeypatch, kind):
+def test_an_image_that_is_missing_is_built_before_any_machine_starts(account, book, context, monkeypatch, kind):
     uri = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/ebb/{kind}:never"
     monkeypatch.setenv(f"{kind.upper()}_IMAGE_URI", uri)
-    with pytest.raises(ImageMissingError, match=f"{uri}.*make images"):
+    plan = plan_pipeline.handler(load("plan_pipeline"), context)
+    assert [request["ProjectName"] for request in plan["images"]] == ["ebb-images"]
+    assert uri.rpartition("/")[2] in json.dumps(book.story(RUN_ID).decisions, default=str)
+
+
+@pytest.mark.parametrize("kind", ["jobs", "serve"])
+def test_a_ready_image_that_nobody_pushed_fails_before_any_machine_starts(account, book, context, monkeypatch, kind):
+    uri = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/ebb/{kind}:never"
+    monkeypatch.setenv(f"{kind.upper()}_IMAGE_URI", uri)
+    monkeypatch.delenv(f"{kind.upper()}_CONTEXT_URI")
+    with pytest.raises(ImageMissingError, match=uri):
         plan_pipeline.handler(load("plan_pipeline"), context)
 
 
@@ -163,6 +173,73 @@ def test_nothing_acceptable_is_an_error_by_name(account, book, context):
     bad = candidate("original", (), quality={"validation": 0.5, "test": 0.5})
     with pytest.raises(NoAcceptableCandidateError):
         selected(account, context, compile_report(bad))
+
+
+AS_IS = {
+    "name": "as-is",
+    "chain": [],
+    "status": "measured",
+    "reason": "train.py exported no model.onnx",
+    "image": "jobs",
+    "quality": None,
+    "memory_mib": 900.0,
+    "size_bytes": 52_000,
+    "bundle": "as-is/model.tar.gz",
+    "bundle_bytes": 30_000,
+    "sha256": "0" * 64,
+}
+LEFT_AS_IS = {
+    "stage": "compile",
+    "as_is": True,
+    "metric": None,
+    "original": None,
+    "candidates": [AS_IS],
+    "skipped": [{"what": "compress", "reason": "train.py exported no model.onnx"}],
+}
+
+
+def test_what_a_script_left_is_deployed_as_it_is_on_the_image_it_was_trained_on(account, book, context):
+    answer = selected(account, context, LEFT_AS_IS)
+    assert (answer["chosen"], answer["metric"], answer["comparison"]) == ("as-is", None, None)
+    for container in (
+        answer["deploy"]["requests"]["model"]["PrimaryContainer"],
+        answer["package"]["InferenceSpecification"]["Containers"][0],
+    ):
+        assert "/ebb/jobs:" in container["Image"]
+    config = answer["deploy"]["requests"]["endpoint_config"]["ProductionVariants"][0]["ServerlessConfig"]
+    assert config["MemorySizeInMB"] == 2048, "twice of what loading took, and room for requests"
+    decisions = {each["what"]: each for each in book.story(RUN_ID).decisions}
+    assert "loading took 900 MiB" in decisions["memory of the endpoint"]["reason"]
+    assert decisions["limit of the latency alarm"]["chosen"] == "10 s"
+    told = load("record_run_succeeded") | {"selection": answer}
+    record_run.handler(told, context)
+    run = book.run(RUN_ID)
+    assert (run["status"], run["chosen"], run.get("comparison")) == ("succeeded", "as-is", None)
+    served = book.project("cancer")["served"]
+    assert (served["candidate"], served.get("quality")) == ("as-is", None)
+
+
+def test_nothing_is_measured_against_a_model_that_is_served_as_it_is(account, book, context):
+    book.apply(ledger.remember_served("cancer", 1, {"run_id": "older", "candidate": "as-is", "bundle_uri": "s3://b/x"}))
+    inputs = plan_pipeline.handler(load("plan_pipeline"), context)["compile"]["request"]["ProcessingInputs"]
+    assert "champion" not in [each["InputName"] for each in inputs]
+
+
+def test_an_unmeasured_model_takes_the_place_of_a_measured_one_only_by_force(account, book, context):
+    book.apply(ledger.remember_served("cancer", 1, {"run_id": "older", "metric": "f1", "quality": {"validation": 0.9}}))
+    answer = selected(account, context, LEFT_AS_IS)
+    assert answer["deploy"] is None
+    assert "ebb drop --force" in answer["deploy_reason"]
+    book.apply(ledger.change_run(RUN_ID, 1, {"force": True}))
+    assert selected(account, context, LEFT_AS_IS)["deploy"] is not None
+
+
+def test_an_answer_stays_small_enough_for_step_functions(account, book, context):
+    failed = {"name": "x-openvino", "chain": ["prune"], "status": "failed", "reason": "Traceback " * 9_000}
+    many = [candidate(f"pruned-{n}", ("prune", "compile"), fallback="y" * 900) for n in range(20)]
+    answer = selected(account, context, compile_report(candidate("original", ("compile",)), *many, failed))
+    assert len(json.dumps(answer)) < 100_000
+    assert answer["candidates"][-1]["reason"].endswith("...")
 
 
 def test_a_success_is_recorded_once_and_found_by_its_identity(account, book, context):

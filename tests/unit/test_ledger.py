@@ -5,8 +5,9 @@ from decimal import Decimal
 
 import pytest
 
-from ebb import explain, ledger, record
+from ebb import accepted, explain, ledger, record
 from ebb.record import RecordRequest
+from ebb.sources import Source
 from worked_run import NOW, RUN_ID, load, moment
 
 
@@ -164,6 +165,50 @@ def test_the_chain_runs_from_the_drop_to_the_grams():
     )]  # fmt: skip
     assert order == sorted(order)
     assert "not taken: x" in "\n".join(lines)
+
+
+def test_what_was_skipped_is_told_once_by_the_last_stage_that_knows():
+    skipped = [{"what": "compress", "reason": "train.py exported no model.onnx"}]
+    stages = [{"stage": name, "status": "finished", "report": {"skipped": skipped}} for name in ("train", "compile")]
+    lines = explain.lines({"status": "succeeded", "stages": stages}, [])
+    assert [line for line in lines if "skipped" in line] == ["skipped: compress: train.py exported no model.onnx"]
+
+
+def test_a_report_is_shortened_until_an_item_holds_it():
+    report = {
+        "rows": {"read": 9},
+        "words": "x" * 3_000,
+        "list": list(range(100)),
+        "huge": [{str(n): "y" * 1_900 for n in range(64)} for _ in range(64)],
+    }
+    short = ledger.condensed(report)
+    assert len(json.dumps(short)) < 200_000
+    assert short["rows"] == {"read": 9}
+    assert (len(short["words"]), len(short["list"])) == (ledger.LONGEST_TEXT, ledger.LONGEST_LIST)
+    assert short["omitted"] == ["huge"]
+
+
+def test_many_sources_are_noted_in_few_items_and_read_back_in_their_order():
+    def source(n: int, digest: str = "0" * 64) -> Source:
+        return Source(bucket="b", key=f"cancer/data/x/{n:04}.png", size_bytes=9, etag="e", sha256=digest)
+
+    def items(requests: list[dict]) -> list[dict]:
+        return [
+            ledger.from_item(
+                request["Key"] | {name[1:]: value for name, value in request["ExpressionAttributeValues"].items()}
+            )
+            for request in requests
+        ]
+
+    many = [source(n) for n in range(450)]
+    first = accepted.notes("cancer", "run-1", 1, "append", many)
+    assert [request["Key"]["sk"] for request in first] == [f"SOURCE#run-1#{n:04}" for n in range(3)]
+    assert max(len(json.dumps(item, default=str)) for item in items(first)) < 300_000
+    second = accepted.notes("cancer", "run-2", 2, "append", [source(7, "1" * 64)])
+    held = accepted.base(items([*first, *second]), 2)
+    assert len(held) == 450
+    assert held[-1] == source(7, "1" * 64), "noted again, it counts where it came last"
+    assert accepted.base(items([*first, *second]), 2)[:3] == many[:3]
 
 
 def test_a_rejected_run_is_explained_with_its_place():

@@ -11,7 +11,7 @@ from ebb.errors import InvalidSpecError
 from ebb.requests import jobs, roles
 from ebb.sources import Source
 from ebb.spec import PipelineSpec
-from worked_run import ARTIFACTS, STACK, built_plan, built_selection, facts
+from worked_run import ARTIFACTS, STACK, built_plan, built_selection, candidate, facts
 
 LONGEST_PROJECT = "a" * 20
 LONGEST_RUN = f"{LONGEST_PROJECT}-20261123093000-3f9a1c07be"
@@ -24,11 +24,26 @@ LONGEST_SPEC = PipelineSpec.model_validate(
         "serve": {"p95_latency": "50ms", "requests_per_day": 10**9},
     }
 )
+LONGEST_SCRIPT = PipelineSpec.model_validate(
+    {
+        "task": "custom",
+        "data": {"uri": "s3://" + "b" * 63 + "/" + "k" * 1000},
+        "train": {
+            "source": "s3://" + "b" * 63 + "/" + "k" * 1000 + ".tar.gz",
+            "entry_point": "e" * 190 + ".py",
+            "hyperparameters": {f"p{n}": '"' * 31 for n in range(20)},  # quotation marks take the most room
+        },
+    }
+)
 PLANS = [
     pytest.param({}, id="the worked run"),
     pytest.param({"spec": PipelineSpec.model_validate({"train": {"spot": False}})}, id="on demand"),
     pytest.param(
         {"run_id": LONGEST_RUN, "project": LONGEST_PROJECT, "attempt": 99, "spec": LONGEST_SPEC}, id="longest"
+    ),
+    pytest.param(
+        {"run_id": LONGEST_RUN, "project": LONGEST_PROJECT, "attempt": 99, "spec": LONGEST_SCRIPT, "task": "custom"},
+        id="longest with a script",
     ),
 ]
 ACTIONS = {
@@ -118,8 +133,9 @@ def test_the_largest_drop_that_is_accepted_fits_the_job():
 def test_a_retry_registers_the_same_bundle_once():
     def token(**changes) -> str:
         plan = built_plan(**changes)
-        shipped = built_selection()["comparison"]
-        package = deployment.package(STACK, plan, candidate="student", metric="accuracy", comparison=shipped)
+        compared = built_selection()["comparison"]
+        student = candidate("student", ("distill", "compile"))
+        package = deployment.package(STACK, plan, candidate=student, metric="accuracy", comparison=compared)
         return package["ClientToken"]
 
     compiled = dict.fromkeys(names.STAGES, 1)

@@ -55,6 +55,34 @@ def of(name: str, chain=(), *, quality=0.97, p50=0.06, cpu=None, size=100_000, *
             id="a faster int8 wins",
         ),
         pytest.param(
+            (of("student", p50=0.010), of("student-int8-dynamic", ("quantize",), p50=0.012, cpu=0.001, size=1)),
+            "student",
+            id="a slower dynamic int8 loses too",
+        ),
+        pytest.param(
+            (
+                of("student", ("distill",), p50=0.010),
+                of("student-openvino", ("distill",), p50=0.020, runtime="openvino"),
+                of("student-int8-openvino", ("distill", "quantize"), p50=0.014, cpu=0.005, runtime="openvino"),
+            ),
+            "student-int8-openvino",
+            id="int8 is measured against full precision in its own runtime",
+        ),
+        pytest.param(
+            (
+                of("student", ("distill",), p50=0.030),
+                of("student-openvino", ("distill",), p50=0.010, cpu=0.020, runtime="openvino"),
+                of("student-int8-openvino", ("distill", "quantize"), p50=0.012, cpu=0.001, runtime="openvino"),
+            ),
+            "student-openvino",
+            id="faster than another runtime is not fast enough",
+        ),
+        pytest.param(
+            (of("original"), of("lean", ("prune",), p50=0.01, bundle=None)),
+            "original",
+            id="without a bundle there is nothing to deploy",
+        ),
+        pytest.param(
             (of("a", cpu=0.100, size=50_000, p50=0.01), of("b", cpu=0.102, size=20_000, p50=0.02)),
             "b",
             id="within the noise of energy the smaller one",
@@ -72,7 +100,7 @@ def of(name: str, chain=(), *, quality=0.97, p50=0.06, cpu=None, size=100_000, *
     ],
 )
 def test_select(candidates, chosen):
-    assert select(*candidates).chosen.name == chosen
+    assert select(*candidates).name == chosen
 
 
 @pytest.mark.parametrize(
@@ -92,7 +120,7 @@ def test_errors_are_judged_relatively(quality, chosen):
     )
     picked = selection.select(report, CompressSpec(max_metric_drop=0.05), ServeSpec())
     assert picked.floor == pytest.approx(52.5)
-    assert picked.chosen.name == chosen
+    assert picked.name == chosen
 
 
 def test_a_latency_that_was_asked_for_is_a_condition():
@@ -100,7 +128,7 @@ def test_a_latency_that_was_asked_for_is_a_condition():
     picked = selection.select(
         compile_report(of("lean", p50=0.04, cpu=0.01), of("quick", p50=0.02)), FLOOR_1_POINT, serve
     )
-    assert picked.chosen.name == "quick"
+    assert picked.name == "quick"
     assert "above the 0.05 ms asked for" in picked.verdicts["lean"]
 
 
@@ -109,7 +137,7 @@ def test_the_latency_asked_for_is_that_of_the_whole_answer():
     slow = of("lean", p50=0.01, end_to_end_latency_ms={"p50": 0.9, "p95": 1.1, "p99": 1.2})
     near = of("quick", p50=0.02, end_to_end_latency_ms={"p50": 0.8, "p95": 0.9, "p99": 1.3})
     picked = selection.select(compile_report(slow, near), FLOOR_1_POINT, serve)
-    assert picked.chosen.name == "quick"
+    assert picked.name == "quick"
     assert "1.1 ms from row to answer is above the 1 ms asked for" in picked.verdicts["lean"]
 
 
@@ -124,7 +152,7 @@ def test_the_latency_asked_for_is_that_of_the_whole_answer():
 def test_a_candidate_must_fit_its_endpoint(asked_mb, needed_mib, chosen):
     serve = PipelineSpec.model_validate({"serve": {"memory_mb": asked_mb}}).serve
     report = compile_report(of("lean", p50=0.01, memory_mib=needed_mib), of("quick", p50=0.02))
-    assert selection.select(report, FLOOR_1_POINT, serve).chosen.name == chosen
+    assert selection.select(report, FLOOR_1_POINT, serve).name == chosen
 
 
 def test_every_candidate_gets_a_reason_in_words():
@@ -133,6 +161,73 @@ def test_every_candidate_gets_a_reason_in_words():
     assert "slower than original, its full-precision form" in picked.verdicts["original-int8"]
     assert "below the floor 0.96" in picked.verdicts["student-int8"]
     assert picked.reasons[0].startswith("student takes the least energy")
+
+
+def test_what_is_below_the_floor_is_measured_and_not_packed_and_says_so():
+    low = of("low", p50=0.01, quality=0.9, status="below floor", bundle=None, reason="measured, not packed")
+    del low["memory_mib"]
+    unpacked = of("unpacked", p50=0.01, bundle=None, reason="BundleError")
+    picked = select(of("original"), low, unpacked)
+    assert picked.verdicts["low"] == "accuracy 0.9 is below the floor 0.96"
+    assert picked.verdicts["unpacked"] == "has no bundle to deploy: BundleError"
+
+
+def as_is(**changes) -> dict:
+    only = {"name": "as-is", "chain": [], "status": "measured", "reason": "nothing was exported", "bundle": "b"}
+    return {"as_is": True, "metric": None, "original": None, "candidates": [only | changes]}
+
+
+def test_what_a_script_left_is_chosen_without_a_comparison():
+    serve = PipelineSpec.model_validate({"serve": {"p95_latency": 0.05}}).serve
+    picked = selection.select(as_is(memory_mib=None), FLOOR_1_POINT, serve)
+    assert (picked.name, picked.measured, picked.floor) == ("as-is", None, None)
+    assert "served without a comparison: nothing was exported" in picked.reasons[0]
+    assert "serve.p95_latency is not known" in picked.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("report", "why"),
+    [
+        pytest.param(as_is(bundle=None, reason="inference.py does not load"), "does not load", id="without a bundle"),
+        pytest.param(as_is(memory_mib=7000.0), "7200 MiB", id="larger than any endpoint"),
+    ],
+)
+def test_what_a_script_left_may_be_unfit_to_be_served(report, why):
+    with pytest.raises(NoAcceptableCandidateError, match=why):
+        selection.select(report, FLOOR_1_POINT, ServeSpec())
+
+
+@pytest.mark.parametrize(
+    ("served", "force", "deploys", "reason"),
+    [
+        pytest.param(None, False, True, "no model is served yet", id="the first"),
+        pytest.param({"run_id": "r"}, False, True, "no evaluation either", id="one unmeasured model after another"),
+        pytest.param(
+            {"run_id": "r", "metric": "f1", "quality": {"validation": 0.9}},
+            False,
+            False,
+            "f1 0.9",
+            id="a measured one stays",
+        ),
+        pytest.param(
+            {"run_id": "r", "metric": "f1", "quality": {"validation": 0.9}},
+            True,
+            True,
+            "forced",
+            id="unless it was forced",
+        ),
+    ],
+)
+def test_an_unmeasured_model_and_the_one_that_is_served(served, force, deploys, reason):
+    verdict = selection.against_champion(None, None, measured=None, served=served, force=force)
+    assert verdict.deploy is deploys
+    assert reason in verdict.reason
+
+
+def test_a_measured_model_takes_the_place_of_an_unmeasured_one():
+    verdict = selection.against_champion(NEW, "accuracy", measured=None, served={"run_id": "r"})
+    assert verdict.deploy
+    assert "has no evaluation" in verdict.reason
 
 
 def test_when_nothing_is_acceptable_every_reason_is_told():

@@ -19,9 +19,14 @@ MEASURED = (
 
 
 def compare(
-    original: Mapping[str, Any], shipped: Mapping[str, Any], *, region: str, memory_mb: int | None = None
-) -> dict[str, Any]:
-    """Return both models' measurements, what a million predictions of each take, and how many times less that is."""
+    original: Mapping[str, Any] | None, shipped: Mapping[str, Any], *, region: str, memory_mb: int | None = None
+) -> dict[str, Any] | None:
+    """Return both models' measurements, what a million predictions of each take, and how many times less that is.
+
+    None when a model is served as it is: then nothing was measured.
+    """
+    if original is None or not footprint.is_timed(shipped):
+        return None
     sides = {}
     for name, measure in (("original", original), ("shipped", shipped)):
         cost = footprint.per_million_predictions(measure, region=region, memory_mb=memory_mb)

@@ -13,7 +13,7 @@ _ORDER = ("identify", "plan", *names.STAGES, "select", "deploy")
 class Step:
     """One link of the chain."""
 
-    kind: str  # drop | decision | stage | outcome | footprint | source
+    kind: str  # drop | decision | stage | skipped | outcome | footprint | source
     title: str
     text: str
     numbers: Mapping[str, Any] = field(default_factory=dict)
@@ -50,12 +50,25 @@ def _steps(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> It
         yield from (_decision(each) for each in decisions if each.get("stage") == part)
         if part in stages:
             yield _stage(stages[part])
+        if part == _last_to_skip(stages):
+            yield from (
+                Step("skipped", f"skipped: {each['what']}", str(each["reason"])) for each in _skipped(stages[part])
+            )
     yield _outcome(run)
     if run.get("footprint"):
         yield _footprint(run["footprint"])
         for entry in catalog.sources():
             text = f"{entry['source']}, {entry['year']}, confidence {entry['confidence']}"
             yield Step("source", entry["what"], text)
+
+
+def _skipped(stage: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list((stage.get("report") or {}).get("skipped") or ())
+
+
+def _last_to_skip(stages: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return the last stage that tells what was skipped: each repeats what those before it left out."""
+    return next((name for name in reversed(names.STAGES) if name in stages and _skipped(stages[name])), None)
 
 
 def _decision(decision: Mapping[str, Any]) -> Step:

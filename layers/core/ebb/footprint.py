@@ -60,8 +60,8 @@ def of_job(instance_type: str, *, duration_s: float, billable_s: float, load: Ba
     machine = catalog.instance(instance_type)
     if machine is None:
         return None
-    power = catalog.processor(machine.processor)
-    watts = carbon.processor_power_w(machine.vcpu, load, idle_w=power.idle_w, max_w=power.max_w)
+    # no job reports the load of an accelerator: it may have idled or been full all the time
+    watts = catalog.power_w(machine, processors=load, accelerators=UNKNOWN_UTILIZATION)
     energy = carbon.energy_kwh(
         watts,
         duration_s,
@@ -70,6 +70,9 @@ def of_job(instance_type: str, *, duration_s: float, billable_s: float, load: Ba
         pue=catalog.pue(),
     )
     embodied = carbon.embodied_carbon_g(machine.vcpu, duration_s, catalog.embodied_g_per_vcpu_hour())
+    if machine.accelerator:
+        each = catalog.embodied_g_per_accelerator_hour()
+        embodied += carbon.embodied_carbon_g(machine.accelerator.count, duration_s, each)
     return Footprint(
         energy,
         carbon.operational_carbon_g(energy, catalog.grid_g_per_kwh(region)) + embodied,
@@ -91,6 +94,11 @@ def serverless_memory_mb(model_memory_mib: float, asked_mb: int | None = None) -
             f"a serverless endpoint holds at most {SERVERLESS_MEMORY_MB[-1]} MB, the model needs {needed:.0f}"
         )
     return fitting
+
+
+def is_timed(measure: Mapping[str, Any]) -> bool:
+    """Return whether it is known how long a model takes; of one that is served as it is nobody has asked anything."""
+    return bool(measure.get("end_to_end_latency_ms") or measure.get("latency_ms"))
 
 
 def answering_ms(measure: Mapping[str, Any]) -> Mapping[str, Any]:

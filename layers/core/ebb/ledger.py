@@ -3,6 +3,7 @@
 One table, pk and sk. A run, its stages and its decisions share a partition, so one query reads the whole story.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +18,10 @@ FINISHED, FAILED, REJECTED = "finished", "failed", "rejected"
 DECISION_BASE = {
     stage: number * 100 for number, stage in enumerate(("identify", "plan", *names.STAGES, "select", "deploy"))
 }
-LONGEST_LIST = 64  # longer ones stay in metrics.json; an item holds at most 400 KB
+# What is longer stays in metrics.json: an item holds 400 KB, a state of Step Functions 256 KiB.
+LONGEST_LIST = 64
+LONGEST_TEXT = 2_000
+LONGEST_REPORT = 150_000
 
 
 def run_key(run_id: str) -> dict[str, str]:
@@ -72,13 +76,28 @@ def from_item(value: Any) -> Any:
     return value
 
 
-def condensed(report: Any) -> Any:
-    """Return a job's report without its long lists, which stay in metrics.json."""
-    if isinstance(report, Mapping):
-        return {key: condensed(each) for key, each in report.items()}
-    if isinstance(report, list):
-        return [condensed(each) for each in report[:LONGEST_LIST]]
-    return report
+def condensed(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a report without what is too long for an item; `omitted` names the fields that were left out whole."""
+    short = {key: shortened(each) for key, each in report.items()}
+    chars = {key: len(json.dumps(each, default=str)) for key, each in short.items()}
+    omitted: list[str] = []
+    for key in sorted(chars, key=lambda each: -chars[each]):
+        if sum(chars[each] for each in chars if each not in omitted) <= LONGEST_REPORT:
+            break
+        omitted.append(key)
+    kept = {key: each for key, each in short.items() if key not in omitted}
+    return kept | ({"omitted": omitted} if omitted else {})
+
+
+def shortened(value: Any) -> Any:
+    """Return a value with its long lists and texts cut."""
+    if isinstance(value, Mapping):
+        return {key: shortened(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [shortened(each) for each in value[:LONGEST_LIST]]
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        return value[: LONGEST_TEXT - 3] + "..."
+    return value
 
 
 def open_run(request: events.RunRequested, *, execution_arn: str, drop_id: str | None, now: datetime) -> Request:

@@ -152,13 +152,17 @@ def total_footprint(stages: Iterable[Mapping[str, Any]]) -> Footprint:
 
 
 def success_fields(request: Succeeded) -> dict[str, Any]:
-    """Return what a successful run adds to its ledger entry."""
+    """Return what a successful run adds to its ledger entry; a model served as it is has no metric, no comparison.
+
+    Each of the candidates has its `verdict` in words, and as compile reports them `runtime`, `chain`, `status`,
+    `reason`, `fallback` and, unless it failed, what was measured.
+    """
     selection, answer = request.selection, request.deployment or {}
     deployed = bool(answer.get("deployed"))
     return {
         "chosen": selection["chosen"],
         "metric": selection["metric"],
-        "candidates": ledger.condensed(selection["candidates"]),
+        "candidates": selection["candidates"],
         "comparison": selection["comparison"],
         "deployed": deployed,
         "deploy_reason": answer.get("reason") or selection["deploy_reason"],
@@ -167,7 +171,10 @@ def success_fields(request: Succeeded) -> dict[str, Any]:
 
 
 def served_fields(request: Succeeded) -> dict[str, Any] | None:
-    """Return what the project's endpoint serves from now on, None when it was not deployed."""
+    """Return what the project's endpoint serves from now on, None when it was not deployed.
+
+    Metric and quality are None for a model that is served as it is.
+    """
     if not (request.deployment or {}).get("deployed"):
         return None
     selection = request.selection
@@ -176,7 +183,7 @@ def served_fields(request: Succeeded) -> dict[str, Any] | None:
         "run_id": request.run_id,
         "candidate": selection["chosen"],
         "metric": selection["metric"],
-        "quality": shipped["quality"],
+        "quality": shipped.get("quality"),
         "bundle_uri": deployment.bundle_uri(request.plan, selection["chosen"]),
         "endpoint_name": (request.deployment or {}).get("endpoint_name"),
     }

@@ -2,16 +2,16 @@
 
 The smallest model that is good enough: whoever is shown to hold the quality floor and the latency asked for competes
 (a lead by luck on few rows shows nothing: what counts is the bound of the loss, not the loss); a quantized
-network that is slower than its own full-precision form has lost by measurement; among those that no other candidate
-beats in every respect, the one that takes the least energy per prediction wins. The original, exported but not
-compressed, competes like any other.
+network that is slower than its own full-precision form in the same runtime has lost by measurement; among those that no
+other candidate beats in every respect, the one that takes the least energy per prediction wins. The original, exported
+but not compressed, competes like any other. A model that its script left without an evaluation is served as it is.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebb import footprint
+from ebb import footprint, ledger
 from ebb.errors import NoAcceptableCandidateError
 from ebb.spec import SERVERLESS_MEMORY_MB, CompressSpec, ServeSpec
 
@@ -23,10 +23,12 @@ _QUANTIZE = "quantize"
 
 @dataclass(frozen=True)
 class Measured:
-    """One candidate with what `compile` measured of it."""
+    """One candidate with what `compile` measured of it; below the quality floor it is measured and not packed."""
 
     name: str
     chain: tuple[str, ...]
+    runtime: str
+    packed: bool
     quality: float
     interval: tuple[float, float]
     p50_ms: float
@@ -46,13 +48,15 @@ class Measured:
         return cls(
             name=candidate["name"],
             chain=tuple(candidate.get("chain") or ()),
+            runtime=str(candidate.get("runtime") or ""),
+            packed=bool(candidate.get("bundle")),
             quality=quality,
             interval=(float(interval["low"]), float(interval["high"])),
             p50_ms=float(candidate["latency_ms"]["p50"]),
             slow_answer_ms=float(answering.get("p95") or answering["p99"]),
             cpu_ms=float(candidate["cpu_ms_per_prediction"]),
             size_bytes=int(candidate["size_bytes"]),
-            memory_mib=float(candidate["memory_mib"]),
+            memory_mib=float(candidate.get("memory_mib") or 0),
             drop_bound=float(candidate.get("drop_bound") or 0),
             report=candidate,
         )
@@ -60,10 +64,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen, and one reason in words for every candidate."""
+    """What was chosen, and one reason in words for every candidate.
 
-    chosen: Measured
-    floor: float
+    `shipped` is the chosen candidate as compile reports it; `measured` and `floor` are None when it is served as it is.
+    """
+
+    name: str
+    shipped: Mapping[str, Any]
+    measured: Measured | None
+    floor: float | None
     reasons: tuple[str, ...]
     verdicts: Mapping[str, str]
 
@@ -94,16 +103,18 @@ def select(report: Mapping[str, Any], compress: CompressSpec, serve: ServeSpec) 
 
     Raises: NoAcceptableCandidateError when none was measured within the floor and the latency asked for.
     """
+    if report.get("as_is"):
+        return _as_is(report, serve)
     metric = report["metric"]
     original = float(report["original"]["quality"]["validation"])
     floor = quality_floor(metric, original, compress.max_metric_drop)
     verdicts: dict[str, str] = {}
     candidates = []
     for each in report["candidates"]:
-        if each["status"] == "measured":
+        if each.get("quality") and footprint.is_timed(each):
             candidates.append(Measured.of(each))
         else:
-            verdicts[each["name"]] = f"not measured: {each.get('reason') or each['status']}"
+            verdicts[each["name"]] = f"not measured: {_reason(each)}"
     acceptable = []
     for candidate in candidates:
         refusal = _refusal(candidate, candidates, metric, floor, compress.max_metric_drop, serve)
@@ -112,8 +123,7 @@ def select(report: Mapping[str, Any], compress: CompressSpec, serve: ServeSpec) 
         else:
             verdicts[candidate.name] = refusal
     if not acceptable:
-        told = "; ".join(f"{name}: {why}" for name, why in sorted(verdicts.items()))
-        raise NoAcceptableCandidateError(f"no candidate is acceptable: {told}")
+        raise _none_acceptable(verdicts)
     front = [one for one in acceptable if not any(_dominates(other, one, metric) for other in acceptable)]
     chosen = _leanest(front, metric)
     for candidate in acceptable:
@@ -121,6 +131,8 @@ def select(report: Mapping[str, Any], compress: CompressSpec, serve: ServeSpec) 
             verdicts[candidate.name] = _why_not(candidate, chosen, front)
     verdicts[chosen.name] = _why(chosen, front, metric, floor, original)
     return Selection(
+        chosen.name,
+        chosen.report,
         chosen,
         floor,
         reasons=(verdicts[chosen.name], *(f"{name}: {why}" for name, why in verdicts.items() if name != chosen.name)),
@@ -128,24 +140,41 @@ def select(report: Mapping[str, Any], compress: CompressSpec, serve: ServeSpec) 
     )
 
 
+def told(report: Mapping[str, Any], selected: Selection) -> list[dict[str, Any]]:
+    """Return compile's candidates, each with its verdict, short enough to travel and to stand in the record."""
+    verdicts = selected.verdicts
+    return [ledger.condensed(each) | {"verdict": verdicts.get(each["name"])} for each in report["candidates"]]
+
+
 def against_champion(
-    chosen: Measured, metric: str, *, measured: Mapping[str, Any] | None, served: Mapping[str, Any] | None
+    chosen: Measured | None,
+    metric: str | None,
+    *,
+    measured: Mapping[str, Any] | None,
+    served: Mapping[str, Any] | None,
+    force: bool = False,
 ) -> Verdict:
     """Return whether the chosen model replaces the served one: a worse model never replaces a better one.
 
     `measured` is a model on this run's rows, as `compile` found it; `served` what the ledger says of the one that is
     served now. Another run may have been deployed since `compile` began: then the measurement is not of its model.
     Better means beyond chance: outside the interval in which this many validation rows let the quality vary.
+    `chosen` is None for a model that is served as it is: nobody can say whether it is worse than one that was measured,
+    so it takes that one's place only when the drop was forced.
     """
     if served is None:
         return Verdict(True, "no model is served yet")
     about = f"the served model (run {served.get('run_id')})"
+    if chosen is None or metric is None:
+        return _unmeasured_against(about, served, force=force)
     if measured and measured.get("run_id") != served.get("run_id"):
         measured = None
     if measured and measured.get("quality"):
         known, how = float(measured["quality"]["validation"]), "on the same validation rows"
     elif measured and measured.get("comparable") is False:
         return Verdict(True, f"{about} cannot answer for this data: {measured.get('reason')}")
+    elif not served.get("quality"):
+        return Verdict(True, f"{about} has no evaluation, this one has")
     elif served.get("metric") == metric and served.get("quality"):
         known, how = float(served["quality"]["validation"]), "on its own validation rows; it could not be measured here"
     else:
@@ -160,23 +189,28 @@ def against_champion(
     return Verdict(True, f"not worse than {about}: {numbers}")
 
 
-def decisions(selected: Selection, metric: str, verdict: Verdict) -> list[dict[str, Any]]:
+def decisions(selected: Selection, metric: str | None, verdict: Verdict) -> list[dict[str, Any]]:
     """Return the choice and the verdict as the ledger keeps them."""
-    chosen = selected.chosen
+    measured = selected.measured
+    numbers = (
+        {
+            f"{metric}_validation": measured.quality,
+            "floor": selected.floor,
+            "p50_ms": measured.p50_ms,
+            "cpu_ms_per_prediction": measured.cpu_ms,
+            "size_bytes": measured.size_bytes,
+        }
+        if measured
+        else {name: selected.shipped.get(name) for name in ("size_bytes", "memory_mib")}
+    )
     return [
         {
             "what": "candidate to ship",
-            "chosen": chosen.name,
+            "chosen": selected.name,
             "reason": selected.reasons[0],
-            "numbers": {
-                f"{metric}_validation": chosen.quality,
-                "floor": selected.floor,
-                "p50_ms": chosen.p50_ms,
-                "cpu_ms_per_prediction": chosen.cpu_ms,
-                "size_bytes": chosen.size_bytes,
-            },
+            "numbers": numbers,
             "alternatives": list(selected.reasons[1:]),
-            "source": "measured by compile, alternately on one machine",
+            "source": "measured by compile, alternately on one machine" if measured else "the script's own model",
         },
         {
             "what": "replacing the served model",
@@ -186,6 +220,47 @@ def decisions(selected: Selection, metric: str, verdict: Verdict) -> list[dict[s
             "alternatives": [],
         },
     ]
+
+
+def _as_is(report: Mapping[str, Any], serve: ServeSpec) -> Selection:
+    """Return what a script left without an evaluation: there is nothing to choose from and nothing to compare."""
+    packed = [each for each in report["candidates"] if each.get("bundle")]
+    if not packed:
+        raise _none_acceptable({each["name"]: _without_bundle(each) for each in report["candidates"]})
+    shipped = packed[0]
+    too_large = _too_large(float(shipped.get("memory_mib") or 0), serve)
+    if too_large:
+        raise _none_acceptable({shipped["name"]: too_large})
+    reason = f"{shipped['name']} is served without a comparison: {shipped.get('reason') or 'it has no evaluation'}"
+    if serve.p95_latency:
+        reason += "; whether it answers within serve.p95_latency is not known, its alarm will tell"
+    return Selection(shipped["name"], shipped, None, None, reasons=(reason,), verdicts={shipped["name"]: reason})
+
+
+def _unmeasured_against(about: str, served: Mapping[str, Any], *, force: bool) -> Verdict:
+    if not served.get("quality"):
+        return Verdict(True, f"{about} has no evaluation either: the newer one is served")
+    known = f"{served.get('metric')} {float(served['quality']['validation']):.4g}"
+    if force:
+        return Verdict(True, f"forced: {about} has {known}, this one has no evaluation")
+    return Verdict(
+        False,
+        f"{about} has {known}, this one has no evaluation and may be worse; "
+        "let the script write evaluation.json, or serve it anyway with ebb drop --force",
+    )
+
+
+def _none_acceptable(verdicts: Mapping[str, str]) -> NoAcceptableCandidateError:
+    told = "; ".join(f"{name}: {why}" for name, why in sorted(verdicts.items()))
+    return NoAcceptableCandidateError(f"no candidate is acceptable: {told}")
+
+
+def _without_bundle(candidate: Mapping[str, Any]) -> str:
+    return f"has no bundle to deploy: {_reason(candidate)}"
+
+
+def _reason(candidate: Mapping[str, Any]) -> str:
+    return str(ledger.shortened(candidate.get("reason") or candidate.get("status")))
 
 
 def _refusal(
@@ -206,23 +281,33 @@ def _refusal(
             f"{metric} {candidate.quality:.4g} holds the floor, but {rows} validation rows leave a loss of "
             f"{candidate.drop_bound:.2g} possible; at most {max_drop:.2g} may be lost"
         )
+    if not candidate.packed:
+        return _without_bundle(candidate.report)
     limit_ms = serve.p95_latency.total_seconds() * 1000 if serve.p95_latency else None
     if limit_ms is not None and candidate.slow_answer_ms > limit_ms:
         return f"{candidate.slow_answer_ms:.3g} ms from row to answer is above the {limit_ms:.3g} ms asked for"
-    most_mb, needed_mib = serve.memory_mb or SERVERLESS_MEMORY_MB[-1], candidate.memory_mib + footprint.HEADROOM_MIB
-    if needed_mib > most_mb:
-        return f"needs {needed_mib:.0f} MiB with room for requests, and the endpoint has {most_mb} MB"
+    too_large = _too_large(candidate.memory_mib, serve)
+    if too_large:
+        return too_large
     full = _unquantized(candidate, all_measured)
     if full is not None and candidate.p50_ms > full.p50_ms:
         return f"slower than {full.name}, its full-precision form: {candidate.p50_ms:.3g} against {full.p50_ms:.3g} ms"
     return None
 
 
+def _too_large(memory_mib: float, serve: ServeSpec) -> str | None:
+    most_mb, needed_mib = serve.memory_mb or SERVERLESS_MEMORY_MB[-1], memory_mib + footprint.HEADROOM_MIB
+    if needed_mib > most_mb:
+        return f"needs {needed_mib:.0f} MiB with room for requests, and the endpoint has {most_mb} MB"
+    return None
+
+
 def _unquantized(candidate: Measured, others: Sequence[Measured]) -> Measured | None:
-    if _QUANTIZE not in candidate.chain and not candidate.name.endswith("-int8"):
+    """Return the same network in full precision and the same runtime: another runtime's speed says nothing about it."""
+    if _QUANTIZE not in candidate.chain:
         return None
-    base = candidate.name.removesuffix("-int8")
-    return next((one for one in others if one.name == base and one is not candidate), None)
+    full = tuple(step for step in candidate.chain if step != _QUANTIZE)
+    return next((one for one in others if (one.chain, one.runtime) == (full, candidate.runtime)), None)
 
 
 def _dominates(one: Measured, other: Measured, metric: str) -> bool:
