@@ -29,7 +29,7 @@ PROOF_ROWS = 64
 RACED_ROWS = 512
 SINGLE_ROWS_JUDGED = 5000
 """Up to so many rows a network whose scales depend on the request is judged as it mostly serves, row by row."""
-MEASURED, BELOW_FLOOR, FAILED = "measured", "below floor", "failed"
+MEASURED, FAILED = "measured", "failed"
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Candidate:
     fallback: str | None = None
     form: str = ""
     status: str = MEASURED
+    worth_packing: bool = True
     reason: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
 
@@ -169,7 +170,7 @@ def compile_candidates(
     for one in candidates:
         if one.model:
             _judge(one, rows, judged, floor)
-        if one.model and one.status == MEASURED:
+        if one.model and one.worth_packing:
             _pack(one, kind, codec, bundles, rows)
         told = one.reason or f"{one.fields['size_bytes'] / 1024:.0f} KiB, p50 {one.fields['latency_ms']['p50']:.4f} ms"
         print(f"{one.name}: {told}", flush=True)
@@ -377,7 +378,7 @@ def _judge(one: Candidate, rows: Rows, original: Judged, floor: float) -> None:
         size_bytes=sum(file.stat().st_size for file in files),
     )
     if quality.is_better(rows.metric, floor, judged.validation):
-        one.status = BELOW_FLOOR
+        one.worth_packing = False
         found = f"validation {rows.metric} {judged.validation:.4f}"
         one.reason = f"{found} is worse than the floor {floor:.4f}: measured, not packed"
 
