@@ -231,9 +231,9 @@ def _place(asked: IdentifyRequested, uri: str, settings: IdentifySettings, field
 
 
 def _granted(asked: IdentifyRequested, spec: PipelineSpec, settings: IdentifySettings) -> list[tuple[str, str]]:
-    """Return the places that the plan's roles cover, however many objects lie there."""
-    own = (settings.landing_bucket, f"{asked.project}/")
-    return [own, *(_place(asked, uri, settings, "data.uri") for uri in (spec.data.uri, spec.train.source) if uri)]
+    """Return the places that the plan's roles cover, however many objects lie there: the project's own, the spec's."""
+    named = [uri.removeprefix("s3://").partition("/") for uri in (spec.data.uri, spec.train.source) if uri]
+    return [(settings.landing_bucket, f"{asked.project}/"), *((bucket, key) for bucket, _, key in named)]
 
 
 def _heeded(asked: IdentifyRequested, spec: PipelineSpec, form: str, script: ObjectFacts | None) -> None:

@@ -22,6 +22,9 @@ def created(key: str, **changes) -> events.ObjectCreated:
     ("key", "kind"),
     [
         pytest.param("cancer/data/breast cancer.csv", "object", id="a file is a complete drop"),
+        pytest.param("cancer/data/shots.zip", "object", id="a zip"),
+        pytest.param("cancer/data/shots.tar.gz", "object", id="a tar.gz"),
+        pytest.param("cancer/data/train.py", "object", id="a script that needs no data"),
         pytest.param("cancer/data/table.xlsx", "object", id="an unknown type too: its run is rejected and says why"),
         pytest.param("cancer/data/november/_SUCCESS", "prefix", id="a marker closes a folder"),
         pytest.param("cancer/pipeline.yaml", "spec", id="a spec"),
@@ -40,6 +43,8 @@ def test_a_key_that_asks_for_a_run(key, kind):
         pytest.param("notes.txt", "not below a project", id="at the top"),
         pytest.param("cancer/notes.txt", "neither", id="beside the data"),
         pytest.param("cancer/data/november/part-1.csv", "_SUCCESS", id="part of a folder"),
+        pytest.param("cancer/data/shots/cat/001.png", "_SUCCESS", id="a picture in its class's folder"),
+        pytest.param("cancer/code/train.py", "neither", id="a script beside the data"),
         pytest.param("cancer/data/november/2026/_SUCCESS", "_SUCCESS", id="a marker too deep"),
         pytest.param("cancer/data/", "folder marker", id="a folder that a console made"),
         pytest.param("cancer/data/.hidden.csv", "neither", id="a hidden file"),
