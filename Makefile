@@ -46,9 +46,6 @@ deploy: $(CONTROL) ## sam build and sam deploy to the account of the current AWS
 	$(BIN)/sam build
 	$(BIN)/sam deploy
 
-images: $(CONTROL) ## Build both images with docker and push them to the deployed stack's repositories
-	@$(BIN)/python tools/push_images.py
-
 ##@ Develop
 
 setup: $(CONTROL) $(JOBS) $(SERVE) $(LAMBDA) ## Install the four environments that `ebb` and the embedded cloud use
@@ -108,28 +105,31 @@ $(DEV): requirements/dev.txt $(CONTROL)
 	@$(PIP) install -r requirements/dev.txt
 	@touch $@
 
-$(JOBS): containers/jobs/requirements.txt | $(CONTROL)
+# The two images' own steps, so that what runs here is what their build holds.
+$(JOBS): containers/jobs/requirements.txt containers/jobs/install.sh | $(CONTROL)
 	@test -n "$(TORCH_CUDA)" || $(BIN)/python tools/torch_preflight.py $<
-	@echo "installing .venvs/jobs: what the jobs image holds (PyTorch, DuckDB, ONNX Runtime)"
-	@$(call environment,$@,$<)
+	@echo "installing .venvs/jobs: what the jobs image holds (PyTorch, DuckDB, ONNX Runtime, OpenVINO)"
+	@$(call environment,$@)
+	@PIP="$(PIP)" sh containers/jobs/install.sh $(@D)/bin/python && touch $@
 
-$(SERVE): containers/serve/requirements.txt | $(CONTROL)
-	@echo "installing .venvs/serve: what the serve image holds (ONNX Runtime, no PyTorch)"
-	@$(call environment,$@,$<)
+$(SERVE): containers/serve/requirements.txt containers/serve/install.sh | $(CONTROL)
+	@echo "installing .venvs/serve: what the serve image holds (ONNX Runtime, OpenVINO, no PyTorch)"
+	@$(call environment,$@)
+	@PIP="$(PIP)" sh containers/serve/install.sh $(@D)/bin/python && touch $@
 
 $(LAMBDA): requirements/lambda.txt | $(CONTROL)
 	@echo "installing .venvs/lambda: what AWS's Python runtime holds (boto3)"
-	@$(call environment,$@,$<)
+	@$(call environment,$@)
+	@$(PIP) --python $(@D)/bin/python install -r $< && touch $@
 
 # pytest beside the jobs environment instead of in it
 $(JOBS_TEST): requirements/jobs-test.txt | $(CONTROL)
 	@$(PIP) install --upgrade --target $(@D) -r $<
 	@touch $@
 
-# $(call environment,stamp,requirements): an environment without pip, filled by the pip of .venv
+# $(call environment,stamp): an environment without pip, filled by the pip of .venv
 define environment
-test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1)) && \
-$(PIP) --python $(dir $(1))bin/python install -r $(2) && touch $(1)
+test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 endef
 
-.PHONY: demo test up down deploy images setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down deploy setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help

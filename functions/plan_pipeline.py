@@ -1,5 +1,6 @@
 """Lambda: turn an identified drop into the plan of its run. Reads the ledger and the registry, starts nothing."""
 
+from dataclasses import replace
 from typing import Any
 
 from aws_lambda_powertools.utilities.parser import event_parser
@@ -21,7 +22,6 @@ from ebb.telemetry import logger
 def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
     """Answer with the plan: every request body that the state machine will send."""
     stack = StackSettings.for_planning()
-    registry.require([stack.jobs_image_uri, stack.serve_image_uri], account=stack.account_id, region=stack.region)
     book = Ledger(stack.ledger_table)
     found = asked.identified
     facts = RunFacts(
@@ -30,13 +30,20 @@ def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
         project=asked.project,
         spec=PipelineSpec.model_validate(found.spec),
         sources=found.sources,
+        source_count=found.source_count,
+        size_bytes=found.size_bytes,
         manifest_uri=found.manifest_uri,
+        sources_uri=found.sources_uri,
         form=found.format,
+        compressed=found.compressed,
+        task=found.task,
         generation=book.generation(asked.project, asked.run_id),
         finished=_finished(book, asked.run_id, found.identity),
         champion=_champion(book.project(asked.project)),
     )
-    built = plan.build(facts, stack)
+    images = plan.images_of(facts, stack)
+    lacking = registry.missing(images, account=stack.account_id, region=stack.region)
+    built = plan.build(replace(facts, missing_images=lacking), stack)
     versions = {
         "jobs": identity.jobs_hash(stack.jobs_uri),
         "jobs_image": stack.jobs_image_uri,
@@ -60,6 +67,6 @@ def _finished(book: Ledger, run_id: str, wanted: str) -> dict[str, int]:
 
 def _champion(project: dict[str, Any]) -> Champion | None:
     served = project.get("served")
-    if not served:
+    if not served or not served.get("quality"):  # one that is served as it is has no evaluation
         return None
     return Champion(served["run_id"], served["metric"], served["quality"], served["bundle_uri"])

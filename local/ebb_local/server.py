@@ -22,7 +22,8 @@ from ebb_local.settings import ACCOUNT_ID, PREFERRED_PORT, PROFILE, REGION, Home
 
 # Services that Ebb and `sam deploy` call. Others answer that they are not part of the embedded cloud.
 SERVICES = (
-    "cloudformation,cloudwatch,dynamodb,ecr,events,iam,kms,lambda,logs,s3,scheduler,sns,sqs,ssm,states,sts,tagging"
+    "cloudformation,cloudwatch,codebuild,dynamodb,ecr,events,iam,kms,lambda,logs,s3,scheduler,sns,sqs,ssm,states,sts,"
+    "tagging"
 )
 _KEPT_VARIABLES = (
     "PATH", "LANG", "LC_ALL", "TZ", "LOG_LEVEL", "SSL_CERT_FILE", "EBB_VENVS", "EBB_HOME",
@@ -89,10 +90,11 @@ def _serve(home: Home, port: int) -> None:
     from hypercorn.config import Config
     from ministack import app
 
-    from ebb_local import control, gaps, persistence, sagemaker, shutdown
+    from ebb_local import builds, control, gaps, persistence, sagemaker, shutdown
 
     gaps.install()
     sagemaker.install()
+    builds.install()
     control.install(home, port)
     config = Config()
     config.bind = [f"127.0.0.1:{port}"]

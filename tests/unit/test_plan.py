@@ -1,13 +1,15 @@
 """The plan: what runs, where its results lie, and what an earlier attempt has done already."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from ebb import names
+from ebb import names, plan
+from ebb.errors import NoFeasibleInstanceError
 from ebb.plan import Champion
 from ebb.spec import PipelineSpec
-from worked_run import ARTIFACTS, RUN_ID, built_plan, load, step_events
+from worked_run import ARTIFACTS, RUN_ID, STACK, built_plan, facts, load, step_events
 
 RUN_URI = f"s3://{ARTIFACTS}/projects/cancer/runs/{RUN_ID}/"
 
@@ -31,7 +33,8 @@ def test_each_stage_reads_what_the_ones_before_wrote():
     train, compress = (f"{RUN_URI}a1/{stage}/{RUN_ID}-a1-{stage}/output/model/" for stage in ("train", "compress"))
     code = f"s3://{ARTIFACTS}/jobs/5c1d9e7f30ab42d6/"
     curated = f"{RUN_URI}a1/process/curated/"
-    assert channels(plan["process"]["request"]) == {"code": code, "data": f"{RUN_URI}manifest.json"}
+    read = {"code": code, "data": f"{RUN_URI}manifest.json", "sources": f"{RUN_URI}sources.json"}
+    assert channels(plan["process"]["request"]) == read
     assert channels(plan["train"]["request"]) == {"code": code, "curated": curated}
     assert channels(plan["compress"]["request"]) == {"code": code, "curated": curated, "original": train}
     assert channels(plan["compile"]["request"]) == {
@@ -119,9 +122,83 @@ def test_what_is_asked_for_in_vain_is_said(asked, told):
     assert unheeded == ([told] if told else [])
 
 
+JOBS, SERVE = STACK.jobs_image_uri, STACK.serve_image_uri
+
+
+def image_of(request: dict) -> str:
+    return (request.get("AlgorithmSpecification") or {}).get("TrainingImage") or request["AppSpecification"]["ImageUri"]
+
+
+def test_nothing_is_built_when_the_registry_holds_every_image():
+    assert built_plan()["images"] == []
+    assert "images to build" not in {each["what"] for each in built_plan()["decisions"]}
+
+
+def test_what_is_missing_is_built_from_its_context():
+    made = built_plan(missing_images=[JOBS, SERVE])
+    assert {each["ProjectName"] for each in made["images"]} == {"ebb-images"}
+    told = [{each["Name"]: each["Value"] for each in build["EnvironmentVariablesOverride"]} for build in made["images"]]
+    assert sorted(told, key=lambda each: each["IMAGE_URI"]) == [
+        {"IMAGE_URI": JOBS, "CONTEXT_URI": STACK.jobs_context_uri},
+        {"IMAGE_URI": SERVE, "CONTEXT_URI": STACK.serve_context_uri},
+    ]
+    (decision,) = [each for each in made["decisions"] if each["what"] == "images to build"]
+    assert decision["chosen"] == "serve:0f3a9c, jobs:77b2d1"
+
+
+@pytest.mark.parametrize(
+    ("instance", "variant", "base"),
+    [
+        pytest.param("ml.m5.xlarge", JOBS, "", id="a CPU has the image of all jobs"),
+        pytest.param("ml.g5.xlarge", f"{JOBS}-gpu", "/pytorch-training:", id="a GPU has AWS's container beneath"),
+        pytest.param("ml.trn1.2xlarge", f"{JOBS}-neuron", "/pytorch-training-neuronx:", id="so has Trainium"),
+    ],
+)
+def test_training_has_the_image_that_drives_its_hardware(instance, variant, base):
+    asked = PipelineSpec.model_validate({"train": {"instance": instance}})
+    wanted = {image.uri: image.base_image for image in plan.images_of(facts(spec=asked), STACK)}
+    assert set(wanted) == {SERVE, JOBS, variant}
+    assert base in wanted[variant]
+    assert wanted[JOBS] == ""
+    built = built_plan(spec=asked)
+    assert {stage: image_of(built[stage]["request"]) for stage in names.STAGES} == {
+        "process": JOBS,
+        "train": variant,
+        "compress": variant,
+        "compile": JOBS,
+    }
+
+
+def test_a_ready_image_is_taken_for_every_instance_and_never_built():
+    ready = replace(STACK, jobs_context_uri="", jobs_image_uri="registry.example/jobs:1")
+    asked = PipelineSpec.model_validate({"train": {"instance": "ml.g5.xlarge"}})
+    built = plan.build(facts(spec=asked), ready)
+    assert image_of(built["train"]["request"]) == "registry.example/jobs:1"
+    assert built["images"] == []
+
+
+def test_an_accelerator_that_aws_has_no_container_for_is_refused_by_name():
+    elsewhere = replace(STACK, data_key_arn=STACK.data_key_arn.replace("us-east-1", "ap-east-1"))
+    asked = PipelineSpec.model_validate({"train": {"instance": "ml.trn1.2xlarge"}})
+    with pytest.raises(NoFeasibleInstanceError, match=r"ml\.trn1\.2xlarge cannot be used in ap-east-1"):
+        plan.build(facts(spec=asked), elsewhere)
+
+
+def test_code_that_lies_elsewhere_may_be_read_and_nothing_beside_it():
+    asked = PipelineSpec.model_validate(
+        {"task": "custom", "data": {"uri": "s3://lake/faces/"}, "train": {"source": "s3://lake/code/train.py"}}
+    )
+    made = built_plan(spec=asked, sources=())
+    (policy,) = [each["policy"] for each in made["roles"] if each["create"]["RoleName"].endswith("-process")]
+    statements = json.loads(policy["PolicyDocument"])["Statement"]
+    (read,) = [each["Resource"] for each in statements if each["Sid"] == "ReadData0"]
+    assert read == ["arn:aws:s3:::lake/faces/*", "arn:aws:s3:::lake/code/train.py"]
+
+
 def test_a_plan_stays_far_below_what_step_functions_carries():
     widest = PipelineSpec.model_validate({"data": {"uri": "s3://" + "b" * 63 + "/" + "k" * 1000, "target": "t" * 200}})
-    assert len(json.dumps(built_plan(spec=widest))) < 100_000
+    every = [f"{JOBS}{variant}" for variant in ("", "-gpu")] + [SERVE]
+    assert len(json.dumps(built_plan(spec=widest, missing_images=every))) < 100_000
 
 
 @pytest.mark.parametrize("name", sorted(step_events()))

@@ -4,6 +4,7 @@ import botocore.session
 import pytest
 
 from ebb import catalog, sizing
+from ebb.carbon import Band
 from ebb.errors import NoFeasibleInstanceError
 from ebb.sizing import MIB, Workload
 from ebb.spec import PipelineSpec
@@ -67,8 +68,55 @@ def test_compressed_and_columnar_bytes_count_as_more_text():
     assert sizes[0] < sizes[1] < sizes[2] == sizes[3]
 
 
-def test_every_catalogued_instance_may_train_and_process():
+def test_every_catalogued_instance_may_train_and_those_without_an_accelerator_process():
     model = botocore.session.get_session().get_service_model("sagemaker")
     for each in catalog.instances():
         assert each.name in model.shape_for("TrainingInstanceType").enum
-        assert each.name in model.shape_for("ProcessingInstanceType").enum
+        assert each.accelerator or each.name in model.shape_for("ProcessingInstanceType").enum
+
+
+MUCH = {"size_bytes": 2000 * MIB, "form": "archive", "compressed": False, "task": "image-classification"}
+
+
+def chosen(stage, asked=None, **changes):
+    return sizing.for_stage(stage, PipelineSpec.model_validate(asked or {}), **(MUCH | changes))
+
+
+def test_an_accelerator_is_taken_only_when_no_processor_finishes_in_time():
+    patient, hurried = (
+        chosen("train", {"train": {"max_runtime": 86400}}),
+        chosen("train", {"train": {"max_runtime": 7200}}),
+    )
+    assert patient.instance.accelerator is None
+    assert hurried.instance.accelerator.kind == "gpu"
+    assert hurried.reason.endswith("no instance without an accelerator does")
+
+
+def test_where_no_accelerator_can_be_used_none_is_chosen():
+    with pytest.raises(NoFeasibleInstanceError):
+        chosen("train", {"train": {"max_runtime": 7200}}, accelerators=())
+
+
+def test_what_measures_for_the_endpoint_never_has_an_accelerator():
+    for stage in ("process", "compile"):
+        with pytest.raises(NoFeasibleInstanceError):
+            chosen(stage, {"train": {"max_runtime": 60}}, size_bytes=100_000 * MIB)
+
+
+def test_pictures_and_texts_need_more_than_a_table_of_their_size():
+    def cpu_s(**what):
+        return sizing.workload("train", **({"size_bytes": MIB, "compressed": False, "max_runtime_s": 1} | what)).cpu_s
+
+    table = cpu_s(form="csv", task="tabular-classification")
+    assert cpu_s(form="csv", task="text-classification") > table
+    assert cpu_s(form="images", task="image-classification") > table
+    assert cpu_s(form="archive") == cpu_s(form="images", task="image-classification"), "until it is known what it holds"
+    assert cpu_s(form="archive", task="tabular-classification") == table
+
+
+def test_an_accelerator_draws_beside_its_processors():
+    """g4dn.xlarge at full load: 4 vCPUs of 4.26 W and a T4 of 71 W (Cloud Carbon Footprint)."""
+    machine = catalog.instance("ml.g4dn.xlarge")
+    full, idle = (catalog.power_w(machine, processors=load, accelerators=load) for load in map(Band.exact, (1.0, 0.0)))
+    assert full.value == pytest.approx(4 * 4.26 + 71)
+    assert idle.value == pytest.approx(4 * 0.65 + 8)

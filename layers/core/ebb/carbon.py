@@ -46,11 +46,12 @@ class Band:
 ZERO = Band.exact(0.0)
 
 
-def processor_power_w(vcpu: float, utilization: Band, *, idle_w: Band, max_w: Band) -> Band:
+def processor_power_w(units: float, utilization: Band, *, idle_w: Band, max_w: Band) -> Band:
     """Return the mean power of an allocation's processors, in watts.
 
-        power_w = vcpu * (idle_w + utilization * (max_w - idle_w))
-    `idle_w` and `max_w` are watts per vCPU at 0 and at full load, `utilization` the mean share from 0 to 1.
+        power_w = units * (idle_w + utilization * (max_w - idle_w))
+    `units` are vCPUs or accelerators, `idle_w` and `max_w` watts of one of them at 0 and at full load, `utilization`
+    the mean share from 0 to 1.
     Raises: ValueError when the utilization leaves 0 to 1.
     Source: Cloud Carbon Footprint, methodology, "Compute".
     """
@@ -58,7 +59,7 @@ def processor_power_w(vcpu: float, utilization: Band, *, idle_w: Band, max_w: Ba
         raise ValueError(f"utilization is a share from 0 to 1, not {utilization}")
     return Band(
         *(
-            vcpu * (idle + share * (full - idle))
+            units * (idle + share * (full - idle))
             for idle, share, full in zip(_bounds(idle_w), _bounds(utilization), _bounds(max_w), strict=True)
         )
     )
@@ -89,13 +90,14 @@ def operational_carbon_g(energy: Band, intensity_g_per_kwh: Band) -> Band:
     return energy * intensity_g_per_kwh
 
 
-def embodied_carbon_g(vcpu: float, duration_s: float, g_per_vcpu_hour: Band) -> Band:
+def embodied_carbon_g(units: float, duration_s: float, g_per_unit_hour: Band) -> Band:
     """Return the share of making the hardware that falls on an allocation's time, in grams of CO2-equivalent.
 
-        carbon_g = vcpu * hours * g_per_vcpu_hour
+        carbon_g = units * hours * g_per_unit_hour
+    `units` are vCPUs, which stand for the whole server, or accelerators.
     Source: Green Software Foundation, Software Carbon Intensity specification, M = TE * TS * RS.
     """
-    return g_per_vcpu_hour * (vcpu * duration_s / 3600)
+    return g_per_unit_hour * (units * duration_s / 3600)
 
 
 def _bounds(band: Band) -> tuple[float, float, float]:

@@ -4,12 +4,15 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebb import names, requests, sizing, sources
+from ebb import images, names, requests, sizing, sources
+from ebb.catalog import Instance
 from ebb.errors import InvalidSpecError, Rejection
+from ebb.images import Image
+from ebb.requests import builds as build_requests
 from ebb.requests import jobs as job_requests
 from ebb.requests import roles
 from ebb.settings import StackSettings
@@ -41,22 +44,31 @@ class RunFacts:
     attempt: int
     project: str
     spec: PipelineSpec
-    sources: Sequence[Source]
+    sources: Sequence[Source]  # all of them when they are few, none when they are many
+    source_count: int
+    size_bytes: int  # of everything that the run reads
     manifest_uri: str
+    sources_uri: str  # {key: sha256} of what process verifies
     form: str
     generation: int
     finished: Mapping[str, int]  # stage -> the attempt that finished it, with the same identity
+    compressed: bool = False
+    task: str | None = None  # as far as names show it; None when only the content can tell
     champion: Champion | None = None
+    missing_images: Collection[str] = ()  # of those that `images_of` names, by their URI
 
-    @property
-    def size_bytes(self) -> int:
-        """How much the run reads."""
-        return sum(source.size_bytes for source in self.sources)
 
-    @property
-    def compressed(self) -> bool:
-        """Whether the data is text inside gzip."""
-        return any(source.key.endswith(".gz") for source in self.sources)
+def images_of(run: RunFacts, stack: StackSettings) -> list[Image]:
+    """Return the images that the run needs: of its stages, on the instances that they get, and of the endpoint.
+
+    Raises: NoFeasibleInstanceError, as `build`.
+    """
+    wanted = [images.for_endpoints(stack)]
+    for stage, choice in _choices(run, stack).items():
+        image = images.for_jobs(stack, choice.instance)
+        if stage not in run.finished and image not in wanted:
+            wanted.append(image)
+    return wanted
 
 
 def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
@@ -65,16 +77,14 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
     Raises: NoFeasibleInstanceError when no catalogued instance holds a stage; InvalidSpecError when what is to be read
     elsewhere does not fit a role's policy.
     """
-    choices = {
-        stage: sizing.for_stage(stage, run.spec, size_bytes=run.size_bytes, form=run.form, compressed=run.compressed)
-        for stage in names.STAGES
-    }
+    choices = _choices(run, stack)
+    builds = [image for image in images_of(run, stack) if image.uri in run.missing_images]
     places = _Places(run, stack)
     stages = {
-        "process": _process(run, stack, choices["process"].instance.name, places),
-        "train": _train(run, stack, choices["train"].instance.name, places),
-        "compress": _compress(run, stack, choices["compress"].instance.name, places),
-        "compile": _compile(run, stack, choices["compile"].instance.name, places),
+        "process": _process(run, stack, choices["process"].instance, places),
+        "train": _train(run, stack, choices["train"].instance, places),
+        "compress": _compress(run, stack, choices["compress"].instance, places),
+        "compile": _compile(run, stack, choices["compile"].instance, places),
     }
     reports = {
         "process": places.process_report,
@@ -87,6 +97,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
         "attempt": run.attempt,
         "project": run.project,
         "generation": run.generation,
+        "images": [requests.start_build(stack.images_project, image) for image in builds],
         "roles": _roles(run, stack),
         **{
             stage: {
@@ -104,7 +115,22 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
             "bundles": places.bundles,
             "compile_report": places.compile_report,
         },
-        "decisions": _decisions(run, choices),
+        "decisions": _decisions(run, choices) + _building(builds),
+    }
+
+
+def _choices(run: RunFacts, stack: StackSettings) -> dict[str, sizing.Choice]:
+    return {
+        stage: sizing.for_stage(
+            stage,
+            run.spec,
+            size_bytes=run.size_bytes,
+            form=run.form,
+            compressed=run.compressed,
+            task=run.task,
+            accelerators=images.accelerators(stack),
+        )
+        for stage in names.STAGES
     }
 
 
@@ -136,11 +162,12 @@ def _settings(run: RunFacts) -> dict[str, Any]:
 def _training_settings(run: RunFacts) -> dict[str, Any]:
     """Only what train and compress read: a hyperparameter holds 2,500 characters."""
     spec = run.spec.resolved()
+    train = {name: value for name, value in spec["train"].items() if name != "source"}  # `process` has read it
     return {
         "spec": {
             "task": spec["task"],
             "data": {"target": spec["data"]["target"]},
-            "train": spec["train"],
+            "train": train,
             "compress": spec["compress"],
         },
         "seed": SEED,
@@ -154,13 +181,13 @@ def _compile_settings(run: RunFacts) -> dict[str, Any]:
     return _settings(run) | {"run_id": run.run_id, "champion": champion}
 
 
-def _shared(run: RunFacts, stack: StackSettings, stage: str, instance_type: str) -> dict[str, Any]:
+def _shared(run: RunFacts, stack: StackSettings, stage: str, instance: Instance) -> dict[str, Any]:
     return {
         "name": names.job(run.run_id, run.attempt, stage),
         "stage": stage,
         "role_arn": roles.role_arn(stack, run.project, stage),
-        "image_uri": stack.jobs_image_uri,
-        "instance_type": instance_type,
+        "image_uri": images.for_jobs(stack, instance).uri,
+        "instance_type": instance.name,
         "volume_gib": BASE_VOLUME_GIB + math.ceil(VOLUME_FACTOR * run.size_bytes / GIB),
         "kms_key": stack.data_key_arn,
         "max_runtime_s": int(run.spec.train.max_runtime.total_seconds()),
@@ -168,12 +195,13 @@ def _shared(run: RunFacts, stack: StackSettings, stage: str, instance_type: str)
     }
 
 
-def _process(run: RunFacts, stack: StackSettings, instance_type: str, places: _Places) -> dict[str, Any]:
+def _process(run: RunFacts, stack: StackSettings, instance: Instance, places: _Places) -> dict[str, Any]:
     return requests.create_processing_job(
-        **_shared(run, stack, "process", instance_type),
+        **_shared(run, stack, "process", instance),
         inputs=[
             job_requests.processing_input("code", stack.jobs_uri + "/"),
             job_requests.processing_input("data", run.manifest_uri, manifest=True),
+            job_requests.processing_input("sources", run.sources_uri),
         ],
         outputs=[
             job_requests.processing_output("curated", places.curated.rstrip("/")),
@@ -183,9 +211,9 @@ def _process(run: RunFacts, stack: StackSettings, instance_type: str, places: _P
     )
 
 
-def _train(run: RunFacts, stack: StackSettings, instance_type: str, places: _Places) -> dict[str, Any]:
+def _train(run: RunFacts, stack: StackSettings, instance: Instance, places: _Places) -> dict[str, Any]:
     return requests.create_training_job(
-        **_shared(run, stack, "train", instance_type),
+        **_shared(run, stack, "train", instance),
         channels={"curated": places.curated, "code": stack.jobs_uri + "/"},
         output_uri=places.stage["train"],
         checkpoint_uri=places.checkpoints("train"),
@@ -194,9 +222,9 @@ def _train(run: RunFacts, stack: StackSettings, instance_type: str, places: _Pla
     )
 
 
-def _compress(run: RunFacts, stack: StackSettings, instance_type: str, places: _Places) -> dict[str, Any]:
+def _compress(run: RunFacts, stack: StackSettings, instance: Instance, places: _Places) -> dict[str, Any]:
     return requests.create_training_job(
-        **_shared(run, stack, "compress", instance_type),
+        **_shared(run, stack, "compress", instance),
         channels={"curated": places.curated, "original": places.original, "code": stack.jobs_uri + "/"},
         output_uri=places.stage["compress"],
         checkpoint_uri=places.checkpoints("compress"),
@@ -205,7 +233,7 @@ def _compress(run: RunFacts, stack: StackSettings, instance_type: str, places: _
     )
 
 
-def _compile(run: RunFacts, stack: StackSettings, instance_type: str, places: _Places) -> dict[str, Any]:
+def _compile(run: RunFacts, stack: StackSettings, instance: Instance, places: _Places) -> dict[str, Any]:
     inputs = {
         "code": stack.jobs_uri + "/",
         "curated": places.curated,
@@ -213,7 +241,7 @@ def _compile(run: RunFacts, stack: StackSettings, instance_type: str, places: _P
         "candidates": places.candidates,
     } | ({"champion": run.champion.bundle_uri} if run.champion else {})
     return requests.create_processing_job(
-        **_shared(run, stack, "compile", instance_type),
+        **_shared(run, stack, "compile", instance),
         inputs=[job_requests.processing_input(name, uri) for name, uri in inputs.items()],
         outputs=[
             job_requests.processing_output("bundles", places.bundles.rstrip("/")),
@@ -250,12 +278,32 @@ def _elsewhere(run: RunFacts, stack: StackSettings) -> dict[str, list[str]]:
         bucket, _, key = run.spec.data.uri.removeprefix("s3://").partition("/")
         if bucket != stack.landing_bucket or not key.startswith(f"{run.project}/"):
             places[bucket] = [key if sources.is_file(key) else key.rstrip("/") + "/"]
-    for source in run.sources:
+    code = run.spec.train.source
+    if code is not None:
+        bucket, _, key = code.removeprefix("s3://").partition("/")
+        if bucket != stack.landing_bucket or not key.startswith(f"{run.project}/"):
+            places.setdefault(bucket, []).append(key)
+    for source in run.sources:  # of many objects none stands here: they lie in the drop or at the spec's place
         own = source.bucket == stack.landing_bucket and source.key.startswith(f"{run.project}/")
         granted = places.setdefault(source.bucket, []) if not own else []
         if not own and not any(source.key == each or source.key.startswith(_folder(each)) for each in granted):
             granted.append(source.key)
     return places
+
+
+def _building(builds: Sequence[Image]) -> list[dict[str, Any]]:
+    if not builds:
+        return []
+    return [
+        {
+            "what": "images to build",
+            "chosen": ", ".join(image.uri.rpartition("/")[2] for image in builds),
+            "reason": "the account's registry does not hold them yet; CodeBuild builds each content hash once",
+            "numbers": {"usd_per_minute": build_requests.USD_PER_MINUTE * len(builds)},
+            "alternatives": ["ready images, named by JobsImageUri and ServeImageUri when the stack is deployed"],
+            "source": build_requests.PRICE_SOURCE,
+        }
+    ]
 
 
 def _folder(place: str) -> str:

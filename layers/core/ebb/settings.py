@@ -80,6 +80,9 @@ class StackSettings:
     notifications_topic_arn: str | None = None
     ledger_table: str = ""
     external_data_key_arns: tuple[str, ...] = ()
+    images_project: str = ""
+    jobs_context_uri: str = ""
+    serve_context_uri: str = ""
 
     @classmethod
     def for_planning(cls) -> Self:
@@ -95,6 +98,10 @@ class StackSettings:
             job_boundary_arn=_get("JOB_BOUNDARY_ARN"),
             ledger_table=_get("LEDGER_TABLE"),
             external_data_key_arns=_list("EXTERNAL_DATA_KEY_ARNS"),
+            images_project=_get("IMAGES_PROJECT"),
+            # empty where the image is given ready
+            jobs_context_uri=os.environ.get("JOBS_CONTEXT_URI", ""),
+            serve_context_uri=os.environ.get("SERVE_CONTEXT_URI", ""),
         )
 
     @classmethod
@@ -105,6 +112,7 @@ class StackSettings:
             artifact_bucket=_get("ARTIFACT_BUCKET"),
             data_key_arn=_get("DATA_KEY_ARN"),
             serve_image_uri=_get("SERVE_IMAGE_URI"),
+            jobs_image_uri=_get("JOBS_IMAGE_URI"),  # a model with its own code needs PyTorch where it is served
             ledger_table=_get("LEDGER_TABLE"),
             notifications_topic_arn=os.environ.get("NOTIFICATIONS_TOPIC_ARN") or None,
         )

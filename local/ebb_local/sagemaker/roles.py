@@ -44,20 +44,20 @@ def principal_of(role_arn: str) -> str:
     return authorization.role_session(role_arn, SESSION_NAME)
 
 
-def credentials(role_arn: str, *, valid_s: float) -> Credentials:
-    """Return credentials of a new session of the role: what `sts:AssumeRole` by SageMaker itself gives."""
+def credentials(role_arn: str, *, valid_s: float, session_name: str = SESSION_NAME) -> Credentials:
+    """Return credentials of a new session of the role: what `sts:AssumeRole` by the service itself gives."""
     alphabet = string.ascii_uppercase + string.digits
     issued = Credentials(
         access_key_id="ASIA" + "".join(secrets.choice(alphabet) for _ in range(16)),
         secret_access_key=secrets.token_urlsafe(30),
         session_token=secrets.token_urlsafe(96),
-        principal=principal_of(role_arn),
+        principal=authorization.role_session(role_arn, session_name),
     )
     sts.register_session(
         issued.access_key_id,
         {
             "Arn": issued.principal,
-            "UserId": f"AROA{role_arn.rsplit('/', 1)[-1].upper()[:17]}:{SESSION_NAME}",
+            "UserId": f"AROA{role_arn.rsplit('/', 1)[-1].upper()[:17]}:{session_name}",
             "SecretAccessKey": issued.secret_access_key,
             "SessionToken": issued.session_token,
             "Expiration": time.time() + valid_s,

@@ -6,21 +6,30 @@ from botocore.exceptions import ClientError
 
 from ebb.aws.clients import client
 from ebb.errors import ImageMissingError
-from ebb.images import EcrImage
+from ebb.images import EcrImage, Image
 
 _MISSING = {"ImageNotFoundException", "RepositoryNotFoundException"}
 
 
-def require(uris: Iterable[str], *, account: str, region: str) -> None:
-    """Check each image of this account's registry; those elsewhere are their owners' to look into.
+def missing(images: Iterable[Image], *, account: str, region: str) -> list[str]:
+    """Return the URIs that the registry of this account does not hold and that the account can build.
 
-    Without this a run would pay for machines that wait minutes for an image which nobody has pushed.
-    Raises: ImageMissingError.
+    Images in other registries are their owners' to look into.
+    Raises: ImageMissingError for one that was given ready and is not there: without this a run would pay for machines
+    that wait minutes for it.
     """
-    for uri in uris:
-        image = EcrImage.of(uri)
-        if image and (image.account, image.region) == (account, region) and not _is_there(image):
-            raise ImageMissingError(f"there is no image {uri}: make images builds and pushes them, then ebb retry")
+    found = []
+    for image in images:
+        named = EcrImage.of(image.uri)
+        if named is None or (named.account, named.region) != (account, region) or _is_there(named):
+            continue
+        if not image.context_uri:
+            raise ImageMissingError(
+                f"there is no image {image.uri}: push it, or deploy without JobsImageUri and ServeImageUri so that the "
+                "account builds its own; then ebb retry"
+            )
+        found.append(image.uri)
+    return found
 
 
 def _is_there(image: EcrImage) -> bool:

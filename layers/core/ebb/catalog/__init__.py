@@ -8,7 +8,22 @@ from typing import Any
 
 import yaml
 
+from ebb import carbon
 from ebb.carbon import Band
+
+ACCELERATOR_KINDS = ("gpu", "neuron")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """The accelerators of an instance, all of one model. Power is of one of them, idle and at full load."""
+
+    model: str
+    kind: str  # one of ACCELERATOR_KINDS; names the variant of the jobs image
+    count: int
+    idle_w: Band
+    max_w: Band
+    worth_vcpu: Band  # how many vCPUs' training work one does
 
 
 @dataclass(frozen=True)
@@ -20,6 +35,7 @@ class Instance:
     memory_gib: float
     processor: str
     price_usd_per_hour: Band
+    accelerator: Accelerator | None = None
 
 
 @dataclass(frozen=True)
@@ -47,10 +63,17 @@ def instances() -> tuple[Instance, ...]:
             entry["vcpu"],
             entry["memory_gib"],
             entry["processor"],
-            Band.within(entry["price_usd_per_hour"], facts["price"]["band"]),
+            Band.within(entry["price_usd_per_hour"], entry.get("price_band", facts["price"]["band"])),
+            _accelerator(entry["accelerator"], entry.get("accelerators", 1)) if "accelerator" in entry else None,
         )
         for name, entry in facts["instances"].items()
     )
+
+
+def _accelerator(model: str, count: int) -> Accelerator:
+    entry = _facts("power.yaml")["accelerators"][model]
+    power = (Band.of(entry["idle_w"]), Band.of(entry["max_w"]))
+    return Accelerator(model, entry["kind"], count, *power, Band.of(entry["worth_vcpu"]))
 
 
 def instance(name: str) -> Instance | None:
@@ -62,6 +85,26 @@ def processor(name: str) -> Processor:
     """Return the power of one kind of processor."""
     entry = _facts("power.yaml")["processors"][name]
     return Processor(Band.of(entry["idle_w"]), Band.of(entry["max_w"]))
+
+
+def power_w(machine: Instance, *, processors: Band, accelerators: Band) -> Band:
+    """Return the mean power of an instance, in watts, from the mean load of its processors and of its accelerators.
+
+        power_w = processors' power + count * (idle_w + load * (max_w - idle_w))
+    Source: Cloud Carbon Footprint, methodology, "Compute" and "Graphic processing units".
+    """
+    each = processor(machine.processor)
+    watts = carbon.processor_power_w(machine.vcpu, processors, idle_w=each.idle_w, max_w=each.max_w)
+    device = machine.accelerator
+    if device is None:
+        return watts
+    return watts + carbon.processor_power_w(device.count, accelerators, idle_w=device.idle_w, max_w=device.max_w)
+
+
+def deep_learning_container(kind: str, region: str) -> str | None:
+    """Return AWS's PyTorch training container for a kind of accelerator in a Region; None where there is none known."""
+    uri = _facts("images.json")["containers"][kind]["uris"].get(region)
+    return None if uri is None else str(uri)
 
 
 def serverless() -> Serverless:
@@ -80,6 +123,11 @@ def embodied_g_per_vcpu_hour() -> Band:
     return Band.of(_facts("power.yaml")["embodied"]["g_per_vcpu_hour"])
 
 
+def embodied_g_per_accelerator_hour() -> Band:
+    """Return the embodied carbon of an accelerator for an hour of its server's life."""
+    return Band.of(_facts("power.yaml")["embodied"]["g_per_accelerator_hour"])
+
+
 def pue() -> Band:
     """Return the power usage effectiveness of AWS's data centres."""
     return Band.of(_facts("power.yaml")["pue"]["global"])
@@ -96,6 +144,7 @@ def sources() -> list[dict[str, str]]:
     power, price, grid, served = map(_facts, ("power.yaml", "instances.yaml", "grid.json", "serverless.yaml"))
     entries = [("processor power (jobs)", power["processors"]["skylake"], "year")]
     entries += [("processor power (serverless)", power["processors"]["serverless"], "year")]
+    entries += [("accelerator power", power["accelerators"]["a10g"], "year")]
     entries += [(name, power[name], "year") for name in ("memory", "embodied", "pue")]
     entries += [("grid intensity", grid, "year"), ("instance prices", price["price"], "date")]
     entries += [("serverless price", served, "date")]

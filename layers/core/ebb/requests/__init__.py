@@ -1,6 +1,7 @@
 """Request bodies: one pure function per AWS API action, named after it. Nothing here decides anything."""
 
 from ebb.requests.alarms import put_metric_alarm
+from ebb.requests.builds import start_build
 from ebb.requests.hosting import create_endpoint, create_endpoint_config, create_model, update_endpoint
 from ebb.requests.jobs import create_processing_job, create_training_job
 from ebb.requests.registry import create_model_package, create_model_package_group
@@ -17,5 +18,6 @@ __all__ = [
     "create_training_job",
     "put_metric_alarm",
     "put_role_policy",
+    "start_build",
     "update_endpoint",
 ]

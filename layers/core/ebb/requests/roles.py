@@ -44,7 +44,7 @@ _LOG_GROUPS = {
 }
 # What each kind reads and writes below projects/<project>/runs/<run>/. `a*` is the attempt.
 _READS = {
-    "process": ("manifest.json",),
+    "process": ("manifest.json", "sources.json"),
     "train": ("a*/process/curated/*", "checkpoints/train/*"),
     "compress": ("a*/process/curated/*", "a*/train/*", "checkpoints/compress/*"),
     "compile": ("a*/process/curated/*", "a*/train/*", "a*/compress/*", "a*/compile/bundles/*"),
@@ -104,7 +104,7 @@ def put_role_policy(
         *(_elsewhere(stack, elsewhere or {}) if kind == "process" else ()),
         *_key(stack, kind),
         *_logs_and_metrics(stack, project, kind),
-        *_image(stack, kind),
+        *_images(stack, kind),
     ]
     document = {"Version": "2012-10-17", "Statement": statements}
     return {
@@ -186,18 +186,21 @@ def _logs_and_metrics(stack: StackSettings, project: str, kind: str) -> list[Sta
     ]
 
 
-def _image(stack: StackSettings, kind: str) -> list[Statement]:
-    uri = stack.serve_image_uri if kind == "model" else stack.jobs_image_uri
-    image = EcrImage.of(uri)
-    if image is None:
+def _images(stack: StackSettings, kind: str) -> list[Statement]:
+    # A model that comes with its own code is served on the jobs image, which has PyTorch.
+    uris = [stack.jobs_image_uri, *([stack.serve_image_uri] if kind == "model" else [])]
+    found = [image for image in map(EcrImage.of, uris) if image]
+    if not found:
         return []
-    repository = f"arn:{stack.partition}:ecr:{image.region}:{image.account}:repository/{image.repository}"
+    repositories = [
+        f"arn:{stack.partition}:ecr:{each.region}:{each.account}:repository/{each.repository}" for each in found
+    ]
     pulling = ["ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage"]
     return [
         # GetAuthorizationToken has no resources:
         # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticcontainerregistry.html
         _allow("LogInToRegistry", ["ecr:GetAuthorizationToken"], ["*"]),
-        _allow("PullImage", pulling, [repository]),
+        _allow("PullImage", pulling, sorted(set(repositories))),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Lambda: a CloudFormation custom resource that puts the job code, named after its content, where the jobs read it."""
+"""Lambda: a CloudFormation custom resource that puts code, named after its content, where jobs and builds read it."""
 
 import hashlib
 import json
@@ -9,11 +9,12 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+import content_hash
 import ebb_jobs
 from ebb.aws import storage
 from ebb.telemetry import logger
 
-PHYSICAL_ID = "ebb-jobs"
+PHYSICAL_ID = "ebb-code"
 
 
 @logger.inject_lambda_context
@@ -31,9 +32,10 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     }
     try:
         if event["RequestType"] != "Delete":
-            answer["Data"] = publish(job_files(), os.environ["ARTIFACT_BUCKET"])
+            bucket = os.environ["ARTIFACT_BUCKET"]
+            answer["Data"] = publish_jobs(job_files(), bucket) | publish_contexts(content_hash.HERE, bucket)
     except Exception as error:  # an exception without an answer would hang the deployment
-        logger.exception("job code not published")
+        logger.exception("code not published")
         answer |= {"Status": "FAILED", "Reason": f"{type(error).__name__}: {error}"[:1000]}
     _respond(event["ResponseURL"], answer)
     return answer
@@ -51,7 +53,7 @@ def job_files() -> dict[str, bytes]:
     }
 
 
-def publish(files: dict[str, bytes], bucket: str) -> dict[str, str]:
+def publish_jobs(files: dict[str, bytes], bucket: str) -> dict[str, str]:
     """Write the files below `jobs/<hash of all of them>/` and return where that is. A repeat writes the same again."""
     digest = hashlib.sha256()
     for path, body in sorted(files.items()):
@@ -59,7 +61,19 @@ def publish(files: dict[str, bytes], bucket: str) -> dict[str, str]:
     name = digest.hexdigest()[:16]
     for path, body in files.items():
         storage.write(bucket, f"jobs/{name}/{path}", body, content_type="text/x-python")
-    return {"Uri": f"s3://{bucket}/jobs/{name}"}
+    return {"JobsUri": f"s3://{bucket}/jobs/{name}"}
+
+
+def publish_contexts(containers: Path, bucket: str) -> dict[str, str]:
+    """Write what each image is built from below `images/<image>/<tag>/`; return where that is, and the tag."""
+    published = {}
+    for name in content_hash.IMAGES:
+        tag = content_hash.content_hash(containers / name)
+        for path, body in content_hash.files(containers / name).items():
+            storage.write(bucket, f"images/{name}/{tag}/{path}", body, content_type="text/plain")
+        published[f"{name.capitalize()}ContextUri"] = f"s3://{bucket}/images/{name}/{tag}"
+        published[f"{name.capitalize()}ImageTag"] = tag
+    return published
 
 
 def _respond(url: str, answer: dict[str, Any]) -> None:
