@@ -89,7 +89,7 @@ def compress(
     curated: Path, original: Path, model: Path, checkpoints: Path, settings: dict[str, Any], report: Report
 ) -> None:
     """Write no candidate for a model that is served as it is, and say why."""
-    report.fields.update(metric=None, candidates=[], skipped=_skipped(original))
+    report.fields.update(metric=None, candidates=[], skipped=_trained(original)["skipped"])
 
 
 def compile_as_is(
@@ -100,7 +100,7 @@ def compile_as_is(
     Nothing is known of its inputs, so no request is made and nothing is measured but size and memory.
     """
     left = channels["original"] / FOLDER
-    skipped = _skipped(channels["original"])
+    trained = _trained(channels["original"])
     signature = {
         "version": 1,
         "kind": "custom",
@@ -125,7 +125,7 @@ def compile_as_is(
                 "name": AS_IS,
                 "chain": [],
                 "status": "measured",
-                "reason": skipped[0]["reason"],
+                "reason": f"served by code/inference.py: {trained['as_is_because']}",
                 "image": "jobs",
                 "quality": None,
                 "memory_mib": round(memory, 1),
@@ -135,7 +135,7 @@ def compile_as_is(
                 "sha256": digest,
             }
         ],
-        skipped=skipped,
+        skipped=trained["skipped"],
     )
     print(f"{AS_IS}: {archive.stat().st_size / 1024:.0f} KiB, {memory:.0f} MiB in memory", flush=True)
 
@@ -207,7 +207,7 @@ def _keep_as_is(left: Path, model: Path, schema: dict[str, Any], why: str, repor
         {"what": "quality", "reason": f"{why}: there are no held-out rows to judge by"},
     ]
     write_json(model / "schema.json", schema)
-    report.fields.update(as_is=True, metric=None, quality=None, parameters=None, skipped=skipped)
+    report.fields.update(as_is=True, as_is_because=why, metric=None, quality=None, parameters=None, skipped=skipped)
 
 
 def _open_once(left: Path) -> None:
@@ -230,11 +230,11 @@ def _comparable(outputs: np.ndarray, task: str) -> np.ndarray:
     return outputs if task == exported.CLASSIFICATION else outputs[:, 0].astype(np.float64)
 
 
-def _skipped(original: Path) -> list[dict[str, str]]:
+def _trained(original: Path) -> dict[str, Any]:
     file = original / "metrics.json"
     if not file.exists():
         raise InputMissingError("the channel 'original' holds no metrics.json: did `train` finish?")
-    return json.loads(file.read_text()).get("skipped", [])
+    return json.loads(file.read_text())
 
 
 def _bring_code(source: Path, left: Path) -> None:

@@ -479,6 +479,9 @@ def _in_ebbs_terms(
     elif evaluation.task == CLASSIFICATION and not _are_probabilities(outputs):
         flow = then("Softmax", flow, axis=1)
         notes.append(("probabilities", "softmax appended", f"the outputs of {MODEL} are no probabilities"))
+    for node in graph:  # the exporter's notes, which quote source lines and paths, need not be served
+        node.doc_string = None
+        node.metadata_props.clear()
     flow = then("Identity", flow)
     given.name, flow.name = export.INPUT, export.OUTPUT
     flow.dtype, flow.shape = ir.DataType.FLOAT, ir.Shape([export.ROWS, len(evaluation.classes or [0])])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -183,31 +184,29 @@ def _pip() -> Iterator[list[str]]:
 
 
 def _run(command: list[str], source: Path, environment: dict[str, str], entry_point: str) -> None:
-    process = subprocess.Popen(
-        command,
-        cwd=source,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,  # a carriage return ends a line too, so that a progress bar is seen while it moves
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,  # what the script starts ends with it
-    )
-    assert process.stdout is not None
-    watched = _Watched(process.stdout, source)
-    told = threading.Event()
-    with _passing_on(process, told):
-        deadline: float | None = None
-        while process.poll() is None:
-            if told.is_set() and deadline is None:
+    with _told_to_stop() as told:
+        process = subprocess.Popen(
+            command,
+            cwd=source,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,  # a carriage return ends a line too, so that a progress bar is seen while it moves
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,  # what the script starts ends with it
+        )
+        assert process.stdout is not None
+        watched = _Watched(process.stdout, source)
+        deadline = math.inf
+        while process.poll() is None and time.monotonic() < deadline:
+            if told.is_set() and deadline == math.inf:
+                print(f"SIGTERM: passed on to {entry_point}, which has {GRACE_S:.0f} s to end", flush=True)
+                process.terminate()  # not its workers: it may want to end them in order
                 deadline = time.monotonic() + GRACE_S
-            if deadline is not None and time.monotonic() > deadline:
-                print(f"{entry_point} goes on {GRACE_S:.0f} s after SIGTERM: it is killed", flush=True)
-                break
             time.sleep(POLL_S)
-        with contextlib.suppress(ProcessLookupError):  # data loaders and the like that outlived the script
+        with contextlib.suppress(ProcessLookupError):  # the script past its time, or workers that outlived it
             os.killpg(process.pid, signal.SIGKILL)
         status = process.wait()
     watched.join()
@@ -218,19 +217,15 @@ def _run(command: list[str], source: Path, environment: dict[str, str], entry_po
 
 
 @contextlib.contextmanager
-def _passing_on(process: subprocess.Popen[str], told: threading.Event) -> Iterator[None]:
-    """Pass SIGTERM on to the script's own process, which may then tell its workers; only a main thread can."""
+def _told_to_stop() -> Iterator[threading.Event]:
+    """Turn SIGTERM into an event while the script runs; only a main thread may."""
+    told = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield told
         return
-
-    def pass_on(*_: Any) -> None:
-        told.set()
-        process.terminate()
-
-    before = signal.signal(signal.SIGTERM, pass_on)
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
     try:
-        yield
+        yield told
     finally:
         signal.signal(signal.SIGTERM, before)
 
