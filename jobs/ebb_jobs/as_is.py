@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 if __package__:
-    from ebb_jobs import user_code  # inside the jobs
+    from ebb_jobs import tensors, user_code  # inside the jobs
     from ebb_jobs.bad_request import BadRequestError
 else:
+    import tensors  # type: ignore[import-not-found,no-redef]  # beside this file, in a bundle
     import user_code  # type: ignore[import-not-found,no-redef]  # beside this file, in a bundle
     from bad_request import BadRequestError  # type: ignore[import-not-found,no-redef]
 
@@ -89,10 +90,10 @@ def default_input_fn(body: bytes | str, content_type: str) -> Any:
             rows = csv.reader(io.StringIO(str(body), newline=""), strict=True)
             array = np.array([[float(cell) for cell in row] for row in rows if row], dtype=np.float32)
         elif kind == NPY:
-            array = np.load(io.BytesIO(bytes(body)) if isinstance(body, bytes) else body, allow_pickle=False)
+            array = tensors.read_npy(body if isinstance(body, bytes) else body.encode(), _REMEDY)
         else:
             raise BadRequestError(f"content type {kind} is not supported", remedy=_REMEDY)
-    except (ValueError, TypeError, RecursionError, csv.Error, EOFError, MemoryError) as error:
+    except (ValueError, TypeError, RecursionError, csv.Error) as error:
         raise BadRequestError("the body is no array of numbers", remedy=_REMEDY) from error
     if not array.size:
         raise BadRequestError("there are no rows", remedy=_REMEDY)
@@ -116,9 +117,7 @@ def default_output_fn(prediction: Any, accept: str) -> tuple[bytes, str]:
         csv.writer(table, lineterminator="\n").writerows(np.atleast_2d(np.asarray(prediction)).tolist())
         return table.getvalue().encode(), CSV
     if accept == NPY:
-        stream = io.BytesIO()
-        np.save(stream, np.asarray(prediction), allow_pickle=False)
-        return stream.getvalue(), NPY
+        return tensors.write_npy(np.asarray(prediction)), NPY
     if accept != JSON:
         raise BadRequestError(f"an answer as {accept} is not supported", remedy=f"Accept {JSON}, {CSV} or {NPY}.")
     return json.dumps(user_code.plain(prediction)).encode(), JSON

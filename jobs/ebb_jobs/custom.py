@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ebb_jobs import as_is, bundle, dataset, export, exported, quality, runtimes, script, serve, user_code
+from ebb_jobs import as_is, bundle, dataset, export, exported, quality, runtimes, script, serve, tensors, user_code
 from ebb_jobs.errors import InputMissingError, JobError
 from ebb_jobs.exported import Export, ExportError
 from ebb_jobs.kinds.custom import FOLDER
@@ -113,7 +113,7 @@ def compile_as_is(
     members = {str(file.relative_to(left)): file.read_bytes() for file in sorted(left.rglob("*")) if file.is_file()}
     archive = bundles / AS_IS / "model.tar.gz"
     members["signature.json"] = (json.dumps(signature, indent=1) + "\n").encode()
-    digest = bundle.pack(archive, {**members, **bundle.code((as_is, user_code))})
+    digest = bundle.pack(archive, {**members, **bundle.code((as_is, tensors, user_code))})
     with bundle.served(archive) as running:
         memory = running.resident_mib()
     report.fields.update(

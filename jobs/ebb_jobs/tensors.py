@@ -128,6 +128,8 @@ class TensorCodec:
 
     def _checked(self, found: np.ndarray) -> np.ndarray:
         """Return the array in the network's type, with its rows along the first axis. Raises BadRequestError."""
+        if not found.size:
+            raise BadRequestError("there are no rows", field="instances", remedy=self._remedy())
         if found.ndim == len(self.shape) - 1:
             found = found[None]  # one example by itself
         expected = f"[{', '.join(['rows', *('any' if size is None else str(size) for size in self.shape[1:])])}]"
@@ -140,8 +142,6 @@ class TensorCodec:
                 field="instances",
                 remedy=self._remedy(),
             )
-        if not found.size:
-            raise BadRequestError("there are no rows", field="instances", remedy=self._remedy())
         return cast(found, self.dtype, self._remedy())
 
     def _remedy(self) -> str:
@@ -191,10 +191,10 @@ def read_npy(body: bytes, remedy: str) -> np.ndarray:
         shape, fortran, dtype = read(stream)
         rest = body[stream.tell() :]
         if dtype.hasobject or dtype.kind not in "biuf" or len(rest) != math.prod(shape) * dtype.itemsize:
-            raise ValueError
-    except (ValueError, OverflowError) as error:
+            raise ValueError("the head does not describe what follows")
+        return np.frombuffer(rest, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    except Exception as error:  # a wrong head gives errors of Python's own tokenizer too
         raise BadRequestError("the body is no .npy file of numbers", remedy=remedy) from error
-    return np.frombuffer(rest, dtype=dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def write_npy(array: np.ndarray) -> bytes:
