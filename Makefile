@@ -46,6 +46,11 @@ deploy: $(CONTROL) ## sam build and sam deploy to the account of the current AWS
 	$(BIN)/sam build
 	$(BIN)/sam deploy
 
+# make conformance, then make conformance PROFILE=name COST_CAP_USD=20 [REGION=name] against an account
+conformance: setup $(DEV) ## The end-to-end tests against either cloud, and what differs (PROFILE=, COST_CAP_USD=)
+	@$(BIN)/python tools/conformance.py $(if $(PROFILE),--profile $(PROFILE)) $(if $(REGION),--region $(REGION)) \
+	  $(if $(COST_CAP_USD),--cost-cap-usd $(COST_CAP_USD)) $(CONFORMANCE_ARGS)
+
 ##@ Develop
 
 setup: $(CONTROL) $(JOBS) $(SERVE) $(LAMBDA) ## Install the four environments that `ebb` and the embedded cloud use
@@ -132,4 +137,4 @@ define environment
 test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 endef
 
-.PHONY: demo test up down deploy setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down deploy conformance setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help

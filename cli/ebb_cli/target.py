@@ -121,7 +121,9 @@ def of_server(server: lifecycle.Server, stack: str = DEFAULT_STACK) -> Target:
 Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile; without it, a running embedded cloud.")]
 EndpointUrl = Annotated[str | None, typer.Option("--endpoint-url", help="Speak to this URL instead.")]
 Region = Annotated[str | None, typer.Option("--region", help="AWS Region; the profile's own without it.")]
-Stack = Annotated[str, typer.Option("--stack", "--stack-name", help="Name of the CloudFormation stack.")]
+Stack = Annotated[
+    str, typer.Option("--stack", "--stack-name", envvar="EBB_STACK", help="Name of the CloudFormation stack.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 _OPTIONS = {

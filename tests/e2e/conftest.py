@@ -1,7 +1,12 @@
-"""An embedded cloud with the stack deployed by `ebb up`, and the `ebb` command as a user runs it."""
+"""A cloud with the stack deployed to it, and the `ebb` command as a user runs it.
 
+It is an embedded cloud, started by `ebb up` for these tests alone; or, when tools/conformance.py says so, an account.
+"""
+
+import contextlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -27,7 +32,12 @@ CORPUS = demo_data.Wheel(
 )
 LANGUAGES = ("english", "italian", "spanish", "ukrainian")
 ENDED = {"succeeded", "rejected", "failed", "cancelled", "reused", "superseded"}
-TEST_TIMEOUT_S = 420
+ACCOUNT_PROFILE = os.environ.get("EBB_CONFORMANCE_PROFILE")
+"""The AWS profile of the account to run against; None: an embedded cloud."""
+STACK = os.environ.get("EBB_STACK", "ebb")
+COST_CAP_USD = float(os.environ["EBB_COST_CAP_USD"]) if "EBB_COST_CAP_USD" in os.environ else None
+PATIENCE = 12 if ACCOUNT_PROFILE else 1  # jobs of an account wait minutes for their machines
+TEST_TIMEOUT_S = 420 * PATIENCE
 CURIOUS = "curious"
 """Session of the calls that a test expects to be denied; every other denial is a fault."""
 
@@ -35,6 +45,7 @@ CURIOUS = "curious"
 # One embedded cloud serves them all; destroy comes last.
 LAST = "test_zz_destroy"
 _calls_before_restart: list[dict[str, Any]] = []
+_deployed: list["Ebb"] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,18 +59,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
     for item in here:
         item.add_marker(pytest.mark.e2e)
+        if ACCOUNT_PROFILE:
+            item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S))
+            if item.get_closest_marker("embedded_only"):
+                item.add_marker(pytest.mark.skip(reason="only the embedded cloud can answer this"))
     items.sort(key=lambda item: item.path.stem == LAST)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is left once the cost cap is reached; the last tests, which destroy the stack, always run."""
+    if COST_CAP_USD is None or not _deployed or item.path.stem == LAST:
+        return
+    spent_usd = counted_cost_usd(_deployed[0])
+    if spent_usd >= COST_CAP_USD:
+        pytest.skip(f"the cost cap is reached: the runs have cost {spent_usd:.2f} of {COST_CAP_USD:.2f} USD")
+
+
+def counted_cost_usd(ebb: "Ebb") -> float:
+    """Return what the runs of the stack have cost so far, by its ledger; those still going are not counted yet."""
+    return sum(
+        run["footprint"]["cost_usd"]["value"] for run in ebb.json("runs", "--limit", "1000") if run.get("footprint")
+    )
+
+
 def environment(home: Path) -> dict[str, str]:
-    """The caller's environment without anything that could reach a real account."""
+    """The caller's environment without anything that could reach a real account, unless one was asked for."""
+    if ACCOUNT_PROFILE:
+        return os.environ | {"EBB_HOME": str(home), "AWS_PROFILE": ACCOUNT_PROFILE, "EBB_STACK": STACK}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    return kept | {"EBB_HOME": str(home)}
+    return kept | {"EBB_HOME": str(home), "EBB_STACK": STACK}
 
 
 @dataclass(frozen=True)
 class Ebb:
-    """The command line, bound to one embedded cloud."""
+    """The command line, bound to one cloud."""
 
     home: Path
 
@@ -88,18 +121,19 @@ class Ebb:
 
 @dataclass(frozen=True)
 class Cloud:
-    """The embedded account as its owner sees it."""
+    """The account as its owner sees it."""
 
     session: boto3.Session
-    endpoint_url: str
+    endpoint_url: str | None
     outputs: dict[str, str]
-    stack: str = "ebb"
+    stack: str = STACK
 
     def client(self, service: str) -> Any:
         return self.session.client(service, endpoint_url=self.endpoint_url)
 
     def control(self, operation: str) -> dict[str, Any]:
         """Ask the embedded cloud itself, which only the account's root may."""
+        assert self.endpoint_url, "only the embedded cloud has controls: mark the test embedded_only"
         request = AWSRequest("POST", self.endpoint_url, {"X-Amz-Target": f"Ebb.{operation}"}, b"{}")
         SigV4Auth(self.session.get_credentials(), "ebb", self.session.region_name).add_auth(request)
         prepared = request.prepare()
@@ -151,6 +185,7 @@ class Cloud:
 
 def wait_until(condition: Callable[[], Any], what: str, *, within_s: float = 60) -> Any:
     """Return the first true value of `condition`; fail with `what` when there is none in time."""
+    within_s *= PATIENCE
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if value := condition():
@@ -162,11 +197,43 @@ def wait_until(condition: Callable[[], Any], what: str, *, within_s: float = 60)
 @pytest.fixture(scope="session")
 def ebb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ebb]:
     command = Ebb(tmp_path_factory.mktemp("ebb"))
+    with account() if ACCOUNT_PROFILE else embedded_cloud(command):
+        _deployed.append(command)
+        yield command
+
+
+@contextlib.contextmanager
+def embedded_cloud(command: Ebb) -> Iterator[None]:
+    """Start an embedded cloud with the stack in it, and stop it at the end."""
     up = command("up")
     assert up.returncode == 0, up.stdout + up.stderr
-    yield command
+    yield
     down = command("down")
     assert down.returncode == 0, down.stdout + down.stderr
+
+
+@contextlib.contextmanager
+def account() -> Iterator[None]:
+    """Deploy the stack to the account as a user would; the last test destroys it."""
+    runtime = f"PythonRuntime=python{sys.version_info.major}.{sys.version_info.minor}"  # the one that is on PATH
+    arm = platform.machine().lower() in {"arm64", "aarch64"}
+    overrides = ["--parameter-overrides", runtime, f"Architecture={'arm64' if arm else 'x86_64'}"]
+    for arguments in (["build"], ["deploy", "--stack-name", STACK]):
+        done = subprocess.run(
+            [sys.executable, "-m", "samcli", *arguments, *overrides],
+            cwd=ROOT,
+            env=os.environ
+            | {
+                "AWS_PROFILE": str(ACCOUNT_PROFILE),
+                "SAM_CLI_TELEMETRY": "0",
+                "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    yield
 
 
 @pytest.fixture
@@ -176,12 +243,20 @@ def cloud(ebb: Ebb) -> Cloud:
 
 
 def connect(ebb: Ebb) -> Cloud:
+    cloud = connect_without_stack(ebb)
+    stack = cloud.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    return Cloud(cloud.session, cloud.endpoint_url, outputs)
+
+
+def connect_without_stack(ebb: Ebb) -> Cloud:
+    """The account when the stack may be gone."""
+    if ACCOUNT_PROFILE:
+        return Cloud(boto3.Session(profile_name=ACCOUNT_PROFILE), None, {})
     server = lifecycle.running(ebb.home)
     assert server is not None, "the embedded cloud is not running"
     session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=server.region)
-    stack = session.client("cloudformation", endpoint_url=server.endpoint_url).describe_stacks(StackName="ebb")
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Stacks"][0]["Outputs"]}
-    return Cloud(session, server.endpoint_url, outputs)
+    return Cloud(session, server.endpoint_url, {})
 
 
 @pytest.fixture(scope="session")

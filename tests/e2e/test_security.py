@@ -36,7 +36,7 @@ def test_a_job_of_one_project_cannot_read_another_projects_data(ebb: Ebb, cloud:
         assert ebb.drop(tables / "few.csv", project)["status"] in {"succeeded", "reused"}
     landing, artifacts = cloud.outputs["LandingBucketName"], cloud.outputs["ArtifactBucketName"]
     listed = cloud.client("s3").list_objects_v2(Bucket=artifacts, Prefix="projects/bob/")["Contents"]
-    with acting_as(cloud, f"ebb-alice-{kind}") as session:
+    with acting_as(cloud, f"{cloud.stack}-alice-{kind}") as session:
         s3 = session.client("s3", endpoint_url=cloud.endpoint_url)
         for bucket, key in [(landing, "bob/data/few.csv"), (artifacts, listed[0]["Key"])]:
             with pytest.raises(ClientError, match="AccessDenied"):

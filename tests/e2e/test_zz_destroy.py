@@ -3,13 +3,11 @@
 import os
 from pathlib import Path
 
-import boto3
 import pytest
 
-from ebb_local import lifecycle
 from infrastructure.project import statements
 
-from .conftest import CURIOUS, Cloud, Ebb
+from .conftest import CURIOUS, Cloud, Ebb, connect_without_stack
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,27 +38,31 @@ def test_every_permission_of_a_role_is_used_by_it_or_names_the_page_that_require
 
 
 def test_after_destroy_the_account_holds_what_it_held_before(ebb: Ebb, cloud: Cloud):
+    runs = tuple(run["run_id"] for run in ebb.json("runs", "--limit", "1000"))
     done = ebb("destroy", "--with-stack", "--delete-data", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     cloud = connect_without_stack(ebb)
-    sagemaker = cloud.client("sagemaker")
-    assert sagemaker.list_endpoints()["Endpoints"] == []
-    assert sagemaker.list_endpoint_configs()["EndpointConfigs"] == []
-    assert sagemaker.list_models()["Models"] == []
-    assert sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"] == []
-    assert cloud.client("cloudwatch").describe_alarms()["MetricAlarms"] == []
-    assert [r["RoleName"] for r in cloud.client("iam").list_roles()["Roles"] if "/ebb" in r["Arn"]] == []
-    assert cloud.client("dynamodb").list_tables()["TableNames"] == []
-    buckets = [bucket["Name"] for bucket in cloud.client("s3").list_buckets()["Buckets"]]
-    assert [name for name in buckets if "aws-sam-cli-managed" not in name] == [], "SAM keeps its own bucket"
-    groups = cloud.client("logs").describe_log_groups()["logGroups"]
-    assert [g["logGroupName"] for g in groups if "ebb" in g["logGroupName"]] == []
+    left = [name for name in names_in(cloud) if cloud.stack in name or name.startswith(runs)]
+    assert [name for name in left if "aws-sam-cli-managed" not in name] == [], "only SAM keeps its own bucket"
 
 
-def connect_without_stack(ebb: Ebb) -> Cloud:
-    server = lifecycle.running(ebb.home)
-    session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=server.region)
-    return Cloud(session, server.endpoint_url, {})
+def names_in(cloud: Cloud) -> list[str]:
+    """Everything in the account of the kinds that a stack or its runs make, by name."""
+    listed = [
+        ("sagemaker", "list_endpoints", "Endpoints", "EndpointName"),
+        ("sagemaker", "list_endpoint_configs", "EndpointConfigs", "EndpointConfigName"),
+        ("sagemaker", "list_models", "Models", "ModelName"),
+        ("sagemaker", "list_model_package_groups", "ModelPackageGroupSummaryList", "ModelPackageGroupName"),
+        ("cloudwatch", "describe_alarms", "MetricAlarms", "AlarmName"),
+        ("iam", "list_roles", "Roles", "Arn"),
+        ("s3", "list_buckets", "Buckets", "Name"),
+        ("logs", "describe_log_groups", "logGroups", "logGroupName"),
+    ]
+    names = list(cloud.client("dynamodb").list_tables()["TableNames"])
+    for service, operation, key, name in listed:
+        for page in cloud.client(service).get_paginator(operation).paginate():
+            names += [item[name] for item in page.get(key, [])]
+    return names
 
 
 @pytest.mark.embedded_only
