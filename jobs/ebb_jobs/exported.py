@@ -371,21 +371,23 @@ def _with_free_rows(model: onnx.ModelProto) -> onnx.ModelProto:
     for value in [*graph.graph.inputs, *graph.graph.outputs]:
         if value.shape is not None:
             value.shape = ir.Shape([export.ROWS, *list(value.shape)[1:]])
-    # A reshape to [1, ...] says the one row by number; 0 says "as many as came".
     for node in graph.graph:
-        if (
-            node.op_type == "Reshape"
-            and node.domain in KNOWN_DOMAINS[:2]
-            and not node.attributes.get_int("allowzero", 0)
-        ):
-            wanted = ir.convenience.get_const_tensor(node.inputs[1])
-            if wanted is not None and wanted.size and wanted.numpy()[0] == 1:
-                freed = wanted.numpy().copy()
-                freed[0] = 0
-                name = f"{node.outputs[0].name}_rows"
-                graph.graph.initializers[name] = value = ir.Value(name=name, const_value=ir.tensor(freed, name=name))
-                node.replace_input_with(1, value)
+        if node.op_type == "Reshape" and node.domain in KNOWN_DOMAINS[:2]:
+            _free_reshape(graph.graph, node)
     return ir.to_proto(graph)
+
+
+def _free_reshape(graph: Any, node: Any) -> None:
+    """Let a reshape to [1, ...] keep as many rows as came, which is what 0 says in ONNX."""
+    shape = ir.convenience.get_const_tensor(node.inputs[1])
+    wanted = [1] if shape is None else shape.numpy().tolist()
+    if wanted[:1] != [1] or 0 in wanted or len(wanted) < 2:
+        return
+    name = f"{node.outputs[0].name}_rows"
+    freed = ir.Value(name=name, const_value=ir.tensor(np.array([0, *wanted[1:]], dtype=np.int64), name=name))
+    graph.register_initializer(freed)
+    node.replace_input_with(1, freed)
+    node.attributes.pop("allowzero", None)
 
 
 def _run(model: onnx.ModelProto, inputs: np.ndarray, rows: int = 1024) -> np.ndarray:
