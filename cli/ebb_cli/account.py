@@ -40,20 +40,14 @@ def _regions(target: Target, service: str) -> list[str]:
 
 
 def images(target: Target) -> Judged:
-    """Judge whether the two images are in the stack's repositories, or named by its parameters."""
-    stack = target.describe_stack()
-    parameters = {item["ParameterKey"]: item.get("ParameterValue", "") for item in stack.get("Parameters", [])}
-    missing: list[str] = []
-    found: list[str] = []
+    """Tell which images jobs and endpoints start from, and which of them the first run has to build."""
+    told = []
     for kind in ("Jobs", "Serve"):
-        if parameters.get(f"{kind}ImageUri"):
-            found.append(parameters[f"{kind}ImageUri"])
-            continue
-        uri, tag = target.outputs[f"{kind}RepositoryUri"], parameters.get(f"{kind}ImageTag", "")
-        (found if _has_tag(target, uri.partition("/")[2], tag) else missing).append(f"{uri}:{tag}")
-    if missing:
-        return "fail", f"no image {', '.join(missing)}", "Build them from containers/ and push them."
-    return "ok", ", ".join(found), ""
+        uri, repository = target.outputs[f"{kind}ImageUri"], target.outputs[f"{kind}RepositoryUri"]
+        name, _, tag = uri.rpartition(":")
+        lacks = name == repository and not _has_tag(target, repository.partition("/")[2], tag)
+        told.append(f"{uri} (the first run builds it)" if lacks else uri)
+    return "ok", ", ".join(told), ""
 
 
 def _has_tag(target: Target, repository: str, tag: str) -> bool:
