@@ -28,7 +28,14 @@ class Block(nn.Module):
         self.second = nn.Conv2d(middle, outputs, 3, padding=1, bias=False)
         self.second_norm = nn.BatchNorm2d(outputs)
         self.shortcut = (
-            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            nn.Sequential(
+                # Averaging before the 1 x 1 convolution sees all places (He et al., Bag of Tricks, 2018). A 1 x 1
+                # convolution with a stride must not be had anyway: oneDNN's overwrites memory in training where it has
+                # fewer than 16 input channels (oneDNN issue 6035), which is what pruning leaves.
+                nn.AvgPool2d(stride, ceil_mode=True),
+                nn.Conv2d(inputs, outputs, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
             if stride > 1
             else nn.Identity()
         )

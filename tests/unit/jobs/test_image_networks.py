@@ -247,3 +247,20 @@ def test_a_served_model_of_another_geometry_cannot_be_measured_on_these_pictures
     assert KIND.misfit(signature, grey) == (
         "the served model takes pictures as 18 x 14 pixels in colour, these were made 18 x 14 pixels in grey"
     )
+
+
+def test_no_convolution_of_one_pixel_has_a_stride(original):
+    """oneDNN overwrites memory in their training where pruning has left fewer than 16 channels (its issue 6035)."""
+    for part in original.modules():
+        if isinstance(part, torch.nn.Conv2d) and part.kernel_size == (1, 1):
+            assert part.stride == (1, 1)
+
+
+def test_sides_that_cannot_be_halved_evenly_are_exported_alike(tmp_path):
+    shape = {"height": 9, "width": 15, "channels": 3}
+    network = trained(image_networks.original(shape, 500, 3))
+    asked = pictures(4, shape).numpy()
+    export.to_onnx(network, tmp_path / "network.onnx", asked)
+    for runtime in runtimes.RUNTIMES:
+        executable = runtimes.load(tmp_path / "network.onnx", runtime)
+        np.testing.assert_allclose(executable.run(asked), networks.predict(network, asked), atol=1e-4)
