@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -68,7 +69,7 @@ def _by_table(drop: Drop, files: list[Path], table: Path, data: dict[str, Any]) 
     name, beside = drop.told(table), PurePosixPath(drop.inner[table]).parent
     columns, rows = _read(table, name)
     places = _Places(drop, files, beside)
-    path = _path_column(name, columns, rows, places, data.get("input"))
+    path, skip = _path_column(name, columns, rows, places, data.get("input"))
     split = next((column for column in columns if column.lower() == SPLIT_COLUMN and column != path.value), None)
     others = [column for column in columns if column not in (path.value, split)]
     if not others:
@@ -85,7 +86,7 @@ def _by_table(drop: Drop, files: list[Path], table: Path, data: dict[str, Any]) 
     )
     found = []
     for row in rows:
-        file = places.find(row.cells[path.value])
+        file = places.find(row.cells[path.value], skip)
         if file is None:
             raise RejectedError(
                 Rejection(
@@ -135,17 +136,29 @@ class _Places:
     def __init__(self, drop: Drop, files: list[Path], beside: PurePosixPath) -> None:
         self._beside = beside
         self._by_path = {drop.inner[file]: file for file in files}
-        self._by_name: dict[str, Path | None] = {}
+        self._by_name: dict[str, list[tuple[str, Path]]] = {}
         for file in files:
-            self._by_name[file.name] = None if file.name in self._by_name else file
+            self._by_name.setdefault(file.name, []).append((f"/{drop.told(file)}", file))
 
-    def find(self, text: str) -> Path | None:
-        """Return the picture at a path from the table's folder or the drop's top, or else the only one so called."""
-        if not text:
+    def find(self, text: str, skip: int = 0) -> Path | None:
+        """Return the picture at a path from the table's folder or from any folder above it; None when it is not sure.
+
+        The first `skip` folders of the path are left out: they may be those of the machine that wrote the table.
+        """
+        parts = text.replace("\\", "/").split("/")[skip:]
+        if not any(parts):
             return None
-        path = PurePosixPath(text.replace("\\", "/"))
-        exact = self._by_path.get(str(self._beside / path)) or self._by_path.get(str(path))
-        return exact or self._by_name.get(path.name)
+        path = posixpath.normpath("/".join(parts))
+        exact = self._by_path.get(posixpath.normpath(self._beside / path)) or self._by_path.get(path)
+        if exact:
+            return exact
+        ending = [file for told, file in self._by_name.get(parts[-1], []) if told.endswith(f"/{path}")]
+        return ending[0] if len(ending) == 1 else None
+
+    def skipped(self, texts: list[str]) -> int | None:
+        """Return how many folders to leave out, in all paths alike, so that each names a picture; None when none do."""
+        most = min((text.replace("\\", "/").count("/") for text in texts), default=0)
+        return next((skip for skip in range(most + 1) if all(self.find(text, skip) for text in texts)), None)
 
 
 def _read(table: Path, name: str) -> tuple[list[str], list[_Row]]:
@@ -179,26 +192,34 @@ def _records(table: Path, name: str, form: str) -> Iterator[precheck.Record]:
         yield from precheck.records(name, stream, form, mark, complete=True)
 
 
-def _path_column(name: str, columns: list[str], rows: list[_Row], places: _Places, asked: str | None) -> Inferred:
-    """Return the column whose cells are the pictures' paths."""
-    if asked:
-        if asked not in columns:
-            raise RejectedError(
-                Rejection(
-                    "input-missing",
-                    f"{name} has {len(columns)} columns, none is called {asked!r}",
-                    file=name,
-                    column=asked,
-                    remedy="Set data.input in pipeline.yaml to the name of the column with the paths.",
-                )
+def _path_column(
+    name: str, columns: list[str], rows: list[_Row], places: _Places, asked: str | None
+) -> tuple[Inferred, int]:
+    """Return the column whose cells are the pictures' paths, and how many of their folders to leave out.
+
+    The first rows decide for all: were each path found as well as it can be, one whose picture is missing could find
+    another class's picture of the same name.
+    """
+    if asked and asked not in columns:
+        raise RejectedError(
+            Rejection(
+                "input-missing",
+                f"{name} has {len(columns)} columns, none is called {asked!r}",
+                file=name,
+                column=asked,
+                remedy="Set data.input in pipeline.yaml to the name of the column with the paths.",
             )
-        return Inferred(asked, "named by data.input in the spec")
-    known = [column for column in columns if column.lower() in PATH_NAMES]
-    for column in [*known, *(column for column in columns if column not in known)]:
-        if all(places.find(row.cells[column]) for row in rows[:TRIED_ROWS]):
-            return Inferred(column, f"column {columns.index(column) + 1} holds paths of the drop's pictures")
-    if known:
-        return Inferred(known[0], f"the column is called {known[0]!r}")
+        )
+    skips = {column: places.skipped([row.cells[column] for row in rows[:TRIED_ROWS]]) for column in columns}
+    if asked:
+        return Inferred(asked, "data.input in the spec names its column of paths"), skips[asked] or 0
+    usual = [column for column in columns if column.lower() in PATH_NAMES]
+    found = next((column for column in (*usual, *columns) if skips[column] is not None), None)
+    if found is not None:
+        reason = f"column {columns.index(found) + 1} holds paths of the drop's pictures"
+        return Inferred(found, reason), skips[found] or 0
+    if usual:
+        return Inferred(usual[0], f"its column {usual[0]} holds paths by its name"), 0
     raise RejectedError(
         Rejection(
             "manifest-no-path",
@@ -210,6 +231,6 @@ def _path_column(name: str, columns: list[str], rows: list[_Row], places: _Place
 
 
 def _check_splits(found: list[Picture]) -> None:
-    for picture in found:
-        if picture.split is None and any(other.split for other in found):
-            raise RejectedError(refusals.mixed_splits(picture.name))
+    outside = [picture for picture in found if picture.split is None]
+    if outside and len(outside) < len(found):
+        raise RejectedError(refusals.mixed_splits(outside[0].name))
