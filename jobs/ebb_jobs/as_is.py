@@ -97,7 +97,7 @@ def default_input_fn(body: bytes | str, content_type: str) -> Any:
         raise BadRequestError("the body is no array of numbers", remedy=_REMEDY) from error
     if not array.size:
         raise BadRequestError("there are no rows", remedy=_REMEDY)
-    return torch.from_numpy(np.ascontiguousarray(array)).to(_device())
+    return torch.from_numpy(np.array(array)).to(_device())
 
 
 def default_predict_fn(data: Any, model: Any) -> Any:

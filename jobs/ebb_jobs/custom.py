@@ -45,9 +45,9 @@ sys.path.insert(0, folder)
 try:
     import inference
 except ModuleNotFoundError as error:
-    sys.exit(f"it imports {error.name}")
+    sys.exit(f"imports {error.name}, which the image that serves exported networks does not hold")
 except Exception as error:
-    sys.exit(f"its import ends with {type(error).__name__}")
+    sys.exit(f"cannot be imported: {type(error).__name__}")
 """
 
 
@@ -238,12 +238,18 @@ def _trained(original: Path) -> dict[str, Any]:
 
 
 def _bring_code(source: Path, left: Path) -> None:
-    """Take the `code` folder beside the script, unless the script wrote one: either place is SageMaker's custom."""
-    beside = source / user_code.FOLDER
-    if beside.is_dir() and not (left / user_code.FOLDER / user_code.FILE).exists():
-        shutil.copytree(
-            beside, left / user_code.FOLDER, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    """Take the code that serves from beside the script, unless the script wrote it: all are SageMaker's customs.
+
+    A folder `code`, or everything beside the script when inference.py lies there too.
+    """
+    into = left / user_code.FOLDER
+    if (into / user_code.FILE).exists():
+        return
+    ignored = shutil.ignore_patterns("__pycache__", "wheels")
+    for beside in (source / user_code.FOLDER, source):
+        if (beside / user_code.FILE).is_file():
+            shutil.copytree(beside, into, dirs_exist_ok=True, ignore=ignored)
+            return
 
 
 def _functions(left: Path, report: Report) -> tuple[list[str], list[str]]:
@@ -279,7 +285,7 @@ def _functions(left: Path, report: Report) -> tuple[list[str], list[str]]:
     )
     if done.returncode:
         told = done.stderr.strip().rpartition("\n")[2]
-        why = f"{told}, which the image that serves exported networks does not hold: requests are plain tensors"
+        why = f"code/inference.py {told}: requests are plain tensors"
         skipped.append({"what": "input_fn and output_fn", "reason": why})
         report.decide("code/inference.py", "left out", why)
         return [], []
