@@ -30,8 +30,13 @@ def is_answer(prediction: dict, labels: set[str]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def digits_run(ebb: Ebb, digits: Path) -> dict:
-    return ebb.drop(digits, "digits")
+def digits_run(ebb: Ebb, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("half") / "digits"
+    for label in DIGITS:
+        (folder / label).mkdir(parents=True)
+        for picture in sorted((digits / label).iterdir())[::2]:
+            shutil.copyfile(picture, folder / label / picture.name)
+    return ebb.drop(folder, "digits")
 
 
 def test_a_folder_of_pictures_without_a_spec_ends_in_an_endpoint_that_tells_what_one_shows(
@@ -39,7 +44,7 @@ def test_a_folder_of_pictures_without_a_spec_ends_in_an_endpoint_that_tells_what
 ):
     assert digits_run["status"] == "succeeded", digits_run
     assert digits_run["task"] == "image-classification"
-    assert Path(digits_run["drop"]["key"]).name == "digits.zip", "one object instead of 300"
+    assert Path(digits_run["drop"]["key"]).name == "digits.zip", "one object instead of 150"
     picture = next(iter(unseen_digits))
     answer = ebb.json("invoke", "digits", picture)
     assert is_answer(answer["predictions"][0], DIGITS)
