@@ -24,7 +24,7 @@ else:
 
 STATE, TOKENIZER = "preprocess.json", "tokenizer.json"
 PADDING = 0
-"""The token after a text's last; its number in every vocabulary."""
+"""What follows a text's last token. The tokenizer's own numbers are raised by one: no text can spell this one."""
 FIELD = "text"
 """The name under which a text may always be sent; the name of its column does as well."""
 MAX_CHARACTERS = 1_000_000
@@ -56,7 +56,7 @@ class TextCodec:
     @property
     def vocabulary(self) -> int:
         """Return how many tokens there are, padding included."""
-        return self._tokenizer.get_vocab_size()
+        return self._tokenizer.get_vocab_size() + 1
 
     def encode(self, raws: Sequence[str]) -> np.ndarray:
         """Return the network's input, int32 [texts, length]: the first tokens of each text, then PADDING."""
@@ -65,7 +65,7 @@ class TextCodec:
             [readable(text, self.characters) for text in raws], add_special_tokens=False
         )
         for row, tokens in zip(encoded, found, strict=True):
-            row[: len(tokens)] = tokens.ids
+            row[: len(tokens)] = np.array(tokens.ids, dtype=np.int32) + 1
         return encoded
 
     def parse(self, body: bytes, content_type: str) -> list[str]:

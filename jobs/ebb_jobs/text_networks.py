@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ebb_jobs.networks import Network
 
 PADDING = 0
-_FIRST, _SECOND = 40_503, 10_007
-"""Factors of the pairs' hash: with MAX_VOCABULARY below 2**15 it stays within 32 bits, in which OpenVINO computes."""
+_SPREAD = 40_503
+"""Odd and near 2**16 over the golden ratio, whose multiples lie far apart; below it the hash of a pair of tokens stays
+within 31 bits, in which OpenVINO computes."""
 MAX_VOCABULARY = 2**15
 DROPPED_TOKENS = 0.1
 """Tokens that training leaves out at random, so that no text is known by one rare word."""
@@ -64,7 +64,7 @@ class TextNet(Network):
 def paired(tokens: Tensor, size: int) -> Tensor:
     """Return the row of the pairs' table for every two neighbouring tokens, [texts, length - 1]; 0 beyond the text."""
     first, second = tokens[:, :-1], tokens[:, 1:]
-    return torch.where(second != PADDING, (first * _FIRST + second * _SECOND) & (size - 1), 0)
+    return torch.where(second != PADDING, (first * _SPREAD + second) & (size - 1), 0)
 
 
 def _table(rows: int, width: int) -> nn.Embedding:

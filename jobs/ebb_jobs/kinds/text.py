@@ -38,8 +38,6 @@ COVERED = 0.95
 CHARACTERS_PER_TOKEN = 20
 """What is cut off before tokenizing, so that a book costs no more than its beginning; words are seldom longer."""
 STEP = 16
-COLUMN = "text"
-"""The text's column in the curated files."""
 
 
 def batch_size(rows: int) -> int:
@@ -70,7 +68,7 @@ class TextKind:
 
     def fit_codec(self, curated: Path, schema: dict[str, Any], report: Report) -> TextCodec:
         """Learn the tokenizer from the training texts, and how many tokens of a text are worth reading."""
-        sample = _sample(curated)
+        sample = _sample(curated, _columns(schema)[0])
         tokenizer = fit_tokenizer(sample, MAX_VOCABULARY)
         lengths = [len(found) for found in tokenizer.encode_batch_fast(sample)]
         covering = int(np.quantile(lengths, COVERED, method="higher"))
@@ -100,13 +98,13 @@ class TextKind:
 
     def read_split(self, curated: Path, split: str, codec: TextCodec) -> Split:
         """Return one split: inputs int32 [rows, tokens], in a memory-mapped file when they are many."""
-        target = codec.state["target"]["name"]
+        columns = _columns(dataset.read_schema(curated))
         rows = _count(curated, split)
         inputs = _room(rows, codec.length)
         index = {label: position for position, label in enumerate(codec.classes)}
         targets = np.empty(rows, dtype=np.int64)
         start = 0
-        for found in _read(curated, split, [COLUMN, target]):
+        for found in _read(curated, split, columns):
             stop = start + len(found)
             inputs[start:stop] = codec.encode([one or "" for one, _ in found])
             targets[start:stop] = [index[label] for _, label in found]
@@ -115,7 +113,8 @@ class TextKind:
 
     def singles(self, curated: Path, split: str, codec: TextCodec, count: int) -> list[list[str]]:
         """Return the first texts that a client can ask: a blank one is refused."""
-        rows = next(_read(curated, split, [COLUMN], limit=2 * count), [])
+        column, _ = _columns(dataset.read_schema(curated))
+        rows = next(_read(curated, split, [column], limit=2 * count), [])
         return [[one] for (one,) in rows if one and one.strip()][:count]
 
     def join(self, singles: list[list[str]]) -> list[str]:
@@ -173,6 +172,7 @@ class TextKind:
 def fit_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     """Return byte-pair encoding learned from these texts: every Unicode text has tokens, and none is unknown.
 
+    Words are cut at blanks and at each punctuation mark, so that a word is the same token after a bracket as elsewhere.
     Normalising is part of the tokenizer's file: compatibility forms (NFKC: full-width letters, ligatures), lower case,
     and control characters as spaces. Markup is left in: whether a mail is HTML, and which, says much about it.
     """
@@ -180,16 +180,22 @@ def fit_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Replace(Regex(r"\p{Cc}+"), " "), normalizers.NFKC(), normalizers.Lowercase()]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         min_frequency=2,
-        special_tokens=["[PAD]"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer, length=len(texts))
     return tokenizer
+
+
+def _columns(schema: dict[str, Any]) -> list[str]:
+    """Return the curated columns of texts and labels."""
+    return [schema["columns"][0], schema["target"]["name"]]
 
 
 def _source(curated: Path, split: str, options: str = "") -> str:
@@ -212,13 +218,13 @@ def _read(curated: Path, split: str, names: list[str], *, limit: int | None = No
             yield rows
 
 
-def _sample(curated: Path) -> list[str]:
+def _sample(curated: Path, column: str) -> list[str]:
     """Return every n-th training text, what is read of it, so that they are at most SAMPLE_TEXTS."""
     every = -(-_count(curated, "train") // SAMPLE_TEXTS)
     source = _source(curated, "train", ", file_row_number = true")
     with duckdb.connect() as connection:
         rows = connection.execute(
-            f"SELECT {quote(COLUMN)} FROM {source} WHERE file_row_number % {every} = 0 AND {quote(COLUMN)} IS NOT NULL"
+            f"SELECT {quote(column)} FROM {source} WHERE file_row_number % {every} = 0 AND {quote(column)} IS NOT NULL"
         ).fetchall()
     each = max(1_000, SAMPLE_CHARACTERS // max(1, len(rows)))
     return [text.readable(one, min(each, LONGEST * CHARACTERS_PER_TOKEN)) for (one,) in rows]
