@@ -283,6 +283,7 @@ def _look_at_table(facts: ObjectFacts, *, spec: PipelineSpec, alone: bool) -> Ob
             complete=facts.size_bytes <= HEAD_BYTES,
             target=spec.data.target,
             task=spec.task,
+            text=spec.data.input,
             alone=alone,
         )
     )
@@ -300,6 +301,7 @@ def _look_into_archive(facts: ObjectFacts, *, spec: PipelineSpec, script: bool) 
             target=spec.data.target,
             source=script,
             entry_point=spec.train.entry_point,
+            alone=spec.data.mode == "replace",
         )
     )
     return facts

@@ -149,7 +149,14 @@ def _look_at_tables(held: Contents, asked: PipelineSpec) -> Look:
             head = file.read(HEAD_BYTES)
         size = item.stat().st_size
         refused = precheck.check(
-            item.name, size, head, complete=size <= HEAD_BYTES, target=asked.data.target, task=asked.task, alone=alone
+            item.name,
+            size,
+            head,
+            complete=size <= HEAD_BYTES,
+            target=asked.data.target,
+            text=asked.data.input,
+            task=asked.task,
+            alone=alone,
         )
         _refuse(refused)
     first = next(iter(held.files.values()))

@@ -30,8 +30,9 @@ SUPPORTED_DROPS = (
 ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 ENTRY_POINT = "train.py"
-NO_DATA = frozenset({"__macosx", "thumbs.db", "desktop.ini", "_success"})
+NO_DATA = frozenset({"__macosx", "__pycache__", "thumbs.db", "desktop.ini", "_success"})
 LEAFLETS = frozenset({"readme", "license", "licence", "copying", "notice", "changelog", "authors"})
+LEAFLET_SUFFIXES = frozenset({"", ".txt", ".md", ".rst", ".html", ".pdf"})
 TARGET_NAMES = (
     "target",
     "label",
@@ -107,7 +108,8 @@ def is_no_data(name: str) -> bool:
     """Tell whether a file only lies about: hidden, left by an operating system, a marker, or a leaflet like README."""
     parts = name.lower().split("/")
     hidden = any(part.startswith(".") or part in NO_DATA for part in parts)
-    return hidden or (parts[-1].split(".")[0] in LEAFLETS and not file_format(name) and not is_image(name))
+    leaf = PurePosixPath(parts[-1])
+    return hidden or (leaf.stem in LEAFLETS and leaf.suffix in LEAFLET_SUFFIXES)
 
 
 def common_folder(names: Iterable[str]) -> str:

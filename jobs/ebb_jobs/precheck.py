@@ -68,11 +68,11 @@ def check(
     if found.name == "parquet":
         return _check_parquet(name, head, complete)
     try:
-        text = _head_text(name, head, found.compression, complete)
-        complete = complete and len(text) < MAX_HEAD_CHARACTERS
+        shown = _head_text(name, head, found.compression, complete)
+        complete = complete and len(shown) < MAX_HEAD_CHARACTERS
         enough = complete and alone
         seen = scan(
-            name, io.StringIO(text, newline=""), found.name, complete=complete, target=target, text=text, count=enough
+            name, io.StringIO(shown, newline=""), found.name, complete=complete, target=target, text=text, count=enough
         )
         if enough and seen.target:
             return refusals.too_few(name, seen.target, seen.counts, task)
@@ -92,11 +92,13 @@ def check_archive(
     target: str | None = None,
     source: bool = False,
     entry_point: str = infer.ENTRY_POINT,
+    alone: bool = True,
 ) -> Rejection | None:
     """Return why the archive `name` cannot be used, as far as its directory shows it; None when nothing is wrong.
 
     `stream` is seekable and may hold only the first bytes of the `size_bytes`: of a .zip that shows nothing, of a
-    .tar.gz its first files. `source` says whether the spec names the training script apart from the data.
+    .tar.gz its first files. `source` says whether the spec names the training script apart from the data, `alone`
+    whether the run reads nothing else.
     """
     if size_bytes == 0:
         return refusals.empty_file(name)
@@ -106,7 +108,9 @@ def check_archive(
         return rejected.rejection
     if not listed.complete:
         return None
-    return check_listing(listed.members, task=task, target=target, source=source, entry_point=entry_point, archive=name)
+    return check_listing(
+        listed.members, task=task, target=target, source=source, entry_point=entry_point, archive=name, alone=alone
+    )
 
 
 def check_listing(

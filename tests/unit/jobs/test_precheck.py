@@ -1,5 +1,8 @@
 import codecs
 import gzip
+import io
+import tarfile
+import zipfile
 
 import pytest
 
@@ -189,3 +192,120 @@ def test_reading_from_a_stream_names_the_line_far_into_the_file(tmp_path):
     with file.open(newline="") as stream, pytest.raises(precheck.RejectedError) as raised:
         precheck.scan("a.csv", stream, "csv", complete=True)
     assert raised.value.rejection.line == 50_002
+
+
+def prose(*labels, first="label"):
+    rows = "".join(f"{label},many words of number {n} stand here\n" for n, label in enumerate(labels))
+    return f"{first},text\n{rows}"
+
+
+@pytest.mark.parametrize(
+    ("content", "asked", "code"),
+    [
+        pytest.param(prose(*"xy" * 20), {}, None, id="texts last, a label by its name"),
+        pytest.param(prose(*"xy" * 20, first="kind"), {}, None, id="texts where a target is guessed to be"),
+        pytest.param(prose(*"xy" * 20, first="kind"), {"text": "text"}, None, id="texts that the spec names"),
+        pytest.param(
+            prose(*"x" * 40, first="kind"), {"text": "text"}, "one-class", id="one class beside texts that it names"
+        ),
+        pytest.param(prose(*range(40)), {"task": "text-classification"}, "too-many-classes", id="quantities"),
+        pytest.param(prose(*"xy" * 20, "z"), {"task": "text-classification"}, "too-few-rows", id="a rare class"),
+    ],
+)
+def test_texts(content, asked, code):
+    found = check("a.csv", len(content), content.encode(), complete=True, **asked)
+    assert (found and found.code) == code
+
+
+def pets(classes=("cat", "dog"), count=20, *, top="pets/"):
+    return {f"{top}{label}/{n}.png": b"x" for label in classes for n in range(count)}
+
+
+def packed(files):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def tarred(files):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+LISTINGS = [
+    pytest.param(pets(), {}, None, id="pictures"),
+    pytest.param({**pets(), "pets/m.csv": b"x"}, {}, None, id="pictures and a manifest"),
+    pytest.param({"pets/all/1.png": b"x", "pets/m.csv": b"x"}, {}, None, id="a manifest may say more of few"),
+    pytest.param({"train.py": b"", "x.zip": b"x"}, {}, None, id="a script"),
+    pytest.param({"any.bin": b"x"}, {"source": True}, None, id="whatever a script elsewhere may read"),
+    pytest.param(pets(["cat"], 40), {}, "one-class", id="one class"),
+    pytest.param(pets(["cat"], 40), {"alone": False}, None, id="one class, and more data beside"),
+    pytest.param(pets(count=10), {}, "too-few-images", id="too few pictures"),
+    pytest.param(pets() | pets(["owl"], 4), {}, "too-few-images", id="too few of a class"),
+    pytest.param(pets(list(map(str, range(40))), 1), {}, "too-many-classes", id="a folder per picture"),
+    pytest.param(pets() | {"pets/1.png": b"x"}, {}, "no-class", id="a picture in no folder"),
+    pytest.param(pets() | {"pets/cat/x.png": b""}, {}, "empty-file", id="a picture without a byte"),
+    pytest.param(pets() | {"pets/cat/x.gif": b"x"}, {}, "unsupported-format", id="a GIF"),
+    pytest.param({".DS_Store": b"x"}, {}, "no-data", id="nothing"),
+    pytest.param(pets(), {"task": "tabular-regression"}, "task-mismatch", id="pictures for a table"),
+    pytest.param(pets(), {"task": "custom"}, "no-entry-point", id="pictures without a script"),
+    pytest.param(
+        pets(top="train/") | {"test/cat/1.png": b"x", "odd/2.png": b"x"},
+        {},
+        "too-few-images",
+        id="classes, because not all are called like splits",
+    ),
+    pytest.param(
+        pets(top="a/train/") | {"a/test/cat/1.png": b"x", "a/2.png": b"x"}, {}, "split-unclear", id="outside splits"
+    ),
+]
+
+
+@pytest.mark.parametrize(("files", "asked", "code"), LISTINGS)
+def test_a_listing_shows(files, asked, code):
+    found = precheck.check_listing([(name, len(content)) for name, content in files.items()], **asked)
+    assert (found and found.code) == code
+    assert found is None or found.remedy
+
+
+@pytest.mark.parametrize("pack", [packed, tarred])
+@pytest.mark.parametrize(("files", "asked", "code"), LISTINGS)
+def test_the_directory_of_an_archive_shows_the_same(files, asked, code, pack):
+    data = pack(files)
+    name = "pets.zip" if pack is packed else "pets.tar.gz"
+    found = precheck.check_archive(name, len(data), io.BytesIO(data), **asked)
+    assert (found and found.code) == code
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code"),
+    [
+        pytest.param("a.zip", b"", "empty-file", id="empty"),
+        pytest.param("a.zip", b"PK and then nothing", "broken-archive", id="broken"),
+        pytest.param("a.zip", packed({"x/a.csv": b"1", "x/b.zip": b"1"}), "nested-archive", id="an archive inside"),
+        pytest.param("a.zip", packed({"../a.csv": b"1"}), "archive-path", id="outside its folder"),
+        pytest.param("a.tar.gz", tarred({"a.csv": b"1"})[:-20], "broken-archive", id="cut"),
+    ],
+)
+def test_bad_archives(name, data, code):
+    found = precheck.check_archive(name, len(data), io.BytesIO(data))
+    assert found is not None
+    assert found.code == code
+    assert found.file.startswith(name)
+
+
+def test_the_first_bytes_of_an_archive_are_enough_to_refuse_and_never_to_miss():
+    bad = tarred({"../evil": b"1", **{f"{n}.csv": bytes(range(256)) * n for n in range(50)}})
+    found = precheck.check_archive("a.tar.gz", len(bad), io.BytesIO(bad[: len(bad) // 2]))
+    assert found is not None
+    assert found.code == "archive-path"
+    few = tarred(pets(["cat"], 40))
+    assert precheck.check_archive("a.tar.gz", len(few), io.BytesIO(few[: len(few) // 2])) is None
+    assert precheck.check_archive("a.zip", 10**9, io.BytesIO(b"PK\x03\x04" + b"x" * 1000)) is None
