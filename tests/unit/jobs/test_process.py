@@ -101,6 +101,26 @@ def test_a_file_that_is_gone(tmp_path):
     assert (found["code"], found["file"]) == ("deleted", "project/data/other.csv")
 
 
+@pytest.mark.parametrize(
+    ("digest", "code"),
+    [
+        pytest.param(hashlib.sha256(GOOD.encode()).hexdigest(), None, id="the same bytes"),
+        pytest.param(hashlib.sha256(b"other").hexdigest(), "changed", id="other bytes"),
+    ],
+)
+def test_digests_that_come_by_a_channel_outrank_those_in_the_settings(tmp_path, digest, code):
+    for folder, name, text in (
+        ("data/project/data", "t.csv", GOOD),
+        ("sources", "sources.json", json.dumps({"project/data/t.csv": digest})),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).write_text(text)
+    inputs = {name: tmp_path / name for name in ("data", "sources")}
+    ended = run_stage_here(tmp_path / "job", "process", inputs, {"sources": {"project/data/t.csv": "0" * 64}})
+    rejected = ended.metrics()["rejection"]
+    assert (rejected and rejected["code"]) == code
+
+
 def test_files_with_other_columns(tmp_path):
     found = rejection(process(tmp_path, GOOD, more=[("u.csv", "count,size,label\n1,2,yes\n")]))
     assert (found["code"], found["file"], found["column"]) == ("columns-differ", "project/data/u.csv", "3")
