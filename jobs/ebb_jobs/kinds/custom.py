@@ -20,7 +20,7 @@ from ebb_jobs.tensors import TensorCodec
 
 FOLDER = "exported"
 """Where, within the original, lies what the script wrote into SM_MODEL_DIR."""
-_OURS = "the script trains the network, and only what it exported is known: no PyTorch network and no training rows"
+_OURS = "the script trains: of its network only what it exported is known"
 
 
 class CustomKind:
@@ -47,8 +47,8 @@ class CustomKind:
         "Concat",
     )
     skipped = {  # noqa: RUF012 - read only
-        "distill": f"a student learns from the training rows: {_OURS}",
-        "prune": f"channels are taken away and the rest is trained on: {_OURS}",
+        "distill": "a student learns from the training rows, which stay with the script",
+        "prune": "a network is trained on after channels were taken away, and only the script can train it",
     }
     trains_itself = True
 

@@ -18,6 +18,7 @@ from ebb_jobs import bundle, custom
 from ebb_jobs.errors import JobError
 from ebb_jobs.report import Report
 from unit.jobs.stages import DATA, HERE, RUN, prepare, run_stage, run_stage_here
+from unit.jobs.wheels import wheel
 
 GENTOO = [50.0, 15.0, 220.0, 5500.0]
 HOUSE = {"year": 2010, "month": 6, "sales": 2200, "volume": 5.5e8, "listings": 11000, "inventory": 6.7}
@@ -95,7 +96,7 @@ def test_it_is_quantized_and_what_is_not_tried_is_told(exported):
     assert states == dict.fromkeys(("original", "original-int8", "original-int8-dynamic"), "finished")
     reasons = {one["what"]: one["reason"] for one in metrics["skipped"]}
     assert set(reasons) == {"distill", "prune"}
-    assert all("only what it exported is known" in reason for reason in reasons.values())
+    assert all("the script" in reason for reason in reasons.values())
 
 
 def test_every_candidate_is_measured_against_the_network_as_it_came(exported):
@@ -297,6 +298,17 @@ def test_a_model_that_cannot_be_loaded_fails_before_it_is_served(tmp_path, code,
         train(tmp_path, {"code/inference.py": code})
     assert words in str(failed.value)
     assert "Smith" not in str(failed.value)
+
+
+def test_what_the_wheels_brought_for_training_is_there_when_it_is_served(tmp_path):
+    curated = leave(tmp_path, {})
+    wheel(curated / "source/wheels", "answer_of_mine", "ANSWER = 42\n")
+    (curated / "source/train.py").write_text("import answer_of_mine")
+    (curated / "source/code").mkdir()
+    (curated / "source/code/inference.py").write_text("import answer_of_mine\n" + SERVES)
+    (tmp_path / "model").mkdir()
+    custom.train(curated, tmp_path / "model", tmp_path, {"spec": {}}, Report("train"))
+    assert (tmp_path / "model/exported/code/answer_of_mine.py").exists()
 
 
 def test_inference_may_lie_beside_the_script(tmp_path):

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 
 import pytest
 
 from ebb_jobs import paths, script
 from ebb_jobs.errors import JobError, StoppedError
 from ebb_jobs.script import Places
+from unit.jobs.wheels import wheel
 
 TELL = """
 import json, os, pathlib, sys
@@ -215,19 +215,6 @@ def test_workers_end_with_the_script(places):
 def _lives(pid):
     done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return bool(done.stdout.strip()) and not done.stdout.strip().startswith("Z")
-
-
-def wheel(folder, name, code):
-    """Write a wheel by hand: an archive with the module and its papers."""
-    folder.mkdir(exist_ok=True)
-    papers = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{name}.py", code)
-        archive.writestr(f"{papers}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(
-            f"{papers}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{papers}/RECORD", "")
 
 
 def test_wheels_beside_the_script_are_installed_for_it_alone(places, capfd):
