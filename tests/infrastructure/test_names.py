@@ -65,6 +65,7 @@ def test_state_machines_are_spelled_alike():
 def test_logical_ids_end_in_their_kind():
     kinds = {
         "AWS::CloudWatch::Alarm": "Alarm",
+        "AWS::CodeBuild::Project": "Project",
         "AWS::DynamoDB::Table": "Table",
         "AWS::ECR::Repository": "Repository",
         "AWS::Events::Rule": "Rule",

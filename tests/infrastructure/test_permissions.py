@@ -47,6 +47,7 @@ def test_nobody_shares_a_role_and_no_role_is_generated(kind):
 
 def test_every_role_belongs_to_one_function_machine_or_rule():
     users = set(project.resources("AWS::Serverless::Function", "AWS::Serverless::StateMachine"))
+    users |= set(project.resources("AWS::CodeBuild::Project"))
     users |= {
         name
         for name, rule in project.resources("AWS::Events::Rule").items()
@@ -60,6 +61,19 @@ def test_only_state_machines_create_and_delete():
     for statement in ALLOWING:
         if statement.where.endswith("FunctionRole"):
             assert not [action for action in statement.actions if changing.match(action)], statement.where
+
+
+def test_a_build_reads_its_context_and_pushes_to_the_two_repositories_only():
+    mine = [each for each in ALLOWING if each.where == "ImagesProjectRole"]
+    writing = [each for each in mine if any("Put" in action or "Upload" in action for action in each.actions)]
+    targets = [resource for each in writing for resource in each.resources]
+    assert targets == [
+        {"Fn::GetAtt": ["ImagesProjectLogGroup", "Arn"]},
+        {"Fn::GetAtt": ["JobsRepository", "Arn"]},
+        {"Fn::GetAtt": ["ServeRepository", "Arn"]},
+    ]
+    (reading,) = [each for each in mine if "s3:GetObject" in each.actions]
+    assert reading.resources == [{"Fn::Sub": "${ArtifactBucket.Arn}/images/*"}]
 
 
 def test_roles_are_passed_only_to_sagemaker_and_only_from_this_stack():

@@ -121,7 +121,7 @@ def test_a_good_upload_survives_throttling_and_a_poisoned_one_is_seen_within_min
 
 def test_logs_are_encrypted_and_forgotten():
     groups = project.resources("AWS::Logs::LogGroup")
-    users = project.resources("AWS::Serverless::Function", "AWS::Serverless::StateMachine")
+    users = project.resources("AWS::Serverless::Function", "AWS::Serverless::StateMachine", "AWS::CodeBuild::Project")
     assert set(groups) == {f"{name}LogGroup" for name in users}
     for each in groups.values():
         assert each["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
@@ -206,7 +206,9 @@ def test_a_deployment_that_is_cut_short_is_taken_back():
         "UploadsQueueUrl",
         "UploadsDeadLetterQueueUrl",
         "DataKeyArn",
+        "JobsImageUri",
         "JobsRepositoryUri",
+        "ServeImageUri",
         "ServeRepositoryUri",
         "JobBoundaryArn",
         "JobsUri",

@@ -28,8 +28,16 @@ JOBS = {
 class World:
     """Answers a run's Tasks; `fails` maps the end of a resource, or a function and action, to an error."""
 
-    def __init__(self, *, outcome: str = "run", needed: tuple[str, ...] = STAGES, deploy: Any = "yes", **fails: Any):
-        self.outcome, self.needed, self.deploy = outcome, needed, deploy
+    def __init__(
+        self,
+        *,
+        outcome: str = "run",
+        needed: tuple[str, ...] = STAGES,
+        images: tuple[str, ...] = (),
+        deploy: Any = "yes",
+        **fails: Any,
+    ):
+        self.outcome, self.needed, self.images, self.deploy = outcome, needed, images, deploy
         self.fails = {key.replace("__", ":"): error for key, error in fails.items()}
 
     def __call__(self, resource: str, arguments: Any) -> Any:
@@ -42,6 +50,8 @@ class World:
             return {"StatusCode": 200, "Payload": getattr(self, function)(payload)}
         action = resource.removesuffix(":2").rsplit(":", 1)[-1]
         self._raise(arguments.get("stage", action))
+        if action == "startBuild.sync":
+            return {"Build": {"Arn": "arn:aws:codebuild:us-east-1:000000000000:build/x", "BuildStatus": "SUCCEEDED"}}
         if action == "startExecution.sync":
             return {"Output": {"deployed": True, "endpoint_name": "ebb-wine"}, "Status": "SUCCEEDED"}
         if action == "createModelPackage":
@@ -60,7 +70,8 @@ class World:
             for stage in STAGES
         }
         roles = [{"create": {"RoleName": f"ebb-wine-{stage}"}, "policy": {"PolicyName": stage}} for stage in STAGES]
-        return {"generation": 3, "roles": roles, "artifacts": {}, **stages}
+        images = [{"ProjectName": "ebb-images", "EnvironmentVariablesOverride": [name]} for name in self.images]
+        return {"generation": 3, "images": images, "roles": roles, "artifacts": {}, **stages}
 
     def SelectCandidate(self, _: Any) -> Any:
         """Choose, and deploy or not."""
@@ -136,6 +147,20 @@ def test_what_an_earlier_attempt_finished_is_not_repeated():
     assert _recorded(ended) == ["compress", "compile", "succeeded"]
 
 
+def test_no_image_is_built_when_all_are_there():
+    assert "Build images" not in run(PATH, GIVEN, World()).entered
+
+
+@pytest.mark.parametrize("images", [("jobs",), ("serve", "jobs"), ("serve", "jobs", "jobs-gpu")])
+def test_missing_images_are_built_before_the_first_job(images):
+    ended = run(PATH, GIVEN, World(images=images))
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    built = ended.arguments("startBuild.sync")
+    assert sorted(each["EnvironmentVariablesOverride"][0] for each in built) == sorted(images)
+    waited_for = [resource.rsplit(":", 1)[-1] for resource, _ in ended.asked if resource.endswith(".sync")]
+    assert waited_for[: len(images)] == ["startBuild.sync"] * len(images)
+
+
 @pytest.mark.parametrize("outcome", ["reuse", "superseded"])
 def test_a_run_with_nothing_to_do_starts_nothing(outcome):
     ended = run(PATH, GIVEN, World(outcome=outcome))
@@ -171,6 +196,9 @@ def test_a_rejected_drop_is_rejected_and_not_failed(world, stage):
         pytest.param(World(IdentifyDataset=("KeyError", "x")), "identify", id="identify"),
         pytest.param(World(PlanPipeline=("NoFeasibleInstanceError", "x")), "plan", id="plan"),
         pytest.param(World(putRolePolicy=("Iam.MalformedPolicyDocumentException", "x")), "plan", id="roles"),
+        pytest.param(
+            World(images=("jobs",), **{"startBuild.sync": ("States.TaskFailed", "x")}), "images", id="an image's build"
+        ),
         *[pytest.param(World(**{stage: ("States.TaskFailed", "x")}), stage, id=f"{stage} job") for stage in STAGES],
         pytest.param(World(process=("States.Timeout", "x")), "process", id="a job that never ends"),
         pytest.param(World(RecordRun__train=("ReportMissingError", "x")), "train", id="a job without a report"),
@@ -231,7 +259,7 @@ class Recovering(World):
     """A world in which one kind of call fails a number of times before it works."""
 
     def __init__(self, key: str, error: str, times: int):
-        super().__init__()
+        super().__init__(images=("jobs",))
         self.key, self.error, self.left = key, error, times
 
     def _raise(self, key: str) -> None:
@@ -245,6 +273,8 @@ class Recovering(World):
     [
         pytest.param("train", "SageMaker.AmazonSageMakerException", 5, id="a role that is not visible yet"),
         pytest.param("compile", "SageMaker.ResourceLimitExceededException", 20, id="a quota in use"),
+        pytest.param("startBuild.sync", "CodeBuild.AccountLimitExceededException", 20, id="as many builds as may run"),
+        pytest.param("startBuild.sync", "CodeBuild.CodeBuildException", 4, id="CodeBuild throttles"),
         pytest.param("RecordRun", "Lambda.TooManyRequestsException", 4, id="throttled functions"),
         pytest.param("PlanPipeline", "LedgerUnavailableError", 4, id="a throttled ledger"),
         pytest.param("RecordRun:process", "ReportMissingError", 2, id="a report that is a moment late"),

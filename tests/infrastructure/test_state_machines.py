@@ -22,12 +22,14 @@ SERVICES = {
     "CloudWatchLogs": "logs",
     "DynamoDB": "dynamodb",
     "Iam": "iam",
+    "CodeBuild": "codebuild",
     "Lambda": "lambda",
     "SageMaker": "sagemaker",
 }
 # Names that integrations give to what a service does not model.
 # https://docs.aws.amazon.com/step-functions/latest/dg/connect-lambda.html, .../connect-sagemaker.html
 GENERAL_ERRORS = {
+    "CodeBuild.CodeBuildException",
     "CloudWatch.CloudWatchException",
     "Iam.IamException",
     "Lambda.AWSLambdaException",

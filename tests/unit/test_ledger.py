@@ -104,6 +104,21 @@ def test_whatever_step_functions_says_ends_as_a_message(error, cause, message):
     assert record.what_went_wrong(RecordRequest.validate_python(ended))["message"] == message
 
 
+@pytest.mark.parametrize("wrapped", [True, False], ids=["as .sync results are", "the build alone"])
+def test_an_image_that_could_not_be_built_tells_the_command_and_the_log(wrapped):
+    build = {
+        "Id": "ebb-images:1",
+        "BuildStatus": "FAILED",
+        "Phases": [{"PhaseType": "SUBMITTED"}, {"PhaseType": "BUILD", "Contexts": [{"Message": "exit status 1"}]}],
+        "Logs": {"GroupName": "/aws/codebuild/ebb-images", "StreamName": "1"},
+    }
+    cause = json.dumps({"Build": build} if wrapped else build)
+    ended = load("record_run_failed") | {"stage": "images", "error": "States.TaskFailed", "cause": cause}
+    error = record.what_went_wrong(RecordRequest.validate_python(ended))
+    assert (error["type"], error["stage"]) == ("ImageBuildFailed", "images")
+    assert error["message"] == "ebb-images:1 FAILED: exit status 1 (log /aws/codebuild/ebb-images 1)"
+
+
 def test_a_notification_of_a_failure_does_not_quote_the_job():
     run = {"error": {"type": "JobFailed", "stage": "train", "message": "could not read 'Anna Smith, 42'"}}
     message = record.notification(RUN_ID, "cancer", "failed", run)

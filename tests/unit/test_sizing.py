@@ -75,32 +75,36 @@ def test_every_catalogued_instance_may_train_and_those_without_an_accelerator_pr
         assert each.accelerator or each.name in model.shape_for("ProcessingInstanceType").enum
 
 
-MUCH = {"size_bytes": 2000 * MIB, "form": "archive", "compressed": False, "task": "image-classification"}
-
-
-def chosen(stage, asked=None, **changes):
-    return sizing.for_stage(stage, PipelineSpec.model_validate(asked or {}), **(MUCH | changes))
+LONG = {"cpu_s": 200_000, "memory_gib": 8, "parallel_share": 0.99}
 
 
 def test_an_accelerator_is_taken_only_when_no_processor_finishes_in_time():
-    patient, hurried = (
-        chosen("train", {"train": {"max_runtime": 86400}}),
-        chosen("train", {"train": {"max_runtime": 7200}}),
-    )
-    assert patient.instance.accelerator is None
-    assert hurried.instance.accelerator.kind == "gpu"
+    """The 96 vCPUs of ml.m5.24xlarge take 4,063 s."""
+    kinds = catalog.ACCELERATOR_KINDS
+    patient = sizing.choose("train", Workload(**LONG, max_runtime_s=4100), accelerators=kinds)
+    hurried = sizing.choose("train", Workload(**LONG, max_runtime_s=4000), accelerators=kinds)
+    assert patient.instance.name == "ml.m5.24xlarge"
+    assert hurried.instance.accelerator.kind in kinds
     assert hurried.reason.endswith("no instance without an accelerator does")
 
 
 def test_where_no_accelerator_can_be_used_none_is_chosen():
     with pytest.raises(NoFeasibleInstanceError):
-        chosen("train", {"train": {"max_runtime": 7200}}, accelerators=())
+        sizing.choose("train", Workload(**LONG, max_runtime_s=4000), accelerators=())
+    gpu = sizing.choose("train", Workload(**LONG, max_runtime_s=4000), accelerators=("gpu",))
+    assert gpu.instance.accelerator.kind == "gpu"
 
 
 def test_what_measures_for_the_endpoint_never_has_an_accelerator():
     for stage in ("process", "compile"):
         with pytest.raises(NoFeasibleInstanceError):
-            chosen(stage, {"train": {"max_runtime": 60}}, size_bytes=100_000 * MIB)
+            sizing.for_stage(
+                stage,
+                PipelineSpec.model_validate({"train": {"max_runtime": 60}}),
+                size_bytes=100_000 * MIB,
+                form="archive",
+                compressed=False,
+            )
 
 
 def test_pictures_and_texts_need_more_than_a_table_of_their_size():

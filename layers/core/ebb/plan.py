@@ -207,7 +207,7 @@ def _process(run: RunFacts, stack: StackSettings, instance: Instance, places: _P
             job_requests.processing_output("curated", places.curated.rstrip("/")),
             job_requests.processing_output("report", f"{places.stage['process']}/report"),
         ],
-        settings=_settings(run) | {"sources": sources.digests(run.sources)},
+        settings=_settings(run),
     )
 
 

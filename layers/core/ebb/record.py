@@ -135,6 +135,13 @@ def what_went_wrong(request: Ended) -> dict[str, Any]:
     if job:  # the job's own words first; SageMaker's summary only says that it exited
         message = job.get("ExitMessage") or job.get("FailureReason") or "the job ended without saying why"
         return ledger.error_of(None, kind="JobFailed", message=message, stage=request.stage)
+    build = (told or {}).get("Build", told)
+    if build and "BuildStatus" in build:  # an image's build; its log says more than its phases
+        words = [context.get("Message") for phase in build.get("Phases", []) for context in phase.get("Contexts", [])]
+        log = build.get("Logs", {})
+        where = f"log {log.get('GroupName')} {log.get('StreamName')}"
+        message = f"{build.get('Id')} {build['BuildStatus']}: {'; '.join(filter(None, words)) or 'no reason'} ({where})"
+        return ledger.error_of(None, kind="ImageBuildFailed", message=message, stage=request.stage)
     if told and ("executionArn" in told or "ExecutionArn" in told):  # the nested deployment
         message = f"{told.get('Error') or told.get('error')}: {told.get('Cause') or told.get('cause')}"
         return ledger.error_of(None, kind="DeploymentFailed", message=message, stage=request.stage)
