@@ -38,6 +38,8 @@ LONGEST_SCRIPT = PipelineSpec.model_validate(
 PLANS = [
     pytest.param({}, id="the worked run"),
     pytest.param({"spec": PipelineSpec.model_validate({"train": {"spot": False}})}, id="on demand"),
+    pytest.param({"spec": PipelineSpec.model_validate({"train": {"instance": "ml.g5.xlarge"}})}, id="on a GPU"),
+    pytest.param({"spec": PipelineSpec.model_validate({"train": {"instance": "ml.trn1.2xlarge"}})}, id="on Trainium"),
     pytest.param(
         {"run_id": LONGEST_RUN, "project": LONGEST_PROJECT, "attempt": 99, "spec": LONGEST_SPEC}, id="longest"
     ),
