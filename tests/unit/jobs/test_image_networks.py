@@ -5,6 +5,7 @@ import json
 
 import duckdb
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -172,13 +173,35 @@ def test_there_is_nothing_to_prune_from_the_narrowest_network():
     assert KIND.prune(ConvNet(DIGIT, 8, 1, [[[8, 8]]], 3), 0.5, pictures(2)) is None
 
 
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """A network for pictures whose sides cannot be halved evenly, its channels pruned, and its ONNX file."""
+    shape = {"height": 9, "width": 15, "channels": 3}
+    network = KIND.prune(trained(image_networks.original(shape, 500, 3)), 0.5, pictures(2, shape))
+    assert network is not None
+    file = tmp_path_factory.mktemp("exported") / "network.onnx"
+    export.to_onnx(trained(network), file, pictures(2, shape).numpy())
+    return network, file
+
+
 @pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
-def test_an_exported_network_answers_any_number_of_pictures_alike(pruned, tmp_path, runtime):
-    export.to_onnx(pruned, tmp_path / "network.onnx", pictures(2).numpy())
-    executable = runtimes.load(tmp_path / "network.onnx", runtime)
+def test_an_exported_network_answers_any_number_of_pictures_alike(uneven, runtime):
+    network, file = uneven
+    executable = runtimes.load(file, runtime)
     for rows in (1, 3, 40):
-        asked = pictures(rows).numpy()
-        np.testing.assert_allclose(executable.run(asked), networks.predict(pruned, asked), atol=1e-4)
+        asked = pictures(rows, network.shape).numpy()
+        np.testing.assert_allclose(executable.run(asked), networks.predict(network, asked), atol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
+def test_8_bits_answer_nearly_as_32_do(uneven, tmp_path, runtime):
+    network, file = uneven
+    asked = pictures(64, network.shape).numpy()
+    export.quantize(file, tmp_path / "int8.onnx", asked, KIND.quantized_operators)
+    weights = onnx.load(tmp_path / "int8.onnx").graph.initializer
+    assert sum(weight.data_type == onnx.TensorProto.INT8 for weight in weights) > 10
+    answers = runtimes.load(tmp_path / "int8.onnx", runtime).run(asked)
+    assert np.abs(answers - networks.predict(network, asked)).mean() < 0.02
 
 
 def test_augmentation_moves_a_picture_a_little_and_repeats_its_edge():
@@ -254,13 +277,3 @@ def test_no_convolution_of_one_pixel_has_a_stride(original):
     for part in original.modules():
         if isinstance(part, torch.nn.Conv2d) and part.kernel_size == (1, 1):
             assert part.stride == (1, 1)
-
-
-def test_sides_that_cannot_be_halved_evenly_are_exported_alike(tmp_path):
-    shape = {"height": 9, "width": 15, "channels": 3}
-    network = trained(image_networks.original(shape, 500, 3))
-    asked = pictures(4, shape).numpy()
-    export.to_onnx(network, tmp_path / "network.onnx", asked)
-    for runtime in runtimes.RUNTIMES:
-        executable = runtimes.load(tmp_path / "network.onnx", runtime)
-        np.testing.assert_allclose(executable.run(asked), networks.predict(network, asked), atol=1e-4)
