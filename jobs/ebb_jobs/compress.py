@@ -31,6 +31,7 @@ METHODS = ("distill", "prune", "quantize")
 PRUNED_SHARES = (0.5, 0.3)
 """Shares of the channels to take away, the strong first: the weaker only when the strong one may lose too much."""
 PROOF_ROWS = 512
+REMAINS = "the original remains"
 ORIGINALS = ("original.safetensors", "original.onnx")
 """The original as a network of ours, or as a user's script exported it."""
 
@@ -83,9 +84,9 @@ def compress(
         made["original"] = teacher, []
         workshop = Workshop(teacher, training, validation, schema, codec, kind, trained, checkpoints, settings, report)
         if "distill" in wanted:
-            made["student"] = bench.attempt("student", ["distill"], workshop.student)
+            made["student"] = bench.attempt("student", ["distill"], workshop.student, fallback=REMAINS)
         if "prune" in wanted:
-            made["pruned"] = bench.attempt("pruned", ["prune"], workshop.pruned)
+            made["pruned"] = bench.attempt("pruned", ["prune"], workshop.pruned, fallback=REMAINS)
     for name, one in made.items():
         if one is None:
             continue

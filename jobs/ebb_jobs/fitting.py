@@ -133,7 +133,7 @@ def bf16_pays(network: Network, inputs: np.ndarray, size: int) -> tuple[bool, st
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     if not supported:
         return False, "this CPU has no bf16 units"
-    trial = copy.deepcopy(network).train()
+    trial = _laid_out(copy.deepcopy(network), inputs).train()
     rows = tensor(inputs[:size])
     seconds = {"float32": math.inf, "bfloat16": math.inf}
     for _ in range(4):  # the best of some rounds: the first warms up, and other work disturbs some
@@ -185,9 +185,7 @@ def _fit(
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(threads(network, inputs, recipe.batch_size, cpu_count()))
     place = device()
-    if inputs.ndim == 4:  # images lie in memory with their channels last, and so convolutions are fastest
-        network.to(memory_format=torch.channels_last)
-    network.to(place)
+    _laid_out(network, inputs).to(place)
     rows = len(inputs)
     steps = math.ceil(rows / recipe.batch_size)
     optimizer = torch.optim.AdamW(
@@ -335,6 +333,11 @@ def _restart(
 
 def _autocast(precision: str, kind: str) -> Any:
     return torch.autocast(kind, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def _laid_out(network: Network, inputs: np.ndarray) -> Network:
+    """Return the network, its weights in the order in which images lie in memory: their channels last."""
+    return network.to(memory_format=torch.channels_last) if inputs.ndim == 4 else network
 
 
 def _run_what_is_queued() -> None:
