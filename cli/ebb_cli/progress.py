@@ -86,13 +86,20 @@ def summary(stage: dict[str, Any]) -> str:
         task = str(report.get("task") or "")
         examples = f"{rows.get('kept', 0):,} {EXAMPLES.get(task, 'rows')}"
         return f"{examples}{duplicates}; {task}, target {report.get('target', '')}"
-    if report.get("epochs"):
-        quality = (report.get("quality") or {}).get("validation")
-        return f"{report.get('metric', '')} {output.number(quality, 4)} after {report['epochs']} epochs"
     if candidates := report.get("candidates"):
         failed = sum(item.get("status") == "failed" for item in candidates)
-        return f"{len(candidates) - failed} candidates" + (f", {failed} failed" if failed else "")
-    return ""
+        return _counted(len(candidates) - failed, "candidate") + (f", {failed} failed" if failed else "")
+    if "files" in report:
+        return f"{report.get('task', '')}, {_counted(report['files'], 'data file')}"
+    if report.get("metric"):
+        quality = output.number((report.get("quality") or {}).get("validation"), 4)
+        after = f" after {_counted(report['epochs'], 'epoch')}" if report.get("epochs") else ", as exported"
+        return f"{report['metric']} {quality}{after}"
+    return "served as it is" if report.get("as_is") else ""
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("s" if count != 1 else "")
 
 
 def wait_for_drop(target: Target, ledger: Ledger, drop_id: str, *, within_s: float) -> dict[str, Any]:
@@ -147,10 +154,14 @@ def _history(target: Target, execution_arn: str) -> list[dict[str, Any]]:
 
 
 def _remark(run: dict[str, Any] | None, step: str) -> str:
-    if run is None or step not in STAGE_OF_STEP:
-        return ""
-    stage = next((item for item in run["stages"] if item["stage"] == STAGE_OF_STEP[step]), None)
+    stage = _recorded(run, step)
     return summary(stage) if stage else ""
+
+
+def _recorded(run: dict[str, Any] | None, step: str) -> dict[str, Any] | None:
+    """Return the stage of a step as the ledger holds it; None for a step that is no stage, or not recorded yet."""
+    found = (item for item in (run or {}).get("stages", ()) if item["stage"] == STAGE_OF_STEP.get(step))
+    return next(found, None)
 
 
 class _Live:
@@ -199,7 +210,8 @@ class _Lines:
         now = datetime.now(UTC)
         for step in found:
             remark = _remark(run, step.name)
-            late = step.name in STAGE_OF_STEP and not remark and run is not None and run["status"] == "running"
+            running = run is not None and run["status"] == "running"
+            late = running and step.name in STAGE_OF_STEP and _recorded(run, step.name) is None
             if step.ended is None or (late and not step.failed):
                 # Its remark comes from the ledger a moment after the state has ended: wait for it.
                 if step.ended is None and time.monotonic() - self._last_said > HEARTBEAT_S:

@@ -85,7 +85,8 @@ def print_run(run: Mapping[str, Any]) -> None:
     say(f"[bold]{escape(run['run_id'])}[/]  {output.status(run['status'])}  {output.duration(run['duration_s'])}")
     if run["task"]:
         judged = f", judged by {run['metric']}" if run["metric"] else ""
-        say(f"{run['task']}, target {run['target']}{judged}", markup=False)
+        target = f", target {run['target']}" if run["target"] else ""
+        say(f"{run['task']}{target}{judged}", markup=False)
     if run["reuses"]:
         say(f"The same bytes, spec and job code as {run['reuses']}: no job was started (ebb show {run['reuses']}).")
     elif run["reason"]:
@@ -143,15 +144,17 @@ def _print_candidates(run: Mapping[str, Any]) -> None:
         return
     rows = []
     if original := (run["comparison"] or {}).get("original"):
-        rows.append(
-            ("as trained", *_measured(original | {"runtime": original.get("runtime") or "pytorch"}), "baseline")
-        )
+        # A script's model is compared with what the script exported, every other one with the network in PyTorch.
+        name, runtime = ("as exported", "onnxruntime") if run["task"] == "custom" else ("as trained", "pytorch")
+        rows.append((name, *_measured({**original, "runtime": runtime}), "the baseline"))
     for item in run["candidates"]:
         chosen = item.get("name") == run["chosen"]
         name = f"[bold green]{item.get('name')} ✓[/]" if chosen else str(item.get("name"))
-        told = item.get("verdict") or item.get("reason") or item.get("status") or ""
+        told = str(item.get("verdict") or item.get("reason") or item.get("status") or "")
+        if chosen:
+            told = told.partition(": ")[0]  # what follows are the figures of this row; `ebb why` has them all
         measures = _measured(item) if item.get("status") == "measured" else (*_runtime(item), *["-"] * 6)
-        rows.append((name, *measures, escape(str(told))))
+        rows.append((name, *measures, escape(told)))
     metric = str(run["metric"] or "quality")
     columns = ("candidate", "runtime", metric, "may lose", "p50 ms", "rows/s", "size", "CPU-ms", "verdict")
     output.table("\nCandidates, on validation data", columns, rows, right=columns[2:8])

@@ -109,11 +109,18 @@ def test_the_seconds_of_a_step_that_goes_on_are_counted_until_now():
             "4,900 pictures; image-classification, target label",
             id="process, of pictures",
         ),
+        pytest.param({"task": "custom", "files": 1}, "custom, 1 data file", id="process, of a script's data"),
         pytest.param(
             {"metric": "accuracy", "epochs": 12, "quality": {"validation": 0.97321}},
             "accuracy 0.9732 after 12 epochs",
             id="train",
         ),
+        pytest.param(
+            {"metric": "accuracy", "quality": {"validation": 0.97321}, "as_is": False},
+            "accuracy 0.9732, as exported",
+            id="train, by a script",
+        ),
+        pytest.param({"as_is": True}, "served as it is", id="train, by a script that exports nothing"),
         pytest.param(
             {"candidates": [{"status": "made"}, {"status": "made"}, {"status": "failed"}]},
             "2 candidates, 1 failed",

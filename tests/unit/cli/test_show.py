@@ -144,7 +144,7 @@ CANDIDATES = [
     {
         "name": "student", "status": "measured", "runtime": "onnxruntime", "quality": {"validation": 0.9713},
         "drop_bound": 0.0042, "latency_ms": {"p50": 0.021}, "throughput_rows_per_s": 91234.5, "size_bytes": 200_000,
-        "cpu_ms_per_prediction": 0.031, "verdict": "takes the least energy",
+        "cpu_ms_per_prediction": 0.031, "verdict": "student takes the least energy: 0.031 CPU-ms",
     },
     {"name": "pruned-int8-openvino", "status": "failed", "runtime": "openvino", "reason": "cannot be compiled"},
 ]  # fmt: skip
@@ -157,9 +157,16 @@ def test_every_candidate_stands_with_its_runtime_its_figures_and_its_verdict(ebb
     told = ebb("show", RUN_ID).stdout
     assert cells(told, "student ✓") == [
         "student ✓", "onnxruntime", "0.9713", "0.0042", "0.0210", "91,234", "195.3 KiB", "0.0310",
-        "takes the least energy",
+        "student takes the least energy",
     ]  # fmt: skip
     assert cells(told, "as trained")[:3] == ["as trained", "pytorch", "0.9700"]
+
+
+def test_what_a_script_exported_is_compared_with_itself_as_exported(ebb, put):
+    put(task="custom", chosen="student", candidates=CANDIDATES, comparison={"original": MEASURE, "shipped": SHIPPED})
+    told = ebb("show", RUN_ID).stdout
+    assert cells(told, "as exported")[:2] == ["as exported", "onnxruntime"]
+    assert "target" not in told
 
 
 def test_a_candidate_that_failed_says_why_instead_of_figures(ebb, put):
