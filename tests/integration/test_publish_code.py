@@ -35,7 +35,7 @@ def test_creating_publishes_the_job_code_under_its_hash(account, context, answer
     (answer,) = answers
     assert answer["Status"] == "SUCCESS"
     assert answer["Data"]["JobsUri"].startswith(f"s3://{ARTIFACTS}/jobs/")
-    prefix = f"jobs/{answer['Data']['Uri'].rpartition('/')[2]}/"
+    prefix = f"jobs/{answer['Data']['JobsUri'].rpartition('/')[2]}/"
     assert {f"{prefix}run.py", f"{prefix}ebb_jobs/infer.py"} <= set(keys(account))
     assert not [key for key in keys(account) if "__pycache__" in key]
 
