@@ -29,10 +29,11 @@ class Block(nn.Module):
         self.second_norm = nn.BatchNorm2d(outputs)
         self.shortcut = (
             nn.Sequential(
-                # Averaging before the 1 x 1 convolution sees all places (He et al., Bag of Tricks, 2018). A 1 x 1
-                # convolution with a stride must not be had anyway: oneDNN's overwrites memory in training where it has
-                # fewer than 16 input channels (oneDNN issue 6035), which is what pruning leaves.
-                nn.AvgPool2d(stride, ceil_mode=True),
+                # Averaging before the 1 x 1 convolution sees all places (He et al., Bag of Tricks, 2018), and a 1 x 1
+                # convolution with a stride must not be had: in training oneDNN's overwrites memory where it has fewer
+                # than 16 input channels (oneDNN issue 6035), which is what pruning leaves. The pool's padding takes
+                # uneven sides; with `ceil_mode` instead ONNX Runtime 1.32 averages wrongly in 8 bits.
+                nn.AvgPool2d(3, stride, padding=1, count_include_pad=False),
                 nn.Conv2d(inputs, outputs, 1, bias=False),
                 nn.BatchNorm2d(outputs),
             )
