@@ -1,21 +1,23 @@
-"""What holds for every test: nothing reaches a real account, whatever the developer's environment says."""
+"""What holds for every test: nothing reaches a real account by accident, whatever the environment says."""
 
 import os
 
 import pytest
 
 # At import, before any module makes a session: keys that no account knows, no profile, no file of the developer's.
-for name in [name for name in os.environ if name.startswith("AWS_")]:
-    del os.environ[name]
-os.environ.update(
-    AWS_ACCESS_KEY_ID="testing",
-    AWS_SECRET_ACCESS_KEY="testing",
-    AWS_DEFAULT_REGION="us-east-1",
-    AWS_CONFIG_FILE=os.devnull,
-    AWS_SHARED_CREDENTIALS_FILE=os.devnull,
-    AWS_EC2_METADATA_DISABLED="true",
-    POWERTOOLS_TRACE_DISABLED="true",
-)
+# Only `make conformance`, told a profile and a cost cap, runs the end-to-end tests against an account.
+if "EBB_CONFORMANCE_PROFILE" not in os.environ:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(
+        AWS_ACCESS_KEY_ID="testing",
+        AWS_SECRET_ACCESS_KEY="testing",
+        AWS_DEFAULT_REGION="us-east-1",
+        AWS_CONFIG_FILE=os.devnull,
+        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+        AWS_EC2_METADATA_DISABLED="true",
+    )
+os.environ["POWERTOOLS_TRACE_DISABLED"] = "true"
 
 
 @pytest.fixture(autouse=True)
