@@ -51,7 +51,7 @@ class ImageKind:
         student_peak_rate=4e-3,
         batch_size=batch_size,
         max_epochs=40,
-        pruned_steps=200,
+        pruned_steps=320,
         calibration_rows=512,
     )
     runtimes = ("onnxruntime", "openvino")
