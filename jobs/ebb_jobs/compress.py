@@ -131,8 +131,10 @@ class Workshop:
         self.seed = int(self.settings.get("seed", 7))
         self.max_drop = float(((self.settings.get("spec") or {}).get("compress") or {}).get("max_metric_drop", 0.01))
         hard = train.hard_loss(self.training, train.class_shares(self.schema, self.training), self.metric)
+        taught = networks.raw_outputs(self.teacher.to(fitting.device()), self.training.inputs)
+        self.teacher.to("cpu")
         self.lessons = {
-            "distilled": distillation_loss(networks.raw_outputs(self.teacher, self.training.inputs), hard),
+            "distilled": distillation_loss(taught, hard),
             "labels only": hard,
         }
         self.truth, self.taught = self._answers(self.teacher)

@@ -42,6 +42,30 @@ def test_it_learns_what_no_line_can_separate():
     assert fit().quality > 0.95
 
 
+def noisy(batch, generator):
+    return batch + 0.1 * torch.randn(batch.shape, generator=generator)
+
+
+def test_batches_are_varied_and_the_seed_decides_how():
+    weights = []
+    for seed, augment in ((1, noisy), (1, noisy), (2, noisy), (1, None)):
+        torch.manual_seed(0)
+        network = networks.Mlp(5, [32], 2)
+        recipe = fitting.Recipe("accuracy", 2, 32, seed=seed)
+        fitting.fit(network, ROWS, loss, accuracy, recipe, augment=augment)
+        weights.append(network.layers[0].weight.detach().numpy())
+    assert np.array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+    assert not np.array_equal(weights[0], weights[3])
+
+
+def test_a_step_is_as_large_as_the_numbers_that_it_multiplies():
+    network = networks.Mlp(5, [32], 2)
+    assert fitting.multiplications(network, ROWS) == 5 * 32 + 32 * 2
+    assert fitting.threads(network, ROWS, 64, available=2) == 1
+    assert fitting.threads(network, ROWS, 1_000_000, available=2) == 2
+
+
 def test_it_stops_at_the_target():
     outcome = fit(target=0.8)
     assert outcome.epochs < 40

@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,16 @@ def test_both_runtimes_give_the_same_answers_to_one_and_to_many(shapes, tmp_path
             np.concatenate([model.run(pixels[i : i + 1]) for i in range(9)]), answers[name], atol=1e-6
         )
     np.testing.assert_allclose(answers["original"], answers["original-openvino"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["original", "original-openvino"])
+def test_requests_at_the_same_time_do_not_mix(shapes, tmp_path, name):
+    model = serve.Model(bundle.unpack(shapes.bundles / name / "model.tar.gz", tmp_path))
+    pixels = np.random.default_rng(1).integers(0, 255, (64, SIDE, SIDE, 1), dtype=np.uint8)
+    alone = [model.run(one[None]) for one in pixels]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda one: model.run(one[None]), pixels))
+    np.testing.assert_array_equal(np.concatenate(together), np.concatenate(alone))
 
 
 def test_an_exported_network_tells_nothing_of_the_machine_that_made_it(shapes):

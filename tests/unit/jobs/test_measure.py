@@ -1,3 +1,7 @@
+import time
+
+import numpy as np
+
 from ebb_jobs import measure
 
 
@@ -16,3 +20,35 @@ def test_the_original_is_compared_by_its_best_form_for_each_figure():
     assert figures["cpu_ms_per_prediction"] == 1.0
     assert figures["throughput_rows_per_s"] == 16_000
     assert chosen == {"latency": "2 threads", "throughput": "1 thread", "energy": "1 thread"}
+
+
+def test_slow_networks_answer_less_often_and_fast_ones_as_often_as_planned():
+    assert measure.Turn.within(60, turn_s=5) == measure.Turn()
+    slow = measure.Turn.within(60, turn_s=100)
+    assert (slow.singles, slow.end_to_end) == (measure.SINGLE_ROWS // 10, measure.END_TO_END_ROWS // 10)
+    assert measure.Turn.within(60, turn_s=1e6) == measure.Turn(*[measure.LEAST] * 4)
+
+
+class Sleeper:
+    """A network that is slow enough to be told from the fast ones."""
+
+    def __init__(self, delay_s):
+        self.delay_s, self.shapes = delay_s, set()
+
+    def run(self, encoded):
+        self.shapes.add(encoded.shape)
+        time.sleep(self.delay_s)
+
+    def predict(self, raws):
+        assert raws == ["one example"]
+        time.sleep(self.delay_s)
+
+
+def test_a_race_of_pictures_stays_within_its_time(monkeypatch):
+    monkeypatch.setattr(measure, "RACE_S", 0.5)
+    slow, fast = (measure.Contender(name, Sleeper(delay)) for name, delay in (("slow", 0.005), ("fast", 0.0005)))
+    begun = time.monotonic()
+    measure.race([slow, fast], np.zeros((3, 4, 4, 1), np.uint8), [["one example"]])
+    assert time.monotonic() - begun < 5
+    assert slow.model.shapes == {(1, 4, 4, 1), (measure.BATCH_ROWS, 4, 4, 1)}
+    assert slow.figures()["latency_ms"]["p50"] > fast.figures()["latency_ms"]["p50"]
