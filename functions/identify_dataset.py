@@ -5,7 +5,7 @@ Reads the data and the spec; writes the manifest and the ledger. No job starts b
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -163,7 +163,8 @@ def _found(asked: IdentifyRequested, marker: ObjectFacts, spec: PipelineSpec, se
             source=script is not None,
             alone=spec.data.mode == "replace",
             **given,
-        )
+        ),
+        file=prefix if len(data) > 1 else relative[0],
     )
     form = precheck.content_format(relative, script=script is not None, **given)
     task = infer.drop_task(form, spec.task, source=script is not None)
@@ -263,10 +264,11 @@ def _heeded(asked: IdentifyRequested, spec: PipelineSpec, form: str, script: Obj
 
 def _checked(found: _Found, spec: PipelineSpec, *, own: ObjectFacts) -> list[ObjectFacts]:
     """Return the data as it was when its first bytes, or its directory, did not show it to be unusable."""
+    alone = len(found.data) == 1 and spec.data.mode == "replace"
     if found.form == "archive":
-        look = partial(_look_into_archive, spec=spec, script=found.script is not None)
+        look = partial(_look_into_archive, spec=spec, script=found.script is not None, alone=alone)
     elif found.form in infer.TABLES:
-        look = partial(_look_at_table, spec=spec, alone=len(found.data) == 1 and spec.data.mode == "replace")
+        look = partial(_look_at_table, spec=spec, alone=alone)
     else:
         return found.data  # pictures and what belongs to a script: their names have been judged
     return objects.side_by_side(lambda each: objects.steadily(each, look, own=own), found.data)
@@ -290,8 +292,8 @@ def _look_at_table(facts: ObjectFacts, *, spec: PipelineSpec, alone: bool) -> Ob
     return facts
 
 
-def _look_into_archive(facts: ObjectFacts, *, spec: PipelineSpec, script: bool) -> ObjectFacts:
-    """Return an archive whose directory does not show it to be unusable."""
+def _look_into_archive(facts: ObjectFacts, *, spec: PipelineSpec, script: bool, alone: bool) -> ObjectFacts:
+    """Return an archive whose directory does not show it to be unusable; `alone`: no other brings files to the run."""
     _accept(
         precheck.check_archive(
             facts.key.rsplit("/", 1)[-1],
@@ -301,8 +303,9 @@ def _look_into_archive(facts: ObjectFacts, *, spec: PipelineSpec, script: bool) 
             target=spec.data.target,
             source=script,
             entry_point=spec.train.entry_point,
-            alone=spec.data.mode == "replace",
-        )
+            alone=alone,
+        ),
+        file=facts.key.rsplit("/", 1)[-1],
     )
     return facts
 
@@ -382,9 +385,11 @@ def _reason(earlier: str | None, *, reuse: bool, force: bool, served: str | None
     return "no successful run has had these bytes, this spec and this job code"
 
 
-def _accept(rejection: JobRejection | None) -> None:
+def _accept(rejection: JobRejection | None, *, file: str | None = None) -> None:
+    """Raise what was found; `file` says where when it is of no single one of the files."""
     if rejection is not None:
-        raise DropRejectedError(Rejection.of(rejection))
+        found = Rejection.of(rejection)
+        raise DropRejectedError(found if found.file else replace(found, file=file))
 
 
 @contextmanager

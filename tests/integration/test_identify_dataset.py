@@ -481,7 +481,14 @@ def test_a_packed_script_is_looked_into(account, context):
 def test_an_archive_that_cannot_be_used_is_rejected_by_its_directory(account, context, body, code, named):
     rejection = rejection_of(account, context, account.drop("cancer/data/shots.zip", body))
     assert rejection.code == code
+    assert rejection.file, "it names the archive, or the file in it"
     assert named in rejection.message
+
+
+def test_archives_of_one_folder_are_judged_together(account, context):
+    files = {f"{kind}.zip": zipped({f"{kind}/{n}.png": PNG for n in range(40)}) for kind in ("cat", "dog")}
+    found = identify_dataset.handler(ask(filled(account, files)), context)
+    assert (found["format"], found["source_count"]) == ("archive", 2)
 
 
 def test_a_link_in_a_tar_is_refused(account, context):
@@ -516,6 +523,7 @@ def test_of_a_large_tar_only_the_beginning_is_looked_at(account, context, monkey
 def test_a_folder_that_cannot_be_used_is_rejected_by_its_names(account, context, files, code, named):
     rejection = rejection_of(account, context, filled(account, files))
     assert rejection.code == code
+    assert rejection.file, "it names the folder, or the file in it"
     assert named in rejection.message
 
 

@@ -231,7 +231,7 @@ def _as_is(report: Mapping[str, Any], serve: ServeSpec) -> Selection:
     too_large = _too_large(float(shipped.get("memory_mib") or 0), serve)
     if too_large:
         raise _none_acceptable({shipped["name"]: too_large})
-    reason = f"{shipped['name']} is served without a comparison: {shipped.get('reason') or 'it has no evaluation'}"
+    reason = f"served without a comparison: {shipped.get('reason') or 'it has no evaluation'}"
     if serve.p95_latency:
         reason += "; whether it answers within serve.p95_latency is not known, its alarm will tell"
     return Selection(shipped["name"], shipped, None, None, reasons=(reason,), verdicts={shipped["name"]: reason})
