@@ -14,8 +14,6 @@ _SPREAD = 40_503
 """Odd and near 2**16 over the golden ratio, whose multiples lie far apart; below it the hash of a pair of tokens stays
 within 31 bits, in which OpenVINO computes."""
 MAX_VOCABULARY = 2**15
-DROPPED_TOKENS = 0.1
-"""Tokens that training leaves out at random, so that no text is known by one rare word."""
 
 
 class TextNet(Network):

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from ebb_jobs import bad_request, text
+from ebb_jobs import bad_request, dataset, text
 from ebb_jobs.bad_request import BadRequestError
 from ebb_jobs.kinds.text import KIND, fit_tokenizer
 from ebb_jobs.report import Report
@@ -86,6 +86,15 @@ def test_a_served_text_becomes_the_tokens_that_training_saw(codec, curated, tmp_
             found = served.encode(served.parse(body, kind))
             assert found.dtype == np.int32
             assert (found == tokens).all(), (kind, one[:40])
+
+
+def test_many_texts_are_mapped_from_a_file(codec, curated, monkeypatch):
+    in_memory = KIND.read_split(curated, "train", codec)
+    monkeypatch.setattr(dataset, "IN_MEMORY_BYTES", 0)
+    mapped = KIND.read_split(curated, "train", codec)
+    assert isinstance(mapped.inputs, np.memmap)
+    assert (mapped.inputs == in_memory.inputs).all()
+    assert list(mapped.raw_targets[: len(LETTERS)]) == [label for _, label in LETTERS]
 
 
 @pytest.mark.parametrize("name", AWKWARD)
