@@ -36,7 +36,7 @@ LONGEST = 256
 COVERED = 0.95
 """Share of the training texts that are read whole, if LONGEST allows it."""
 CHARACTERS_PER_TOKEN = 8
-"""A text is cut before it is tokenized, so that a book costs no more than its beginning; of 400 mails none had over 5."""
+"""A text is cut before it is tokenized, so that a book costs what its beginning does; of 400 mails none had over 5."""
 STEP = 16
 DROPPED_TOKENS = 0.1
 
