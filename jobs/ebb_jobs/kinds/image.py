@@ -26,6 +26,8 @@ from ebb_jobs.report import Report
 
 STUDENT_SHARES = (1.0, 1.5)
 """Widths to try, as shares of the original's: with half the depth and a quarter of the places, width is cheap."""
+FEW_ROWS = 1_000
+"""Below, chance moves the quality of the held-out rows by more than may be lost: a wider student could prove nothing."""
 SCALING_ROWS = 2048
 SHIFT = 1 / 14
 """How far training moves a picture at most, as a share of its side: two of the 28 pixels of a digit."""
@@ -50,7 +52,7 @@ class ImageKind:
         peak_rate=2e-3,
         student_peak_rate=4e-3,
         batch_size=batch_size,
-        max_epochs=40,
+        max_epochs=30,
         pruned_steps=320,
         calibration_rows=512,
     )
@@ -112,9 +114,10 @@ class ImageKind:
         return network
 
     def students(self, teacher: Network, codec: ImageCodec, training: Split) -> list[Callable[[], Network]]:
-        """Return networks of half the depth and half the resolution, narrow and wider."""
+        """Return networks of half the depth and half the resolution, narrow and, of enough pictures, wider."""
         assert isinstance(teacher, ConvNet)
-        return [partial(image_networks.student, teacher, share) for share in STUDENT_SHARES]
+        shares = STUDENT_SHARES[:1] if len(training) < FEW_ROWS else STUDENT_SHARES
+        return [partial(image_networks.student, teacher, share) for share in shares]
 
     def prune(self, network: Network, share: float, example: Tensor) -> ConvNet | None:
         """Return a copy without the channels whose weights are least, in groups that depend on each other.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ebb_jobs import export, fitting, image, image_networks, networks, runtimes
+from ebb_jobs import dataset, export, fitting, image, image_networks, networks, runtimes
 from ebb_jobs.errors import InputMissingError
 from ebb_jobs.image_networks import ConvNet
 from ebb_jobs.kinds.image import KIND, SHIFT
@@ -289,3 +289,10 @@ def test_no_convolution_of_one_pixel_has_a_stride(original):
     for part in original.modules():
         if isinstance(part, torch.nn.Conv2d) and part.kernel_size == (1, 1):
             assert part.stride == (1, 1)
+
+
+def test_a_wider_student_is_tried_only_where_there_are_enough_pictures(original):
+    few, many = (dataset.Split(np.empty((rows, 0)), np.zeros(rows), np.zeros(rows)) for rows in (200, 5000))
+    assert len(KIND.students(original, None, few)) == 1
+    narrow, wide = (make().parameter_count() for make in KIND.students(original, None, many))
+    assert narrow < wide
