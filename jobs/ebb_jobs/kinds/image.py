@@ -27,7 +27,7 @@ from ebb_jobs.report import Report
 STUDENT_SHARES = (1.0, 1.5)
 """Widths to try, as shares of the original's: with half the depth and a quarter of the places, width is cheap."""
 FEW_ROWS = 1_000
-"""Below, chance moves the quality of the held-out rows by more than may be lost: a wider student could prove nothing."""
+"""Below, chance moves the held-out quality by more than may be lost: a wider student could prove nothing."""
 SCALING_ROWS = 2048
 SHIFT = 1 / 14
 """How far training moves a picture at most, as a share of its side: two of the 28 pixels of a digit."""
