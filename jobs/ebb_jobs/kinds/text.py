@@ -58,6 +58,7 @@ class TextKind:
         peak_rate=2e-3,
         student_peak_rate=4e-3,
         batch_size=batch_size,
+        min_epochs=2,  # a million texts are 1,000 steps an epoch
         max_epochs=30,
     )
     runtimes = ("onnxruntime", "openvino")
