@@ -339,7 +339,7 @@ def _why(chosen: Measured, front: Sequence[Measured], metric: str, floor: float,
 
 def _why_not(candidate: Measured, chosen: Measured, front: Sequence[Measured]) -> str:
     if candidate not in front:
-        return "another candidate is as good in every respect, and better in one"
+        return "matched or beaten by another in every respect"
     if candidate.cpu_ms <= chosen.cpu_ms * (1 + NOISE_SHARE):
         return f"as lean as {chosen.name} within measurement noise, and larger: {candidate.size_bytes} bytes"
     return f"takes {candidate.cpu_ms / chosen.cpu_ms:.2g} times the energy of {chosen.name} per prediction"
