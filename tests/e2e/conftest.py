@@ -96,6 +96,11 @@ class Ebb:
 
     home: Path
 
+    @property
+    def named(self) -> list[str]:
+        """The options that name the account and the stack, for what takes neither by default: destroy."""
+        return ["--profile", ACCOUNT_PROFILE, "--stack", STACK] if ACCOUNT_PROFILE else []
+
     def __call__(self, *arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "ebb_cli.main", *map(str, arguments)],
