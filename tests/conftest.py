@@ -5,10 +5,15 @@ import os
 import pytest
 
 # At import, before any module makes a session: keys that no account knows, no profile, no file of the developer's.
-# Only `make conformance`, told a profile and a cost cap, runs the end-to-end tests against an account.
-if "EBB_CONFORMANCE_PROFILE" not in os.environ:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
+# Only `make conformance`, told a profile and a cost cap, runs the end-to-end tests against an account: through that
+# profile and through nothing else (keys in the environment would win over it).
+PROFILE, REGION = os.environ.get("EBB_CONFORMANCE_PROFILE"), os.environ.get("EBB_CONFORMANCE_REGION")
+FILES = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE") if PROFILE else ()
+for name in [name for name in os.environ if name.startswith("AWS_") and name not in FILES]:
+    del os.environ[name]
+if PROFILE:
+    os.environ.update({"AWS_PROFILE": PROFILE} | ({"AWS_DEFAULT_REGION": REGION} if REGION else {}))
+else:
     os.environ.update(
         AWS_ACCESS_KEY_ID="testing",
         AWS_SECRET_ACCESS_KEY="testing",

@@ -8,8 +8,11 @@ Each run writes <target>.json below --out (.conformance): the outcome of every t
 answered, and what the runs cost. When both targets have been run, differences.md beside them tells where the embedded
 cloud and the account disagree.
 
-A real account is billed. The run deploys a stack of its own name, refuses to start when the cap is below what the same
-tests are expected to cost, skips what is left once the cap is reached, and the last test destroys the stack.
+A real account is billed. The run deploys a stack of its own (--stack; refused when a stack of that name is there
+already), refuses to start when the cap is below what the same tests are expected to cost, skips what is left once the
+cap is reached, and destroys the stack at the end, also after a failure. The cap counts what the stack's ledger counts,
+finished runs with their jobs: not the jobs still going, nor the endpoints' requests, the key, logs and storage. A
+budget of the account is the only hard limit.
 Exits 1 when a test failed, 2 when the run may not start.
 """
 
@@ -154,6 +157,12 @@ def check_cap(cap_usd: float | None, embedded: Result | None) -> float:
     return cap_usd
 
 
+def account_environment(profile: str, region: str | None, stack: str, cap_usd: float) -> dict[str, str]:
+    """Return what tells the tests to run against an account; tests/conftest.py keeps every other credential away."""
+    told = {"EBB_CONFORMANCE_PROFILE": profile, "EBB_STACK": stack, "EBB_COST_CAP_USD": str(cap_usd)}
+    return told | ({"EBB_CONFORMANCE_REGION": region} if region else {})
+
+
 def run(target: str, out: Path, environment: Mapping[str, str], pytest_arguments: list[str]) -> tuple[Result, int]:
     """Run tests/e2e against a target; return what it showed and pytest's exit status."""
     work = out / "work"
@@ -170,7 +179,7 @@ def run(target: str, out: Path, environment: Mapping[str, str], pytest_arguments
         raise RefusedError(f"pytest ended with status {status} before any test")
     observed = json.loads(seen.read_text(encoding="utf-8")) if seen.exists() else {"shapes": {}, "cost_usd": None}
     about = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": _commit(), "exit_status": status}
-    about |= {name: value for name, value in environment.items() if name in ("EBB_STACK", "AWS_REGION")}
+    about |= {name: value for name, value in environment.items() if name.startswith("EBB_")}
     return Result(target, about, outcomes(report), observed["shapes"], observed["cost_usd"]), status
 
 
@@ -209,7 +218,7 @@ def main() -> int:
     parser.add_argument("--profile", help="AWS profile of the account to run against")
     parser.add_argument("--region", help="Region; the profile's own without it")
     parser.add_argument("--stack", default=STACK, help=f"stack to deploy and destroy there ({STACK})")
-    parser.add_argument("--cost-cap-usd", type=float, help="stop once the ledger counts this much")
+    parser.add_argument("--cost-cap-usd", type=float, help="skip what is left once the ledger counts this much")
     parser.add_argument("--out", type=Path, default=OUT, help="where results and differences go")
     parser.add_argument("--compare", action="store_true", help="run nothing, compare what is written down")
     asked, pytest_arguments = parser.parse_known_args()
@@ -220,9 +229,7 @@ def main() -> int:
             if asked.profile:
                 cap = check_cap(asked.cost_cap_usd, Result.read(asked.out / f"{EMBEDDED}.json"))
                 target = ACCOUNT
-                environment = {"EBB_CONFORMANCE_PROFILE": asked.profile, "EBB_STACK": asked.stack}
-                environment["EBB_COST_CAP_USD"] = str(cap)
-                environment |= {"AWS_REGION": asked.region} if asked.region else {}
+                environment = account_environment(asked.profile, asked.region, asked.stack, cap)
             result, status = run(target, asked.out, environment, pytest_arguments)
             result.write(asked.out / f"{target}.json")
             print(f"wrote {asked.out / f'{target}.json'}")

@@ -22,6 +22,7 @@ import pytest
 import yaml
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.exceptions import ClientError
 
 from ebb_cli import demo_data
 from ebb_local import lifecycle
@@ -35,6 +36,8 @@ ENDED = {"succeeded", "rejected", "failed", "cancelled", "reused", "superseded"}
 ACCOUNT_PROFILE = os.environ.get("EBB_CONFORMANCE_PROFILE")
 """The AWS profile of the account to run against; None: an embedded cloud."""
 STACK = os.environ.get("EBB_STACK", "ebb")
+MARK = "ebb:conformance"
+"""Tag of the stacks that these tests deployed to an account, the only ones there that they may touch."""
 COST_CAP_USD = float(os.environ["EBB_COST_CAP_USD"]) if "EBB_COST_CAP_USD" in os.environ else None
 PATIENCE = 12 if ACCOUNT_PROFILE else 1  # jobs of an account wait minutes for their machines
 TEST_TIMEOUT_S = 420 * PATIENCE
@@ -85,7 +88,7 @@ def counted_cost_usd(ebb: "Ebb") -> float:
 def environment(home: Path) -> dict[str, str]:
     """The caller's environment without anything that could reach a real account, unless one was asked for."""
     if ACCOUNT_PROFILE:
-        return os.environ | {"EBB_HOME": str(home), "AWS_PROFILE": ACCOUNT_PROFILE, "EBB_STACK": STACK}
+        return os.environ | {"EBB_HOME": str(home), "EBB_STACK": STACK}  # tests/conftest.py left it one profile
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return kept | {"EBB_HOME": str(home), "EBB_STACK": STACK}
 
@@ -202,7 +205,7 @@ def wait_until(condition: Callable[[], Any], what: str, *, within_s: float = 60)
 @pytest.fixture(scope="session")
 def ebb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ebb]:
     command = Ebb(tmp_path_factory.mktemp("ebb"))
-    with account() if ACCOUNT_PROFILE else embedded_cloud(command):
+    with account(command) if ACCOUNT_PROFILE else embedded_cloud(command):
         _deployed.append(command)
         yield command
 
@@ -218,27 +221,47 @@ def embedded_cloud(command: Ebb) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def account() -> Iterator[None]:
-    """Deploy the stack to the account as a user would; the last test destroys it."""
+def account(command: Ebb) -> Iterator[None]:
+    """Deploy the stack to the account as a user would, and destroy it whatever happens.
+
+    A stack that was there before is nobody's but its owner's: the tests refuse to start.
+    """
+    assert COST_CAP_USD is not None, "an account is billed: start these tests by make conformance"
+    assert STACK != "ebb", "ebb is the name of a stack that people use: choose another"
+    found = deployed_stack()
+    mine = found is None or {"Key": MARK, "Value": "yes"} in found.get("Tags", [])
+    assert mine, f"the account has a stack {STACK!r} already, which these tests did not make"
     runtime = f"PythonRuntime=python{sys.version_info.major}.{sys.version_info.minor}"  # the one that is on PATH
     arm = platform.machine().lower() in {"arm64", "aarch64"}
     overrides = ["--parameter-overrides", runtime, f"Architecture={'arm64' if arm else 'x86_64'}"]
-    for arguments in (["build"], ["deploy", "--stack-name", STACK]):
-        done = subprocess.run(
-            [sys.executable, "-m", "samcli", *arguments, *overrides],
-            cwd=ROOT,
-            env=os.environ
-            | {
-                "AWS_PROFILE": str(ACCOUNT_PROFILE),
-                "SAM_CLI_TELEMETRY": "0",
-                "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    yield
+    try:
+        for arguments in (["build"], ["deploy", "--stack-name", STACK, "--tags", f"{MARK}=yes"]):
+            path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+            done = subprocess.run(
+                [sys.executable, "-m", "samcli", *arguments, *overrides],
+                cwd=ROOT,
+                env=os.environ | {"SAM_CLI_TELEMETRY": "0", "PATH": path},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        yield
+    finally:
+        if deployed_stack() is not None:  # the last test has destroyed it, unless it was left out or failed
+            done = command("destroy", "--with-stack", "--delete-data", *command.named, stdin=f"{STACK}\n")
+            by_hand = f"ebb destroy --with-stack --delete-data {' '.join(command.named)}"
+            assert done.returncode == 0, f"THE STACK IS STILL THERE AND BILLED, run: {by_hand}\n{done.stderr}"
+
+
+def deployed_stack() -> dict[str, Any] | None:
+    """The account's stack of this name, None when there is none."""
+    try:
+        return boto3.Session().client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
+    except ClientError as problem:
+        if problem.response["Error"]["Code"] != "ValidationError":
+            raise
+        return None
 
 
 @pytest.fixture
@@ -257,7 +280,7 @@ def connect(ebb: Ebb) -> Cloud:
 def connect_without_stack(ebb: Ebb) -> Cloud:
     """The account when the stack may be gone."""
     if ACCOUNT_PROFILE:
-        return Cloud(boto3.Session(profile_name=ACCOUNT_PROFILE), None, {})
+        return Cloud(boto3.Session(), None, {})
     server = lifecycle.running(ebb.home)
     assert server is not None, "the embedded cloud is not running"
     session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=server.region)

@@ -39,7 +39,7 @@ def test_every_permission_of_a_role_is_used_by_it_or_names_the_page_that_require
 
 def test_after_destroy_the_account_holds_what_it_held_before(ebb: Ebb, cloud: Cloud):
     runs = tuple(run["run_id"] for run in ebb.json("runs", "--limit", "1000"))
-    done = ebb("destroy", "--with-stack", "--delete-data", "--yes", *ebb.named)
+    done = ebb("destroy", "--with-stack", "--delete-data", "--yes", *ebb.named, stdin=f"{cloud.stack}\n")
     assert done.returncode == 0, done.stdout + done.stderr
     cloud = connect_without_stack(ebb)
     left = [name for name in names_in(cloud) if cloud.stack in name or name.startswith(runs)]

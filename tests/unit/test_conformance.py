@@ -1,5 +1,7 @@
 """`make conformance`: what is written down about a target, and how two targets are compared."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -113,3 +115,40 @@ def test_without_a_cap_nothing_is_started_and_the_status_is_2(tmp_path, monkeypa
     monkeypatch.setattr(conformance, "run", lambda *_: pytest.fail("started"))
     assert conformance.main() == 2
     assert "--cost-cap-usd" in capsys.readouterr().err
+
+
+def test_the_tests_are_told_one_profile_one_stack_and_the_cap(tmp_path, monkeypatch):
+    result("embedded").write(tmp_path / "embedded.json")
+    told = {}
+
+    def run(target, out, environment, arguments):
+        told.update(environment, target=target)
+        return result("aws"), 0
+
+    monkeypatch.setattr(conformance, "run", run)
+    options = ["--profile", "p", "--region", "eu-north-1", "--cost-cap-usd", "4", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["conformance.py", *options])
+    assert conformance.main() == 0
+    assert told == {
+        "target": "aws",
+        "EBB_CONFORMANCE_PROFILE": "p",
+        "EBB_CONFORMANCE_REGION": "eu-north-1",
+        "EBB_STACK": "ebb-conformance",
+        "EBB_COST_CAP_USD": "4.0",
+    }
+
+
+def test_in_a_test_run_for_a_profile_no_other_credential_is_left(monkeypatch):
+    script = "import os, conftest; print(sorted(name for name in os.environ if name.startswith('AWS_')))"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "AWS_ACCESS_KEY_ID": "somebody's",
+        "AWS_SESSION_TOKEN": "somebody's",
+        "AWS_REGION": "us-west-2",
+        "AWS_CONFIG_FILE": "config",
+        "EBB_CONFORMANCE_PROFILE": "p",
+        "EBB_CONFORMANCE_REGION": "eu-north-1",
+    }
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['AWS_CONFIG_FILE', 'AWS_DEFAULT_REGION', 'AWS_PROFILE']"
