@@ -143,7 +143,7 @@ class TextKind:
         """Return wide tables of tokens and pairs.
 
         Chosen on 4,157 mails and 7,422 film reviews, trained from scratch: as good as linear models over TF-IDF of
-        words and pairs on the mails (97.9 against 98.0 %), 2 to 3 points less on the reviews. Convolutions over the
+        words and pairs on the mails (97.9 against 98.0 %), 2 to 4 points less on the reviews. Convolutions over the
         tokens were 0.7 points worse on the mails and took twice as long; a transformer of two layers was 2.5 points
         worse on the reviews and took as long again.
         """
