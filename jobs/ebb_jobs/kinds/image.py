@@ -37,7 +37,7 @@ PRUNED_MULTIPLE = 8
 
 def batch_size(rows: int) -> int:
     """Return the batch size for that many rows: enough steps for few pictures, enough work per step for many."""
-    return next((size for limit, size in ((1_000, 16), (10_000, 64), (100_000, 128)) if rows < limit), 256)
+    return next((size for limit, size in ((1_000, 16), (3_000, 32), (10_000, 64), (100_000, 128)) if rows < limit), 256)
 
 
 class ImageKind:
@@ -52,7 +52,7 @@ class ImageKind:
         peak_rate=2e-3,
         student_peak_rate=4e-3,
         batch_size=batch_size,
-        max_epochs=30,
+        max_epochs=40,
         pruned_steps=320,
         calibration_rows=512,
     )
