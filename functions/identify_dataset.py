@@ -30,7 +30,7 @@ from ebb.sources import Source
 from ebb.spec import PipelineSpec
 from ebb.steps import Identified, IdentifyRequested
 from ebb.telemetry import logger
-from ebb_jobs import archives, infer, precheck, refusals
+from ebb_jobs import archives, glimpse, infer, precheck, refusals
 from ebb_jobs.rejection import RejectedError
 from ebb_jobs.rejection import Rejection as JobRejection
 
@@ -51,6 +51,15 @@ class _Found:
     def by_name(self) -> bool:
         """Whether the names of the objects say something too: a picture's folder is its class."""
         return self.form in ("images", "script")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An object that is usable as far as its first look shows, and what it lets expect."""
+
+    facts: ObjectFacts
+    task: str | None = None
+    inside: glimpse.ArchiveGlimpse = glimpse.UNKNOWN
 
 
 @logger.inject_lambda_context
@@ -83,7 +92,8 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
     spec, spec_given = _spec(asked)
     found = _found(asked, marker, spec, settings)
     naming = objects.Naming(objects.HASH_LIMIT_BYTES)
-    read = naming.named(_checked(found, spec, own=marker), own=marker)
+    seen = _checked(found, spec, own=marker)
+    read = naming.named([each.facts for each in seen], own=marker)
     # First noted, then looked up: of two drops that come close, the one that looks last sees both.
     book.accept(asked.project, asked.run_id, generation, spec.data.mode, read)
     form = found.form
@@ -124,7 +134,8 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
         manifest_uri=manifest_uri,
         sources_uri=sources_uri,
         format=form,  # type: ignore[arg-type]  # `content_format` returns nothing else
-        task=found.task,
+        task=found.task or seen[0].task,
+        **_expected(form, seen, read, spec),
         force=force,
     )
     _record(asked, told, found, spec, spec_given=spec_given, book=book)
@@ -262,52 +273,68 @@ def _heeded(asked: IdentifyRequested, spec: PipelineSpec, form: str, script: Obj
         )
 
 
-def _checked(found: _Found, spec: PipelineSpec, *, own: ObjectFacts) -> list[ObjectFacts]:
+def _checked(found: _Found, spec: PipelineSpec, *, own: ObjectFacts) -> list[_Seen]:
     """Return the data as it was when its first bytes, or its directory, did not show it to be unusable."""
     alone = len(found.data) == 1 and spec.data.mode == "replace"
     if found.form == "archive":
         look = partial(_look_into_archive, spec=spec, script=found.script is not None, alone=alone)
     elif found.form in infer.TABLES:
-        look = partial(_look_at_table, spec=spec, alone=alone)
+        look = partial(_look_at_table, spec=spec, alone=alone, guess=found.data[0].key)
     else:
-        return found.data  # pictures and what belongs to a script: their names have been judged
+        return [_Seen(each) for each in found.data]  # pictures, what belongs to a script: their names have been judged
     return objects.side_by_side(lambda each: objects.steadily(each, look, own=own), found.data)
 
 
-def _look_at_table(facts: ObjectFacts, *, spec: PipelineSpec, alone: bool) -> ObjectFacts:
-    """Return a table that the first MiB does not show to be unusable; `alone`: no other brings rows to the run."""
+def _look_at_table(facts: ObjectFacts, *, spec: PipelineSpec, alone: bool, guess: str) -> _Seen:
+    """Return a table that the first MiB does not show to be unusable; `alone`: no other brings rows to the run.
+
+    `guess` is the key of the one table that tells what task to expect.
+    """
     head = storage.read(facts.bucket, facts.key, etag=facts.etag, first_bytes=HEAD_BYTES) if facts.size_bytes else b""
-    _accept(
-        precheck.check(
-            facts.key.rsplit("/", 1)[-1],
-            facts.size_bytes,
-            head,
-            complete=facts.size_bytes <= HEAD_BYTES,
-            target=spec.data.target,
-            task=spec.task,
-            text=spec.data.input,
-            alone=alone,
-        )
-    )
-    return facts
+    name, complete = facts.key.rsplit("/", 1)[-1], facts.size_bytes <= HEAD_BYTES
+    asked = {"target": spec.data.target, "task": spec.task, "text": spec.data.input}
+    _accept(precheck.check(name, facts.size_bytes, head, complete=complete, alone=alone, **asked))
+    if facts.key != guess:
+        return _Seen(facts)
+    task = glimpse.of_table(name, head, complete=complete, **asked).task
+    return _Seen(facts, task.value if task else None)
 
 
-def _look_into_archive(facts: ObjectFacts, *, spec: PipelineSpec, script: bool, alone: bool) -> ObjectFacts:
+def _look_into_archive(facts: ObjectFacts, *, spec: PipelineSpec, script: bool, alone: bool) -> _Seen:
     """Return an archive whose directory does not show it to be unusable; `alone`: no other brings files to the run."""
+    name, entry_point = facts.key.rsplit("/", 1)[-1], spec.train.entry_point
+    listed, stream = None, _stream(facts)
+    if facts.size_bytes:
+        with _told():
+            listed = archives.listing(name, facts.size_bytes, stream)
     _accept(
         precheck.check_archive(
-            facts.key.rsplit("/", 1)[-1],
+            name,
             facts.size_bytes,
-            _stream(facts),
+            stream,
             task=spec.task,
             target=spec.data.target,
             source=script,
-            entry_point=spec.train.entry_point,
+            entry_point=entry_point,
             alone=alone,
+            listed=listed,
         ),
-        file=facts.key.rsplit("/", 1)[-1],
+        file=name,
     )
-    return facts
+    if listed is None:  # empty, which `check_archive` refuses
+        raise AssertionError(name)
+    share = 1.0 if listed.complete else TAR_BYTES / facts.size_bytes
+    return _Seen(facts, inside=glimpse.of_listing(name, listed, share=share, entry_point=entry_point))
+
+
+def _expected(form: str, seen: Sequence[_Seen], read: Sequence[Source], spec: PipelineSpec) -> dict[str, Any]:
+    """Return how many pictures there are, and what archives hold, as far as all of it has been looked at."""
+    if form == "images":
+        return {"example_count": len(read)}
+    if form != "archive" or spec.data.mode == "append":
+        return {}
+    inside = glimpse.together([each.inside for each in seen])
+    return {"content": inside.content, "example_count": inside.pictures, "unpacked_bytes": inside.unpacked_bytes}
 
 
 def _stream(facts: ObjectFacts) -> BinaryIO:

@@ -6,7 +6,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import identity, ledger, plan
+from ebb import identity, ledger, plan, sizing
 from ebb.aws import registry
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError
@@ -30,13 +30,17 @@ def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
         project=asked.project,
         spec=PipelineSpec.model_validate(found.spec),
         sources=found.sources,
-        source_count=found.source_count,
-        size_bytes=found.size_bytes,
+        data=sizing.Data(
+            size_bytes=found.size_bytes,
+            form=found.format,
+            compressed=found.compressed,
+            task=found.task,
+            content=found.content,
+            example_count=found.example_count,
+            unpacked_bytes=found.unpacked_bytes,
+        ),
         manifest_uri=found.manifest_uri,
         sources_uri=found.sources_uri,
-        form=found.format,
-        compressed=found.compressed,
-        task=found.task,
         generation=book.generation(asked.project, asked.run_id),
         finished=_finished(book, asked.run_id, found.identity),
         champion=_champion(book.project(asked.project)),

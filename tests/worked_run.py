@@ -12,6 +12,7 @@ from typing import Any
 from ebb import comparison, deployment, plan, selection
 from ebb.plan import RunFacts
 from ebb.settings import StackSettings
+from ebb.sizing import Data
 from ebb.sources import Source
 from ebb.spec import PipelineSpec
 
@@ -135,11 +136,9 @@ def facts(**changes: Any) -> RunFacts:
         "project": "cancer",
         "spec": PipelineSpec(),
         "sources": (SOURCE,),
-        "source_count": 1,
-        "size_bytes": SOURCE.size_bytes,
+        "data": Data(SOURCE.size_bytes, "csv"),
         "manifest_uri": f"s3://{ARTIFACTS}/projects/cancer/runs/{RUN_ID}/manifest.json",
         "sources_uri": f"s3://{ARTIFACTS}/projects/cancer/runs/{RUN_ID}/sources.json",
-        "form": "csv",
         "generation": 3,
         "finished": {},
     }

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import gzip
 import hashlib
-import io
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +25,7 @@ from ebb_cli.drop import SpecFile
 from ebb_cli.problems import REJECTED, USAGE, CommandError
 from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Stack, Target, find
 from ebb_cli.upload import Contents, contents, read_spec
-from ebb_jobs import archives, infer, precheck
+from ebb_jobs import archives, glimpse, infer, precheck
 from ebb_jobs.infer import Inferred
 from ebb_jobs.rejection import RejectedError
 
@@ -36,6 +34,7 @@ HEAD_BYTES = 1024 * 1024
 ASSUMED_BYTES = 100 * 1024 * 1024  # of data that stays in a bucket, when there is no target to ask
 SHOWN_CLASSES = 10
 SPOT_STAGES = {"train", "compress"}
+_FORM_OF_TASK = {infer.IMAGES: "images", infer.CUSTOM: "script"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Look:
     target: Inferred | None
     task: Inferred | None
     size_known: bool = True
+    inside: glimpse.ArchiveGlimpse = glimpse.UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ def plan(
         held = _contents(path, asked)
         seen = look(held, asked)
         found = local_sources(held)
-    stages = planned_stages(asked, seen, region)
-    built = build(found, asked, seen, region, stack)
+    facts, settings = run_facts(found, asked, seen), stand_ins(region, stack)
+    stages = planned_stages(facts, settings, region)
+    built = plans.build(facts, settings)
     total = footprint.sum_of(stage.expected for stage in stages).as_dict()
     if as_json:
         output.emit_json(
@@ -144,27 +145,18 @@ def look(held: Contents, asked: PipelineSpec) -> Look:
 
 def _look_at_tables(held: Contents, asked: PipelineSpec) -> Look:
     alone = len(held.files) == 1 and asked.data.mode == "replace"
+    wanted = {"target": asked.data.target, "text": asked.data.input, "task": asked.task}
+    shown: list[glimpse.TableGlimpse] = []
     for item in held.files.values():
         with item.open("rb") as file:
             head = file.read(HEAD_BYTES)
         size = item.stat().st_size
-        refused = precheck.check(
-            item.name,
-            size,
-            head,
-            complete=size <= HEAD_BYTES,
-            target=asked.data.target,
-            text=asked.data.input,
-            task=asked.task,
-            alone=alone,
-        )
-        _refuse(refused)
-    first = next(iter(held.files.values()))
-    form = infer.file_format(first.name)
-    if form is None:  # `check` refuses it
-        raise AssertionError(first)
-    target, task = _target_and_task(first, form, asked)
-    return Look(len(held.files), held.size_bytes, form.name, form.compression is not None, target, task)
+        complete = size <= HEAD_BYTES
+        _refuse(precheck.check(item.name, size, head, complete=complete, alone=alone, **wanted))
+        if not shown:
+            shown.append(glimpse.of_table(item.name, head, complete=complete, **wanted))
+    compressed = any(sources.is_packed(name) for name in held.files)
+    return Look(len(held.files), held.size_bytes, held.form, compressed, shown[0].target, shown[0].task)
 
 
 def _look_at_names(held: Contents, asked: PipelineSpec) -> Look:
@@ -172,13 +164,17 @@ def _look_at_names(held: Contents, asked: PipelineSpec) -> Look:
     known: dict[str, Any] = {"source": asked.train.source is not None, "entry_point": asked.train.entry_point}
     wanted = {"task": asked.task, "target": asked.data.target, **known}
     sizes = [(name, file.stat().st_size) for name, file in held.files.items()]
-    inside, archive = sizes, None
+    inside, archive, shown = sizes, None, []
     if held.form == "archive":
         inside = []
         for archive, file in held.files.items():
             with file.open("rb") as stream:
-                _refuse(precheck.check_archive(archive, file.stat().st_size, stream, **wanted))
-                inside += archives.listing(archive, file.stat().st_size, stream).members
+                size_bytes = file.stat().st_size
+                listed = archives.listing(archive, size_bytes, stream) if size_bytes else None
+                _refuse(precheck.check_archive(archive, size_bytes, stream, **wanted, listed=listed))
+            if listed:
+                inside += listed.members
+                shown.append(glimpse.of_listing(archive, listed, entry_point=known["entry_point"]))
     else:
         _refuse(precheck.check_listing(sizes, **wanted))
     found = [name for name, _ in inside]
@@ -188,6 +184,7 @@ def _look_at_names(held: Contents, asked: PipelineSpec) -> Look:
         len(held.files), held.size_bytes, held.form, held.form == "archive",
         _class_of(found) if task == infer.IMAGES else None,
         Inferred(task, _reason(form, found, asked)) if task else None,
+        inside=glimpse.together(shown) if shown else glimpse.UNKNOWN,
     )  # fmt: skip
 
 
@@ -213,54 +210,6 @@ def _reason(form: str, files: list[str], asked: PipelineSpec) -> str:
     if form == "script":
         return f"there is a training script, {asked.train.entry_point}"
     return f"the drop holds {sum(map(infer.is_image, files)):,} pictures"
-
-
-def _target_and_task(path: Path, form: infer.Format, asked: PipelineSpec) -> tuple[Inferred | None, Inferred | None]:
-    """Return target and task as the first MiB shows them; Parquet keeps both to itself until `process` opens it."""
-    if form.name == "parquet":
-        named = Inferred(asked.data.target, "named by data.target in the spec") if asked.data.target else None
-        return named, Inferred(asked.task, "named by task in the spec") if asked.task else None
-    with gzip.open(path) if form.compression else path.open("rb") as file:
-        text = file.read(HEAD_BYTES).decode("utf-8-sig", errors="ignore")
-    mark = infer.delimiter(text[: 2**16]).value
-    columns: list[str] = []
-    rows: list[Any] = []
-    for record in precheck.records(path.name, io.StringIO(text, newline=""), form.name, mark, complete=False):
-        if isinstance(record.cells, dict):
-            columns += [key for key in record.cells if key not in columns]
-            rows.append(record.cells)
-        elif not columns:
-            columns = [cell.strip() for cell in record.cells]
-        else:
-            rows.append(dict(zip(columns, record.cells, strict=False)))
-    target = infer.target(columns, asked.data.target, asked.data.input)
-    task = infer.task_of_values(_values(rows, target.value), asked.task)
-    if asked.task is None and (found := _texts(columns, rows, target, asked)):
-        return found
-    return target, task
-
-
-def _texts(
-    columns: list[str], rows: list[dict[str, Any]], target: Inferred, asked: PipelineSpec
-) -> tuple[Inferred, Inferred] | None:
-    """Return target and task where the one column besides the target is free text, whichever of the two comes last."""
-    if len(columns) != 2 or target.value not in columns:
-        return None
-    other = next(column for column in columns if column != target.value)
-    ways = [(other, target)]
-    if asked.data.target is None:
-        ways.append((target.value, Inferred(other, "the other column holds free text; name another with data.target")))
-    for text, label in ways:
-        values = [value for value in _values(rows, text) if value]
-        words = sum(len(value.split()) for value in values) / max(len(values), 1)
-        if infer.is_prose(words, len(set(values)), len(values)):
-            told = f"the column {text!r} is free text, {words:.1f} words on average, and the only other one"
-            return label, Inferred(infer.TEXTS, told)
-    return None
-
-
-def _values(rows: list[dict[str, Any]], column: str) -> list[str]:
-    return ["" if row.get(column) is None else str(row[column]) for row in rows]
 
 
 def require_region(name: str) -> str:
@@ -300,41 +249,67 @@ def remote_sources(path: Path, asked: PipelineSpec, target: Target | None) -> tu
     else:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key.rstrip("/") + "/")
         objects = [item for page in pages for item in page.get("Contents", [])]
-        listed = [(item["Key"], item["Size"]) for item in objects if sources.is_data(item["Key"], item["Size"])]
+        prefix = key.rstrip("/") + "/"
+        listed = [(item["Key"], item["Size"]) for item in objects if sources.is_data(item["Key"], item["Size"], prefix)]
     if not listed:
-        raise CommandError(f"{uri} holds no table.", f"Put files there: {infer.SUPPORTED}.", status=REJECTED)
+        raise CommandError(f"{uri} holds no data.", f"Put files there: {infer.SUPPORTED_DROPS}.", status=REJECTED)
     return [Source(bucket=bucket, key=name, size_bytes=size, etag="", sha256="0" * 64) for name, size in listed], True
 
 
 def look_at_names(found: list[Source], asked: PipelineSpec, *, known: bool) -> Look:
-    """Return what objects are by their names; their rows are read by the pipeline only."""
-    form = infer.file_format(found[0].key) or infer.Format("csv", None)  # a folder that nobody has looked into
-    named = Inferred(asked.data.target, "named by data.target in the spec") if asked.data.target else None
-    task = Inferred(asked.task, "named by task in the spec") if asked.task else None
+    """Return what objects are by their names, as the pipeline judges those; their content is read by it only.
+
+    Raises: DropRejectedError when they are no drop.
+    """
+    keys = [each.key for each in found]
+    script = asked.train.source is not None
+    top = infer.common_folder(keys)
+    try:
+        if known or sources.is_file(keys[0]):
+            relative = [key.removeprefix(top) for key in keys]
+            form = precheck.content_format(relative, entry_point=asked.train.entry_point, script=script)
+        else:  # a folder that nobody has looked into
+            form = "script" if script else _FORM_OF_TASK.get(asked.task or "", "csv")
+        task = infer.drop_task(form, asked.task, source=script)
+    except RejectedError as refused:
+        raise DropRejectedError(Rejection.of(refused.rejection)) from None
+    compressed = any(map(sources.is_packed, keys))
     size_bytes = sum(item.size_bytes for item in found)
-    return Look(len(found), size_bytes, form.name, form.compression is not None, named, task, known)
+    target = Inferred(asked.data.target, "named by data.target in the spec") if asked.data.target else None
+    told = Inferred(task, _reason(form, keys, asked)) if task else None
+    return Look(len(found), size_bytes, form, compressed, target, told, known)
 
 
-def build(found: list[Source], asked: PipelineSpec, seen: Look, region: str, stack_name: str) -> dict[str, Any]:
-    """Return the plan that `plan_pipeline` would build: the same function, with stand-ins for names of the stack."""
+def run_facts(found: list[Source], asked: PipelineSpec, seen: Look) -> plans.RunFacts:
+    """Return what `plan_pipeline` would be told of the drop, with stand-ins for what only a run has."""
     now = datetime.now(UTC)
     run_id = names.run_id("plan", "LANDING", found[0].key, found[0].fingerprint, now)
-    facts = plans.RunFacts(
+    counted = seen.files if seen.form == "images" and seen.size_known else seen.inside.pictures
+    return plans.RunFacts(
         run_id=run_id,
         attempt=1,
         project="plan",
         spec=asked,
         sources=found,
-        source_count=seen.files,
-        size_bytes=seen.size_bytes,
+        data=sizing.Data(
+            size_bytes=seen.size_bytes,
+            form=seen.form,
+            compressed=seen.compressed,
+            task=seen.task.value if seen.task else None,
+            content=seen.inside.content,
+            example_count=counted,
+            unpacked_bytes=seen.inside.unpacked_bytes,
+        ),
         manifest_uri=f"s3://ARTIFACTS/{names.manifest_key(run_id)}",
         sources_uri=f"s3://ARTIFACTS/{names.sources_key(run_id)}",
-        form=seen.form,
-        compressed=seen.compressed,
         generation=1,
         finished={},
     )
-    stack = StackSettings(
+
+
+def stand_ins(region: str, stack_name: str) -> StackSettings:
+    """Return a stack as the template deploys it when no ready images are named, with names instead of resources."""
+    return StackSettings(
         stack=stack_name,
         artifact_bucket="ARTIFACTS",
         landing_bucket="LANDING",
@@ -343,8 +318,9 @@ def build(found: list[Source], asked: PipelineSpec, seen: Look, region: str, sta
         jobs_image_uri="JOBS-IMAGE",
         serve_image_uri="SERVE-IMAGE",
         job_boundary_arn=f"arn:aws:iam::000000000000:policy/{stack_name}-JobBoundary",
+        jobs_context_uri="s3://ARTIFACTS/images/jobs/HASH",
+        serve_context_uri="s3://ARTIFACTS/images/serve/HASH",
     )
-    return plans.build(facts, stack)
 
 
 def _sha256(path: Path) -> str:
@@ -352,19 +328,16 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def planned_stages(asked: PipelineSpec, seen: Look, region: str) -> list[PlannedStage]:
+def planned_stages(facts: plans.RunFacts, stack: StackSettings, region: str) -> list[PlannedStage]:
     """Return the stages with the machine of each, and what they are expected to take."""
     found = []
+    asked = facts.spec
     limit_s = asked.train.max_runtime.total_seconds()
-    for stage in names.STAGES:
-        look: dict[str, Any] = {"size_bytes": seen.size_bytes, "form": seen.form, "compressed": seen.compressed}
-        look["task"] = seen.task.value if seen.task else asked.task
-        choice = sizing.for_stage(stage, asked, **look)
+    for stage, choice in plans.choices(facts, stack).items():
         machine, numbers = choice.instance, choice.numbers
-        expected_s = sizing.duration_s(
-            sizing.workload(stage, **look, max_runtime_s=limit_s), sizing.processors_of(machine)
-        )
-        load = footprint.utilization(numbers.get("expected_cpu_s"), expected_s, machine.vcpu)
+        # A job that would take longer is stopped at its limit.
+        expected_s = min(numbers["expected_duration_s"], limit_s)
+        load = footprint.utilization(numbers["expected_cpu_s"], numbers["expected_duration_s"], machine.vcpu)
         took = {"duration_s": expected_s, "billable_s": expected_s}
         expected = footprint.of_job(machine.name, **took, load=load, region=region)
         found.append(

@@ -68,7 +68,7 @@ def check(
     if found.name == "parquet":
         return _check_parquet(name, head, complete)
     try:
-        shown = _head_text(name, head, found.compression, complete)
+        shown = head_text(name, head, found.compression, complete)
         complete = complete and len(shown) < MAX_HEAD_CHARACTERS
         enough = complete and alone
         seen = scan(
@@ -93,17 +93,18 @@ def check_archive(
     source: bool = False,
     entry_point: str = infer.ENTRY_POINT,
     alone: bool = True,
+    listed: archives.Listing | None = None,
 ) -> Rejection | None:
     """Return why the archive `name` cannot be used, as far as its directory shows it; None when nothing is wrong.
 
     `stream` is seekable and may hold only the first bytes of the `size_bytes`: of a .zip that shows nothing, of a
     .tar.gz its first files. `source` says whether the spec names the training script apart from the data, `alone`
-    whether the run reads nothing else.
+    whether the run reads nothing else, `listed` what `archives.listing` has found already.
     """
     if size_bytes == 0:
         return refusals.empty_file(name)
     try:
-        listed = archives.listing(name, size_bytes, stream)
+        listed = listed or archives.listing(name, size_bytes, stream)
     except RejectedError as rejected:
         return rejected.rejection
     if not listed.complete:
@@ -315,7 +316,8 @@ def _check_parquet(name: str, head: bytes, complete: bool) -> Rejection | None:
     )
 
 
-def _head_text(name: str, head: bytes, compression: str | None, complete: bool) -> str:
+def head_text(name: str, head: bytes, compression: str | None, complete: bool) -> str:
+    """Return the text of a file's first bytes, unpacked; `complete`: they are all of it. Raises: RejectedError."""
     if compression:
         try:
             inflate = zlib.decompressobj(wbits=31)

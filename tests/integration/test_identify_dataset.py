@@ -375,7 +375,7 @@ def test_an_archive_is_one_object(account, context, name):
 def test_a_folder_of_pictures_is_read_side_by_side_and_told_by_its_classes(account, context):
     found = identify_dataset.handler(ask(filled(account, pictures(each=20))), context)
     assert (found["format"], found["task"], found["source_count"]) == ("images", "image-classification", 40)
-    assert len(found["sources"]) == 40
+    assert len(found["sources"]) == found["example_count"] == 40
     assert found["size_bytes"] == sum(len(body) for body in pictures(each=20).values())
     digests = account.json(found["sources_uri"])
     assert digests["cancer/data/november/1/007.png"] == hashlib.sha256(pictures()["1/007.png"]).hexdigest()
@@ -507,6 +507,38 @@ def test_of_a_large_tar_only_the_beginning_is_looked_at(account, context, monkey
     assert len(body) > 2_000
     found = identify_dataset.handler(ask(account.drop("cancer/data/shots.tar.gz", body)), context)
     assert found["outcome"] == "run"
+    assert found["content"] == "images"
+    assert 30 <= found["example_count"] <= 50, "40, as the beginning lets expect"
+    assert 40 * 256 * 0.75 <= found["unpacked_bytes"] <= 40 * 256 * 1.25
+
+
+@pytest.mark.parametrize(
+    ("files", "content", "count"),
+    [
+        pytest.param(pictures(each=20), "images", 40, id="pictures"),
+        pytest.param({"mine/train.py": b"print()", "mine/rows.npy": b"1" * 50}, "script", None, id="a script"),
+        pytest.param({"table.csv": TABLE}, "csv", None, id="a table"),
+    ],
+)
+def test_an_archives_directory_tells_what_machines_are_chosen_by(account, context, files, content, count):
+    drop = account.drop("cancer/data/shots.zip", zipped(files))
+    found = identify_dataset.handler(ask(drop), context)
+    assert (found["content"], found["example_count"]) == (content, count)
+    assert found["unpacked_bytes"] == sum(map(len, files.values()))
+
+
+def test_archives_that_are_added_to_others_are_counted_by_nobody(account, context):
+    spec(account, "data: {mode: append}")
+    found = identify_dataset.handler(ask(account.drop("cancer/data/shots.zip", zipped(pictures()))), context)
+    assert (found["content"], found["example_count"], found["unpacked_bytes"]) == (None, None, None)
+
+
+def test_the_first_mib_of_a_table_tells_that_its_texts_are_to_be_classified(account, context):
+    rows = "".join(f"this is the sentence number {n},{('en', 'de')[n % 2]}\n" for n in range(100))
+    found = identify_dataset.handler(
+        ask(account.drop("cancer/data/talk.csv", f"said,tongue\n{rows}".encode())), context
+    )
+    assert found["task"] == "text-classification"
 
 
 @pytest.mark.parametrize(

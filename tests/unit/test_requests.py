@@ -44,7 +44,7 @@ PLANS = [
         {"run_id": LONGEST_RUN, "project": LONGEST_PROJECT, "attempt": 99, "spec": LONGEST_SPEC}, id="longest"
     ),
     pytest.param(
-        {"run_id": LONGEST_RUN, "project": LONGEST_PROJECT, "attempt": 99, "spec": LONGEST_SCRIPT, "task": "custom"},
+        {"run_id": LONGEST_RUN, "project": LONGEST_PROJECT, "attempt": 99, "spec": LONGEST_SCRIPT},
         id="longest with a script",
     ),
 ]

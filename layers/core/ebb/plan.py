@@ -21,7 +21,7 @@ from ebb.spec import PipelineSpec
 
 SEED = 7
 BASE_VOLUME_GIB = 10
-VOLUME_FACTOR = 5  # the data as it came, curated, and room to sort on disk
+VOLUME_FACTOR = 5  # the data as it came, out of its archives, curated, and room to sort on disk
 ROLE_POLICY_MAX_CHARS = 10_240  # of all inline policies of a role, and ours have one (IAM quotas)
 GIB = 1024**3
 
@@ -45,15 +45,11 @@ class RunFacts:
     project: str
     spec: PipelineSpec
     sources: Sequence[Source]  # all of them when they are few, none when they are many
-    source_count: int
-    size_bytes: int  # of everything that the run reads
+    data: sizing.Data  # everything that the run reads
     manifest_uri: str
     sources_uri: str  # {key: sha256} of what process verifies
-    form: str
     generation: int
     finished: Mapping[str, int]  # stage -> the attempt that finished it, with the same identity
-    compressed: bool = False
-    task: str | None = None  # as far as names show it; None when only the content can tell
     champion: Champion | None = None
     missing_images: Collection[str] = ()  # of those that `images_of` names, by their URI
 
@@ -64,7 +60,7 @@ def images_of(run: RunFacts, stack: StackSettings) -> list[Image]:
     Raises: NoFeasibleInstanceError, as `build`.
     """
     wanted = [images.for_endpoints(stack)]
-    for stage, choice in _choices(run, stack).items():
+    for stage, choice in choices(run, stack).items():
         image = images.for_jobs(stack, choice.instance)
         if stage not in run.finished and image not in wanted:
             wanted.append(image)
@@ -77,14 +73,14 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
     Raises: NoFeasibleInstanceError when no catalogued instance holds a stage; InvalidSpecError when what is to be read
     elsewhere does not fit a role's policy.
     """
-    choices = _choices(run, stack)
+    chosen = choices(run, stack)
     builds = [image for image in images_of(run, stack) if image.uri in run.missing_images]
     places = _Places(run, stack)
     stages = {
-        "process": _process(run, stack, choices["process"].instance, places),
-        "train": _train(run, stack, choices["train"].instance, places),
-        "compress": _compress(run, stack, choices["compress"].instance, places),
-        "compile": _compile(run, stack, choices["compile"].instance, places),
+        "process": _process(run, stack, chosen["process"].instance, places),
+        "train": _train(run, stack, chosen["train"].instance, places),
+        "compress": _compress(run, stack, chosen["compress"].instance, places),
+        "compile": _compile(run, stack, chosen["compile"].instance, places),
     }
     reports = {
         "process": places.process_report,
@@ -115,23 +111,14 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
             "bundles": places.bundles,
             "compile_report": places.compile_report,
         },
-        "decisions": _decisions(run, choices) + _building(builds),
+        "decisions": _decisions(run, chosen) + _building(builds),
     }
 
 
-def _choices(run: RunFacts, stack: StackSettings) -> dict[str, sizing.Choice]:
-    return {
-        stage: sizing.for_stage(
-            stage,
-            run.spec,
-            size_bytes=run.size_bytes,
-            form=run.form,
-            compressed=run.compressed,
-            task=run.task,
-            accelerators=images.accelerators(stack),
-        )
-        for stage in names.STAGES
-    }
+def choices(run: RunFacts, stack: StackSettings) -> dict[str, sizing.Choice]:
+    """Return the instance of each stage, and why. Raises: NoFeasibleInstanceError when none holds the memory."""
+    allowed = images.accelerators(stack)
+    return {stage: sizing.for_stage(stage, run.spec, run.data, accelerators=allowed) for stage in names.STAGES}
 
 
 class _Places:
@@ -188,7 +175,7 @@ def _shared(run: RunFacts, stack: StackSettings, stage: str, instance: Instance)
         "role_arn": roles.role_arn(stack, run.project, stage),
         "image_uri": images.for_jobs(stack, instance).uri,
         "instance_type": instance.name,
-        "volume_gib": BASE_VOLUME_GIB + math.ceil(VOLUME_FACTOR * run.size_bytes / GIB),
+        "volume_gib": BASE_VOLUME_GIB + math.ceil(VOLUME_FACTOR * sizing.unpacked_bytes(run.data) / GIB),
         "kms_key": stack.data_key_arn,
         "max_runtime_s": int(run.spec.train.max_runtime.total_seconds()),
         "tags": names.tags(stack.stack, run.project, run.run_id),
@@ -299,7 +286,7 @@ def _building(builds: Sequence[Image]) -> list[dict[str, Any]]:
             "what": "images to build",
             "chosen": ", ".join(image.uri.rpartition("/")[2] for image in builds),
             "reason": "the account's registry does not hold them yet; CodeBuild builds each content hash once",
-            "numbers": {"usd_per_minute": build_requests.USD_PER_MINUTE * len(builds)},
+            "numbers": {"USD per minute": round(per_minute * len(builds), 4)},
             "alternatives": ["ready images, named by JobsImageUri and ServeImageUri when the stack is deployed"],
             "source": build_requests.PRICE_SOURCE,
         }
@@ -310,7 +297,7 @@ def _folder(place: str) -> str:
     return place if place.endswith("/") else place + "\0"  # a key is no folder: nothing starts with it
 
 
-def _decisions(run: RunFacts, choices: Mapping[str, sizing.Choice]) -> list[dict[str, Any]]:
+def _decisions(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[str, Any]]:
     decisions = [
         {
             "what": f"instance for {stage}",
@@ -320,7 +307,7 @@ def _decisions(run: RunFacts, choices: Mapping[str, sizing.Choice]) -> list[dict
             "alternatives": list(choice.alternatives),
             "source": "ebb/catalog/instances.yaml, power.yaml",
         }
-        for stage, choice in choices.items()
+        for stage, choice in chosen.items()
         if stage not in run.finished
     ]
     if run.finished:

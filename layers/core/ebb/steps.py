@@ -25,8 +25,9 @@ class Identified(Message):
     `sources` holds every object that the run reads, train.source among them, as long as they are few
     (`ebb.sources.INLINE`); of more it holds none, because a state of Step Functions carries 256 KiB. `sources_uri`
     names `{key: sha256}` of all, but for content too large to be read. `source_count` and `size_bytes` count all, and
-    `compressed` says whether any of it is packed. `task` is the one that the spec asks for or the names show; None when
-    only the content can tell.
+    `compressed` says whether any of it is packed. `task` is the one that the spec asks for, the names show or the first
+    MiB lets expect; None when none of them tells. `content`, `example_count` and `unpacked_bytes` say what archives
+    hold and how many pictures there are, as far as directories tell: they choose machines and decide nothing else.
     """
 
     outcome: Literal["run", "reuse", "superseded"]
@@ -42,6 +43,9 @@ class Identified(Message):
     sources_uri: str | None = None
     format: Format | None = None
     task: str | None = None
+    content: Format | None = None
+    example_count: int | None = Field(default=None, ge=1)
+    unpacked_bytes: int | None = Field(default=None, ge=0)
     force: bool = False
 
 

@@ -125,6 +125,20 @@ def test_a_table_with_one_column_of_free_text_is_a_text_to_classify(ebb, tmp_pat
     assert (look["task"]["value"], look["target"]["value"]) == ("text-classification", "tongue")
 
 
+def test_the_stages_told_are_those_of_the_plan_whatever_is_dropped(ebb, table, animals, packed, tmp_path):
+    rows = "".join(f"this is the sentence number {i},{('en', 'de')[i % 2]}\n" for i in range(100))
+    (tmp_path / "talk.csv").write_text("said,tongue\n" + rows)
+    for path in (table, animals, packed, tmp_path / "talk.csv"):
+        document = planned(ebb, path)
+        decided = {each["what"]: each for each in document["plan"]["decisions"]}
+        for stage in document["stages"]:
+            made = decided[f"instance for {stage['stage']}"]
+            assert (stage["instance_type"], stage["reason"]) == (made["chosen"], made["reason"])
+            assert stage["expected_duration_s"] == made["numbers"]["expected_duration_s"]
+    needs = {path: planned(ebb, path)["stages"][1]["expected_duration_s"] for path in (table, tmp_path / "talk.csv")}
+    assert len(set(needs.values())) == 2, "texts are not sized as a table"
+
+
 @pytest.mark.parametrize(
     ("body", "spec", "told"),
     [
@@ -172,6 +186,56 @@ def test_a_named_target_tells_the_size_and_is_told(ebb, target, spec_alone, monk
     done = ebb("plan", spec_alone, "--profile", "work", "--json")
     assert json.loads(done.stdout)["look"]["size_bytes"] == 1234
     assert "target: AWS account 123456789012 region us-east-1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "task"),
+    [
+        pytest.param("data: {uri: s3://landing/x/shots.zip}", "archive", None, id="an archive"),
+        pytest.param("data: {uri: s3://landing/x/rows.parquet}", "parquet", None, id="a table"),
+        pytest.param(
+            "data: {uri: s3://landing/x/}\ntask: image-classification", "images", "image-classification", id="a folder"
+        ),
+        pytest.param(
+            "data: {uri: s3://landing/x/rows.csv}\ntrain: {source: s3://landing/x/train.py}",
+            "script",
+            "custom",
+            id="a script apart from its data",
+        ),
+    ],
+)
+def test_data_that_stays_is_called_what_its_name_says(ebb, tmp_path, text, form, task):
+    (tmp_path / "pipeline.yaml").write_text(text)
+    look = planned(ebb, tmp_path / "pipeline.yaml")["look"]
+    assert (look["format"], (look["task"] or {}).get("value")) == (form, task)
+
+
+@pytest.mark.parametrize(
+    ("keys", "form", "task"),
+    [
+        pytest.param(["cats/1.png", "dogs/1.png"], "images", "image-classification", id="pictures"),
+        pytest.param(["train.py", "_layers.py", "rows.npy"], "script", "custom", id="a script with a private module"),
+        pytest.param(["a.jsonl", "b.jsonl", "_SUCCESS"], "jsonl", None, id="tables"),
+    ],
+)
+def test_a_folder_that_stays_is_looked_at_by_its_names(ebb, target, tmp_path, monkeypatch, keys, form, task):
+    monkeypatch.setattr(planning, "find", lambda **_: target)
+    for key in keys:
+        target.client("s3").put_object(Bucket="landing", Key=f"kept/{key}", Body=b"x" * 10)
+    (tmp_path / "pipeline.yaml").write_text("data: {uri: s3://landing/kept/}\n")
+    look = planned(ebb, tmp_path / "pipeline.yaml", "--profile", "work")["look"]
+    assert (look["format"], (look["task"] or {}).get("value")) == (form, task)
+    assert look["files"] == len([key for key in keys if key != "_SUCCESS"])
+
+
+def test_a_folder_that_is_no_drop_is_rejected_where_it_stays(ebb, target, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "find", lambda **_: target)
+    for key in ("a.csv", "b.parquet"):
+        target.client("s3").put_object(Bucket="landing", Key=f"kept/{key}", Body=b"x")
+    (tmp_path / "pipeline.yaml").write_text("data: {uri: s3://landing/kept/}\n")
+    done = ebb("plan", tmp_path / "pipeline.yaml", "--profile", "work")
+    assert done.exit_code == 3
+    assert "mixes" in done.stderr
 
 
 def test_a_spec_without_data_is_nothing_to_plan(ebb, tmp_path):
