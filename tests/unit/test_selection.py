@@ -1,5 +1,7 @@
 """Selection: the smallest model that is good enough, by measurement."""
 
+import json
+
 import pytest
 
 from ebb import selection
@@ -228,6 +230,40 @@ def test_a_measured_model_takes_the_place_of_an_unmeasured_one():
     verdict = selection.against_champion(NEW, "accuracy", measured=None, served={"run_id": "r"})
     assert verdict.deploy
     assert "has no evaluation" in verdict.reason
+
+
+WORDY = [
+    {"name": f"student-{n}", "chain": ["distill"], "status": "failed", "reason": "é" * 2_000, "fallback": "é" * 2_000}
+    for n in range(24)
+]
+
+
+def test_many_wordy_failures_travel_in_one_state_of_step_functions():
+    """It carries 256 KiB, and the plan and the requests want room too."""
+    report = compile_report(of("original"), *WORDY)
+    picked = selection.select(report, FLOOR_1_POINT, ServeSpec())
+    told = selection.told(report, picked)
+    answer = json.dumps([picked.reasons, told, selection.decisions(picked, "accuracy", selection.Verdict(True, ""))])
+    assert len(answer) < 120_000
+    assert [each["name"] for each in told] == [each["name"] for each in report["candidates"]]
+    assert all(each["verdict"].startswith("not measured: é") for each in told[1:])
+    assert told[0]["quality"]
+
+
+def test_candidates_with_more_numbers_than_fit_are_told_by_what_counts():
+    huge = {f"layer-{n}": n for n in range(1_000)}
+    report = compile_report(of("original"), *(each | {"layers": huge} for each in WORDY))
+    told = selection.told(report, selection.select(report, FLOOR_1_POINT, ServeSpec()))
+    assert len(json.dumps(told)) < 60_000
+    assert "layers" not in told[1]
+    assert told[1]["reason"].startswith("é")
+
+
+def test_an_error_with_many_reasons_stays_short():
+    with pytest.raises(NoAcceptableCandidateError) as caught:
+        select(*WORDY)
+    assert len(str(caught.value)) < 30_000
+    assert "student-23: not measured" in str(caught.value)
 
 
 def test_when_nothing_is_acceptable_every_reason_is_told():

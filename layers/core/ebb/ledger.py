@@ -22,6 +22,7 @@ DECISION_BASE = {
 LONGEST_LIST = 64
 LONGEST_TEXT = 2_000
 LONGEST_REPORT = 150_000
+TEXT_LENGTHS = (LONGEST_TEXT, 1_000, 500, 250, 120)
 
 
 def run_key(run_id: str) -> dict[str, str]:
@@ -89,15 +90,25 @@ def condensed(report: Mapping[str, Any]) -> dict[str, Any]:
     return kept | ({"omitted": omitted} if omitted else {})
 
 
-def shortened(value: Any) -> Any:
+def shortened(value: Any, longest_text: int = LONGEST_TEXT) -> Any:
     """Return a value with its long lists and texts cut."""
     if isinstance(value, Mapping):
-        return {key: shortened(each) for key, each in value.items()}
+        return {key: shortened(each, longest_text) for key, each in value.items()}
     if isinstance(value, list):
-        return [shortened(each) for each in value[:LONGEST_LIST]]
-    if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        return value[: LONGEST_TEXT - 3] + "..."
+        return [shortened(each, longest_text) for each in value[:LONGEST_LIST]]
+    if isinstance(value, str) and len(value) > longest_text:
+        return value[: longest_text - 3] + "..."
     return value
+
+
+def fitting(value: Any, most_chars: int) -> Any:
+    """Return a value with its texts cut as far as it takes to hold it in so many characters of JSON, if that helps."""
+    short = shortened(value)
+    for longest in TEXT_LENGTHS:
+        short = shortened(value, longest)
+        if len(json.dumps(short, default=str)) <= most_chars:
+            break
+    return short
 
 
 def open_run(request: events.RunRequested, *, execution_arn: str, drop_id: str | None, now: datetime) -> Request:

@@ -7,6 +7,7 @@ other candidate beats in every respect, the one that takes the least energy per 
 but not compressed, competes like any other. A model that its script left without an evaluation is served as it is.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,11 @@ from ebb.spec import SERVERLESS_MEMORY_MB, CompressSpec, ServeSpec
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 # Two measurements of the same model on one machine differ by this much; less is no difference. Assumed.
 NOISE_SHARE = 0.05
+# Of JSON, all candidates together: their answer travels in a state of Step Functions, which carries 256 KiB, beside
+# the plan and the requests.
+MOST_VERDICTS_CHARS = 24_000
+MOST_CANDIDATES_CHARS = 60_000
+_ALWAYS_TOLD = ("name", "chain", "runtime", "status", "reason", "quality", "size_bytes", "latency_ms", "bundle")
 _QUANTIZE = "quantize"
 
 
@@ -130,6 +136,7 @@ def select(report: Mapping[str, Any], compress: CompressSpec, serve: ServeSpec) 
         if candidate is not chosen:
             verdicts[candidate.name] = _why_not(candidate, chosen, front)
     verdicts[chosen.name] = _why(chosen, front, metric, floor, original)
+    verdicts = ledger.fitting(verdicts, MOST_VERDICTS_CHARS)
     return Selection(
         chosen.name,
         chosen.report,
@@ -143,7 +150,12 @@ def select(report: Mapping[str, Any], compress: CompressSpec, serve: ServeSpec) 
 def told(report: Mapping[str, Any], selected: Selection) -> list[dict[str, Any]]:
     """Return compile's candidates, each with its verdict, short enough to travel and to stand in the record."""
     verdicts = selected.verdicts
-    return [ledger.condensed(each) | {"verdict": verdicts.get(each["name"])} for each in report["candidates"]]
+    found = [ledger.condensed(each) | {"verdict": verdicts.get(each["name"])} for each in report["candidates"]]
+    found = ledger.fitting(found, MOST_CANDIDATES_CHARS)
+    if len(json.dumps(found)) <= MOST_CANDIDATES_CHARS:
+        return found
+    told = (*_ALWAYS_TOLD, "verdict")
+    return ledger.fitting([{key: each[key] for key in told if key in each} for each in found], MOST_CANDIDATES_CHARS)
 
 
 def against_champion(
@@ -251,6 +263,7 @@ def _unmeasured_against(about: str, served: Mapping[str, Any], *, force: bool) -
 
 
 def _none_acceptable(verdicts: Mapping[str, str]) -> NoAcceptableCandidateError:
+    verdicts = ledger.fitting(verdicts, MOST_VERDICTS_CHARS)
     told = "; ".join(f"{name}: {why}" for name, why in sorted(verdicts.items()))
     return NoAcceptableCandidateError(f"no candidate is acceptable: {told}")
 
