@@ -33,6 +33,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """(a batch of inputs, the source of all chance) -> the batch, varied."""
 BF16_MUST_GAIN = 1.15
+THREADS_MUST_GAIN = 1.2
 MAX_RESTARTS = 2
 SMALL_STEP = 2e7
 """Multiplications of a forward step, below which one thread is as fast as two."""
@@ -110,9 +111,26 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def threads(network: Network, inputs: np.ndarray, size: int, available: int) -> int:
-    """Return how many threads a step is worth: one where it is so small that handing over work costs more."""
-    return 1 if multiplications(network, inputs) * size < SMALL_STEP else available
+def threads(network: Network, inputs: np.ndarray, size: int, precision: str, available: int) -> int:
+    """Return how many threads a step is worth: all, or one where handing over work costs more than it saves.
+
+    That is so for small steps; and for large ones while something else uses the machine, because each thread then
+    waits for the one that was put aside: such steps were seen to take four times as long as on a single thread.
+    """
+    if available == 1 or multiplications(network, inputs) * size < SMALL_STEP:
+        return 1
+    trial = _laid_out(copy.deepcopy(network), inputs).train()
+    rows = tensor(inputs[:size])
+    seconds: dict[int, list[float]] = {1: [], available: []}
+    begun = time.perf_counter()
+    while len(seconds[1]) < 3 or (len(seconds[1]) < 8 and time.perf_counter() - begun < 2):
+        for count, taken in seconds.items():
+            torch.set_num_threads(count)
+            _timed_step(trial, rows, precision)  # warms up
+            taken.append(_timed_step(trial, rows, precision))
+    gain = float(np.median(seconds[1]) / np.median(seconds[available]))
+    print(f"a step takes {gain:.2f} times as long on one thread as on {available}", flush=True)
+    return available if gain >= THREADS_MUST_GAIN else 1
 
 
 @torch.inference_mode()
@@ -139,16 +157,20 @@ def bf16_pays(network: Network, inputs: np.ndarray, size: int) -> tuple[bool, st
     for _ in range(4):  # the best of all steps: the first warm up, and other work disturbs many
         for precision in ("float32", "bfloat16"):
             for _ in range(6):
-                begun = time.perf_counter()
-                with _autocast(precision, "cpu"):
-                    outputs = trial(rows)
-                outputs.float().square().mean().backward()
-                seconds[precision] = min(seconds[precision], time.perf_counter() - begun)
+                seconds[precision] = min(seconds[precision], _timed_step(trial, rows, precision))
     gain = seconds["float32"] / seconds["bfloat16"]
     return (
         gain >= BF16_MUST_GAIN,
         f"fp32 steps take {gain:.2f} times as long as bf16 steps; bf16 from {BF16_MUST_GAIN} on",
     )
+
+
+def _timed_step(trial: torch.nn.Module, rows: Tensor, precision: str) -> float:
+    begun = time.perf_counter()
+    with _autocast(precision, "cpu"):
+        outputs = trial(rows)
+    outputs.float().square().mean().backward()
+    return time.perf_counter() - begun
 
 
 def fit(
@@ -183,8 +205,9 @@ def _fit(
     told: threading.Event,
 ) -> Outcome:
     torch.manual_seed(recipe.seed)
-    torch.set_num_threads(threads(network, inputs, recipe.batch_size, cpu_count()))
     place = device()
+    if place.type == "cpu":
+        torch.set_num_threads(threads(network, inputs, recipe.batch_size, recipe.precision, cpu_count()))
     _laid_out(network, inputs).to(place)
     rows = len(inputs)
     steps = math.ceil(rows / recipe.batch_size)
@@ -306,7 +329,8 @@ def _stop_reason(recipe: Recipe, progress: Progress, patience: int) -> str | Non
         return f"the target {recipe.metric} {recipe.target} is reached"
     if recipe.budget_s and progress.elapsed_s > recipe.budget_s:
         return f"the time budget of {recipe.budget_s:.0f} s is used"
-    if progress.epoch - progress.best_epoch >= patience:
+    # The rate falls until the end, and hard data is learned late: before half of the plan nothing is given up.
+    if progress.epoch - progress.best_epoch >= patience and progress.epoch >= recipe.epochs / 2:
         return f"no better {recipe.metric} for {patience} epochs"
     return None
 

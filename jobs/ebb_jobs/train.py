@@ -171,7 +171,6 @@ def _recipe(
 ) -> fitting.Recipe:
     size = kind.recipe.batch_size(len(training))
     budget = durations.seconds(wanted.get("max_runtime"))
-    torch.set_num_threads(fitting.threads(network, training.inputs, size, cpu_count()))
     pays, why = fitting.bf16_pays(network, training.inputs, size)
     report.decide("precision", "bfloat16" if pays else "float32", why)
     planned = fitting.epochs(

@@ -62,8 +62,17 @@ def test_batches_are_varied_and_the_seed_decides_how():
 def test_a_step_is_as_large_as_the_numbers_that_it_multiplies():
     network = networks.Mlp(5, [32], 2)
     assert fitting.multiplications(network, ROWS) == 5 * 32 + 32 * 2
-    assert fitting.threads(network, ROWS, 64, available=2) == 1
-    assert fitting.threads(network, ROWS, 1_000_000, available=2) == 2
+    assert fitting.threads(network, ROWS, 64, "float32", available=2) == 1
+
+
+@pytest.mark.parametrize(("slow_down", "threads"), [(2.0, 2), (1.1, 1), (0.25, 1)])
+def test_a_second_thread_is_taken_where_it_was_seen_to_pay(monkeypatch, slow_down, threads):
+    def step(*_):
+        return 0.01 * slow_down if torch.get_num_threads() == 1 else 0.01
+
+    monkeypatch.setattr(fitting, "_timed_step", step)
+    monkeypatch.setattr(fitting, "SMALL_STEP", 0)
+    assert fitting.threads(networks.Mlp(5, [32], 2), ROWS, 64, "float32", available=2) == threads
 
 
 def test_it_stops_at_the_target():
@@ -74,7 +83,7 @@ def test_it_stops_at_the_target():
 
 def test_it_stops_when_nothing_improves():
     outcome = fit(evaluate=lambda network: 0.5)
-    assert outcome.epochs == 1 + 12  # 30 % of 40 epochs without progress
+    assert outcome.epochs == 20  # 30 % of 40 epochs without progress, and half of the plan
     assert "no better accuracy" in outcome.stopped_because
 
 
