@@ -103,7 +103,9 @@ def _merged(one: Any, other: Any) -> Any:
         return {name: _merged(one.get(name), other.get(name, one.get(name))) for name in {**one, **other}}
     if isinstance(one, list) and isinstance(other, list):
         return [_merged((one or [None])[0], (other or one)[0])] if one or other else []
-    return f"{one} or {other}" if isinstance(one, str) and isinstance(other, str) else other
+    if isinstance(one, str) and isinstance(other, str):
+        return " or ".join(sorted({*one.split(" or "), *other.split(" or ")}))
+    return other if isinstance(one, str) else one  # a structure tells more than the null beside it
 
 
 def differences(embedded: Result, account: Result) -> list[str]:

@@ -56,6 +56,11 @@ def test_a_shape_holds_names_and_types_and_no_value():
     }
 
 
+def test_members_of_a_list_share_one_shape():
+    stages = [{"name": "images", "job": None}, {"name": "train", "job": "j"}, {"name": "compile", "job": "k"}]
+    assert conformance.shape(stages) == [{"name": "string", "job": "null or string"}]
+
+
 def test_differences_name_the_test_the_field_and_the_side():
     here = result(
         "embedded",
