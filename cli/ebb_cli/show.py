@@ -111,8 +111,9 @@ def _print_error(run: Mapping[str, Any]) -> None:
     where += [f"column {error['column']}"] if error.get("column") else []
     where += [f"stage {error['stage']}"] if error.get("stage") and not where else []
     say = output.out().print
-    prefix = f"{', '.join(where)}: " if where else ""
-    say(f"{prefix}{error.get('message') or error.get('type')}", style="red", markup=False, soft_wrap=True)
+    message = str(error.get("message") or error.get("type"))
+    prefix = f"{', '.join(where)}: " if where and not message.startswith(str(error.get("file") or where[0])) else ""
+    say(f"{prefix}{message}", style="red", markup=False, soft_wrap=True)
     if error.get("remedy"):
         say(f"What to do: {error['remedy']}", markup=False, soft_wrap=True)
     elif run["status"] in {"failed", "cancelled"}:

@@ -59,7 +59,7 @@ def test_what_needs_a_full_scan_is_rejected_by_process(ebb, tmp_path, body, name
     table.write_text(body)
     record = reject(ebb, table, f"scan{request.node.callspec.indices['body']}")
     assert named in json.dumps(record["error"])
-    assert [stage["stage"] for stage in record["stages"]] == ["process"]
+    assert record["stages"][-1]["stage"] == "process"
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -87,7 +87,7 @@ def pictures(digits: Path) -> dict[str, bytes]:
 
 
 ESCAPING = "../../../escaped.png"
-NOISE = random.Random(3).randbytes(1_500_000)  # does not shrink: what follows it lies beyond the first MiB
+NOISE = random.Random(3).randbytes(17 * 2**20)  # does not shrink: what follows it lies beyond the first look
 ARCHIVES_BEFORE_ANY_JOB = [
     pytest.param("a.zip", lambda some: zipped(some)[:-200], "damaged or cut", id="a zip that was cut"),
     pytest.param("b.zip", lambda some: zipped(some | {ESCAPING: b"x"}), "escaped", id="a zip that leaves its folder"),
@@ -105,7 +105,7 @@ ARCHIVES_BY_PROCESS = [
         "f.tar.gz",
         lambda some: tarred({"1/noise.png": NOISE} | some | {ESCAPING: b"x"}),
         "escaped",
-        id="a tar.gz that leaves its folder after its first MiB",
+        id="a tar.gz that leaves its folder far behind its beginning",
     ),
 ]
 
@@ -134,7 +134,7 @@ def test_an_archive_that_must_be_unpacked_to_be_refused_leaves_nothing_behind(
     (tmp_path / name).write_bytes(packed(pictures))
     record = reject(ebb, tmp_path / name, f"packed-{name[0]}")
     assert named in json.dumps(record["error"])
-    assert [stage["stage"] for stage in record["stages"]] == ["process"]
+    assert record["stages"][-1]["stage"] == "process"
     nothing_is_left(ebb, cloud, f"packed-{name[0]}")
     assert list(ebb.home.rglob("escaped*")) == []
 

@@ -121,6 +121,11 @@ def test_a_rejection_is_told_with_its_place_and_remedy(ebb, put):
     assert "Repair it." in told
 
 
+def test_a_message_that_names_its_place_is_told_once(ebb, put):
+    put("rejected", error={"message": "a.csv, line 7: the text is empty", "file": "a.csv", "line": 7, "column": "text"})
+    assert ebb("show", RUN_ID).stdout.count("a.csv") == 1
+
+
 def test_before_and_after_stand_side_by_side_with_units_and_bands(ebb, put):
     put(metric="accuracy", chosen="student", comparison={"original": MEASURE, "shipped": SHIPPED})
     rows = ebb("show", RUN_ID).stdout.splitlines()
