@@ -5,7 +5,7 @@
 # TORCH_INDEX_URL names an index with CPU builds of PyTorch, where pip does not find one by itself.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-python=${1:-python3}
+python=$(command -v "${1:-python3}") # `pip --python` takes a path, not a name on PATH
 PIP=${PIP:-$python -m pip}
 
 # --no-deps: the list is complete, and what it does not name shall not come.

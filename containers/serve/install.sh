@@ -3,7 +3,7 @@
 # The same steps in the image (Dockerfile), in .venvs/serve (Makefile) and in CI. PIP names another pip than PYTHON's own.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-python=${1:-python3}
+python=$(command -v "${1:-python3}") # `pip --python` takes a path, not a name on PATH
 PIP=${PIP:-$python -m pip}
 
 # --no-deps: the list is complete, and what it does not name shall not come.
