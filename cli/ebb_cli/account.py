@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -22,6 +21,7 @@ NEEDED_ACTIONS = (
 SERVICES = ("sagemaker", "stepfunctions", "lambda", "events", "dynamodb", "ecr", "kms", "codebuild")
 CONCURRENCY_WANTED = 10
 QUOTAS_PAGE = "Ask for more under Service Quotas, Amazon SageMaker: "
+BUILD_QUOTA = "Concurrently running builds for Linux/Medium environment"  # of the compute type in template.yaml
 
 
 def region(target: Target) -> Judged:
@@ -62,7 +62,7 @@ def _has_tag(target: Target, repository: str, tag: str) -> bool:
 
 def serverless_quota(target: Target) -> Judged:
     """Judge the applied concurrency of serverless endpoints: new accounts have reported 10 instead of 1000."""
-    for name, value in _sagemaker_quotas(target):
+    for name, value in _quotas(target, "sagemaker").items():
         if "serverless" in name.lower() and "total concurrency" in name.lower():
             state = "ok" if value >= CONCURRENCY_WANTED else "fail" if value < 1 else "warn"
             return state, f"{name}: {value:.0f}", QUOTAS_PAGE + f"{name!r}."
@@ -71,7 +71,7 @@ def serverless_quota(target: Target) -> Judged:
 
 def job_quotas(target: Target) -> Judged:
     """Judge whether at least one catalogued instance type may be used for each kind of job."""
-    quotas = dict(_sagemaker_quotas(target))
+    quotas = _quotas(target, "sagemaker")
     types = [item.name for item in catalog.instances()]
     lacking, told = [], []
     for use in ("training job usage", "spot training job usage", "processing job usage"):
@@ -85,14 +85,26 @@ def job_quotas(target: Target) -> Judged:
     return "ok", ", ".join(told), ""
 
 
-def _sagemaker_quotas(target: Target) -> Iterable[tuple[str, float]]:
+def build_quota(target: Target) -> Judged:
+    """Judge whether CodeBuild may build the images: new accounts have been given no build at all. One is enough."""
+    remedy = (
+        f"Ask for at least 1 under Service Quotas, AWS CodeBuild: {BUILD_QUOTA!r}; "
+        "or name ready images with JobsImageUri and ServeImageUri."
+    )
+    value = _quotas(target, "codebuild").get(BUILD_QUOTA)
+    if value is None:
+        return "warn", "the quota on CodeBuild's builds for Linux was not found", remedy
+    return "ok" if value >= 1 else "fail", f"{BUILD_QUOTA}: {value:.0f}", remedy
+
+
+def _quotas(target: Target, service: str) -> dict[str, float]:
     client = target.client("service-quotas")
     # Quotas that were never changed appear only among the defaults.
     values: dict[str, float] = {}
     for operation in ("list_aws_default_service_quotas", "list_service_quotas"):
-        for page in client.get_paginator(operation).paginate(ServiceCode="sagemaker"):
+        for page in client.get_paginator(operation).paginate(ServiceCode=service):
             values |= {item["QuotaName"]: item["Value"] for item in page["Quotas"]}
-    return values.items()
+    return values
 
 
 def permissions(target: Target) -> Judged:

@@ -164,7 +164,8 @@ def _of_target(profile: str | None, endpoint_url: str | None, region: str | None
     if not target.embedded:
         checks += [
             ("region", account.region), ("serverless quota", account.serverless_quota),
-            ("job quotas", account.job_quotas), ("permissions", account.permissions),
+            ("job quotas", account.job_quotas), ("build quota", account.build_quota),
+            ("permissions", account.permissions),
         ]  # fmt: skip
     for name, check in checks:
         try:

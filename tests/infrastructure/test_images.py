@@ -13,7 +13,7 @@ from botocore.validate import ParamValidator
 import content_hash
 from ebb import catalog
 from ebb.images import Image
-from ebb.requests import start_build
+from ebb.requests import builds, start_build
 from infrastructure import project
 
 CONTAINERS = project.ROOT / "containers"
@@ -105,6 +105,27 @@ def test_torch_comes_from_the_index_or_from_the_base(tmp_path, kept, calls_wante
     assert "index-url" not in calls[-1], "the index of PyTorch holds PyTorch only"
 
 
+@pytest.mark.parametrize("name", content_hash.IMAGES)
+def test_without_a_python_named_the_one_on_the_path_is_filled(tmp_path, name):
+    """As the Dockerfile calls it. pip takes the path of an interpreter, and refuses a name."""
+    notes, openvino, bin_ = tmp_path / "notes", tmp_path / "openvino", tmp_path / "bin"
+    (openvino / "libs").mkdir(parents=True)
+    bin_.mkdir()
+    python = bin_ / "python3"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {notes}\ncase "$2" in *submodule_search*) echo {openvino};; esac\n')
+    python.chmod(0o755)
+    environment = {"PATH": f"{bin_}:/usr/bin:/bin"}
+    subprocess.run(["sh", str(CONTAINERS / name / "install.sh")], env=environment, check=True, capture_output=True)
+    calls = [line.split() for line in notes.read_text().splitlines() if line.startswith("-m pip ")]
+    assert calls
+    assert {call[call.index("--python") + 1] for call in calls} == {str(python)}
+
+
+def test_a_python_that_is_not_there_is_an_error():
+    script = CONTAINERS / "serve" / "install.sh"
+    assert subprocess.run(["sh", str(script), "nowhere/python"], capture_output=True, check=False).returncode != 0
+
+
 # ---- How it is named ----
 
 
@@ -145,12 +166,35 @@ def test_the_tag_is_that_of_the_published_files_and_a_parameter_cannot_say_other
 def test_the_project_builds_privileged_limited_and_encrypted():
     assert PROJECT["Environment"]["PrivilegedMode"] is True
     assert PROJECT["TimeoutInMinutes"] <= 60
-    assert PROJECT["ConcurrentBuildLimit"] <= 4
+    assert PROJECT["Environment"]["ComputeType"] == builds.COMPUTE_TYPE
+    assert catalog.build_machine(builds.COMPUTE_TYPE) is not None, "what it costs is known"
     assert PROJECT["EncryptionKey"] == {"Fn::GetAtt": ["DataKey", "Arn"]}
     assert PROJECT["LogsConfig"]["CloudWatchLogs"]["GroupName"] == {"Ref": "ImagesProjectLogGroup"}
     shape = CODEBUILD.shape_for("ProjectEnvironment")
     plain = json.loads(json.dumps(_api(PROJECT["Environment"])).replace('{"ref": "TorchIndexUrl"}', '"https://x"'))
     assert not ParamValidator().validate(plain, shape).generate_report()
+
+
+def test_builds_queue_where_the_account_allows_few():
+    """A limit of the project above the account's quota fails the stack, and one that is met fails StartBuild."""
+    assert "ConcurrentBuildLimit" not in PROJECT
+    assert PROJECT["QueuedTimeoutInMinutes"] >= PROJECT["TimeoutInMinutes"]
+
+
+def test_only_this_project_of_this_account_may_have_the_builds_role_assumed():
+    role = project.template()["Resources"]["ImagesProjectRole"]["Properties"]["AssumeRolePolicyDocument"]
+    (statement,) = role["Statement"]
+    equal = statement["Condition"]["StringEquals"]
+    assert equal["aws:SourceAccount"] == {"Ref": "AWS::AccountId"}
+    assert equal["aws:SourceArn"]["Fn::Sub"].endswith(f":project/{PROJECT['Name']['Fn::Sub']}")
+
+
+@pytest.mark.parametrize("name", ["JobsRepository", "ServeRepository"])
+def test_images_that_an_endpoint_may_still_run_are_not_expired(name):
+    policy = project.template()["Resources"][name]["Properties"]["LifecyclePolicy"]["LifecyclePolicyText"]
+    untagged, tagged = [rule["selection"] for rule in json.loads(policy)["rules"]]
+    assert (untagged["tagStatus"], untagged["countType"]) == ("untagged", "sinceImagePushed")
+    assert (tagged["countType"], tagged["countNumber"]) == ("imageCountMoreThan", 100)
 
 
 @pytest.mark.parametrize("base", ["", catalog.deep_learning_container("gpu", "eu-west-1")])
@@ -179,8 +223,9 @@ class Build:
         self.folder = folder
         (bin_ / "aws").write_text(
             f'#!/bin/sh\necho "aws $@" >> {self.notes}\n'
-            f'case "$2" in describe-images) echo x >> {self.looks}; [ $(wc -l < {self.looks}) -gt $THERE_AFTER ];;'
-            " get-login-password) echo secret;; esac\n"
+            f'case "$2" in describe-images) echo x >> {self.looks}\n'
+            f'[ $(wc -l < {self.looks}) -gt $THERE_AFTER ] || {{ echo "An error occurred ($SAYS)" >&2; exit 254; }};;\n'
+            "get-login-password) echo secret;; esac\n"
         )
         (bin_ / "docker").write_text(
             f'#!/bin/sh\necho "docker $@" >> {self.notes}\n[ "$1" != login ] || read password\n[ "$1" != "$FAILING" ]\n'
@@ -188,7 +233,9 @@ class Build:
         for each in bin_.iterdir():
             each.chmod(0o755)
 
-    def run(self, *, there_after: int, failing: str = "", base: str = "") -> tuple[int, list[str]]:
+    def run(
+        self, *, there_after: int, failing: str = "", base: str = "", says: str = "ImageNotFoundException"
+    ) -> tuple[int, list[str]]:
         variables = {
             "PATH": f"{self.folder / 'bin'}:/usr/bin:/bin",
             "IMAGE_URI": "1.dkr.ecr.eu-west-1.amazonaws.com/ebb/jobs:abc",
@@ -196,6 +243,7 @@ class Build:
             "TORCH_INDEX_URL": "https://index.example/cpu",
             "THERE_AFTER": str(there_after),
             "FAILING": failing,
+            "SAYS": says,
         } | ({"BASE_IMAGE": base} if base else {})
         done = subprocess.run(["sh", "-c", _script()], env=variables, cwd=self.folder, capture_output=True, check=False)
         return done.returncode, self.notes.read_text().splitlines()
@@ -233,6 +281,13 @@ def test_a_build_of_what_is_there_ends_at_once(build):
 
 def test_a_build_that_another_one_overtook_succeeds(build):
     assert build.run(there_after=1, failing="push")[0] == 0
+
+
+@pytest.mark.parametrize("says", ["AccessDeniedException", "RepositoryNotFoundException", "ThrottlingException"])
+def test_a_registry_that_cannot_be_asked_is_not_taken_for_an_empty_one(build, says):
+    code, asked = build.run(there_after=NEVER, says=says)
+    assert code != 0
+    assert len(asked) == 1, "nothing is built"
 
 
 @pytest.mark.parametrize("failing", ["login", "build", "push"])

@@ -167,7 +167,8 @@ def _execute(
     build: dict[str, Any], commands: list[str], variables: dict[str, str], folder: Path, log: LogStream, session: str
 ) -> tuple[str, str]:
     role_arn = build["serviceRole"]
-    if not authorization.role_trusts(role_arn, SERVICE):
+    source = {"aws:SourceArn": codebuild._project_arn(build["projectName"])}
+    if not authorization.role_trusts(role_arn, SERVICE, source):
         return "FAULT", f"CodeBuild is not authorized to perform: sts:AssumeRole on service role {role_arn}"
     credentials = roles.credentials(role_arn, valid_s=_CREDENTIALS_S, session_name=session)
     environment = variables | {

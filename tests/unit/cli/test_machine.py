@@ -180,6 +180,22 @@ def test_an_image_that_is_named_ready_is_not_looked_for(registry):
 
 
 @pytest.mark.parametrize(
+    ("quotas", "state"),
+    [
+        pytest.param({account.BUILD_QUOTA: 0.0}, "fail", id="a new account may build nothing"),
+        pytest.param({account.BUILD_QUOTA: 1.0}, "ok", id="one at a time is enough: the others queue"),
+        pytest.param({"Concurrently running builds for ARM/Medium environment": 60.0}, "warn", id="it is not listed"),
+    ],
+)
+def test_the_quota_of_builds_is_judged_with_its_remedy(monkeypatch, target, quotas, state):
+    monkeypatch.setattr(account, "_quotas", lambda _, service: quotas if service == "codebuild" else {})
+    found, _, remedy = account.build_quota(target)
+    assert found == state
+    assert "CodeBuild" in remedy
+    assert "JobsImageUri" in remedy
+
+
+@pytest.mark.parametrize(
     ("caller", "principal"),
     [
         ("arn:aws:iam::1:user/ada", "arn:aws:iam::1:user/ada"),
