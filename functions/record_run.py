@@ -8,7 +8,7 @@ from ebb import ledger, names, record
 from ebb.aws import clients, closing, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError, DropRejectedError, ObjectMissingError, ReportMissingError
-from ebb.record import Ended, RecordRequest, Reused, StageFinished, Succeeded
+from ebb.record import Ended, ImagesBuilt, RecordRequest, Reused, StageFinished, Succeeded
 from ebb.settings import RecordSettings
 from ebb.telemetry import logger
 
@@ -21,6 +21,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, str]:
     match told:
         case StageFinished():
             _stage_finished(told, book)
+            return {}
+        case ImagesBuilt():
+            _images(told, book, told.builds, ledger.FINISHED)
             return {}
         case Succeeded():
             return _succeeded(told, book, settings)
@@ -54,6 +57,12 @@ def _stage_finished(told: StageFinished, book: Ledger) -> None:
         raise AttemptOutdatedError(f"{told.run_id} has ended or a newer attempt runs")
     if rejection:
         raise DropRejectedError(rejection)
+
+
+def _images(told: ImagesBuilt | Ended, book: Ledger, builds: list[dict[str, Any]], status: str) -> None:
+    """Record builds. Of those that ran beside a failed one, which ended them, nothing is known and nothing counted."""
+    fields = record.images_fields(builds, status=status, attempt=told.attempt, region=clients.region())
+    book.put_stage(told.run_id, "images", fields)
 
 
 def _succeeded(told: Succeeded, book: Ledger, settings: RecordSettings) -> dict[str, str]:
@@ -93,6 +102,9 @@ def _ended(told: Ended, book: Ledger, settings: RecordSettings) -> dict[str, str
             identity=run.get("identity"),
         )
         book.put_stage(told.run_id, told.stage, fields)
+    build = record.build_in(told.cause)
+    if build and told.stage == "images":
+        _images(told, book, [build], ledger.FAILED)
     return _close(told, book, settings, told.action, {"error": record.what_went_wrong(told)})
 
 

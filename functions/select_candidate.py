@@ -47,7 +47,9 @@ def handler(asked: SelectionRequested, context: LambdaContext) -> dict[str, Any]
         "candidates": selection.told(report, picked),
         "comparison": compared,
         "package_group": deployment.package_group(stack, asked.project),
-        "package": deployment.package(stack, plan, candidate=shipped, metric=metric, comparison=compared),
+        "package": deployment.package(
+            stack, plan, task=run["task"], candidate=shipped, metric=metric, comparison=compared
+        ),
         "deploy": deployment.deploy_input(stack, plan, candidate=shipped, serve=spec.serve) if verdict.deploy else None,
         "deploy_reason": verdict.reason,
     }

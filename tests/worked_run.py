@@ -165,7 +165,12 @@ def built_selection() -> dict[str, Any]:
         "comparison": compared,
         "package_group": deployment.package_group(STACK, "cancer"),
         "package": deployment.package(
-            STACK, made, candidate=picked.shipped, metric=report["metric"], comparison=compared
+            STACK,
+            made,
+            task="tabular-classification",
+            candidate=picked.shipped,
+            metric=report["metric"],
+            comparison=compared,
         ),
         "deploy": deployment.deploy_input(STACK, made, candidate=picked.shipped, serve=spec.serve),
         "deploy_reason": verdict.reason,
@@ -213,6 +218,13 @@ def step_events() -> dict[str, dict[str, Any]]:
         "BillableTimeInSeconds": 20,
         "ResourceConfig": {"InstanceCount": 1, "InstanceType": "ml.m5.large", "VolumeSizeInGB": 10},
     }
+    build = {
+        "Id": "ebb-images:8e3c1f5a-0b7d-4a52-9c61-2f4de7a90b13",
+        "StartTime": 1795426210000,
+        "EndTime": 1795426355000,
+        "ComputeType": "BUILD_GENERAL1_MEDIUM",
+        "Image": STACK.serve_image_uri,
+    }
     rejection = {
         "code": "one-class",
         "message": "the target 'target' has one class only",
@@ -228,6 +240,7 @@ def step_events() -> dict[str, dict[str, Any]]:
         "select_candidate": asked | {"plan": made},
         "record_run_stage_finished": asked
         | {"action": "stage_finished", "stage": "process", "job": job, "report_uri": made["process"]["report_uri"]},
+        "record_run_images_built": asked | {"action": "images_built", "builds": [build]},
         "record_run_succeeded": asked
         | {
             "action": "succeeded",

@@ -25,9 +25,9 @@ STEPS = (
     "Compress model", "Compile model", "Select candidate", "Register model", "Deploy model", "Record success",
 )  # fmt: skip
 STEP_OF_STAGE = {
+    "images": "Build images",
     "process": "Process data", "train": "Train model", "compress": "Compress model", "compile": "Compile model",
 }  # fmt: skip
-FAILED_STEP = STEP_OF_STAGE | {"images": "Build images"}
 STAGE_OF_STEP = {step: stage for stage, step in STEP_OF_STAGE.items()}
 EXAMPLES = {"image-classification": "pictures", "text-classification": "texts"}
 ENTERED, EXITED = "StateEntered", "StateExited"
@@ -74,13 +74,15 @@ def steps(events: Iterable[dict[str, Any]], failed_stage: str | None = None) -> 
             for step in found.values():
                 if step.ended is None:
                     found[step.name] = Step(step.name, step.started, moment, failed=True)
-    failed = {FAILED_STEP.get(failed_stage or "")}
+    failed = {STEP_OF_STAGE.get(failed_stage or "")}
     return [replace(step, failed=True) if step.name in failed else step for step in found.values()]
 
 
 def summary(stage: dict[str, Any]) -> str:
     """Return what a stage's report says, in a few words; empty when there is nothing worth a line."""
     report = stage.get("report") or {}
+    if builds := report.get("builds"):
+        return ", ".join(str(each["image"]).rpartition("/")[2] for each in builds if each.get("image"))
     if rows := report.get("rows"):
         duplicates = f", {rows['duplicates']:,} duplicates removed" if rows.get("duplicates") else ""
         task = str(report.get("task") or "")

@@ -14,7 +14,7 @@ from ministack.services import codebuild
 import content_hash
 from contract.sagemaker.lab import environments
 from contract.support import Cloud, Machine, allow, free_port, task, wait_until
-from ebb.images import Image
+from ebb.images import Image, base_hash
 from ebb.requests import start_build
 from ebb_local import lifecycle
 from infrastructure import project
@@ -194,6 +194,44 @@ def test_a_context_that_is_not_what_the_tag_names_makes_no_image(cloud, machine,
     assert ended["status"] == "FAILED"
     assert f"not {shop.tag}" in shop.log()
     assert not shop.is_there()
+
+
+BASE = f"763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.8.0-gpu-{'x' * 8}"
+
+
+@pytest.mark.parametrize(
+    ("named_after", "status"),
+    [pytest.param(BASE, "SUCCEEDED", id="its base"), pytest.param(f"{BASE}-old", "FAILED", id="another base")],
+)
+def test_a_variant_is_named_by_its_base_too(cloud, machine, context, named_after, status):
+    shop = Workshop(cloud, context)
+    image = f"{shop.image}-gpu-{base_hash(named_after)}"
+    asked = start_build(shop.name, Image(image, f"s3://{shop.bucket}/images/{shop.tag}", BASE))
+    assert machine({"Build": task(BUILD, asked)}, shop.needed()).run()["status"] == status
+    held = cloud.client("ecr").list_images(repositoryName=shop.repository)["imageIds"]
+    assert [each["imageTag"] for each in held] == ([image.rpartition(":")[2]] if status == "SUCCEEDED" else [])
+
+
+def test_a_registry_that_cannot_be_asked_ends_the_build(cloud, machine, context):
+    shop = Workshop(cloud, context, forbidden="ecr:DescribeImages")
+    assert machine({"Build": task(BUILD, shop.request())}, shop.needed()).run()["status"] == "FAILED"
+    assert "AccessDenied" in shop.log()
+    assert not cloud.calls(action="ecr:PutImage", decision="Allow", principal=f"assumed-role/{shop.name}/")
+
+
+def test_a_role_that_trusts_another_project_is_not_assumed(cloud, machine, context):
+    shop = Workshop(cloud, context)
+    elsewhere = {"StringEquals": {"aws:SourceArn": ARN.format("codebuild", "project/another")}}
+    trusted = {
+        "Effect": "Allow",
+        "Principal": {"Service": "codebuild.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+        "Condition": elsewhere,
+    }
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trusted]})
+    cloud.client("iam").update_assume_role_policy(RoleName=shop.name, PolicyDocument=document)
+    ended = machine({"Build": task(BUILD, shop.request())}, shop.needed()).run()
+    assert json.loads(ended["cause"])["Build"]["BuildStatus"] == "FAULT"
 
 
 def test_a_second_build_of_the_same_tag_ends_at_once(cloud, machine, context):

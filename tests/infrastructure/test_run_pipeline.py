@@ -24,6 +24,16 @@ JOBS = {
     "compile": "createProcessingJob.sync",
 }
 
+BUILD = {
+    "Arn": "arn:aws:codebuild:us-east-1:000000000000:build/x",
+    "Id": "ebb-images:x",
+    "BuildStatus": "SUCCEEDED",
+    "StartTime": 1795426210000,
+    "EndTime": 1795426355000,
+    "Environment": {"ComputeType": "BUILD_GENERAL1_MEDIUM", "Image": "aws/codebuild/x"},
+    "Phases": [],
+}
+
 
 class World:
     """Answers a run's Tasks; `fails` maps the end of a resource, or a function and action, to an error."""
@@ -51,7 +61,7 @@ class World:
         action = resource.removesuffix(":2").rsplit(":", 1)[-1]
         self._raise(arguments.get("stage", action))
         if action == "startBuild.sync":
-            return {"Build": {"Arn": "arn:aws:codebuild:us-east-1:000000000000:build/x", "BuildStatus": "SUCCEEDED"}}
+            return {"Build": BUILD}
         if action == "startExecution.sync":
             return {"Output": {"deployed": True, "endpoint_name": "ebb-wine"}, "Status": "SUCCEEDED"}
         if action == "createModelPackage":
@@ -70,7 +80,10 @@ class World:
             for stage in STAGES
         }
         roles = [{"create": {"RoleName": f"ebb-wine-{stage}"}, "policy": {"PolicyName": stage}} for stage in STAGES]
-        images = [{"ProjectName": "ebb-images", "EnvironmentVariablesOverride": [name]} for name in self.images]
+        images = [
+            {"ProjectName": "ebb-images", "EnvironmentVariablesOverride": [{"Name": "IMAGE_URI", "Value": name}]}
+            for name in self.images
+        ]
         return {"generation": 3, "images": images, "roles": roles, "artifacts": {}, **stages}
 
     def SelectCandidate(self, _: Any) -> Any:
@@ -156,9 +169,25 @@ def test_missing_images_are_built_before_the_first_job(images):
     ended = run(PATH, GIVEN, World(images=images))
     assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
     built = ended.arguments("startBuild.sync")
-    assert sorted(each["EnvironmentVariablesOverride"][0] for each in built) == sorted(images)
+    assert sorted(each["EnvironmentVariablesOverride"][0]["Value"] for each in built) == sorted(images)
     waited_for = [resource.rsplit(":", 1)[-1] for resource, _ in ended.asked if resource.endswith(".sync")]
     assert waited_for[: len(images)] == ["startBuild.sync"] * len(images)
+    assert _recorded(ended) == ["images_built", *STAGES, "succeeded"]
+    (told,) = [
+        each["Payload"]["builds"]
+        for each in ended.arguments("lambda:invoke")
+        if each["Payload"].get("action") == "images_built"
+    ]
+    assert told == [
+        {
+            "Id": "ebb-images:x",
+            "StartTime": 1795426210000,
+            "EndTime": 1795426355000,
+            "ComputeType": "BUILD_GENERAL1_MEDIUM",
+            "Image": image,
+        }
+        for image in images
+    ]
 
 
 @pytest.mark.parametrize("outcome", ["reuse", "superseded"])
@@ -198,6 +227,9 @@ def test_a_rejected_drop_is_rejected_and_not_failed(world, stage):
         pytest.param(World(putRolePolicy=("Iam.MalformedPolicyDocumentException", "x")), "plan", id="roles"),
         pytest.param(
             World(images=("jobs",), **{"startBuild.sync": ("States.TaskFailed", "x")}), "images", id="an image's build"
+        ),
+        pytest.param(
+            World(images=("jobs",), RecordRun__images_built=("KeyError", "x")), "images", id="the record of the builds"
         ),
         *[pytest.param(World(**{stage: ("States.TaskFailed", "x")}), stage, id=f"{stage} job") for stage in STAGES],
         pytest.param(World(process=("States.Timeout", "x")), "process", id="a job that never ends"),

@@ -131,6 +131,34 @@ def test_a_finished_stage_leaves_its_seconds_grams_and_decisions(account, book, 
     assert book.story(RUN_ID).decisions[0]["what"] == "target"
 
 
+def test_what_building_images_took_is_a_stage_of_the_run_that_needed_them(account, book, context):
+    assert record_run.handler(load("record_run_images_built"), context) == {}
+    finish(account, context, "process", REPORT | {"status": "accepted"})
+    stages = book.story(RUN_ID).stages
+    assert [stage["stage"] for stage in stages] == ["images", "process"]
+    assert (stages[0]["duration_s"], stages[0]["instance_type"]) == (145, "BUILD_GENERAL1_MEDIUM")
+    record_run.handler(load("record_run_failed"), context)
+    spent = [stage["footprint"]["cost_usd"]["value"] for stage in book.story(RUN_ID).stages]
+    assert len(spent) == 3
+    assert book.run(RUN_ID)["footprint"]["cost_usd"]["value"] == pytest.approx(sum(spent))
+    assert stages[0]["footprint"]["cost_usd"]["value"] == pytest.approx(0.03)
+
+
+def test_a_build_that_failed_is_paid_for_all_the_same(account, book, context):
+    build = {
+        "Id": "ebb-images:1",
+        "BuildStatus": "FAILED",
+        "StartTime": 1795426210000,
+        "EndTime": 1795426220000,
+        "Environment": {"ComputeType": "BUILD_GENERAL1_MEDIUM"},
+    }
+    cause = json.dumps({"Build": build})
+    record_run.handler(load("record_run_failed") | {"stage": "images", "cause": cause}, context)
+    (stage,) = book.story(RUN_ID).stages
+    assert (stage["stage"], stage["status"]) == ("images", "failed")
+    assert book.run(RUN_ID)["footprint"]["cost_usd"]["value"] == pytest.approx(0.01)
+
+
 def test_a_full_scan_that_refuses_the_data_raises_a_rejection(account, book, context):
     rejection = {"code": "one-class", "message": "one class only", "remedy": "Drop two.", "column": "target"}
     with pytest.raises(DropRejectedError) as caught:
@@ -145,6 +173,8 @@ def test_a_job_without_a_report_is_an_error(account, book, context):
 
 
 def selected(account, context, report: dict) -> dict:
+    task = "custom" if report.get("as_is") else "tabular-classification"
+    Ledger(LEDGER).apply(ledger.change_run(RUN_ID, 1, {"task": task}))  # as `process` found it
     asked = load("select_candidate")
     account.put_report(asked["plan"]["artifacts"]["compile_report"], report)
     return select_candidate.handler(asked, context)

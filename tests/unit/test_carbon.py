@@ -74,6 +74,16 @@ def test_unknown_load_widens_the_band():
     assert unknown.energy_kwh.value == known.energy_kwh.value
 
 
+def test_footprint_of_a_build_by_hand():
+    """150 s on 4 vCPU and 7 GiB, half loaded: three begun minutes at 0.01 USD."""
+    built = footprint.of_build("BUILD_GENERAL1_MEDIUM", duration_s=150, region="us-east-1")
+    assert built.cost_usd.value == pytest.approx(0.03)
+    # 4 * (0.74 + 0.5 * (3.50 - 0.74)) W = 8.48 W; memory 7 * 0.392 W = 2.744 W; 11.224 W * 150 s / 3.6e6 * 1.14
+    assert built.energy_kwh.value == pytest.approx(0.000533, rel=1e-3)
+    assert built.energy_kwh.low < built.energy_kwh.value / 2, "the load is not known"
+    assert footprint.of_build("BUILD_GENERAL1_2XLARGE", duration_s=1, region="us-east-1") is None
+
+
 def test_an_instance_that_the_catalog_does_not_know_has_no_footprint():
     assert footprint.of_job("ml.p5.48xlarge", duration_s=1, billable_s=1, load=Band.exact(1), region="x") is None
 

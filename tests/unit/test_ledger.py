@@ -7,6 +7,7 @@ import pytest
 
 from ebb import accepted, explain, ledger, record
 from ebb.record import RecordRequest
+from ebb.requests.builds import COMPUTE_TYPE
 from ebb.sources import Source
 from worked_run import NOW, RUN_ID, load, moment
 
@@ -32,8 +33,9 @@ def test_a_long_list_is_cut_and_a_short_one_kept():
 
 
 def test_stages_sort_in_the_order_in_which_they_run():
-    keys = [ledger.stage_key("r", stage)["sk"] for stage in ("process", "train", "compress", "compile")]
-    assert keys == sorted(keys) == ["STAGE#1#process", "STAGE#2#train", "STAGE#3#compress", "STAGE#4#compile"]
+    keys = [ledger.stage_key("r", stage)["sk"] for stage in ("images", "process", "train", "compress", "compile")]
+    assert keys == sorted(keys)
+    assert keys == ["STAGE#0#images", "STAGE#1#process", "STAGE#2#train", "STAGE#3#compress", "STAGE#4#compile"]
 
 
 def test_what_a_repeated_stage_used_before_stays_counted_once():
@@ -102,6 +104,39 @@ def test_a_rejection_keeps_place_and_remedy():
 def test_whatever_step_functions_says_ends_as_a_message(error, cause, message):
     ended = load("record_run_failed") | {"stage": "deploy", "error": error, "cause": cause}
     assert record.what_went_wrong(RecordRequest.validate_python(ended))["message"] == message
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param({"Phases": None, "Logs": None}, id="neither phases nor log"),
+        pytest.param({"Phases": [{"PhaseType": "QUEUED", "Contexts": None}]}, id="a phase that says nothing"),
+    ],
+)
+def test_a_build_that_fails_without_a_word_is_still_told(build):
+    cause = json.dumps({"Build": {"Id": "ebb-images:1", "BuildStatus": "FAULT"} | build})
+    ended = load("record_run_failed") | {"stage": "images", "error": "States.TaskFailed", "cause": cause}
+    error = record.what_went_wrong(RecordRequest.validate_python(ended))
+    assert error["type"] == "ImageBuildFailed"
+    assert "no reason" in error["message"]
+
+
+def test_builds_at_the_same_time_are_one_stage_that_costs_their_sum():
+    def build(start_s: int, end_s: int) -> dict:
+        at = 1795426200
+        return {"StartTime": (at + start_s) * 1000, "EndTime": (at + end_s) * 1000, "ComputeType": COMPUTE_TYPE}
+
+    def fields(*builds: dict) -> dict:
+        return record.images_fields(builds, status="finished", attempt=1, region="us-east-1")
+
+    both = fields(build(0, 90), build(5, 125))
+    assert (both["duration_s"], both["billable_s"]) == (125.0, 240.0)
+    assert both["footprint"]["cost_usd"]["value"] == pytest.approx(0.04)
+    alone = [fields(build(0, 90)), fields(build(5, 125))]
+    assert both["footprint"]["energy_kwh"]["value"] == pytest.approx(
+        sum(each["footprint"]["energy_kwh"]["value"] for each in alone)
+    )
+    assert fields({})["footprint"] is None, "of a machine that nobody knows nothing is known"
 
 
 @pytest.mark.parametrize("wrapped", [True, False], ids=["as .sync results are", "the build alone"])

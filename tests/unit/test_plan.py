@@ -1,11 +1,12 @@
 """The plan: what runs, where its results lie, and what an earlier attempt has done already."""
 
+import hashlib
 import json
 from dataclasses import replace
 
 import pytest
 
-from ebb import names, plan
+from ebb import catalog, images, names, plan
 from ebb.errors import NoFeasibleInstanceError
 from ebb.plan import Champion
 from ebb.spec import PipelineSpec
@@ -124,6 +125,10 @@ def test_what_is_asked_for_in_vain_is_said(asked, told):
 
 
 JOBS, SERVE = STACK.jobs_image_uri, STACK.serve_image_uri
+GPU, NEURON = (
+    hashlib.sha256(catalog.deep_learning_container(kind, "us-east-1").encode()).hexdigest()[:8]
+    for kind in ("gpu", "neuron")
+)
 
 
 def image_of(request: dict) -> str:
@@ -151,8 +156,8 @@ def test_what_is_missing_is_built_from_its_context():
     ("instance", "variant", "base"),
     [
         pytest.param("ml.m5.xlarge", JOBS, "", id="a CPU has the image of all jobs"),
-        pytest.param("ml.g5.xlarge", f"{JOBS}-gpu", "/pytorch-training:", id="a GPU has AWS's container beneath"),
-        pytest.param("ml.trn1.2xlarge", f"{JOBS}-neuron", "/pytorch-training-neuronx:", id="so has Trainium"),
+        pytest.param("ml.g5.xlarge", f"{JOBS}-gpu-{GPU}", "/pytorch-training:", id="a GPU has AWS's container beneath"),
+        pytest.param("ml.trn1.2xlarge", f"{JOBS}-neuron-{NEURON}", "/pytorch-training-neuronx:", id="so has Trainium"),
     ],
 )
 def test_training_has_the_image_that_drives_its_hardware(instance, variant, base):
@@ -168,6 +173,15 @@ def test_training_has_the_image_that_drives_its_hardware(instance, variant, base
         "compress": variant,
         "compile": JOBS,
     }
+
+
+def test_another_base_makes_another_image_of_the_same_context(monkeypatch):
+    gpu = catalog.instance("ml.g5.xlarge")
+    before = images.for_jobs(STACK, gpu)
+    monkeypatch.setattr(catalog, "deep_learning_container", lambda *_: before.base_image + "-security-update")
+    after = images.for_jobs(STACK, gpu)
+    assert after.context_uri == before.context_uri
+    assert after.uri != before.uri
 
 
 def test_a_ready_image_is_taken_for_every_instance_and_never_built():
@@ -198,7 +212,7 @@ def test_code_that_lies_elsewhere_may_be_read_and_nothing_beside_it():
 
 def test_a_plan_stays_far_below_what_step_functions_carries():
     widest = PipelineSpec.model_validate({"data": {"uri": "s3://" + "b" * 63 + "/" + "k" * 1000, "target": "t" * 200}})
-    every = [f"{JOBS}{variant}" for variant in ("", "-gpu")] + [SERVE]
+    every = [f"{JOBS}{variant}" for variant in ("", f"-gpu-{GPU}")] + [SERVE]
     assert len(json.dumps(built_plan(spec=widest, missing_images=every))) < 100_000
 
 

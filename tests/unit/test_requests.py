@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import botocore.session
 import pytest
 
 from aws_shapes import assert_valid, problems
@@ -97,6 +98,28 @@ def test_alarm_and_registry_requests_are_valid():
 
 
 @pytest.mark.parametrize(
+    ("task", "image", "takes", "framework"),
+    [
+        pytest.param("tabular-regression", "serve", "text/csv", "ONNX", id="rows"),
+        pytest.param("image-classification", "serve", "image/png", "ONNX", id="pictures"),
+        pytest.param("text-classification", "serve", "text/plain", "ONNX", id="texts"),
+        pytest.param("custom", "serve", "application/x-npy", "ONNX", id="what a script exported"),
+        pytest.param("custom", "jobs", "application/x-npy", "PYTORCH", id="what a script left as it is"),
+    ],
+)
+def test_the_registry_is_told_what_the_model_takes_and_is_made_with(task, image, takes, framework):
+    shipped = candidate("student", ("distill", "compile"), image=image)
+    body = deployment.package(STACK, built_plan(), task=task, candidate=shipped, metric=None, comparison=None)
+    assert_valid("sagemaker", "CreateModelPackage", body)
+    told = body["InferenceSpecification"]
+    assert takes in told["SupportedContentTypes"]
+    assert "application/json" in set(told["SupportedContentTypes"]) & set(told["SupportedResponseMIMETypes"])
+    assert told["Containers"][0]["Framework"] == framework
+    known = botocore.session.get_session().get_service_model("sagemaker").shape_for("Framework").enum
+    assert framework in known
+
+
+@pytest.mark.parametrize(
     ("change", "problem"),
     [
         pytest.param({"ProcessingJobName": "a_b"}, "does not match", id="a name with an underscore"),
@@ -137,7 +160,9 @@ def test_a_retry_registers_the_same_bundle_once():
         plan = built_plan(**changes)
         compared = built_selection()["comparison"]
         student = candidate("student", ("distill", "compile"))
-        package = deployment.package(STACK, plan, candidate=student, metric="accuracy", comparison=compared)
+        package = deployment.package(
+            STACK, plan, task="tabular-classification", candidate=student, metric="accuracy", comparison=compared
+        )
         return package["ClientToken"]
 
     compiled = dict.fromkeys(names.STAGES, 1)

@@ -38,10 +38,18 @@ def image_uri(stack: StackSettings, candidate: Mapping[str, Any]) -> str:
     return stack.jobs_image_uri if candidate.get("image") == "jobs" else stack.serve_image_uri
 
 
+def kind_of(task: str, candidate: Mapping[str, Any]) -> str:
+    """Return what a candidate takes, as the model registry tells it: that of its task, or of the user's own code."""
+    if candidate.get("image") == "jobs":
+        return "as-is"
+    return {"custom": "tensors", "image-classification": "image", "text-classification": "text"}.get(task, "tabular")
+
+
 def package(
     stack: StackSettings,
     plan: Mapping[str, Any],
     *,
+    task: str,
     candidate: Mapping[str, Any],
     metric: str | None,
     comparison: Mapping[str, Any] | None,
@@ -59,6 +67,7 @@ def package(
     return requests.create_model_package(
         group=names.endpoint(stack.stack, plan["project"]),
         description=f"{name} of run {plan['run_id']}",
+        kind=kind_of(task, candidate),
         image_uri=image_uri(stack, candidate),
         bundle_uri=bundle_uri(plan, name),
         report_uri=plan["artifacts"]["compile_report"],

@@ -6,7 +6,7 @@ from typing import Any
 
 from ebb import catalog, names
 
-_ORDER = ("identify", "plan", *names.STAGES, "select", "deploy")
+_ORDER = ("identify", "plan", *names.RECORDED_STAGES, "select", "deploy")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _footprint(used: Mapping[str, Any]) -> Step:
         told.append(f"{_short(band['value'])} {unit} ({_short(band['low'])} to {_short(band['high'])})")
     text = (
         ", ".join(told)
-        + "; estimated from billed time and CPU-seconds, failed attempts included, the control plane not"
+        + "; estimated from billed time and CPU-seconds, image builds and failed attempts included, control plane not"
     )
     return Step("footprint", "footprint", text)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ebb import carbon, catalog
 from ebb.carbon import Band
+from ebb.catalog import Instance
 from ebb.spec import SERVERLESS_MEMORY_MB
 
 # When a job reports no CPU time: half load as Cloud Carbon Footprint assumes, anything possible.
@@ -60,6 +61,27 @@ def of_job(instance_type: str, *, duration_s: float, billable_s: float, load: Ba
     machine = catalog.instance(instance_type)
     if machine is None:
         return None
+    return _of_machine(machine, duration_s=duration_s, billable_s=billable_s, load=load, region=region)
+
+
+def of_build(compute_type: str, *, duration_s: float, region: str) -> Footprint | None:
+    """Return the footprint of one build in CodeBuild; None when the catalog does not know its compute type.
+
+    Its load is not reported: anything possible.
+    """
+    machine = catalog.build_machine(compute_type)
+    if machine is None:
+        return None
+    billed_s = billed_build_s(duration_s)
+    return _of_machine(machine, duration_s=duration_s, billable_s=billed_s, load=UNKNOWN_UTILIZATION, region=region)
+
+
+def billed_build_s(duration_s: float) -> float:
+    """Return the seconds that CodeBuild bills: each begun minute. Source: https://aws.amazon.com/codebuild/pricing/."""
+    return 60.0 * math.ceil(duration_s / 60)
+
+
+def _of_machine(machine: Instance, *, duration_s: float, billable_s: float, load: Band, region: str) -> Footprint:
     # no job reports the load of an accelerator: it may have idled or been full all the time
     watts = catalog.power_w(machine, processors=load, accelerators=UNKNOWN_UTILIZATION)
     energy = carbon.energy_kwh(

@@ -1,5 +1,6 @@
 """Container images: what a reference to one in ECR names, and from what the account builds its own."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Self
@@ -49,7 +50,8 @@ def for_endpoints(stack: StackSettings) -> Image:
 def for_jobs(stack: StackSettings, instance: Instance) -> Image:
     """Return the image of jobs on an instance: for accelerators it is built on AWS's deep learning container.
 
-    A ready image is taken for every instance: whoever names it knows what it runs on.
+    Such a variant is named by its base too, because the tag of its context says nothing about that. A ready image is
+    taken for every instance: whoever names it knows what it runs on.
     Raises: NoFeasibleInstanceError when no such container is known in the Region.
     """
     device = instance.accelerator
@@ -61,7 +63,12 @@ def for_jobs(stack: StackSettings, instance: Instance) -> Image:
             f"{instance.name} cannot be used in {stack.region}: the catalog knows no deep learning container of AWS "
             "for it there; name a CPU instance in train.instance"
         )
-    return Image(f"{stack.jobs_image_uri}-{device.kind}", stack.jobs_context_uri, base)
+    return Image(f"{stack.jobs_image_uri}-{device.kind}-{base_hash(base)}", stack.jobs_context_uri, base)
+
+
+def base_hash(base_image: str) -> str:
+    """Return what stands for a base image in the tag of its variant."""
+    return hashlib.sha256(base_image.encode()).hexdigest()[:8]
 
 
 def accelerators(stack: StackSettings) -> tuple[str, ...]:

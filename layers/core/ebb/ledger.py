@@ -32,7 +32,7 @@ def run_key(run_id: str) -> dict[str, str]:
 
 def stage_key(run_id: str, stage: str) -> dict[str, str]:
     """Return the key of a run's stage; they sort in the order in which they run."""
-    return {"pk": f"RUN#{run_id}", "sk": f"STAGE#{names.STAGES.index(stage) + 1}#{stage}"}
+    return {"pk": f"RUN#{run_id}", "sk": f"STAGE#{names.RECORDED_STAGES.index(stage)}#{stage}"}
 
 
 def project_key(project: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebb import images, names, requests, sizing, sources
+from ebb import catalog, images, names, requests, sizing, sources
 from ebb.catalog import Instance
 from ebb.errors import InvalidSpecError, Rejection
 from ebb.images import Image
@@ -281,6 +281,8 @@ def _elsewhere(run: RunFacts, stack: StackSettings) -> dict[str, list[str]]:
 def _building(builds: Sequence[Image]) -> list[dict[str, Any]]:
     if not builds:
         return []
+    machine = catalog.build_machine(build_requests.COMPUTE_TYPE)
+    per_minute = machine.price_usd_per_hour.value / 60 if machine else 0.0
     return [
         {
             "what": "images to build",
@@ -288,7 +290,7 @@ def _building(builds: Sequence[Image]) -> list[dict[str, Any]]:
             "reason": "the account's registry does not hold them yet; CodeBuild builds each content hash once",
             "numbers": {"USD per minute": round(per_minute * len(builds), 4)},
             "alternatives": ["ready images, named by JobsImageUri and ServeImageUri when the stack is deployed"],
-            "source": build_requests.PRICE_SOURCE,
+            "source": "ebb/catalog/builds.yaml",
         }
     ]
 

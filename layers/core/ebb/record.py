@@ -31,6 +31,13 @@ class StageFinished(_Told):
     report_uri: str
 
 
+class ImagesBuilt(_Told):
+    """Images that the registry did not hold were built; of each build what `Build image` keeps of it."""
+
+    action: Literal["images_built"]
+    builds: list[dict[str, Any]]
+
+
 class Succeeded(_Told):
     """Every stage ended well; the model was deployed, or there was a reason not to."""
 
@@ -58,8 +65,8 @@ class Reused(_Told):
     reason: str
 
 
-RecordRequest = TypeAdapter[StageFinished | Succeeded | Ended | Reused](
-    Annotated[StageFinished | Succeeded | Ended | Reused, Field(discriminator="action")]
+RecordRequest = TypeAdapter[StageFinished | ImagesBuilt | Succeeded | Ended | Reused](
+    Annotated[StageFinished | ImagesBuilt | Succeeded | Ended | Reused, Field(discriminator="action")]
 )
 
 
@@ -98,6 +105,32 @@ def stage_fields(
     }
 
 
+def images_fields(builds: Sequence[Mapping[str, Any]], *, status: str, attempt: int, region: str) -> dict[str, Any]:
+    """Return the fields of the stage `images`, from builds as CodeBuild describes them.
+
+    Builds run at the same time: the stage lasts from the first start to the last end, and its footprint is their sum.
+    """
+    spans = [(events.timestamp(each.get("StartTime")), events.timestamp(each.get("EndTime"))) for each in builds]
+    known = [(started, ended) for started, ended in spans if started and ended]
+    started, ended = (min(each[0] for each in known), max(each[1] for each in known)) if known else (None, None)
+    took_s = [(end - start).total_seconds() if start and end else 0.0 for start, end in spans]
+    types = [str(each.get("ComputeType") or (each.get("Environment") or {}).get("ComputeType")) for each in builds]
+    parts = [
+        footprint.of_build(kind, duration_s=seconds, region=region) for kind, seconds in zip(types, took_s, strict=True)
+    ]
+    return {
+        "attempt": attempt,
+        "status": status,
+        "instance_type": ", ".join(sorted(set(types))),
+        "started_at": ledger.iso(started) if started else None,
+        "ended_at": ledger.iso(ended) if ended else None,
+        "duration_s": (ended - started).total_seconds() if started and ended else 0.0,
+        "billable_s": sum(map(footprint.billed_build_s, took_s)),
+        "footprint": sum(filter(None, parts), start=footprint.NOTHING).as_dict() if any(parts) else None,
+        "report": {"builds": [{"id": each.get("Id"), "image": each.get("Image")} for each in builds]},
+    }
+
+
 def learned(stage: str, report: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a stage's report adds to the run itself."""
     known = {
@@ -119,6 +152,13 @@ def job_in(cause: str | None) -> dict[str, Any] | None:
     return told if told and ("TrainingJobName" in told or "ProcessingJobName" in told) else None
 
 
+def build_in(cause: str | None) -> dict[str, Any] | None:
+    """Return the failed build that a `.sync` task leaves as its cause, wrapped as its results are or alone."""
+    told = _json(cause) or {}
+    build = told.get("Build", told)
+    return build if isinstance(build, dict) and "BuildStatus" in build else None
+
+
 def what_went_wrong(request: Ended) -> dict[str, Any]:
     """Return the ledger's error: a rejection with its place and remedy, or a failure with the job's own words."""
     told = _json(request.cause)
@@ -135,10 +175,11 @@ def what_went_wrong(request: Ended) -> dict[str, Any]:
     if job:  # the job's own words first; SageMaker's summary only says that it exited
         message = job.get("ExitMessage") or job.get("FailureReason") or "the job ended without saying why"
         return ledger.error_of(None, kind="JobFailed", message=message, stage=request.stage)
-    build = (told or {}).get("Build", told)
-    if build and "BuildStatus" in build:  # an image's build; its log says more than its phases
-        words = [context.get("Message") for phase in build.get("Phases", []) for context in phase.get("Contexts", [])]
-        log = build.get("Logs", {})
+    build = build_in(request.cause)
+    if build:  # an image's build; its log says more than its phases
+        contexts = [context for phase in build.get("Phases") or () for context in phase.get("Contexts") or ()]
+        words = [context.get("Message") for context in contexts]
+        log = build.get("Logs") or {}
         where = f"log {log.get('GroupName')} {log.get('StreamName')}"
         message = f"{build.get('Id')} {build['BuildStatus']}: {'; '.join(filter(None, words)) or 'no reason'} ({where})"
         return ledger.error_of(None, kind="ImageBuildFailed", message=message, stage=request.stage)
@@ -150,7 +191,7 @@ def what_went_wrong(request: Ended) -> dict[str, Any]:
 
 
 def total_footprint(stages: Iterable[Mapping[str, Any]]) -> Footprint:
-    """Return what all jobs of a run used, those of failed and repeated attempts included."""
+    """Return what all jobs and builds of a run used, those of failed and repeated attempts included."""
     recorded = []
     for stage in stages:
         parts = [stage, *stage.get("earlier_attempts", ())]

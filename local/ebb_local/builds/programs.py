@@ -16,10 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ebb.images import base_hash
 from ebb_local.settings import CHECKOUT, environments
 
 LOGGED_IN, BUILT = Path("~/.logged-in").expanduser(), Path("~/.built").expanduser()
-_VARIANT = re.compile(r"-(gpu|neuron)$")
+_VARIANT = re.compile(r"-(?:gpu|neuron)-(?P<base>[0-9a-f]{8})$")
 # Runs inside the environment: which of the pinned packages are missing or of another version. A build that a machine
 # needs (+cpu) is not another version.
 _LACKING = """
@@ -129,8 +130,11 @@ def _build(arguments: list[str]) -> None:
     asked = parser.parse_args(arguments)
     given = dict(each.split("=", 1) for each in asked.build_arg)
     repository, tag = _named(asked.tag)
+    base, variant = given.get("BASE_IMAGE", ""), _VARIANT.search(tag)
+    if (variant["base"] if variant else "") != (base_hash(base) if base else ""):
+        raise ProgramError(f"{tag} is not the tag of an image on {base or 'the base that the Dockerfile names'}")
     _verify(asked.context, _VARIANT.sub("", tag))
-    if base := given.get("BASE_IMAGE"):
+    if base:
         _require_login(base)
         print(f"FROM {base}: the embedded cloud has no accelerators, its CPU environment stands for it")
     environment = environments() / repository.rpartition("/")[2]

@@ -120,6 +120,11 @@ def test_the_seconds_of_a_step_that_goes_on_are_counted_until_now():
             "accuracy 0.9732, as exported",
             id="train, by a script",
         ),
+        pytest.param(
+            {"builds": [{"id": "b:1", "image": "1.dkr.ecr.eu-west-1.amazonaws.com/ebb/serve:0f3a9c"}, {"id": "b:2"}]},
+            "serve:0f3a9c",
+            id="images",
+        ),
         pytest.param({"as_is": True}, "served as it is", id="train, by a script that exports nothing"),
         pytest.param(
             {"candidates": [{"status": "made"}, {"status": "made"}, {"status": "failed"}]},

@@ -81,6 +81,15 @@ def instance(name: str) -> Instance | None:
     return next((known for known in instances() if known.name == name), None)
 
 
+def build_machine(compute_type: str) -> Instance | None:
+    """Return one of CodeBuild's machines, None when the catalog does not know it."""
+    entry = _facts("builds.yaml")["machines"].get(compute_type)
+    if entry is None:
+        return None
+    per_hour = Band.of(entry["usd_per_minute"]) * 60
+    return Instance(compute_type, entry["vcpu"], entry["memory_gib"], entry["processor"], per_hour)
+
+
 def processor(name: str) -> Processor:
     """Return the power of one kind of processor."""
     entry = _facts("power.yaml")["processors"][name]
@@ -141,13 +150,14 @@ def grid_g_per_kwh(region: str) -> Band:
 
 def sources() -> list[dict[str, str]]:
     """Return where each coefficient comes from, as `ebb why` and the run's record tell it."""
-    power, price, grid, served = map(_facts, ("power.yaml", "instances.yaml", "grid.json", "serverless.yaml"))
+    power, price, grid = map(_facts, ("power.yaml", "instances.yaml", "grid.json"))
     entries = [("processor power (jobs)", power["processors"]["skylake"], "year")]
     entries += [("processor power (serverless)", power["processors"]["serverless"], "year")]
     entries += [("accelerator power", power["accelerators"]["a10g"], "year")]
     entries += [(name, power[name], "year") for name in ("memory", "embodied", "pue")]
     entries += [("grid intensity", grid, "year"), ("instance prices", price["price"], "date")]
-    entries += [("serverless price", served, "date")]
+    entries += [("serverless price", _facts("serverless.yaml"), "date")]
+    entries += [("image build price", _facts("builds.yaml"), "date")]
     return [
         {"what": what, "source": entry["source"], "year": str(entry[when])[:4], "confidence": entry["confidence"]}
         for what, entry, when in entries

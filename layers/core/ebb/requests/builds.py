@@ -4,10 +4,7 @@ from typing import Any
 
 from ebb.images import Image
 
-# BUILD_GENERAL1_MEDIUM on Linux, which template.yaml names, us-east-1, 2026-11-23. Confidence low: the list price as
-# public cost tools repeat it.
-USD_PER_MINUTE = 0.01
-PRICE_SOURCE = "https://aws.amazon.com/codebuild/pricing/"
+COMPUTE_TYPE = "BUILD_GENERAL1_MEDIUM"  # as template.yaml names it
 
 
 def start_build(project: str, image: Image) -> dict[str, Any]:

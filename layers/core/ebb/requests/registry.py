@@ -4,8 +4,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-CONTENT_TYPES = ("text/csv", "application/json", "application/jsonlines")
-RESPONSE_TYPES = ("application/json",)
+# What an endpoint of each kind takes and answers, as its codec in jobs/ebb_jobs reads it. A model that is served as it
+# is takes what SageMaker's toolkit does; an inference.py may read more.
+_ARRAYS = ("application/json", "text/csv", "application/x-npy")
+CONTENT_TYPES = {
+    "tabular": ("text/csv", "application/json", "application/jsonlines"),
+    "image": ("image/png", "image/jpeg", "application/json"),
+    "text": ("text/plain", "application/json", "application/jsonlines", "text/csv"),
+    "tensors": _ARRAYS,
+    "as-is": _ARRAYS,
+}
+RESPONSE_TYPES = {"as-is": _ARRAYS}
+ANSWERS = ("application/json",)
+FRAMEWORKS = {"as-is": "PYTORCH"}
 
 
 def create_model_package_group(*, name: str, description: str, tags: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -17,13 +28,14 @@ def create_model_package(
     *,
     group: str,
     description: str,
+    kind: str,
     image_uri: str,
     bundle_uri: str,
     report_uri: str,
     metadata: Mapping[str, str],
     token: str,
 ) -> dict[str, Any]:
-    """Return the body of CreateModelPackage for one bundle.
+    """Return the body of CreateModelPackage for one bundle. `kind` is one of CONTENT_TYPES.
 
     A version in a group takes the group's tags and may have none of its own. The same `token` registers once.
     """
@@ -31,9 +43,9 @@ def create_model_package(
         "ModelPackageGroupName": group,
         "ModelPackageDescription": description,
         "InferenceSpecification": {
-            "Containers": [{"Image": image_uri, "ModelDataUrl": bundle_uri, "Framework": "ONNX"}],
-            "SupportedContentTypes": list(CONTENT_TYPES),
-            "SupportedResponseMIMETypes": list(RESPONSE_TYPES),
+            "Containers": [{"Image": image_uri, "ModelDataUrl": bundle_uri, "Framework": FRAMEWORKS.get(kind, "ONNX")}],
+            "SupportedContentTypes": list(CONTENT_TYPES[kind]),
+            "SupportedResponseMIMETypes": list(RESPONSE_TYPES.get(kind, ANSWERS)),
         },
         "ModelApprovalStatus": "Approved",
         "ModelMetrics": {
