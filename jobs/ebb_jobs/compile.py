@@ -28,7 +28,9 @@ SAVED_MAY_BE_SLOWER = 1.05
 PROOF_ROWS = 64
 RACED_ROWS = 512
 SINGLE_ROWS_JUDGED = 5000
-"""Up to so many rows a network whose scales depend on the request is judged as it mostly serves, row by row."""
+"""Up to so many rows a network whose scales depend on the request is judged as it mostly serves, row by row ..."""
+SINGLE_ROWS_JUDGED_S = 30.0
+"""... and in batches, which give nearly the same answers, where all rows would take longer than this."""
 MEASURED, FAILED = "measured", "failed"
 
 
@@ -154,6 +156,7 @@ def compile_candidates(
     rows = _rows(kind, held, codec, trained["metric"], seed)
     baseline = _baseline(original, codec)
     judged = rows.judge(baseline.model)
+    _same_as_trained(trained, judged)
     max_drop = float(((settings.get("spec") or {}).get("compress") or {}).get("max_metric_drop", 0.01))
     floor, rule = quality.floor(trained["metric"], judged.validation, max_drop)
     report.decide(
@@ -195,6 +198,17 @@ def compile_candidates(
         champion=champion.judge(channels["champion"], held, trained["metric"], schema, work),
         example={"features": [feature["name"] for feature in schema["features"]]},
     )
+
+
+def _same_as_trained(trained: dict[str, Any], judged: Judged) -> None:
+    """Raise JobError when the original is not what `train` measured: candidates would be judged by a wrong floor."""
+    metric, then = trained["metric"], trained["quality"]["validation"]
+    if quality.differs(metric, then, judged.validation, rows=len(judged.truth)):
+        raise JobError(
+            f"the original answers otherwise than when it was trained: validation {metric} {judged.validation:.4f}, "
+            f"{then:.4f} then. The job code has another version, or the weights are damaged: run it anew with "
+            "ebb drop --force"
+        )
 
 
 def _rows(kind: Kind, held: Path, codec: Codec, metric: str, seed: int) -> Rows:
@@ -366,7 +380,7 @@ def _judge(one: Candidate, rows: Rows, original: Judged, floor: float) -> None:
     """Tell what the candidate is worth, and whether that is enough for a bundle."""
     assert one.model is not None
     try:
-        judged = rows.judge(one.model, alone=bool(one.made.get("dynamic")))
+        judged = rows.judge(one.model, alone=bool(one.made.get("dynamic")) and _quickly(one, rows))
     except Exception as error:
         traceback.print_exc()
         one.fail(reason(error))
@@ -381,6 +395,12 @@ def _judge(one: Candidate, rows: Rows, original: Judged, floor: float) -> None:
         one.worth_packing = False
         found = f"validation {rows.metric} {judged.validation:.4f}"
         one.reason = f"{found} is worse than the floor {floor:.4f}: measured, not packed"
+
+
+def _quickly(one: Candidate, rows: Rows) -> bool:
+    """Tell whether the candidate can be judged row by row: by its speed in the race."""
+    count = len(rows.validation) + len(rows.test)
+    return bool(one.fields["latency_ms"]["p50"] * count <= SINGLE_ROWS_JUDGED_S * 1000)
 
 
 def _pack(one: Candidate, kind: Kind, codec: Codec, bundles: Path, rows: Rows) -> None:

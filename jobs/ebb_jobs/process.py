@@ -35,7 +35,7 @@ def main() -> None:
 def process(data: Path, curated: Path, settings: dict[str, Any], report: Report, work: Path) -> None:
     """Write the curated data and its schema.json into `curated`. Raises RejectedError."""
     spec = settings.get("spec") or {}
-    process_drop.verify(data, process_drop.digests(paths.channel("process", "sources"), settings))
+    process_drop.verify(data, process_drop.digests(paths.channel("process", "sources")))
     drop = process_drop.read(data, spec, work)
     task = infer.drop_task(drop.form, spec.get("task"), source=drop.source is not None)
     if task == infer.CUSTOM:

@@ -35,13 +35,11 @@ class Drop(NamedTuple):
         return file.relative_to(self.folder).as_posix()
 
 
-def digests(channel: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of each key that the run was planned with: from the channel, or from the settings."""
+def digests(channel: Path) -> dict[str, str]:
+    """Return the SHA-256 of each key that the run was planned with, as the channel lists them; none without one."""
     file = channel / SOURCES
-    if file.is_file():
-        found: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
-        return found
-    return settings.get("sources") or {}
+    found: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
 
 
 def verify(folder: Path, expected: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "roc_auc"
 REGRESSION_METRICS = ("rmse", "mae", "r2")
 LESS_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 _COUNTS_DECISIONS = frozenset({"accuracy", "balanced_accuracy", "f1_macro"})
+SAME_SCORE, SAME_ERROR_SHARE = 0.02, 0.05
 BOOTSTRAP_ROUNDS = 200
 BOOTSTRAP_ROWS = 20_000
 # How sure a drop must be to count as small enough: four times in five.
@@ -63,6 +64,16 @@ def floor(metric: str, original: float, max_drop: float) -> tuple[float, str]:
     if greater_is_better(metric):
         return original - max_drop, "absolute"
     return original * (1 + max_drop), "relative"
+
+
+def differs(metric: str, one: float, other: float, *, rows: int) -> bool:
+    """Tell whether two measurements of a model on the same rows are of different models.
+
+    Machines round differently: that may move a score by 0.02, or by two of few rows, and an error by 5 % of it.
+    """
+    if greater_is_better(metric):
+        return abs(one - other) > max(SAME_SCORE, 2 / rows) + 1e-9
+    return abs(one - other) > SAME_ERROR_SHARE * max(abs(one), abs(other)) + 1e-6
 
 
 def score(metric: str, truth: np.ndarray, predicted: np.ndarray) -> float:

@@ -1,12 +1,14 @@
 """The four stages over small real tables, each a process of its own."""
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from ebb_jobs import bundle, compress, dataset, export, networks, quality, serve, tabular
 from ebb_jobs import compile as compile_stage
@@ -158,6 +160,22 @@ def test_a_bundle_that_answers_otherwise_is_refused(penguins):
         )
 
 
+@pytest.mark.parametrize(
+    ("metric", "then", "now", "rows", "differs"),
+    [
+        pytest.param("accuracy", 0.97, 0.955, 1000, False, id="machines round differently"),
+        pytest.param("accuracy", 0.97, 0.94, 1000, True, id="three points are another model"),
+        pytest.param("accuracy", 0.94, 0.97, 1000, True, id="better is another model too"),
+        pytest.param("accuracy", 0.90, 0.95, 40, False, id="two of forty rows"),
+        pytest.param("accuracy", 0.90, 0.975, 40, True, id="three of forty rows"),
+        pytest.param("rmse", 50_000, 52_000, 1000, False, id="an error 4 % larger"),
+        pytest.param("rmse", 50_000, 53_000, 1000, True, id="an error 6 % larger"),
+    ],
+)
+def test_two_measurements_of_one_model_are_told_from_those_of_two(metric, then, now, rows, differs):
+    assert quality.differs(metric, then, now, rows=rows) is differs
+
+
 def test_a_bundle_from_before_there_were_kinds_is_a_table_on_onnx_runtime(penguins, tmp_path):
     model = bundle.unpack(penguins.bundles / "student/model.tar.gz", tmp_path)
     signature = json.loads((model / "signature.json").read_text())
@@ -215,6 +233,23 @@ def test_a_candidate_that_cannot_be_opened_is_listed_and_stops_nothing(penguins,
     assert states["student-int8"]["status"] == "failed"
     assert "optimisation failed" in states["student-int8"]["fallback"]
     assert states["student"]["status"] == "measured"
+
+
+@pytest.mark.parametrize("name", ["penguins", "housing"])
+def test_an_original_that_answers_otherwise_than_when_it_was_trained_is_refused(request, tmp_path, name):
+    pipeline = request.getfixturevalue(name)
+    original = tmp_path / "original"
+    shutil.copytree(pipeline.original, original)
+    network = networks.load(original / "original.safetensors")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(-0.5)
+    networks.save(network, original / "original.safetensors")
+    inputs = {"curated": pipeline.curated, "original": original, "candidates": pipeline.compress.base / "model"}
+    ended = run_stage(tmp_path / "job", "compile", inputs, {"spec": {}})
+    assert ended.status == 1
+    assert "the original answers otherwise than when it was trained" in ended.failure
+    assert "damaged" in ended.failure
 
 
 @pytest.fixture
