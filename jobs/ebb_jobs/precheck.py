@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from ebb_jobs.rejection import RejectedError, Rejection
 csv.field_size_limit(2**24)
 MAX_HEAD_CHARACTERS = 2**23
 PARQUET_MAGIC = b"PAR1"
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Record(NamedTuple):
@@ -402,4 +404,23 @@ def _json_records(name: str, stream: IO[str], delimiter: str, complete: bool) ->
                     remedy='Write one JSON object per line, like {"column": 1}.',
                 )
             )
+        if SURROGATE.search(line) and _is_unpaired(row):
+            raise RejectedError(
+                Rejection(
+                    "bad-json",
+                    f"{name}, line {number}: half of a character (a surrogate, \\ud800 to \\udfff, without its other "
+                    "half)",
+                    file=name,
+                    line=number,
+                    remedy="Write the text anew: it was cut inside of a character, often an emoji.",
+                )
+            )
         yield Record(number, row)
+
+
+def _is_unpaired(row: dict[str, object]) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import hashlib
 import io
 import os
 import zlib
@@ -75,9 +76,9 @@ def load(
             if target.value not in columns:
                 raise RejectedError(refusals.target_missing(names[file], target.value, columns))
         _check_same_columns(names[file], header, columns)
-        fields = ", ".join(_text_of(connection, source, column, target.value, text) for column in columns)
         verb = "INSERT INTO raw" if position else "CREATE TABLE raw AS"
         try:
+            fields = ", ".join(_text_of(connection, source, column, target.value, text) for column in columns)
             connection.execute(f"{verb} SELECT {fields} FROM {source}")
         except duckdb.Error as error:
             _explain(names[file], file, form, asked_target, error)
@@ -196,6 +197,8 @@ def _source(
             f"read_csv({path}, auto_detect=false, header=true, delim={literal(mark)}, quote='\"', escape='\"', "
             f"columns={{{types}}}, strict_mode=true, null_padding=false, max_line_size=16000000)"
         ), columns
+    if form == "jsonl":
+        path = literal(str(_without_mark(connection, file)))
     source = (
         f"read_parquet({path})"
         if form == "parquet"
@@ -205,8 +208,22 @@ def _source(
         columns = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
     except duckdb.Error as error:
         _explain(name, file, form, target, error)
-        raise
+        raise  # not reached: there is one reading of these formats
     return source, columns
+
+
+def _without_mark(connection: duckdb.DuckDBPyConnection, file: Path) -> Path:
+    """Return the file, or a copy of it without its byte order mark, which DuckDB takes for wrong JSON."""
+    if not next(_chunks(file), b"").startswith(codecs.BOM_UTF8):
+        return file
+    (found,) = connection.execute("SELECT current_setting('temp_directory')").fetchone() or ("",)
+    Path(found).mkdir(exist_ok=True)
+    # Named after the whole path: a table of texts is read twice, and files of one name may lie in several folders.
+    copy = Path(found) / f"{hashlib.sha256(bytes(file)).hexdigest()}.jsonl"
+    with copy.open("wb") as out:
+        for number, chunk in enumerate(_chunks(file)):
+            out.write(chunk if number else chunk.removeprefix(codecs.BOM_UTF8))
+    return copy
 
 
 def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str, target: str, prose: str | None) -> str:
@@ -257,6 +274,16 @@ def _explain(name: str, file: Path, form: str, target: str | None, error: duckdb
         ) from error
     with open_text(file) as stream:
         precheck.scan(name, stream, form, complete=True, target=target)
+    if form == "jsonl":
+        raise RejectedError(
+            Rejection(
+                "bad-json",
+                f"{name} cannot be read, although each line is JSON",
+                file=name,
+                remedy="Give every row the same keys, each once (capitals do not tell them apart), and values of at "
+                "most 16 MB.",
+            )
+        ) from error
 
 
 def open_text(file: Path) -> IO[str]:

@@ -342,3 +342,43 @@ def test_an_empty_channel_fails_the_job_with_its_reason(tmp_path):
     ended = run_stage_here(tmp_path / "job", "process", {"data": tmp_path / "data"}, {})
     assert ended.status == 1
     assert ended.failure.splitlines()[-1] == "the data channel 'data' holds no file"
+
+
+JSON_ROWS = [json.dumps(dict(zip(HEADER.split(","), row.split(","), strict=True))) for row in ROWS]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz"])
+def test_a_byte_order_mark_before_json_lines_is_no_part_of_them(tmp_path, name):
+    content = b"\xef\xbb\xbf" + "\n".join(JSON_ROWS).encode()
+    ended = process(tmp_path, gzip.compress(content) if name.endswith(".gz") else content, name=name)
+    assert ended.status == 0, ended.failure
+    assert ended.metrics()["rejection"] is None
+    assert schema_of(ended)["columns"] == ["count", "size", "kind"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(r'{"count": 1, "size": 2, "kind": "\ud83d", "label": "yes"}', id="in a value"),
+        pytest.param(r'{"count": 1, "size": 2, "kind": ["a", "\uDE00x"], "label": "yes"}', id="in a list"),
+        pytest.param(r'{"count": 1, "size": 2, "kind": "a", "label": "yes", "\ud800": 1}', id="in a key"),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "with a byte order mark"])
+def test_half_a_character_in_json_is_told_by_its_line(tmp_path, wrong, mark):
+    lines = [*JSON_ROWS[:250], wrong, *JSON_ROWS[250:]]
+    content = mark + "\n".join(lines).encode()
+    found = rejection(process(tmp_path, content, name="t.jsonl"))
+    assert (found["code"], found["file"].rpartition("/")[2], found["line"]) == ("bad-json", "t.jsonl", 251)
+    assert check("t.jsonl", len(content), content, complete=True).line == 251
+
+
+def test_a_whole_character_in_two_surrogates_is_read(tmp_path):
+    rows = [row.replace('"kind": "a"', r'"kind": "\ud83d\ude00"') for row in JSON_ROWS]
+    ended = process(tmp_path, "\n".join(rows), name="t.jsonl")
+    assert ended.metrics()["rejection"] is None
+
+
+def test_json_that_duckdb_alone_cannot_read_is_a_rejection(tmp_path):
+    content = "\n".join(JSON_ROWS).replace('"kind": "a"', '"kind": "a", "kind": "b"', 1)
+    assert rejection(process(tmp_path, content, name="t.jsonl"))["code"] == "bad-json"
