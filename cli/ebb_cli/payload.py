@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,14 @@ CONTENT_TYPES = {
     ".jpeg": "image/jpeg",
     ".npy": "application/x-npy",
 }
+GUESSED = frozenset({"text/csv", "application/json", "application/jsonlines"})
+"""What `sniff` finds in any text, whether it is that or not."""
 # How files that hold no text begin: https://www.w3.org/TR/png-3/ (5.2), ITU-T T.81 (B.1.1.3), NumPy's NEP 1.
 MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"\x93NUMPY": "application/x-npy"}
+
+
+Typed = Callable[[bytes], str]
+"""A body -> its content type."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,16 @@ class Request:
     name: str = ""
 
 
-def of(paths: Sequence[Path], texts: Sequence[str]) -> list[Request]:
+def of(
+    paths: Sequence[Path], texts: Sequence[str], typed: Typed | None = None, content_type: str | None = None
+) -> list[Request]:
     """Return the requests for files, folders of pictures and texts; a picture is a request of its own.
+
+    `content_type` is that of all files; else `typed` tells it where a name does not.
 
     Raises: CommandError when there is nothing to ask, or a file is not there.
     """
-    found = [of_file(file) for path in paths for file in _files(path)]
+    found = [of_file(file, typed, content_type) for path in paths for file in _files(path)]
     if texts:
         found.append(of_texts(texts))
     if not found:
@@ -47,16 +57,16 @@ def of(paths: Sequence[Path], texts: Sequence[str]) -> list[Request]:
     return found
 
 
-def of_file(file: Path) -> Request:
-    """Return the request for one file."""
+def of_file(file: Path, typed: Typed | None = None, content_type: str | None = None) -> Request:
+    """Return the request for one file: see `of`."""
     body = file.read_bytes()
-    return Request(body, CONTENT_TYPES.get(file.suffix.lower()) or sniff(body), file.name)
+    return Request(body, content_type or CONTENT_TYPES.get(file.suffix.lower()) or (typed or sniff)(body), file.name)
 
 
-def of_stdin() -> Request:
-    """Return the request that stands on stdin."""
+def of_stdin(typed: Typed | None = None, content_type: str | None = None) -> Request:
+    """Return the request that stands on stdin: see `of`."""
     body = sys.stdin.buffer.read()
-    return Request(body, sniff(body), "stdin")
+    return Request(body, content_type or (typed or sniff)(body), "stdin")
 
 
 def of_texts(texts: Iterable[str]) -> Request:
@@ -91,3 +101,18 @@ def sniff(body: bytes) -> str:
             return "application/jsonlines"
         return "application/json"
     return "text/csv"
+
+
+def sniff_text(body: bytes) -> str:
+    """Return the content type of a body for a model of texts: one text, unless it is JSON or something else."""
+    found = sniff(body)
+    if found == "text/csv":
+        return "text/plain"
+    if found in ("application/json", "application/jsonlines"):
+        lines = [body] if found == "application/json" else body.splitlines()
+        try:
+            for line in lines:
+                json.loads(line)
+        except ValueError:
+            return "text/plain"  # it only begins with a bracket
+    return found

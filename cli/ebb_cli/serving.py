@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.markup import escape
 
 from ebb import names
 from ebb_cli import output, owned, payload
+from ebb_cli.ledger import Ledger
 from ebb_cli.problems import CommandError
 from ebb_cli.target import Json, Target
 from ebb_cli.upload import require_project
+from ebb_jobs import infer
 
 # Serverless endpoints take 4 MB and answer within 60 s.
 # https://docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html
@@ -109,13 +112,18 @@ def invoke(
         ),
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="A text to classify; may be repeated.")] = None,
+    content_type: Annotated[
+        str | None,
+        typer.Option("--content-type", help="What files and stdin hold, whatever their names say."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a project's model: rows, pictures or texts in, labels with probabilities or values out."""
     require_project(project)
-    stdin = [payload.of_stdin()] if "-" in (files or ()) else []
+    typed = partial(_typed, target, project)
+    stdin = [payload.of_stdin(typed, content_type)] if "-" in (files or ()) else []
     paths = [Path(file) for file in files or () if file != "-"]
-    requests = stdin + (payload.of(paths, text or ()) if paths or text or not stdin else [])
+    requests = stdin + (payload.of(paths, text or (), typed, content_type) if paths or text or not stdin else [])
     if len(requests) == 1:
         answer = call(target, project, requests[0].body, requests[0].content_type)
     else:
@@ -124,6 +132,25 @@ def invoke(
         output.emit_json(answer)
     else:
         _print_predictions(answer["predictions"])
+
+
+def _typed(target: Target, project: str, body: bytes) -> str:
+    """Return the content type of a body without a telling name: for a model of texts, what looks like CSV is a text."""
+    found = payload.sniff(body)
+    if found in payload.GUESSED and _served_task(target, project) == infer.TEXTS:
+        return payload.sniff_text(body)
+    return found
+
+
+def _served_task(target: Target, project: str) -> str | None:
+    """Return the task of the model that a project serves, None where the ledger does not tell or may not be read."""
+    try:
+        book = Ledger(target)
+        served = (book.project(project).get("served") or {}).get("run_id")
+        run = book.run(served) if served else None
+    except (BotoCoreError, ClientError, CommandError, KeyError):
+        return None
+    return run["task"] if run else None
 
 
 def _named(target: Target, project: str, request: payload.Request) -> list[dict[str, Any]]:

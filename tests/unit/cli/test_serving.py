@@ -8,7 +8,7 @@ from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 from botocore.stub import ANY, Stubber
 
-from ebb import names
+from ebb import ledger, names
 from ebb_cli import serving
 
 PNG = b"\x89PNG\r\n\x1a\n and pixels"
@@ -77,6 +77,49 @@ def test_texts_go_in_one_request_whatever_they_hold(ebb, endpoint):
     texts = {"instances": [{"text": "one\nand a half"}, {"text": "zwei"}]}
     endpoint.add_response("invoke_endpoint", answering(LABELS), expect("application/json", json.dumps(texts).encode()))
     assert ebb("invoke", "churn", "--text", "one\nand a half", "--text", "zwei").exit_code == 0
+
+
+@pytest.fixture
+def serves(target, put):
+    """Let the project serve the model of a run with this task."""
+
+    def write(task):
+        book = target.session.resource("dynamodb").Table("ledger")
+        book.put_item(Item={**ledger.project_key("churn"), "served": {"run_id": put(task=task)}})
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("task", "stdin", "content_type"),
+    [
+        pytest.param("text-classification", "a text, with a comma\n", "text/plain", id="a text"),
+        pytest.param("text-classification", "[sic] it said\n", "text/plain", id="a text that begins with a bracket"),
+        pytest.param("text-classification", '{"text": "a"}\n{"text": "b"}\n', "application/jsonlines", id="JSON Lines"),
+        pytest.param("text-classification", '["a text"]', "application/json", id="JSON"),
+        pytest.param("tabular-classification", "a,b\n1,2\n", "text/csv", id="rows"),
+    ],
+)
+def test_what_stands_on_stdin_is_what_the_served_model_takes(ebb, endpoint, serves, task, stdin, content_type):
+    serves(task)
+    endpoint.add_response("invoke_endpoint", answering(LABELS), expect(content_type, stdin.encode()))
+    assert ebb("invoke", "churn", "-", stdin=stdin).exit_code == 0
+
+
+def test_where_nothing_tells_what_is_served_cells_are_rows(ebb, target, endpoint):
+    target.__dict__["outputs"] = {}
+    endpoint.add_response("invoke_endpoint", answering(LABELS), expect("text/csv"))
+    assert ebb("invoke", "churn", "-", stdin="a text\n").exit_code == 0
+
+
+def test_a_content_type_that_is_named_is_sent_whatever_a_name_or_the_model_says(ebb, endpoint, serves, tmp_path):
+    serves("text-classification")
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    for _ in range(2):
+        endpoint.add_response("invoke_endpoint", answering(LABELS), expect("application/x-own"))
+    named = ("--content-type", "application/x-own")
+    assert ebb("invoke", "churn", "-", tmp_path / "rows.csv", *named, stdin="a,b\n").exit_code == 0
+    endpoint.assert_no_pending_responses()
 
 
 def test_what_a_script_answers_in_its_own_words_is_passed_on(ebb, endpoint):
