@@ -11,12 +11,12 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 
-from ebb_jobs import infer
+from ebb_jobs import infer, refusals
 from ebb_jobs.rejection import RejectedError, Rejection
 
 CHUNK_BYTES = 2**20
@@ -86,15 +86,23 @@ def listing(name: str, size_bytes: int, stream: BinaryIO, *, limits: Limits = LI
         if complete or rejected.rejection.code != "broken-archive" or not found:
             raise
     if complete and not found:
-        raise RejectedError(_empty(name))
+        raise RejectedError(refusals.empty_archive(name))
     return Listing(found, complete)
 
 
-def extract(file: Path, into: Path, *, name: str | None = None, limits: Limits = LIMITS) -> list[Path]:
-    """Unpack an archive into the new folder `into` and return the files; hidden ones are left out.
+def extract(
+    file: Path,
+    into: Path,
+    *,
+    name: str | None = None,
+    limits: Limits = LIMITS,
+    leave_out: Callable[[str], bool] = infer.is_no_data,
+) -> list[Path]:
+    """Unpack an archive into the new folder `into` and return the files, but those that are no data.
 
-    `name` is how rejections call the archive. After a rejection the folder may hold a part: it is the caller's to
-    delete. Raises: RejectedError; FileExistsError when the folder is there already.
+    `name` is how rejections call the archive, `leave_out` judges its members by their names. After a rejection the
+    folder may hold a part: it is the caller's to delete.
+    Raises: RejectedError; FileExistsError when the folder is there already.
     """
     told = name or file.name
     into.mkdir(parents=True)
@@ -102,7 +110,7 @@ def extract(file: Path, into: Path, *, name: str | None = None, limits: Limits =
     size_bytes = file.stat().st_size
     with file.open("rb") as stream, _explained(told):
         for member, content in _members(told, size_bytes, stream, limits):
-            if infer.is_no_data(member.name):
+            if leave_out(member.name):
                 continue
             path = into / member.name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +123,7 @@ def extract(file: Path, into: Path, *, name: str | None = None, limits: Limits =
                 raise RejectedError(_broken(told))
             files.append(path)
     if not files:
-        raise RejectedError(_empty(told))
+        raise RejectedError(refusals.empty_archive(told))
     return files
 
 
@@ -332,10 +340,6 @@ def _broken(name: str) -> Rejection:
         file=name,
         remedy="Pack the files again, test the archive (unzip -t, tar -tzf), and upload it again.",
     )
-
-
-def _empty(name: str) -> Rejection:
-    return Rejection("no-data", f"{name} holds no file", file=name, remedy="Pack the data files into it.")
 
 
 def _is_zip(name: str) -> bool:

@@ -112,6 +112,11 @@ def is_no_data(name: str) -> bool:
     return hidden or (leaf.stem in LEAFLETS and leaf.suffix in LEAFLET_SUFFIXES)
 
 
+def is_litter(name: str) -> bool:
+    """Tell whether a file was left by an operating system or a program: not even a script wants it for data."""
+    return any(part in NO_DATA or part == ".ds_store" or part.startswith("._") for part in name.lower().split("/"))
+
+
 def common_folder(names: Iterable[str]) -> str:
     """Return the folders that all of the names begin with, with a slash at the end; empty when there is none."""
     parents = {PurePosixPath(name).parent.parts for name in names}

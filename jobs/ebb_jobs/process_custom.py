@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import filecmp
 import importlib.metadata
 import os
 import shutil
@@ -15,11 +16,10 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 
 from ebb_jobs import archives, infer
-from ebb_jobs.process_drop import Drop
+from ebb_jobs.process_drop import DATA, Drop
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import Report, write_json
 
-DATA = "data"
 WHEELS = "wheels"
 REQUIREMENTS = "requirements.txt"
 CODE_SUFFIXES = (".py", ".pyi", ".ipynb", ".sh", ".toml", ".cfg", ".ini", ".yaml", ".yml", ".md")
@@ -37,13 +37,13 @@ def process(drop: Drop, curated: Path, spec: dict[str, Any], report: Report, wor
     if drop.source is not None:
         told = drop.source.name
         _take_source(drop.source, source, entry_point, work)
-        _copy(((file, drop.inner[file]) for file in drop.files), data)
+        _copy(_each_a_place(drop, [(file, drop.inner[file]) for file in drop.files]), data)
         reason = "train.source names the script; everything dropped is data"
     else:
         told = PurePosixPath(drop.told(drop.files[0])).parts[0] if drop.files else ""
         code, rest, reason = _apart(drop)
-        _copy(code, source)
-        _copy(rest, data)
+        _copy(_once(drop, code), source)
+        _copy(_each_a_place(drop, rest), data)
     data.mkdir(exist_ok=True)
     if not (source / entry_point).is_file():
         raise RejectedError(
@@ -64,6 +64,9 @@ def process(drop: Drop, curated: Path, spec: dict[str, Any], report: Report, wor
     report.decide("format", drop.form, f"the drop comes with the training script {entry_point}")
     report.decide("task", infer.CUSTOM, "a training script is there; what it learns is its own affair")
     report.decide("script", entry_point, reason, numbers={"data_files": len(files), "data_bytes": bytes_of_data})
+    if drop.left_out:
+        shown = ", ".join(drop.left_out[:5]) + (", ..." if len(drop.left_out) > 5 else "")
+        report.decide("left out", len(drop.left_out), f"hidden files and leaflets outside of {DATA} stay away: {shown}")
     report.fields.update(task=infer.CUSTOM, target=None, rows=None, classes=None, features=[], files=len(files))
     write_json(
         curated / "schema.json",
@@ -113,6 +116,39 @@ def _apart(drop: Drop) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]], 
     return code, data, "without a folder data, everything that is neither Python nor its settings is the data"
 
 
+def _once(drop: Drop, code: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """Return the code without the copies that later drops brought of it. Raises RejectedError when they differ."""
+    found: dict[str, Path] = {}
+    for file, name in code:
+        first = found.setdefault(name, file)
+        if not filecmp.cmp(first, file, shallow=False):
+            raise RejectedError(
+                Rejection(
+                    "script-twice",
+                    f"{drop.told(first)} and {drop.told(file)} are different, and both are {name} of the script",
+                    file=drop.told(file),
+                    remedy="Delete the older one, or name the script apart from the data with train.source.",
+                )
+            )
+    return [(file, name) for name, file in found.items()]
+
+
+def _each_a_place(drop: Drop, data: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """Return the data with a place of its own for each file: drops and archives of equal names keep their folders."""
+    tops = {file: drop.told(file).removesuffix(drop.inner[file]) for file, _ in data}
+    owners: dict[str, set[str]] = {}
+    for file, name in data:
+        for path in (name, *(f"{folder}/" for folder in PurePosixPath(name).parents)):
+            owners.setdefault(path, set()).add(tops[file])
+    alike = set[str]()
+    for _, name in data:
+        sharing = owners[name] | owners.get(f"{name}/", set())
+        if len(sharing) > 1:
+            alike |= sharing
+    shared = infer.common_folder(tops.values())
+    return [(file, tops[file].removeprefix(shared) + name if tops[file] in alike else name) for file, name in data]
+
+
 def _copy(files: Iterable[tuple[Path, str]], into: Path) -> None:
     """Put files under new names below `into`; a hard link where the disk is the same, as data may be large."""
     into.mkdir(exist_ok=True)
@@ -122,7 +158,8 @@ def _copy(files: Iterable[tuple[Path, str]], into: Path) -> None:
         try:
             os.link(file.resolve(), path)
         except OSError:
-            shutil.copyfile(file, path)
+            with file.open("rb") as found, path.open("xb") as out:  # never through a link into what was dropped
+                shutil.copyfileobj(found, out, archives.CHUNK_BYTES)
 
 
 def _check_syntax(file: Path, name: str) -> None:

@@ -8,11 +8,13 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from ebb_jobs import archives, infer, precheck
+from ebb_jobs import archives, infer, precheck, refusals
 from ebb_jobs.errors import InputMissingError
 from ebb_jobs.rejection import RejectedError, Rejection
 
 SOURCES = "sources.json"
+DATA = "data"
+"""The folder of a drop with a training script that holds nothing but data."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LANDED = re.compile(r"[^/]+/data/[^/]+/")
 """The folder of one drop, in the keys of a project to which data is appended drop by drop."""
@@ -29,6 +31,8 @@ class Drop(NamedTuple):
     form: str
     source: Path | None
     """What the spec names as the training script, apart from the data."""
+    left_out: list[str]
+    """Files that are no data by their names, as far as they are worth telling."""
 
     def told(self, file: Path) -> str:
         """Return how a rejection calls a file."""
@@ -68,28 +72,46 @@ def read(data: Path, spec: dict[str, Any], work: Path) -> Drop:
     source = _source(data, train.get("source"))
     found = {path.relative_to(data).as_posix(): path for path in data.rglob("*") if path.is_file() and path != source}
     shared = infer.common_folder(found)
-    files = [found[key] for key in sorted(found) if not infer.is_no_data(key.removeprefix(shared))]
+    aside = {key: path for key, path in found.items() if infer.is_no_data(key.removeprefix(shared))}
+    files = [found[key] for key in sorted(found) if key not in aside]
     if not files and source is None:
         raise InputMissingError(f"the data channel {data.name!r} holds no file")
     inner = _from_top(data, files, appended=(spec.get("data") or {}).get("mode") == "append")
     form = precheck.content_format(list(inner.values()), entry_point=entry_point, script=source is not None)
     if form != "archive":
-        return Drop(data, files, inner, form, source)
+        tops = {path.relative_to(data).as_posix().removesuffix(name) for path, name in inner.items()}
+        more, left_out = _spared(aside, tops, form, everything=source is not None)
+        return Drop(data, sorted([*files, *more]), inner | more, form, source, left_out)
     folder = work / "unpacked"
     unpacked: dict[Path, str] = {}
+    left_out: list[str] = []
     forms = set()
     left = archives.LIMITS
     for archive in files:
         told = archive.relative_to(data).as_posix()
         into = folder / told
-        inside = archives.extract(archive, into, name=told, limits=left)
+        inside = archives.extract(archive, into, name=told, limits=left, leave_out=infer.is_litter)
         left = left._replace(
             members=left.members - len(inside), bytes=left.bytes - sum(path.stat().st_size for path in inside)
         )
-        names = [path.relative_to(into).as_posix() for path in inside]
-        forms.add(precheck.content_format(names, entry_point=entry_point, archive=told, script=source is not None))
-        top = "" if source is not None else _top(names)
-        unpacked.update({path: name.removeprefix(top) for path, name in zip(inside, names, strict=True)})
+        names = {path: path.relative_to(into).as_posix() for path in inside}
+        plain = {path: name for path, name in names.items() if not infer.is_no_data(name)}
+        if not plain and source is None:
+            raise RejectedError(refusals.empty_archive(told))
+        form = precheck.content_format(
+            list(plain.values()), entry_point=entry_point, archive=told, script=source is not None
+        )
+        forms.add(form)
+        top = "" if source is not None else _top(list(plain.values()))
+        unpacked.update({path: name.removeprefix(top) for path, name in plain.items()})
+        more, others = _spared(
+            {name: path for path, name in names.items() if path not in plain},
+            {top},
+            form,
+            everything=source is not None,
+        )
+        unpacked.update(more)
+        left_out.extend(f"{told}/{name}" for name in others)
     if len(forms) > 1 or (forms == {"script"} and source is None and len(files) > 1):
         raise RejectedError(
             Rejection(
@@ -98,7 +120,29 @@ def read(data: Path, spec: dict[str, Any], work: Path) -> Drop:
                 remedy="Drop archives of one kind together, and a training script in one archive alone.",
             )
         )
-    return Drop(folder, sorted(unpacked), unpacked, forms.pop(), source)
+    return Drop(folder, sorted(unpacked), unpacked, forms.pop(), source, left_out)
+
+
+def _spared(
+    aside: dict[str, Path], tops: set[str], form: str, *, everything: bool
+) -> tuple[dict[Path, str], list[str]]:
+    """Return which files a script gets although their names say that they are no data, and the names of the others.
+
+    What lies below `data`, or beside a script of its own, the user put there for the script: README may be a text to
+    learn from.
+    """
+    spared: dict[Path, str] = {}
+    left_out = []
+    for name, path in sorted(aside.items()):
+        if infer.is_litter(name):
+            continue
+        top = max((top for top in tops if name.startswith(top)), key=len, default="")
+        inner = name.removeprefix(top)
+        if form == "script" and (everything or inner.startswith(f"{DATA}/")):
+            spared[path] = inner
+        else:
+            left_out.append(name)
+    return spared, left_out
 
 
 def _source(data: Path, uri: str | None) -> Path | None:
@@ -107,7 +151,7 @@ def _source(data: Path, uri: str | None) -> Path | None:
         return None
     key = uri.removeprefix("s3://").partition("/")[2]
     file = data / key
-    if ".." in PurePosixPath(key).parts or not file.is_file():
+    if ".." in PurePosixPath(key).parts or not file.is_relative_to(data) or not file.is_file():
         raise RejectedError(
             Rejection(
                 "source-missing",

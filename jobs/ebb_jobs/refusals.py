@@ -208,6 +208,11 @@ def contradicting(what: str, count: int, total: int, column: str | None = None) 
     )
 
 
+def empty_archive(name: str) -> Rejection:
+    """Return the rejection for an archive without a file of data."""
+    return Rejection("no-data", f"{name} holds no file", file=name, remedy="Pack the data files into it.")
+
+
 def nested_archive(name: str, inner: str) -> Rejection:
     """Return the rejection for an archive in an archive."""
     return Rejection(

@@ -161,3 +161,79 @@ def test_rejections(tmp_path, files, spec, code, line):
     assert found["remedy"]
     if line:
         assert found["line"] == line
+
+
+APPEND = {"data": {"mode": "append"}}
+
+
+@pytest.mark.parametrize(
+    ("files", "spec", "expected"),
+    [
+        pytest.param(
+            {"d1/train.py": SCRIPT, "d1/a.csv": "1", "d2/a.csv": "2", "d3/b.csv": "3"},
+            APPEND,
+            {"d1/a.csv": "1", "d2/a.csv": "2", "b.csv": "3"},
+            id="appended drops",
+        ),
+        pytest.param(
+            {"d1/train.py": SCRIPT, "d1/data/a.csv": "1", "d2/data/a.csv": "2"},
+            APPEND,
+            {"d1/a.csv": "1", "d2/a.csv": "2"},
+            id="appended drops with a folder data",
+        ),
+        pytest.param(
+            {
+                "../code/my.py": SCRIPT,
+                "1.zip": zipped({"p/a.csv": b"1"}),
+                "2.zip": zipped({"p/a.csv": b"2", "b": b"3"}),
+            },
+            {"train": {"source": "s3://landing/zoo/code/my.py"}},
+            {"1.zip/p/a.csv": "1", "2.zip/p/a.csv": "2", "2.zip/b": "3"},
+            id="archives",
+        ),
+        pytest.param(
+            {"../code/my.py": SCRIPT, "1.zip": zipped({"a": b"1"}), "2.zip": zipped({"a/b": b"2"})},
+            {"train": {"source": "s3://landing/zoo/code/my.py"}},
+            {"1.zip/a": "1", "2.zip/a/b": "2"},
+            id="a file where another archive has a folder",
+        ),
+        pytest.param(
+            {"../code/my.py": SCRIPT, "1.zip": zipped({"a/1": b"1"}), "2.zip": zipped({"a/2": b"2"})},
+            {"train": {"source": "s3://landing/zoo/code/my.py"}},
+            {"a/1": "1", "a/2": "2"},
+            id="archives that go together",
+        ),
+    ],
+)
+def test_no_file_takes_the_place_of_another_of_its_name(tmp_path, files, spec, expected):
+    ended = process(tmp_path, files, spec=spec)
+    accepted(ended)
+    folder = curated(ended) / "data"
+    assert {name: (folder / name).read_text() for name in files_in(folder)} == expected
+    for name, content in files.items():
+        given = (tmp_path / "data/zoo/data" / name).read_bytes()
+        assert given == (content.encode() if isinstance(content, str) else content), "the drop was written into"
+
+
+def test_a_script_may_be_dropped_again_and_not_another_one(tmp_path):
+    files = {"d1/train.py": SCRIPT, "d1/a.csv": "1", "d2/train.py": SCRIPT}
+    assert accepted(process(tmp_path / "same", files, spec=APPEND)) == ({"train.py"}, {"a.csv"})
+    found = rejection(process(tmp_path / "other", files | {"d2/train.py": SCRIPT + "\n"}, spec=APPEND))
+    assert (found["code"], found["file"]) == ("script-twice", "zoo/data/d2/train.py")
+
+
+@pytest.mark.parametrize("pack", [dict, lambda files: {"job.zip": zipped({n: d.encode() for n, d in files.items()})}])
+def test_a_script_gets_all_of_its_folder_data(tmp_path, pack):
+    names = ["data/authors.txt", "data/README", "data/x/.hidden", "data/.DS_Store", ".env", "README.md"]
+    files = {f"job/{name}": "x" for name in names}
+    ended = process(tmp_path, pack({"job/train.py": SCRIPT, **files}))
+    assert accepted(ended) == ({"train.py"}, {"authors.txt", "README", "x/.hidden"})
+    [told] = [each for each in ended.metrics()["decisions"] if each["what"] == "left out"]
+    assert told["chosen"] == 2
+    assert "job/.env" in told["reason"]
+
+
+def test_a_source_outside_of_the_data_is_none(tmp_path):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    spec = {"train": {"source": f"s3://landing/{tmp_path}/train.py"}}
+    assert rejection(process(tmp_path, {"a.csv": "1"}, spec=spec))["code"] == "source-missing"
