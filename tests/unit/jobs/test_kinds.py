@@ -91,12 +91,11 @@ def shapes(_hurried, tmp_path_factory):
 
 def test_each_network_is_tried_in_each_form_and_runtime_that_suits_it(shapes):
     metrics = shapes.compile.metrics()
-    skipped = {one["what"] for one in metrics["skipped"]}
+    assert metrics["skipped"] == []
     expected = set()
     for network in ("original", "student", "pruned"):
         expected |= {network, f"{network}-int8", f"{network}-openvino", f"{network}-int8-openvino"}
-        if "dynamic" not in skipped:
-            expected.add(f"{network}-int8-dynamic")
+        expected.add(f"{network}-int8-dynamic")  # slower for pictures, which the race has to find
     assert {one["name"] for one in metrics["candidates"]} == expected
     for one in metrics["candidates"]:
         assert one["runtime"] == ("openvino" if one["name"].endswith("-openvino") else "onnxruntime")
