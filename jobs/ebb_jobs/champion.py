@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ebb_jobs import bundle, export, kinds, serve, train
 from ebb_jobs.kind import Kind
@@ -25,8 +28,9 @@ def judge(channel: Path, curated: Path, metric: str, schema: dict[str, Any], wor
         reason = _misfit(signature, schema, kind)
         if reason:
             return {"run_id": run_id, "quality": None, "metric": metric, "comparable": False, "reason": reason}
-        served = serve.Model(folder)
-        found = {split: _score(served, kind, curated, split, metric) for split in ("validation", "test")}
+        served = serve.Model(folder, kind.open_codec(folder))
+        classes = schema["target"].get("classes")
+        found = {split: _score(served, kind, curated, split, metric, classes) for split in ("validation", "test")}
     except Exception as error:  # a champion that cannot be read must not stop its successor
         return {
             "quality": None,
@@ -52,7 +56,10 @@ def _misfit(signature: dict[str, Any], schema: dict[str, Any], kind: Kind) -> st
     return kind.misfit(signature, schema)
 
 
-def _score(served: serve.Model, kind: Kind, curated: Path, split: str, metric: str) -> float:
+def _score(served: serve.Model, kind: Kind, curated: Path, split: str, metric: str, classes: list[str] | None) -> float:
     """Return the metric on rows that the served model's own codec has encoded."""
     rows = kind.read_split(curated, split, served.codec)
+    if kind.trains_itself and classes:  # a script's targets are places among the classes of this run, in its order
+        places = np.array([served.codec.classes.index(name) for name in classes], dtype=rows.targets.dtype)
+        rows = dataclasses.replace(rows, targets=places[rows.targets])
     return train.judge(export.run(served, rows.inputs), rows, served.codec, metric)

@@ -286,7 +286,7 @@ class _Maker:
                 (one.folder / file).parent.mkdir(exist_ok=True)  # code/, which a script's own codec may bring
                 (one.folder / file).write_bytes(content)
             write_json(one.folder / "signature.json", self._signature(one, optimise))
-            one.model = serve.Model(one.folder)
+            one.model = serve.Model(one.folder, self.kind.open_codec(one.folder))
             one.model.run(self.rows.validation.inputs[:1])
         except Exception as error:
             traceback.print_exc()

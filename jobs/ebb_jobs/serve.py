@@ -46,9 +46,9 @@ class Answering(Protocol):
 class Model:
     """A bundle in memory: network, codec and signature."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, codec: Any = None) -> None:
         self.signature = read_signature(root)
-        self.codec = open_codec(root, self.signature)
+        self.codec = codec or open_codec(root, self.signature)
         runtime = self.signature.get("runtime", "onnxruntime")
         self._network = runtimes.load(
             root / runtimes.FILES[runtime][0], runtime, optimise=self.signature.get("optimise_when_loading", True)
