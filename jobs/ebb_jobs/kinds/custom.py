@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,12 +59,19 @@ class CustomKind:
         raise JobError(_OURS)
 
     def open_codec(self, folder: Path) -> TensorCodec:
-        """Return the codec of a folder."""
-        return tensors.open_codec(folder)
+        """Return the codec of a folder, without the user's functions.
+
+        Nothing that the stages do needs them, and a process can hold the modules of one model only: the champion's
+        would be taken for this run's.
+        """
+        state = json.loads((folder / tensors.STATE).read_text(encoding="utf-8"))
+        return TensorCodec(state, user_code.read(folder / user_code.FOLDER, state["code"]), {})
 
     def read_split(self, curated: Path, split: str, codec: TensorCodec) -> Split:
         """Return held-out rows as they were exported; `train` are the calibration rows, perhaps none."""
-        return exported.read_evaluation(curated / FOLDER, list(codec.shape), codec.dtype).split(split)
+        files = [curated / FOLDER / name for name in (exported.EVALUATION, exported.SHEET)]
+        stamps = tuple((file.stat().st_mtime_ns, file.stat().st_size) if file.exists() else None for file in files)
+        return _splits(curated / FOLDER, stamps, codec.shape, codec.dtype.name)[split]
 
     def singles(self, curated: Path, split: str, codec: TensorCodec, count: int) -> list[np.ndarray]:
         """Return the first rows, each an array [1, ...]."""
@@ -100,6 +109,13 @@ class CustomKind:
         if mine["dtype"] != theirs["dtype"]:
             return f"the served model takes {theirs['dtype']}, this one {mine['dtype']}"
         return None
+
+
+@functools.lru_cache(maxsize=1)
+def _splits(folder: Path, stamps: tuple[Any, ...], shape: tuple[int | None, ...], dtype: str) -> dict[str, Split]:
+    """Return all splits of an export; they may be gigabytes, and every stage asks for each of them in turn."""
+    evaluation = exported.read_evaluation(folder, list(shape), np.dtype(dtype))
+    return {name: evaluation.split(name) for name in ("train", "validation", "test")}
 
 
 KIND = CustomKind()
