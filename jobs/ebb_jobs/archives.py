@@ -8,7 +8,9 @@ from __future__ import annotations
 import gzip
 import io
 import stat
+import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ MAX_AT_ONCE_BYTES = 32 * 2**20
 MAX_NAME_BYTES = 1000
 MAX_PART_BYTES = 255
 RATIO_FROM_BYTES = 64 * 2**20
+END_BYTES = 2**16 + 22 + 20
+"""Where the last record of a zip stands: it may end in a comment of up to 64 KiB."""
 ZIP_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 ENCRYPTED = 0x1
 BROKEN = (
@@ -110,7 +114,7 @@ def extract(
     size_bytes = file.stat().st_size
     with file.open("rb") as stream, _explained(told):
         for member, content in _members(told, size_bytes, stream, limits):
-            if leave_out(member.name):
+            if leave_out(member.name) or not _can_be_written(member.name):
                 continue
             path = into / member.name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,23 +156,16 @@ class _Names:
         """Return the name of a file or folder with forward slashes, counted and checked by itself."""
         self._entries += 1
         if self._entries > self._limits.members:
-            raise self._refused(
-                "archive-too-many-files",
-                f"holds more than {self._limits.members:,} files",
-                None,
-                "Drop fewer files, or join small ones into a table.",
-            )
+            raise self.refuse_many(f"holds more than {self._limits.members:,} files")
         clean = name.replace("\\", "/").rstrip("/")
         while clean.startswith("./"):
             clean = clean[2:]
         parts = clean.split("/")
-        outside = clean.startswith("/") or ".." in parts or (clean[:1].isalpha() and clean[1:2] == ":")
-        unfit = not clean.isprintable() or any(not part or part == "." for part in parts)
-        too_long = len(clean.encode(errors="replace")) > MAX_NAME_BYTES or any(
-            len(part.encode(errors="replace")) > MAX_PART_BYTES for part in parts
-        )
+        drive = clean[:1].isalpha() and clean[1:3] == ":/"
+        outside = clean.startswith("/") or ".." in parts or drive
         top = clean in ("", ".") and not file
-        if not top and (outside or unfit or too_long):
+        # What is no data needs no name that can be written: macOS leaves a file called "Icon\r".
+        if not top and (outside or not (_can_be_written(clean) or infer.is_no_data(clean))):
             told = "would be written outside of its folder" if outside else "has a name that no file can have"
             raise self._refused(
                 "archive-path",
@@ -177,6 +174,10 @@ class _Names:
                 "Pack the files by relative names, from inside their folder.",
             )
         return clean
+
+    def refuse_many(self, what: str) -> RejectedError:
+        """Return the rejection for more members than are ever read."""
+        return self._refused("archive-too-many-files", what, None, "Drop fewer files, or join small ones into a table.")
 
     def refuse_kind(self, name: str, *, link: bool) -> RejectedError:
         """Return the rejection for a member that is neither file nor folder."""
@@ -265,6 +266,7 @@ def _members(name: str, size_bytes: int, stream: BinaryIO, limits: Limits) -> It
 
 def _zip_members(name: str, size_bytes: int, stream: BinaryIO, limits: Limits) -> Iterator[tuple[Member, _Opener]]:
     names = _Names(name, limits)
+    _check_directory(names, name, stream, limits)
     with zipfile.ZipFile(cast(IO[bytes], _Bounded(stream, name, size_bytes, None))) as archive:
         _check_bytes(name, sum(each.file_size for each in archive.infolist()), size_bytes, limits)
         found = []
@@ -272,6 +274,8 @@ def _zip_members(name: str, size_bytes: int, stream: BinaryIO, limits: Limits) -
             mode = each.external_attr >> 16
             kind = stat.S_IFMT(mode) if each.create_system == 3 else 0  # 3: packed on Unix, so that there is a mode
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                if infer.is_no_data(names.check(each.filename)):
+                    continue
                 raise names.refuse_kind(each.filename, link=kind == stat.S_IFLNK)
             if each.is_dir():
                 names.check(each.filename)
@@ -284,6 +288,46 @@ def _zip_members(name: str, size_bytes: int, stream: BinaryIO, limits: Limits) -
         yield from found
 
 
+def _check_directory(names: _Names, archive: str, stream: BinaryIO, limits: Limits) -> None:
+    """Raise RejectedError when a zip's directory has too many entries; `zipfile` would hold all before any is counted.
+
+    They are counted one by one: what the archive says of their number may be wrong. A directory that cannot be found
+    is left for `zipfile` to refuse.
+    """
+    end = stream.seek(0, io.SEEK_END)
+    tail_at = stream.seek(max(0, end - END_BYTES))
+    tail = stream.read(END_BYTES)
+    stream.seek(0)
+    found = tail.rfind(b"PK\5\6")
+    if found < 0 or len(tail) < found + 22:
+        return
+    (size,) = struct.unpack_from("<L", tail, found + 12)
+    begin = tail_at + found - size
+    if found >= 20 and tail[found - 20 :].startswith(b"PK\6\7"):  # zip64, for large archives
+        (at,) = struct.unpack_from("<Q", tail, found - 12)
+        at = min(at, end)  # what it says may be wrong
+        stream.seek(at)
+        record = stream.read(56)
+        stream.seek(0)
+        if len(record) < 56 or not record.startswith(b"PK\6\6"):
+            return
+        (size,) = struct.unpack_from("<Q", record, 40)
+        begin = at - size
+    if begin < 0:
+        return
+    if size > MAX_AT_ONCE_BYTES:
+        raise names.refuse_many(f"has names of files that take {size / 2**20:,.0f} MiB, too many to be read")
+    stream.seek(begin)
+    directory = stream.read(size)
+    stream.seek(0)
+    count = position = 0
+    while directory[position : position + 4] == b"PK\1\2" and position + 46 <= len(directory):
+        count += 1
+        if count > limits.members:
+            raise names.refuse_many(f"holds more than {limits.members:,} files")
+        position += 46 + sum(struct.unpack_from("<HHH", directory, position + 28))
+
+
 def _tar_members(name: str, size_bytes: int, stream: BinaryIO, limits: Limits) -> Iterator[tuple[Member, _Opener]]:
     names = _Names(name, limits)
     with gzip.GzipFile(fileobj=stream) as unpacked:
@@ -294,6 +338,8 @@ def _tar_members(name: str, size_bytes: int, stream: BinaryIO, limits: Limits) -
                     names.check(each.name)
                     continue
                 if not each.isreg() or each.issparse():
+                    if infer.is_no_data(names.check(each.name)):
+                        continue
                     raise names.refuse_kind(each.name, link=each.issym() or each.islnk())
                 yield Member(names.add_file(each.name), each.size), _Opener(archive, each)
             # `tarfile` takes a header that it cannot read for the end; at the true one stand zeros, or nothing.
@@ -339,6 +385,17 @@ def _broken(name: str) -> Rejection:
         f"{name} is damaged or cut, or no {'zip' if _is_zip(name) else 'tar.gz'} at all",
         file=name,
         remedy="Pack the files again, test the archive (unzip -t, tar -tzf), and upload it again.",
+    )
+
+
+def _can_be_written(name: str) -> bool:
+    """Tell whether a file can be called so: no control characters, no halves of characters, no part without a name."""
+    parts = name.split("/")
+    return (
+        not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
+        and all(part not in ("", ".") for part in parts)
+        and len(name.encode(errors="replace")) <= MAX_NAME_BYTES
+        and all(len(part.encode(errors="replace")) <= MAX_PART_BYTES for part in parts)
     )
 
 

@@ -107,6 +107,9 @@ EVIL = [
     pytest.param("..\\canary\\alive", "archive-path", id="above its folder, as Windows writes it"),
     pytest.param("C:\\ebb-canary", "archive-path", id="a drive"),
     pytest.param("pets/\x1b[2Jx.png", "archive-path", id="a name that clears the terminal"),
+    pytest.param("C:/ebb-canary", "archive-path", id="a drive, with the other slash"),
+    pytest.param("../.hidden", "archive-path", id="above its folder, hidden"),
+    pytest.param("pets/a\x85b.png", "archive-path", id="a control character of 8 bits"),
     pytest.param("pets//x.png", "archive-path", id="a folder without a name"),
     pytest.param("x" * 300, "archive-path", id="a name that is too long"),
     pytest.param("a/" * 600 + "x", "archive-path", id="a path that is too long"),
@@ -245,3 +248,63 @@ def rejected(act):
     with pytest.raises(RejectedError) as raised:
         act()
     return raised.value.rejection
+
+
+@pytest.mark.parametrize("pack", [packed_zip, packed_tar])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("Screenshot 2026-11-23 at 9.41.00\u202fAM.png", id="a screenshot of macOS"),
+        pytest.param("\U0001f468\u200d\U0001f469\u200d\U0001f467.png", id="an emoji of several"),
+        pytest.param("a\u00a0b\u3000c.png", id="spaces that are not ASCII"),
+        pytest.param("a:b/1.png", id="a folder of one letter and a colon"),
+        pytest.param("\u05d0\u200f.png", id="a mark of direction"),
+    ],
+)
+def test_ordinary_names_are_taken(extract, tmp_path, pack, name):
+    data = pack([*FILES.items(), (name, b"x")])
+    archive = "a.zip" if pack is packed_zip else "a.tar.gz"
+    assert tmp_path / "out" / name in extract(archive, data)
+
+
+@pytest.mark.parametrize("pack", [packed_zip, packed_tar])
+@pytest.mark.parametrize("name", ["pets/Icon\r", "pets/.x\x07", "__MACOSX/" + "y" * 300])
+def test_what_is_no_data_may_have_any_name(extract, tmp_path, pack, name):
+    data = pack([*FILES.items(), (name, b"x")])
+    found = extract("a.zip" if pack is packed_zip else "a.tar.gz", data)
+    assert {path.relative_to(tmp_path / "out").as_posix() for path in found} == set(FILES)
+
+
+def test_a_link_in_a_hidden_folder_is_left_out(extract):
+    assert len(extract("a.zip", packed_zip(FILES.items(), kinds={".venv/bin/python": stat.S_IFLNK}))) == len(FILES)
+
+
+def directory(count, name_bytes=8):
+    """Return a zip of nothing but a directory with `count` entries, which says that it has three."""
+    entry = b"PK\1\2" + bytes(24) + name_bytes.to_bytes(2, "little") + bytes(16) + b"x" * name_bytes
+    size = (len(entry) * count).to_bytes(4, "little")
+    return entry * count + b"PK\5\6" + bytes(4) + (3).to_bytes(2, "little") * 2 + size + bytes(6)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(directory(200_001), id="more than are read"),
+        pytest.param(directory(150_000, 200), id="names too long to be read together"),
+    ],
+)
+def test_a_directory_of_too_many_files_is_refused_before_it_is_read(data, monkeypatch):
+    monkeypatch.setattr(archives.zipfile, "ZipFile", None)
+    found = rejected(lambda: archives.listing("a.zip", len(data), io.BytesIO(data)))
+    assert found.code == "archive-too-many-files"
+
+
+def test_a_zip64_is_counted_too(monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 5)
+    data = packed_zip([(f"{n}.png", b"x") for n in range(10)])
+    assert b"PK\6\6" in data
+    assert len(archives.listing("a.zip", len(data), io.BytesIO(data)).members) == 10
+    monkeypatch.setattr(archives.zipfile, "ZipFile", None)
+    few = Limits(members=9)
+    found = rejected(lambda: archives.listing("a.zip", len(data), io.BytesIO(data), limits=few))
+    assert found.code == "archive-too-many-files"
