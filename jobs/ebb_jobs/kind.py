@@ -4,7 +4,7 @@ The stages train, compress and compile know examples only as *raws* (what a requ
 `Codec.encode` makes of them) and as targets. Training reads its inputs with `Kind.read_split`, serving encodes requests
 with `Codec.encode`; both must give the same bits, so whatever can differ from library to library (scaling to floats,
 normalising) belongs into the network, where it is exported and measured with it. Images thus enter their network as
-uint8 [rows, height, width, channels], texts as int64 [rows, tokens]: small on disk, and never rounded twice.
+uint8 [rows, height, width, channels], texts as int32 [rows, tokens]: small on disk, and never rounded twice.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebb_jobs.bodies import Body
 from ebb_jobs.dataset import Split
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report
@@ -83,7 +84,7 @@ class Kind(Protocol):
     quantized_operators: tuple[str, ...]
     """ONNX operators that static quantization turns to 8 bits."""
     skipped: Mapping[str, str]
-    """What is not tried for this kind and why: keys of `SKIPPABLE`."""
+    """What is not tried for this kind and why; the keys are `compress.METHODS`, "dynamic" and "openvino"."""
     trains_itself: bool
     """A script of the user's trains: there is no PyTorch network, and the held-out rows come with what it exported."""
 
@@ -102,8 +103,8 @@ class Kind(Protocol):
     def join(self, singles: list[Raws]) -> Raws:
         """Return batches of one as one batch."""
 
-    def bodies(self, codec: Codec, singles: list[Raws]) -> list[tuple[bytes, str, range]]:
-        """Return request bodies, content types and which of `singles` each holds; together every way to ask."""
+    def bodies(self, codec: Codec, singles: list[Raws]) -> list[Body]:
+        """Return bodies that together are every way to ask; each holds as many of `singles` as the server takes."""
 
     def original(self, codec: Codec, training: Split) -> Network:
         """Return the untrained original network for these rows."""
@@ -122,6 +123,3 @@ class Kind(Protocol):
 
     def misfit(self, signature: dict[str, Any], schema: dict[str, Any]) -> str | None:
         """Return why a served model with this signature cannot be measured on data with this schema."""
-
-
-SKIPPABLE = ("distill", "prune", "quantize", "dynamic", "openvino")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ else:
 STATE = "preprocess.json"
 JSON, CSV, NPY = "application/json", "text/csv", "application/x-npy"
 DIGITS = 6
+MAX_AXES = 16
+MAX_ANSWERED = 1_000_000
+"""Numbers in the answers to one request: six million rows of one byte each would be answered with gigabytes."""
 
 
 class TensorCodec:
@@ -142,6 +146,11 @@ class TensorCodec:
                 field="instances",
                 remedy=self._remedy(),
             )
+        most = max(1, MAX_ANSWERED // len(self.classes or [""]))
+        if len(found) > most:
+            raise BadRequestError(
+                f"the request holds {len(found):,} rows", field="instances", remedy=f"Send at most {most:,} at once."
+            )
         return cast(found, self.dtype, self._remedy())
 
     def _remedy(self) -> str:
@@ -209,6 +218,7 @@ def _array(values: Any, what: str) -> np.ndarray:
         return values
     if hasattr(values, "numpy"):  # a tensor of PyTorch or TensorFlow
         values = values.numpy()
+    _require_numbers(values, what)
     try:
         found = np.array(values)
     except (ValueError, OverflowError, TypeError) as error:
@@ -220,6 +230,28 @@ def _array(values: Any, what: str) -> np.ndarray:
             f"{what} is not a tensor of numbers", field="instances", remedy="Send numbers only, none left out."
         )
     return found
+
+
+def _require_numbers(values: Any, what: str) -> None:
+    """Raise BadRequestError for nested lists that are ragged or too deep, or that hold text.
+
+    NumPy would make room for the longest text in every place: terabytes for a request of some kilobytes.
+    """
+    level = [values]
+    for _ in range(MAX_AXES + 1):
+        types = set(map(type, level))
+        if any(issubclass(one, str | bytes) for one in types):
+            raise BadRequestError(
+                f"{what} holds text, expected numbers", field="instances", remedy="Send numbers only."
+            )
+        if not types or not types <= {list, tuple}:
+            if types & {list, tuple}:
+                break
+            return
+        if len(set(map(len, level))) > 1:
+            break
+        level = list(itertools.chain.from_iterable(level))
+    raise BadRequestError(f"{what} is not a tensor of numbers", field="instances", remedy="Send rows of equal shape.")
 
 
 def _kind(found: np.ndarray) -> str:
@@ -243,18 +275,18 @@ def _whole(cell: str) -> int | float:
         return float(cell)
 
 
-def bodies(codec: TensorCodec, singles: Sequence[np.ndarray]) -> list[tuple[bytes, str, range]]:
-    """Return every way to ask for these examples: body, content type and which examples it holds; none if unknown."""
-    if codec.is_wrapped:  # only the user knows what such a request looks like
-        return []
-    rows = np.concatenate(list(singles))
-    everyone = range(len(rows))
-    found = [
-        (json.dumps({"instances": rows.tolist()}).encode(), JSON, everyone),
-        (write_npy(rows), NPY, everyone),
-    ]
-    if rows.ndim == 2:
-        table = io.StringIO()
-        csv.writer(table).writerows(rows.tolist())
-        found.append((table.getvalue().encode(), CSV, everyone))
-    return found
+def writers(codec: TensorCodec) -> dict[str, Callable[[list[np.ndarray]], bytes]]:
+    """Return every way to ask for arrays of examples, by content type; none if only the user knows."""
+    if codec.is_wrapped:
+        return {}
+    ways: dict[str, Callable[[list[np.ndarray]], bytes]] = {
+        JSON: lambda some: json.dumps({"instances": np.concatenate(some).tolist()}).encode(),
+        NPY: lambda some: write_npy(np.concatenate(some)),
+    }
+    return {**ways, CSV: _table} if len(codec.shape) == 2 else ways
+
+
+def _table(some: list[np.ndarray]) -> bytes:
+    written = io.StringIO()
+    csv.writer(written).writerows(np.concatenate(some).tolist())
+    return written.getvalue().encode()

@@ -31,6 +31,8 @@ MAX_CHARACTERS = 1_000_000
 """Of a text in a request. Only its beginning is read, so a text of this length is not what somebody wanted to ask."""
 MAX_TEXTS = 4096
 """In a request: each becomes a row of tokens however short it is, and two bytes of JSON must not claim 2 KiB."""
+CHUNK_TEXTS = 32
+"""Texts that are tokenized at once: tokens beyond the length are put aside until the last text of a chunk is done."""
 _LINES = ("application/jsonlines", "application/x-ndjson", "application/jsonl")
 _REMEDY = 'Send {"instances": ["a text", "another"]}.'
 
@@ -52,6 +54,8 @@ class TextCodec:
         self._tokenizer = Tokenizer.from_str(tokenizer)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.length)
+        self._normalizer = self._tokenizer.normalizer
+        self._tokenizer.normalizer = None  # `encode` does it first, and cuts: one letter may become eighteen
 
     @property
     def vocabulary(self) -> int:
@@ -61,11 +65,11 @@ class TextCodec:
     def encode(self, raws: Sequence[str]) -> np.ndarray:
         """Return the network's input, int32 [texts, length]: the first tokens of each text, then PADDING."""
         encoded = np.full((len(raws), self.length), PADDING, dtype=np.int32)
-        found = self._tokenizer.encode_batch_fast(
-            [readable(text, self.characters) for text in raws], add_special_tokens=False
-        )
-        for row, tokens in zip(encoded, found, strict=True):
-            row[: len(tokens)] = np.array(tokens.ids, dtype=np.int32) + 1
+        for start in range(0, len(raws), CHUNK_TEXTS):
+            texts = [self._normalized(text) for text in raws[start : start + CHUNK_TEXTS]]
+            found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            for row, tokens in zip(encoded[start : start + CHUNK_TEXTS], found, strict=True):
+                row[: len(tokens)] = np.array(tokens.ids, dtype=np.int32) + 1
         return encoded
 
     def parse(self, body: bytes, content_type: str) -> list[str]:
@@ -112,6 +116,10 @@ class TextCodec:
             STATE: (json.dumps(self.state, ensure_ascii=False, allow_nan=False) + "\n").encode(),
             TOKENIZER: self._written.encode(),
         }
+
+    def _normalized(self, text: str) -> str:
+        beginning = readable(text, self.characters)
+        return self._normalizer.normalize_str(beginning)[: self.characters] if self._normalizer else beginning
 
     def _of_json(self, document: str) -> list[Any]:
         found = _json(document, "the body")

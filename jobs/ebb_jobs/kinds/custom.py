@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ebb_jobs import exported, tensors, user_code
+from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import JobError
 from ebb_jobs.kind import KindRecipe
@@ -81,9 +82,9 @@ class CustomKind:
         """Return the rows in one array."""
         return np.concatenate(singles)
 
-    def bodies(self, codec: TensorCodec, singles: list[np.ndarray]) -> list[tuple[bytes, str, range]]:
+    def bodies(self, codec: TensorCodec, singles: list[np.ndarray]) -> list[Body]:
         """Return all rows as JSON, as .npy and, where they are rows of a table, as CSV."""
-        return tensors.bodies(codec, singles)
+        return [body for kind, write in tensors.writers(codec).items() for body in filled(kind, write, singles)]
 
     def original(self, codec: TensorCodec, training: Split) -> Network:
         """Raise: see `skipped`."""

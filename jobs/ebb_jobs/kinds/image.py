@@ -16,6 +16,7 @@ import torch_pruning
 from torch import Tensor
 
 from ebb_jobs import dataset, image, image_networks
+from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import InputMissingError
 from ebb_jobs.image import ImageCodec
@@ -91,17 +92,18 @@ class ImageKind:
         """Return the files of all."""
         return [data for one in singles for data in one]
 
-    def bodies(self, codec: ImageCodec, singles: list[list[bytes]]) -> list[tuple[bytes, str, range]]:
-        """Return the first file of each format as itself, and all in one JSON document."""
+    def bodies(self, codec: ImageCodec, singles: list[list[bytes]]) -> list[Body]:
+        """Return a file of each format as itself, and all in one JSON document."""
         files = self.join(singles)
-        first: dict[str, int] = {}
+        found: dict[str, list[int]] = {}
         for number, data in enumerate(files):
-            first.setdefault(image.media_type(data), number)
-        instances = [{"image": base64.b64encode(data).decode()} for data in files]
-        return [
-            *((files[number], media_type, range(number, number + 1)) for media_type, number in first.items()),
-            (json.dumps({"instances": instances}).encode(), "application/json", range(len(files))),
-        ]
+            found.setdefault(image.media_type(data), []).append(number)
+
+        def document(some: list[bytes]) -> bytes:
+            return json.dumps({"instances": [{"image": base64.b64encode(data).decode()} for data in some]}).encode()
+
+        alone = [filled(name, lambda some: some[0], files, of=numbers, at_most=1) for name, numbers in found.items()]
+        return [*(body for bodies in alone for body in bodies), *filled("application/json", document, files)]
 
     def original(self, codec: ImageCodec, training: Split) -> ConvNet:
         """Return two residual blocks per stage, wider where there are more pictures."""

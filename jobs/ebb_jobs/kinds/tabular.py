@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ebb_jobs import dataset, networks, spelling, tabular
+from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Columns, Split
 from ebb_jobs.kind import KindRecipe
 from ebb_jobs.networks import Mlp, Network
@@ -96,17 +97,20 @@ class TabularKind:
         """Return the rows' columns."""
         return {name: [value for one in singles for value in one[name]] for name in singles[0]}
 
-    def bodies(self, codec: Preprocessor, singles: list[Columns]) -> list[tuple[bytes, str, range]]:
+    def bodies(self, codec: Preprocessor, singles: list[Columns]) -> list[Body]:
         """Return all rows as JSON and as CSV."""
         rows = [{name: values[0] for name, values in one.items()} for one in singles]
-        table = io.StringIO()
-        writer = csv.writer(table)
-        writer.writerow(codec.columns)
-        writer.writerows([[tabular.text_of(row[name]) for name in codec.columns] for row in rows])
-        every = range(len(rows))
+
+        def table(some: list[dict[str, Any]]) -> bytes:
+            written = io.StringIO()
+            writer = csv.writer(written)
+            writer.writerow(codec.columns)
+            writer.writerows([[tabular.text_of(row[name]) for name in codec.columns] for row in some])
+            return written.getvalue().encode()
+
         return [
-            (json.dumps({"instances": rows}).encode(), "application/json", every),
-            (table.getvalue().encode(), "text/csv", every),
+            *filled("application/json", lambda some: json.dumps({"instances": some}).encode(), rows),
+            *filled("text/csv", table, rows),
         ]
 
     def original(self, codec: Preprocessor, training: Split) -> Mlp:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -204,11 +205,47 @@ def test_what_the_users_function_does_not_take_is_refused_without_its_words(wrap
 
 
 def test_nobody_but_the_user_knows_how_to_ask_a_wrapped_network(wrapped):
-    assert tensors.bodies(wrapped, [ROWS[:1]]) == []
+    assert tensors.writers(wrapped) == {}
     assert wrapped.respond(np.array([[0.5, 0.5]]), "") is not None
     assert codec().respond(np.array([[0.5, 0.5]]), "") is None
 
 
-def test_bodies_hold_what_they_are_made_of():
-    for body, kind, which in tensors.bodies(codec(), [ROWS[:1], ROWS[1:]]):
-        assert np.array_equal(codec().parse(body, kind), ROWS[list(which)])
+def test_what_is_written_is_read():
+    ways = tensors.writers(codec())
+    assert list(ways) == ["application/json", "application/x-npy", "text/csv"]
+    for kind, write in ways.items():
+        assert np.array_equal(codec().parse(write([ROWS[:1], ROWS[1:]]), kind), ROWS)
+    assert "text/csv" not in tensors.writers(codec((None, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param([["x" * 10_000, *[""] * 10_000]], id="one long text among many places"),
+        pytest.param([[[["x" * 10_000]]], *[[[[""]]]] * 10_000], id="deep down"),
+        pytest.param([[1] * 10_000, "x" * 10_000], id="beside a list"),
+    ],
+)
+def test_text_takes_no_memory_before_it_is_refused(body):
+    """NumPy would take 400 MB for the longest text in every place."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequestError, match="text, expected numbers"):
+            codec().parse(json.dumps(body).encode(), "application/json")
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("depth", [17, 60, 200])
+def test_lists_in_lists_without_end_are_no_tensor(depth):
+    with pytest.raises(BadRequestError, match="not a tensor"):
+        codec().parse(b"[" * depth + b"1" + b"]" * depth, "application/json")
+
+
+def test_a_request_of_more_rows_than_can_be_told_of_is_refused():
+    rows = np.zeros((500_001, 3), dtype=np.uint8)
+    with pytest.raises(BadRequestError, match="holds 500,001 rows") as refused:
+        codec().parse(npy(rows), "application/x-npy")
+    assert refused.value.remedy == "Send at most 500,000 at once."
+    assert len(codec().parse(npy(rows[1:]), "application/x-npy")) == 500_000

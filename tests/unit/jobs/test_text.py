@@ -12,7 +12,7 @@ import pytest
 
 from ebb_jobs import bad_request, dataset, text
 from ebb_jobs.bad_request import BadRequestError
-from ebb_jobs.kinds.text import KIND, fit_tokenizer
+from ebb_jobs.kinds.text import KIND, SINGLE_CHARACTERS, fit_tokenizer
 from ebb_jobs.report import Report
 
 LETTERS = [
@@ -127,6 +127,38 @@ def test_every_letter_tells_texts_apart_though_training_never_saw_it(codec):
 def test_only_the_beginning_of_a_long_text_is_read(codec):
     short = "friday " * codec.length
     assert (codec.encode([short]) == codec.encode([short + "the invoice" * 1000])).all()
+
+
+def test_a_letter_that_stands_for_a_sentence_is_cut_like_other_text(codec):
+    """U+FDFA is 18 letters once it is normalised: as many letters are read as of any text, and no more."""
+    letter = "\ufdfa"
+    written_out = "صلى الله عليه وسلم"
+    long = (written_out * codec.characters)[: codec.characters]
+    assert (codec.encode([letter * codec.characters]) == codec.encode([long])).all()
+
+
+def test_a_full_request_of_letters_that_grow_takes_little_memory(codec, tmp_path):
+    """3,000 texts, in a process of its own: its largest size so far is what a server's would be."""
+    for module in (text, bad_request):
+        shutil.copy(module.__file__, tmp_path)
+    written(codec, tmp_path)
+    program = (
+        "import pathlib, resource, text\n"
+        "codec = text.open_codec(pathlib.Path('.'))\n"
+        "size = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "codec.encode(['a']); before = size(); codec.encode(['\\ufdfa' * 680] * 3000); print(size() - before)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    largest = int(told.stdout) / (2**20 if sys.platform == "darwin" else 2**10)
+    assert largest < 100
+
+
+def test_of_a_book_only_its_beginning_leaves_the_file(curated, codec):
+    longest = max(len(one) for (one,) in KIND.singles(curated, "train", codec, 100))
+    assert longest == SINGLE_CHARACTERS
+    assert max(map(len, AWKWARD.values())) > SINGLE_CHARACTERS > codec.characters
 
 
 def test_the_vocabulary_holds_what_the_texts_repeat_and_no_more():
