@@ -25,6 +25,10 @@ from ebb_jobs.errors import BundleError
 from ebb_jobs.kind import Codec, Kind
 
 START_TIMEOUT_S = 30.0
+AS_IS_START_TIMEOUT_S = 300.0
+"""Of a user's own code: on a busy machine PyTorch alone takes a minute to import, and weights have to be read."""
+ANSWER_TIMEOUT_S = 60.0
+"""SageMaker waits as long for an answer."""
 SERVED_TOLERANCE = 2e-6
 """Probabilities are rounded to six digits."""
 CODE = (serve, bad_request, runtimes)
@@ -45,8 +49,8 @@ def write(
     modules: Iterable[ModuleType],
 ) -> str:
     """Write model.tar.gz and return its SHA-256. Equal content gives equal bytes: no times, no owners."""
-    members = {
-        **{file.name: file.read_bytes() for file in network},
+    members: dict[str, bytes | Path] = {
+        **{file.name: file for file in network},
         **codec,
         "signature.json": _json(signature),
         **code(modules),
@@ -54,19 +58,22 @@ def write(
     return pack(archive, members)
 
 
-def pack(archive: Path, members: Mapping[str, bytes]) -> str:
-    """Write files as a reproducible archive and return its SHA-256."""
+def pack(archive: Path, members: Mapping[str, bytes | Path]) -> str:
+    """Write contents and files as a reproducible archive and return its SHA-256; files are never in memory whole."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     with (
         archive.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar,
     ):
         for name in sorted(members):
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(members[name]), 0o644
-            tar.addfile(entry, io.BytesIO(members[name]))
-    return hashlib.sha256(archive.read_bytes()).hexdigest()
+            content, entry = members[name], tarfile.TarInfo(name)
+            with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as stream:
+                entry.size, entry.mode = stream.seek(0, io.SEEK_END), 0o644
+                stream.seek(0)
+                tar.addfile(entry, stream)
+    with archive.open("rb") as finished:
+        return hashlib.file_digest(finished, "sha256").hexdigest()
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -113,7 +120,8 @@ def served(archive: Path) -> Iterator[Served]:
         )
         try:
             running = Served(process, port)
-            running.wait_until_ready()
+            as_is = serve.read_signature(model).get("codec") == serve.AS_IS
+            running.wait_until_ready(AS_IS_START_TIMEOUT_S if as_is else START_TIMEOUT_S)
             yield running
         finally:
             process.terminate()
@@ -131,9 +139,9 @@ class Served:
         self.process = process
         self.port = port
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, timeout_s: float) -> None:
         """Return when /ping answers; raise BundleError when the server ends or takes too long."""
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 log = (self.process.stderr.read() if self.process.stderr else "").strip()
@@ -144,7 +152,7 @@ class Served:
                 if self._request("GET", "/ping")[0] == 200:
                     return
             time.sleep(0.02)
-        raise BundleError(f"the bundle's server did not answer /ping within {START_TIMEOUT_S:.0f} s")
+        raise BundleError(f"the bundle's server did not answer /ping within {timeout_s:.0f} s")
 
     def invoke(self, body: bytes, content_type: str) -> dict[str, Any]:
         """Return the response document; raise BundleError for any status but 200."""
@@ -167,7 +175,7 @@ class Served:
     def _request(
         self, method: str, path: str, body: bytes | None = None, kind: str = "text/plain"
     ) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_TIMEOUT_S)
         try:
             connection.request(method, path, body, {"Content-Type": kind})
             response = connection.getresponse()
