@@ -8,8 +8,10 @@ pin one version.
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,21 @@ FORMATS = ("PNG", "JPEG")
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/jpg", "application/x-image", "application/octet-stream")
 MAX_PIXELS = 50_000_000
 """What a 48-megapixel camera makes. A file of some kilobytes can claim far more, and would fill the memory."""
+MAX_PIXELS_AT_ONCE = 100_000_000
+"""In all images of a request: dozens of files of one colour fit into one, and each would be decoded for a second."""
+MAX_IMAGES = 1024
+"""In a request: each becomes a network's input however small its file is."""
+LARGE_PIXELS = 16_000_000
+"""Images of more pixels than most cameras make are decoded one at a time: each takes up to 400 MB meanwhile."""
+STRIP_PIXELS = 2**20
 STATE = "preprocess.json"
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _GREY_MODES = ("1", "L", "LA", "I", "F")
 _REMEDY = "Send a whole PNG or JPEG file."
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_DAMAGED = "the image file is damaged or not complete"
+_one_at_a_time = threading.Lock()
 
 
 class BrokenImageError(ValueError):
@@ -49,10 +61,10 @@ def probe(data: bytes) -> tuple[int, int, int]:
         if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
             width, height = height, width
         return width, height, 1 if _is_grey(image) else 3
-    except BrokenImageError:
+    except (BrokenImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
-        raise BrokenImageError("the image file is damaged or not complete") from error
+        raise BrokenImageError(_DAMAGED) from error
 
 
 def pixels(data: bytes, *, height: int, width: int, channels: int) -> np.ndarray:
@@ -65,21 +77,14 @@ def pixels(data: bytes, *, height: int, width: int, channels: int) -> np.ndarray
     """
     try:
         image = _open(data)
-        # A large JPEG is decoded at a half, quarter or eighth of its size, still at least twice of what is needed.
-        image.draft(None, (2 * max(width, height),) * 2)
-        image = _flat(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
-        scale = min(width / image.width, height / image.height)
-        fitted = (
-            min(width, max(1, round(image.width * scale))),
-            min(height, max(1, round(image.height * scale))),
-        )
-        if image.size != fitted:
-            image = image.resize(fitted, Image.Resampling.BILINEAR)  # averages over what falls into a pixel
-        found = np.asarray(image).reshape(fitted[1], fitted[0], channels)
-    except BrokenImageError:
+        with _one_at_a_time if image.width * image.height > LARGE_PIXELS else contextlib.nullcontext():
+            found = _fitted(image, width, height, "L" if channels == 1 else "RGB")
+    except (BrokenImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
-        raise BrokenImageError("the image file is damaged or not complete") from error
+        raise BrokenImageError(_DAMAGED) from error
+    fitted = found.shape[1], found.shape[0]
+    found = found.reshape(fitted[1], fitted[0], channels)
     above, before = (height - fitted[1]) // 2, (width - fitted[0]) // 2
     frame = ((above, height - fitted[1] - above), (before, width - fitted[0] - before), (0, 0))
     return np.pad(found, frame, mode="edge")
@@ -90,12 +95,31 @@ def media_type(data: bytes) -> str:
     return "image/jpeg" if data.startswith(b"\xff\xd8") else "image/png"
 
 
+def _fitted(image: Image.Image, width: int, height: int, mode: str) -> np.ndarray:
+    """Return the image, decoded and scaled until it fits. No copy is made that a large one would not need."""
+    # A large JPEG is decoded at a half, quarter or eighth of its size, still at least twice of what is needed.
+    image.draft(None, (2 * max(width, height),) * 2)
+    ImageOps.exif_transpose(image, in_place=True)
+    image = _flat(image)
+    if image.mode != mode:
+        image = image.convert(mode)
+    scale = min(width / image.width, height / image.height)
+    fitted = (
+        min(width, max(1, round(image.width * scale))),
+        min(height, max(1, round(image.height * scale))),
+    )
+    if image.size != fitted:
+        image = image.resize(fitted, Image.Resampling.BILINEAR)  # averages over what falls into a pixel
+    return np.asarray(image)
+
+
 def _open(data: bytes) -> Image.Image:
     """Return the image with its head read and its pixels not yet decoded."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
-        raise BrokenImageError("this is neither a PNG nor a JPEG file") from error
+        known = data.startswith(_SIGNATURES)
+        raise BrokenImageError(_DAMAGED if known else "this is neither a PNG nor a JPEG file") from error
     except Image.DecompressionBombError as error:
         raise TooManyPixelsError(f"the image has more than {MAX_PIXELS:,} pixels") from error
     if image.width * image.height > MAX_PIXELS:
@@ -109,8 +133,13 @@ def _flat(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if not image.has_transparency_data:
         return image
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    flat = Image.new("RGB", image.size)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):  # in strips, which take little memory beside the image
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        flat.paste(strip.convert("RGB"), (0, top))
+    return flat
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -188,7 +217,33 @@ def _parse_json(body: bytes) -> list[bytes]:
     instances = document if isinstance(document, list) else [document]
     if not instances:
         raise BadRequestError("there are no images", field="image", remedy=remedy)
-    return [_decoded(instance, number, remedy) for number, instance in enumerate(instances, start=1)]
+    if len(instances) > MAX_IMAGES:
+        raise BadRequestError(
+            f"the request holds {len(instances):,} images",
+            field="image",
+            remedy=f"Send at most {MAX_IMAGES:,} at once.",
+        )
+    files = [_decoded(instance, number, remedy) for number, instance in enumerate(instances, start=1)]
+    if len(files) > 1:
+        _require_few_pixels(files)
+    return files
+
+
+def _require_few_pixels(files: list[bytes]) -> None:
+    """Raise BadRequestError when the images of a request claim too many pixels together."""
+    claimed = 0
+    for file in files:
+        try:
+            width, height, _ = probe(file)
+        except BrokenImageError:
+            continue  # `encode` tells which it is
+        claimed += width * height
+    if claimed > MAX_PIXELS_AT_ONCE:
+        raise BadRequestError(
+            f"the images have {claimed:,} pixels together",
+            field="image",
+            remedy=f"Send at most {MAX_PIXELS_AT_ONCE:,} pixels at once: fewer images, or smaller ones.",
+        )
 
 
 def _decoded(instance: Any, number: int, remedy: str) -> bytes:

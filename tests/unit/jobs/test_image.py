@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -134,6 +136,9 @@ def test_a_photograph_is_turned_as_the_camera_says():
         pytest.param(b"", "neither a PNG nor a JPEG", id="nothing"),
         pytest.param(b"<svg/>", "neither a PNG nor a JPEG", id="another format"),
         pytest.param(encoded(Image.fromarray(RAMP), "GIF"), "neither a PNG nor a JPEG", id="a format that is not read"),
+        pytest.param(png(RAMP)[:8] + b"?" * 99, "damaged or not complete", id="a PNG whose head is damaged"),
+        pytest.param(png(RAMP)[:12], "damaged or not complete", id="the head of a PNG alone"),
+        pytest.param(b"\xff\xd8\xff\xe0", "damaged or not complete", id="the head of a JPEG alone"),
         pytest.param(png(noise(40, 40))[:900], "damaged or not complete", id="half a PNG"),
         pytest.param(
             encoded(Image.fromarray(noise(40, 40)), "JPEG")[:900], "damaged or not complete", id="half a JPEG"
@@ -151,6 +156,66 @@ def test_a_small_file_that_claims_many_pixels_is_not_decoded():
     for read in (image.probe, lambda data: image.pixels(data, height=4, width=4, channels=1)):
         with pytest.raises(image.TooManyPixelsError, match="81,000,000 pixels"):
             read(bomb)
+
+
+@pytest.mark.parametrize("read", [image.probe, lambda data: image.pixels(data, height=4, width=4, channels=1)])
+def test_a_lack_of_memory_is_no_fault_of_the_file(monkeypatch, read):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(image, "_is_grey", full)
+    monkeypatch.setattr(image.ImageOps, "exif_transpose", full)
+    with pytest.raises(MemoryError):
+        read(png(RAMP))
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(image, "LARGE_PIXELS", 23)
+    working, most = [], []
+    decode = image._fitted
+
+    def slow(*arguments):
+        working.append(1)
+        most.append(len(working))
+        time.sleep(0.05)
+        try:
+            return decode(*arguments)
+        finally:
+            working.pop()
+
+    monkeypatch.setattr(image, "_fitted", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda data: image.pixels(data, height=4, width=6, channels=1), [png(RAMP)] * 4))
+    assert max(most) == 1
+
+
+def test_a_large_transparent_image_is_shown_on_white_in_strips(monkeypatch):
+    clear = np.random.default_rng(0).integers(0, 256, (37, 20, 4), dtype=np.uint8)
+    whole = image.pixels(png(clear), height=37, width=20, channels=3)
+    monkeypatch.setattr(image, "STRIP_PIXELS", 100)
+    assert (image.pixels(png(clear), height=37, width=20, channels=3) == whole).all()
+    on_white = Image.alpha_composite(Image.new("RGBA", (20, 37), "white"), Image.fromarray(clear))
+    assert (whole == np.asarray(on_white)[:, :, :3]).all()
+
+
+def asked(files):
+    instances = [base64.b64encode(file).decode() for file in files]
+    return image.ImageCodec(STATE).parse(json.dumps(instances).encode(), "application/json")
+
+
+def test_small_files_that_claim_many_pixels_together_are_refused():
+    wall = encoded(Image.new("1", (6000, 6000)))
+    assert len(asked([wall] * 2)) == 2
+    with pytest.raises(BadRequestError, match="108,000,000 pixels together") as refused:
+        asked([wall] * 3)
+    assert "at most 100,000,000 pixels" in refused.value.remedy
+
+
+def test_more_images_than_fit_into_memory_as_inputs_are_refused():
+    assert len(asked([png(RAMP)] * 1024)) == 1024
+    with pytest.raises(BadRequestError, match="holds 1,025 images") as refused:
+        asked([png(RAMP)] * 1025)
+    assert "at most 1,024" in refused.value.remedy
 
 
 def test_a_request_holds_one_file_or_several_in_base64():
