@@ -26,6 +26,8 @@ else:
     from bad_request import BadRequestError  # type: ignore[import-not-found,no-redef]
 
 JSON, CSV, NPY = user_code.JSON, user_code.CSV, user_code.NPY
+OPENED = "code/inference.py has loaded the model"
+"""What the check in the jobs prints last: code that ends its process with status 0 has loaded nothing."""
 _REMEDY = f"Send {JSON} (a list of rows), {CSV} or {NPY}."
 
 
@@ -134,3 +136,4 @@ if __name__ == "__main__":  # in the jobs: does the model load at all?
         open_model(Path(sys.argv[1]), {})
     except user_code.UserCodeError as error:
         sys.exit(str(error))
+    print(OPENED, flush=True)

@@ -46,9 +46,13 @@ try:
     import inference
 except ModuleNotFoundError as error:
     sys.exit(f"imports {error.name}, which the image that serves exported networks does not hold")
-except Exception as error:
+except (Exception, SystemExit) as error:
     sys.exit(f"cannot be imported: {type(error).__name__}")
+print("imported", flush=True)
 """
+IMPORT_S = 60.0
+OPEN_S = 600.0
+"""For a model of some gigabytes from a cold disk."""
 
 
 def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any], report: Report) -> None:
@@ -213,17 +217,24 @@ def _keep_as_is(left: Path, model: Path, schema: dict[str, Any], why: str, repor
 def _open_once(left: Path) -> None:
     """Let code/inference.py load the model in a process of its own: better told now than two stages later."""
     jobs = str(Path(__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-B", "-m", "ebb_jobs.as_is", str(left)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": jobs},
-        check=False,
-    )
+    command = [sys.executable, "-B", "-m", "ebb_jobs.as_is", str(left)]
+    told = _failing(command, {**os.environ, "PYTHONPATH": jobs}, as_is.OPENED, OPEN_S)
+    if told:
+        raise JobError(f"code/inference.py cannot serve the model as it is: {told[:300]}")
+
+
+def _failing(command: list[str], environment: dict[str, str] | None, last_words: str, limit_s: float) -> str | None:
+    """Return why a process with the user's code in it did not come to its last words, None when it did."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", env=environment, check=False, timeout=limit_s
+        )
+    except subprocess.TimeoutExpired:
+        return f"it has not ended after {limit_s:.0f} s, the time that your code has for this"
     print(done.stdout + done.stderr, end="", flush=True)
     if done.returncode:
-        told = done.stderr.strip().rpartition("\n")[2]
-        raise JobError(f"code/inference.py cannot serve the model as it is: {told[:300]}")
+        return done.stderr.strip().rpartition("\n")[2] or f"it ended with status {done.returncode}"
+    return None if last_words in done.stdout.splitlines() else "it ends its process"
 
 
 def _comparable(outputs: np.ndarray, task: str) -> np.ndarray:
@@ -276,15 +287,10 @@ def _functions(left: Path, report: Report) -> tuple[list[str], list[str]]:
     )
     if taken := sorted(OUR_FILES.intersection(names)):
         raise JobError(f"code/{taken[0]} has the name of a file that is put beside it to serve the model: rename it")
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", _IMPORTS_ONLY, str(folder), *SERVE_PACKAGES],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+    told = _failing(
+        [sys.executable, "-B", "-c", _IMPORTS_ONLY, str(folder), *SERVE_PACKAGES], None, "imported", IMPORT_S
     )
-    if done.returncode:
-        told = done.stderr.strip().rpartition("\n")[2]
+    if told:
         why = f"code/inference.py {told}: requests are plain tensors"
         skipped.append({"what": "input_fn and output_fn", "reason": why})
         report.decide("code/inference.py", "left out", why)

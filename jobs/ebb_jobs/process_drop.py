@@ -80,8 +80,8 @@ def read(data: Path, spec: dict[str, Any], work: Path) -> Drop:
     form = precheck.content_format(list(inner.values()), entry_point=entry_point, script=source is not None)
     if form != "archive":
         tops = {path.relative_to(data).as_posix().removesuffix(name) for path, name in inner.items()}
-        more, left_out = _spared(aside, tops, form, everything=source is not None)
-        return Drop(data, sorted([*files, *more]), inner | more, form, source, left_out)
+        more, others = _spared(aside, tops, form, everything=source is not None)
+        return Drop(data, sorted([*files, *more]), inner | more, form, source, others)
     folder = work / "unpacked"
     unpacked: dict[Path, str] = {}
     left_out: list[str] = []

@@ -33,6 +33,8 @@ CHANNEL = "training"
 GRACE_S = 100.0
 """SageMaker kills a job 120 s after it told it to stop; what the script left behind must be closed before."""
 POLL_S = 0.1
+DRAIN_S = 5.0
+"""For the last lines of a script that has ended; a worker in a session of its own may hold its output for ever."""
 LINE_CHARACTERS = 4096
 _FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+)')
 _RAISED = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*)(: (?P<text>.*))?$")
@@ -209,7 +211,11 @@ def _run(command: list[str], source: Path, environment: dict[str, str], entry_po
         with contextlib.suppress(ProcessLookupError):  # the script past its time, or workers that outlived it
             os.killpg(process.pid, signal.SIGKILL)
         status = process.wait()
-    watched.join()
+    watched.join(DRAIN_S)
+    if watched.is_alive():
+        print(
+            f"{entry_point} has ended, and a process that it started still holds its output: not waited for", flush=True
+        )
     if told.is_set():
         raise StoppedError(f"{entry_point} was stopped by SIGTERM and ended with status {status}; checkpoints are kept")
     if status:

@@ -54,7 +54,7 @@ def _module(folder: Path) -> ModuleType:
     sys.modules["inference"] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _log(error)
         raise UserCodeError(f"{FOLDER}/{FILE} cannot be imported: {_told(error)}") from error
     return module
@@ -66,7 +66,7 @@ def parsed(input_fn: Function, body: bytes, content_type: str) -> Any:
         return input_fn(decoded(body, content_type), content_type)
     except BadRequestError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _log(error)
         raise BadRequestError(
             f"input_fn of {FOLDER}/{FILE} refused the request ({type(error).__name__})",
@@ -102,7 +102,7 @@ def called(name: str, function: Function, *arguments: Any) -> Any:
         return function(*arguments)
     except (BadRequestError, UserCodeError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _log(error)
         raise UserCodeError(f"{name} failed: {_told(error)}") from error
 
@@ -126,12 +126,12 @@ def plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """Return the kind of an error, with its text only where that names a package."""
     return f"{type(error).__name__} ({error})" if isinstance(error, ModuleNotFoundError) else type(error).__name__
 
 
-def _log(error: Exception) -> None:
+def _log(error: BaseException) -> None:
     """Log kind and places of an error, without its text: it may quote a value."""
     places = (f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-5:])
     print(f"{type(error).__name__} at {' > '.join(places)}", file=sys.stderr, flush=True)

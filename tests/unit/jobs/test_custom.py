@@ -391,3 +391,30 @@ def test_a_stage_that_is_stopped_says_so_and_keeps_checkpoints(tmp_path):
     assert process.wait(timeout=30) == 1
     assert "train.py was stopped by SIGTERM" in (tmp_path / "job/output/failure").read_text()
     assert checkpoint.read_text() == "1"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        pytest.param("import sys; sys.exit(0)", "cannot be imported: SystemExit", id="ends with success"),
+        pytest.param("import os; os._exit(0)", "it ends its process", id="ends without a word"),
+        pytest.param("import time; time.sleep(30)", "not ended after 3 s", id="never ends"),
+    ],
+)
+def test_code_that_does_not_load_stays_out_or_is_told(tmp_path, monkeypatch, code, words):
+    monkeypatch.setattr(custom, "IMPORT_S", 3.0)
+    monkeypatch.setattr(custom, "OPEN_S", 3.0)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/inference.py").write_text(f"{code}\ndef input_fn(body, kind): pass\ndef model_fn(folder): pass\n")
+    report = Report("train")
+    assert custom._functions(tmp_path, report) == ([], [])
+    assert any(words in one["reason"] for one in report.fields["skipped"])
+    with pytest.raises(JobError, match=words):
+        custom._open_once(tmp_path)
+
+
+def test_code_that_ends_its_process_while_it_loads_the_model_is_told(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/inference.py").write_text("import sys\ndef model_fn(folder): sys.exit(0)\n")
+    with pytest.raises(JobError, match="model_fn failed: SystemExit"):
+        custom._open_once(tmp_path)

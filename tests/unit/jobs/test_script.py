@@ -232,3 +232,16 @@ def test_a_wheel_for_another_machine_is_refused_in_words(places):
     )
     with pytest.raises(JobError, match=r"wheels/ cannot be installed here .*put wheels for Python"):
         run(places, "")
+
+
+def test_a_worker_that_keeps_the_output_is_not_waited_for(places, monkeypatch, capfd):
+    monkeypatch.setattr(script, "DRAIN_S", 0.3)
+    code = (
+        "import subprocess, sys\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(20)'], start_new_session=True)\n"
+        "print('done')\n"
+    )
+    assert run(places, code) < 10
+    seen = capfd.readouterr().out
+    assert "\ndone\n" in seen
+    assert "not waited for" in seen
