@@ -178,7 +178,11 @@ def _check_folders(pictures: Sequence[str], place: str, *, alone: bool) -> Rejec
         if label is None:
             unclear = split is None and any(other.split for other in found)
             return (refusals.mixed_splits if unclear else refusals.no_class_folder)(place + name)
-    return refusals.few_pictures(Counter(str(each.label) for each in found)) if alone else None
+    if not alone:
+        return None
+    labels = [str(each.label) for each in found]
+    first = {label: place + name for label, name in zip(reversed(labels), reversed(pictures), strict=True)}
+    return refusals.few_pictures(Counter(labels), first)
 
 
 def scan(

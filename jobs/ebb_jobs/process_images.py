@@ -58,7 +58,7 @@ class Geometry(NamedTuple):
 def process(drop: Drop, curated: Path, spec: dict[str, Any], report: Report, work: Path) -> None:
     """Write the pixels and labels of each split, sample files and schema.json into `curated`. Raises RejectedError."""
     listed = process_manifest.pictures(drop, spec.get("data") or {})
-    if few := refusals.few_pictures(Counter(each.label for each in listed.pictures)):
+    if few := _few(listed.pictures):
         raise RejectedError(few)
     with ThreadPoolExecutor(cpu_count()) as pool:
         sizes = list(_in_batches(pool, _probe, listed.pictures))
@@ -66,10 +66,9 @@ def process(drop: Drop, curated: Path, spec: dict[str, Any], report: Report, wor
         pixels = work / "pixels"
         digests = _decode(pool, listed.pictures, geometry, pixels)
     kept, duplicates, contradicting = _distinct(listed.pictures, digests)
-    labels = Counter(listed.pictures[row].label for row in kept)
-    if few := refusals.few_pictures(labels):
+    if few := _few([listed.pictures[row] for row in kept]):
         raise RejectedError(few)
-    classes = process_split.in_order(list(labels))
+    classes = process_split.in_order(list({listed.pictures[row].label for row in kept}))
     given = any(listed.pictures[row].split for row in kept)
     with tables.connect(work) as connection:
         rows = _place(connection, work, listed.pictures, digests, kept, len(classes), given=given)
@@ -129,6 +128,11 @@ def process(drop: Drop, curated: Path, spec: dict[str, Any], report: Report, wor
             "rows": counted,
         },
     )
+
+
+def _few(pictures: Sequence[Picture]) -> Rejection | None:
+    first = {each.label: each.name for each in reversed(pictures)}
+    return refusals.few_pictures(Counter(each.label for each in pictures), first)
 
 
 def choose_geometry(sizes: Sequence[tuple[int, int, int]]) -> tuple[Geometry, Inferred]:
@@ -229,6 +233,7 @@ def _distinct(pictures: Sequence[Picture], digests: Sequence[bytes]) -> tuple[li
     for row, digest in enumerate(digests):
         groups.setdefault(digest, []).append(row)
     kept, contradicting = [], 0
+    pair: tuple[Picture, Picture] | None = None
     for rows in groups.values():
         first = pictures[rows[0]]
         for row in rows[1:]:
@@ -236,10 +241,12 @@ def _distinct(pictures: Sequence[Picture], digests: Sequence[bytes]) -> tuple[li
                 raise RejectedError(_across_splits(first, pictures[row]))
         if len({pictures[row].label for row in rows}) > 1:
             contradicting += len(rows)
+            pair = pair or (first, next(pictures[row] for row in rows if pictures[row].label != first.label))
         else:
             kept.append(rows[0])
-    if contradicting > refusals.MAX_CONTRADICTING_SHARE * len(pictures):
-        raise RejectedError(refusals.contradicting("pictures", contradicting, len(pictures)))
+    if pair and contradicting > refusals.MAX_CONTRADICTING_SHARE * len(pictures):
+        one, other = (each.name for each in pair)
+        raise RejectedError(refusals.contradicting("pictures", contradicting, len(pictures), file=one, like=other))
     return kept, len(pictures) - contradicting - len(kept), contradicting
 
 

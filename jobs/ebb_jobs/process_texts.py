@@ -130,31 +130,40 @@ def process(
     given = _split_column(connection, "raw", [name for name in names if name not in (text, target.name)])
     read = scalar(connection, "SELECT count(*) FROM raw")
     side = _side(given) if given else "NULL"
-    own_given = free_name("ebb_given", names)
+    own_given, own_same = (free_name(f"ebb_{name}", names) for name in ("given", "same"))
+    label = quote(target.name)
     connection.execute(
-        f"CREATE TABLE kept AS SELECT DISTINCT {quote(text)}, {quote(target.name)}, {side} AS {own_given} FROM raw"
+        f"CREATE TABLE kept AS SELECT min({quote(text)}) AS {quote(text)}, {label}, {own_given}, {own_same} FROM "
+        f"(SELECT {quote(text)}, {label}, {side} AS {own_given}, ebb_alike({quote(text)}) AS {own_same} FROM raw) "
+        f"GROUP BY {label}, {own_given}, {own_same}"
     )
     connection.execute("DROP TABLE raw")
     kept = scalar(connection, "SELECT count(*) FROM kept")
     asked_task = infer.CLASSIFICATION if spec.get("task") == infer.TEXTS else None
     process_target.judge(connection, target, asked_task, folder, files, numbers_too=False)
     if given:
-        _refuse_across_splits(connection, text, own_given, given)
-    contradicting = _drop_contradictions(connection, text, target, kept)
+        _refuse_across_splits(connection, folder, files, text, own_same, own_given, given)
+    contradicting = _drop_contradictions(connection, folder, files, text, own_same, target, kept)
     classes = process_target.classes(connection, target)
     own = Own(*(free_name(f"ebb_{field}", names) for field in Own._fields))
     if given:
         rows = process_split.place_as_given(
-            connection, quote(text), target.name, len(classes), own, own_given, column=target.column
+            connection, own_same, target.name, len(classes), own, own_given, column=target.column
         )
     else:
-        rows = process_split.place(connection, quote(text), target.name, len(classes), own, column=target.column)
+        rows = process_split.place(connection, own_same, target.name, len(classes), own, column=target.column)
     for what, decided in (("format", form), ("target", found.target)):
         report.decide(what, decided.value, decided.reason)
     report.decide("input", text, found.text.reason, numbers=found.numbers)
     report.decide("task", found.task.value, found.task.reason)
     duplicates = read - kept
-    report.decide("duplicates", duplicates, "equal texts with the same label are kept once", numbers={"read": read})
+    report.decide(
+        "duplicates",
+        duplicates,
+        "texts with the same label that differ in nothing that the tokenizer sees (capitals, spaces, forms of letters) "
+        "are kept once",
+        numbers={"read": read},
+    )
     if contradicting:
         report.decide(
             "contradictions",
@@ -275,28 +284,54 @@ def _told(file: str | None, line: int | None, what: str, count: int) -> str:
     return (f"{file}, line {line}: " if line else "") + what + (f" ({count} such rows)" if count > 1 else "")
 
 
-def _refuse_across_splits(connection: duckdb.DuckDBPyConnection, text: str, given: str, column: str) -> None:
-    count = scalar(
-        connection,
-        f"SELECT count(*) FROM (SELECT 1 FROM kept GROUP BY {quote(text)} HAVING count(DISTINCT {given}) > 1)",
-    )
+def _refuse_across_splits(
+    connection: duckdb.DuckDBPyConnection,
+    folder: Path,
+    files: list[Path],
+    text: str,
+    alike: str,
+    given: str,
+    column: str,
+) -> None:
+    several = f"SELECT {alike} FROM kept GROUP BY {alike} HAVING count(DISTINCT {given}) > 1"
+    count = scalar(connection, f"SELECT count(*) FROM ({several})")
     if count:
+        file, line = _first_of(connection, folder, files, text, several)
         raise RejectedError(
             Rejection(
                 "duplicates-across-splits",
-                f"{count} texts stand in more than one of train, validation and test",
+                _told(file, line, f"{count} texts stand in more than one of train, validation and test", 1),
+                file=file,
+                line=line,
                 column=column,
                 remedy="Keep each text in one split, or remove the column and let the rows be split.",
             )
         )
 
 
-def _drop_contradictions(connection: duckdb.DuckDBPyConnection, text: str, target: refusals.Target, rows: int) -> int:
+def _first_of(
+    connection: duckdb.DuckDBPyConnection, folder: Path, files: list[Path], text: str, several: str
+) -> tuple[str | None, int | None]:
+    """Return file and line of the first text whose digest the query `several` finds."""
+    found = {digest for (digest,) in connection.execute(several).fetchall()}
+    return tables.first_line(folder, files, text, lambda value: tables.alike(value) in found)
+
+
+def _drop_contradictions(
+    connection: duckdb.DuckDBPyConnection,
+    folder: Path,
+    files: list[Path],
+    text: str,
+    alike: str,
+    target: refusals.Target,
+    rows: int,
+) -> int:
     """Delete the rows of texts under several labels and return how many; reject the drop when they are many."""
-    several = f"SELECT {quote(text)} FROM kept GROUP BY {quote(text)} HAVING count(DISTINCT {quote(target.name)}) > 1"
-    count = scalar(connection, f"SELECT count(*) FROM kept WHERE {quote(text)} IN ({several})")
+    several = f"SELECT {alike} FROM kept GROUP BY {alike} HAVING count(DISTINCT {quote(target.name)}) > 1"
+    count = scalar(connection, f"SELECT count(*) FROM kept WHERE {alike} IN ({several})")
     if count > refusals.MAX_CONTRADICTING_SHARE * rows:
-        raise RejectedError(refusals.contradicting("texts", count, rows, target.column))
+        file, line = _first_of(connection, folder, files, text, several)
+        raise RejectedError(refusals.contradicting("texts", count, rows, target.column, file=file, line=line))
     if count:
-        connection.execute(f"DELETE FROM kept WHERE {quote(text)} IN ({several})")
+        connection.execute(f"DELETE FROM kept WHERE {alike} IN ({several})")
     return count

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ebb_jobs import infer, spelling
@@ -166,8 +167,11 @@ def mixed_splits(name: str) -> Rejection:
     )
 
 
-def few_pictures(pictures_per_class: Counter[str]) -> Rejection | None:
-    """Return why so many pictures of each class are too few or of too many classes; None when they are enough."""
+def few_pictures(pictures_per_class: Counter[str], first: Mapping[str, str]) -> Rejection | None:
+    """Return why so many pictures of each class are too few or of too many classes; None when they are enough.
+
+    `first` holds a picture of each class, by its name.
+    """
     pictures, classes = pictures_per_class.total(), len(pictures_per_class)
     if classes < 2:
         return Rejection(
@@ -190,19 +194,37 @@ def few_pictures(pictures_per_class: Counter[str]) -> Rejection | None:
     small = sum(count < MIN_ROWS_PER_CLASS for count in pictures_per_class.values())
     if not small:
         return None
+    smallest = min(pictures_per_class, key=lambda label: pictures_per_class[label])
     return Rejection(
         "too-few-images",
         f"{small} of {classes} classes have fewer than {MIN_ROWS_PER_CLASS} different pictures "
-        f"(the smallest has {min(pictures_per_class.values())})",
+        f"(the smallest has {pictures_per_class[smallest]}, {first[smallest]} among them)",
+        file=first[smallest],
         remedy="Add pictures of the rare classes, or merge or remove them.",
     )
 
 
-def contradicting(what: str, count: int, total: int, column: str | None = None) -> Rejection:
-    """Return the rejection for examples (`what`, in the plural) of which many stand under several labels."""
+def contradicting(
+    what: str,
+    count: int,
+    total: int,
+    column: str | None = None,
+    *,
+    file: str | None = None,
+    line: int | None = None,
+    like: str | None = None,
+) -> Rejection:
+    """Return the rejection for examples (`what`, in the plural) of which many stand under several labels.
+
+    The first one is in `file`, on `line` or of the same content as the file `like`.
+    """
+    where = f"{file}, line {line}: " if line else ""
+    first = f", the first {file} and {like}" if like else ""
     return Rejection(
         "contradicting-labels",
-        f"{count} of {total} {what} stand under different labels although they are the same",
+        f"{where}{count} of {total} {what} stand under different labels although they are the same{first}",
+        file=file,
+        line=line,
         column=column,
         remedy="Give equal examples one label, or remove them.",
     )

@@ -11,25 +11,29 @@ import gzip
 import hashlib
 import io
 import os
+import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import duckdb
+from duckdb.sqltypes import VARCHAR
 
 from ebb_jobs import infer, precheck, refusals, spelling
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import cpu_count
 from ebb_jobs.sql import literal, quote
 
+BETWEEN_WORDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 SPACE = "E' \\t\\r\\n'"
 
 
 def connect(work: Path) -> duckdb.DuckDBPyConnection:
     """Return a connection whose memory is bounded by half of the machine's and at most 4 GB."""
     limit_mb = min(4000, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21)
-    return duckdb.connect(
+    connection = duckdb.connect(
         str(work / "work.duckdb"),
         config={
             "memory_limit": f"{limit_mb}MB",
@@ -39,6 +43,17 @@ def connect(work: Path) -> duckdb.DuckDBPyConnection:
             "enable_external_access": "true",
         },
     )
+    connection.create_function("ebb_alike", alike, [VARCHAR], VARCHAR)
+    return connection
+
+
+def alike(text: str) -> str:
+    """Return a digest that is equal for texts which the tokenizer makes equal: NFKC, lower case, control characters.
+
+    Were such texts told apart, one could be learned and the other tested.
+    """
+    seen = " ".join(BETWEEN_WORDS.split(unicodedata.normalize("NFKC", text).lower())).strip()
+    return hashlib.blake2b(seen.encode(), digest_size=16).hexdigest()
 
 
 def load(

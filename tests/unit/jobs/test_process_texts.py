@@ -168,7 +168,7 @@ TEXTS = {"task": "text-classification"}
             table([*REVIEWS, *((t, "bad" if c == "good" else "good") for t, c in REVIEWS[:9])]),
             {},
             "contradicting-labels",
-            None,
+            2,
             id="texts under two labels",
         ),
         pytest.param(
@@ -179,8 +179,19 @@ TEXTS = {"task": "text-classification"}
             ),
             {},
             "duplicates-across-splits",
-            None,
+            2,
             id="the same texts in train and test",
+        ),
+        pytest.param(
+            table(
+                [(*c, "train") for c in REVIEWS] + [(REVIEWS[7][0].upper(), REVIEWS[7][1], "test")] * 2,
+                header="text,label,split",
+                row='"{0}",{1},{2}',
+            ),
+            {},
+            "duplicates-across-splits",
+            9,
+            id="the same text in capitals",
         ),
         pytest.param(table(), {"data": {"input": "body"}}, "input-missing", None, id="no such column"),
         pytest.param(
@@ -200,3 +211,18 @@ def test_an_empty_text_in_jsonl_is_named_by_its_line(tmp_path):
     lines[50] = json.dumps({"label": "good"})
     found = rejection(process(tmp_path, "\n".join(lines) + "\n", name="r.jsonl"))
     assert (found["code"], found["line"], found["file"]) == ("text-empty", 51, "project/data/r.jsonl")
+
+
+def test_texts_that_the_tokenizer_makes_equal_are_one(tmp_path):
+    first, label = REVIEWS[0]
+    forms = [
+        first,
+        first.upper(),
+        first.replace(" ", "  "),
+        first.replace(" ", "\u00a0"),
+        f"{first} ",
+        "\uff47" + first,
+    ]
+    ended = process(tmp_path, table([*REVIEWS, *((text, label) for text in forms), ("g" + first, label)]))
+    assert ended.metrics()["rejection"] is None
+    assert ended.metrics()["rows"]["kept"] == len({text for text, _ in REVIEWS}) + 1
