@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ebb_jobs import dataset, export, fitting, kinds, networks, paths, quality, train
 from ebb_jobs.dataset import Split
-from ebb_jobs.errors import InputMissingError, JobError, reason
+from ebb_jobs.errors import InputMissingError, JobError, StoppedError, reason
 from ebb_jobs.kind import Codec, Kind
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report, cpu_count, write_json
@@ -298,6 +298,8 @@ class _Bench:
         begun = time.monotonic()
         try:
             return make()
+        except StoppedError:
+            raise  # no fault of the method: a retry goes on with it
         except Exception as error:
             traceback.print_exc()
             told = reason(error)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebb_jobs import bundle, compress, export, image, kinds, measure, runtimes, serve
+from ebb_jobs import bundle, compress, entry, export, fitting, image, kinds, measure, runtimes, serve
 from ebb_jobs import compile as compile_stage
 from ebb_jobs.errors import JobError
 from ebb_jobs.report import Report
-from unit.jobs.stages import Ended, run_stage_here
+from unit.jobs.stages import Ended, prepare, run_stage_here
 
 SIDE = 12
 SPEC = {"train": {"epochs": 6}, "compress": {"max_metric_drop": 0.2}}
@@ -63,6 +65,9 @@ def _hurried():
         hurried = replace(kind.recipe, student_steps=60, pruned_steps=20, min_epochs=3)
         patch.setattr(type(kind), "recipe", hurried)
         patch.setattr(measure, "RACE_S", 1.0)
+        # What a busy machine decides by its time must not differ between two runs that are compared.
+        patch.setattr(compress, "MIN_BUDGET_S", 600.0)
+        patch.setattr(fitting, "threads", lambda *_: 1)
         yield
 
 
@@ -110,6 +115,45 @@ def test_a_pruned_network_has_fewer_numbers_and_learned_again(shapes):
     assert pruned["chain"] == ["prune"]
     assert pruned["parameters"] < 0.7 * original["parameters"]
     assert pruned["quality"]["validation"] >= original["quality"]["validation"] - 0.2
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "method", "name"),
+    [
+        pytest.param("student-1-distilled", "distill", "student", id="while a student learns"),
+        pytest.param("pruned-50", "prune", "pruned", id="while a pruned network learns again"),
+    ],
+)
+def test_a_run_that_is_stopped_makes_the_network_of_one_that_is_not(
+    shapes, tmp_path, monkeypatch, checkpoint, method, name
+):
+    """Its averages (batch norm), its optimizer and the moves of its pictures go on where they were."""
+    spec = {**SPEC, "compress": {**SPEC["compress"], "methods": [method]}}
+    inputs = {name: shapes.inputs[name] for name in ("curated", "original")}
+    for key, value in prepare(tmp_path, "compress", inputs, {**SETTINGS, "spec": spec}).items():
+        monkeypatch.setenv(key, value)
+    fit = fitting.fit
+
+    def stopped(*arguments, **options):
+        if options["checkpoint"].stem != checkpoint:
+            return fit(*arguments, **options)
+        steps, move = iter(range(100)), options.pop("augment")
+
+        def moved(*batch):
+            if next(steps) == 9:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return move(*batch)
+
+        return fit(*arguments, augment=moved, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "fit", stopped)
+        assert entry.main(["compress"]) == 1
+    assert "stopped by SIGTERM at epoch 2" in (tmp_path / "output/failure").read_text()
+    assert (tmp_path / f"checkpoints/{checkpoint}.pt").exists()
+    assert entry.main(["compress"]) == 0
+    whole = shapes.compress.base / "model" / name / "network.onnx"
+    assert (tmp_path / "model" / name / "network.onnx").read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["original-openvino", "original-int8-openvino", "original-int8"])
