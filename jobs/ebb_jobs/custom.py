@@ -114,10 +114,10 @@ def compile_as_is(
         "run_id": settings.get("run_id"),
         "task": "custom",
     }
-    members = {str(file.relative_to(left)): file.read_bytes() for file in sorted(left.rglob("*")) if file.is_file()}
+    files = {str(file.relative_to(left)): file for file in left.rglob("*") if file.is_file()}
     archive = bundles / AS_IS / "model.tar.gz"
-    members["signature.json"] = (json.dumps(signature, indent=1) + "\n").encode()
-    digest = bundle.pack(archive, {**members, **bundle.code((as_is, tensors, user_code))})
+    signed = (json.dumps(signature, indent=1) + "\n").encode()
+    digest = bundle.pack(archive, {**files, "signature.json": signed, **bundle.code((as_is, tensors, user_code))})
     with bundle.served(archive) as running:
         memory = running.resident_mib()
     report.fields.update(
@@ -133,7 +133,7 @@ def compile_as_is(
                 "image": "jobs",
                 "quality": None,
                 "memory_mib": round(memory, 1),
-                "size_bytes": sum(map(len, members.values())),
+                "size_bytes": sum(file.stat().st_size for file in files.values()),
                 "bundle": str(archive.relative_to(bundles)),
                 "bundle_bytes": archive.stat().st_size,
                 "sha256": digest,
