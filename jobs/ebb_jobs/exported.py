@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +30,11 @@ from ebb_jobs.infer import CLASSIFICATION as TABULAR_CLASSIFICATION
 from ebb_jobs.infer import Inferred
 
 MODEL, EVALUATION, SHEET = "model.onnx", "evaluation.npz", "evaluation.json"
+ARRAYS = ("inputs", "targets", "calibration")
 CLASSIFICATION, REGRESSION = "classification", "regression"
 MAX_MODEL_BYTES = 2**30
 MAX_EVALUATION_BYTES = 2**31
+MAX_CLASSES = 10_000
 MIN_ROWS = 40
 """Half of them choose, half of them judge what was chosen."""
 SEED = 7
@@ -181,15 +185,33 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as archive:
             size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_EVALUATION_BYTES:
-            raise ExportError(f"{file.name} unpacks to {size / 2**30:.1f} GiB: hold out fewer rows, 2 GiB at most")
+            if size > MAX_EVALUATION_BYTES:
+                raise ExportError(f"{file.name} unpacks to {size / 2**30:.1f} GiB: hold out fewer rows, 2 GiB at most")
+            for member in archive.infolist():
+                if member.filename.removesuffix(".npy") in ARRAYS:
+                    _check_head(archive, member)
         with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("inputs", "targets", "calibration") if name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+            return {name: arrays[name] for name in ARRAYS if name in arrays.files}
+    except MemoryError as error:
+        raise ExportError(f"{file.name} does not fit into the memory: hold out fewer rows") from error
+    except (OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise ExportError(
             f"{file.name} is no .npz file of plain arrays ({type(error).__name__}): write it with np.savez, "
             "numbers only"
         ) from error
+
+
+def _check_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise ValueError when an array's head claims more than follows it: NumPy would take memory for all of it."""
+    with archive.open(member) as stream:
+        try:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(stream)
+        except Exception as error:  # a wrong head gives errors of Python's own tokenizer too
+            raise ValueError("no head of an array") from error
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != member.file_size - stream.tell():
+            raise ValueError("the head does not describe what follows")
 
 
 def _fitting(name: str, found: np.ndarray, shape: list[int | None], dtype: np.dtype) -> np.ndarray:
@@ -217,8 +239,10 @@ def _targets(found: np.ndarray, rows: int, task: str, classes: list[str] | None)
         found = found[:, 0]
     if task == CLASSIFICATION:
         whole = found.dtype.kind in "iub" or (found.dtype.kind == "f" and bool((found == np.floor(found)).all()))
-        if found.ndim != 1 or not whole or found.min() < 0:
+        if found.ndim != 1 or not whole or not np.isfinite(found).all() or found.min() < 0:
             raise ExportError(f"{where} must hold class indices [rows]: 0 for the first output of {MODEL}, and so on")
+        if found.max() >= MAX_CLASSES:
+            raise ExportError(f"{where} holds a class index of {MAX_CLASSES:,} or more: number the classes from 0")
         found = found.astype(np.int64)
         if classes and found.max() >= len(classes):
             raise ExportError(f"{where} holds a class index beyond the {len(classes)} classes of {SHEET}")

@@ -5,10 +5,12 @@ Pixels go to disk as they are decoded, so that memory does not grow with the num
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ import duckdb
 import numpy as np
 
 from ebb_jobs import image, infer, process_manifest, process_split, refusals, tables
+from ebb_jobs.errors import JobError
 from ebb_jobs.infer import Inferred
 from ebb_jobs.process_drop import Drop
 from ebb_jobs.process_manifest import Picture
@@ -35,10 +38,14 @@ MIN_SIDE = 8
 MAX_SAMPLES = 128
 MAX_SAMPLE_BYTES = 4_000_000
 """A serverless endpoint takes requests of at most 4 MB, so that clients send no larger file."""
+LARGE_PIXELS = 10_000_000
+LARGE_AT_ONCE = 2
+"""Larger pictures decoded together: one of 50 megapixels takes 400 MB on its way, and there may be 16 threads."""
 AT_ONCE = 512
 """Pictures whose pixels are in memory together: 14 MB at the largest size."""
 
 T = TypeVar("T")
+U = TypeVar("U")
 OWN = Own("key", "split", "unsettled")
 
 
@@ -64,7 +71,7 @@ def process(drop: Drop, curated: Path, spec: dict[str, Any], report: Report, wor
         sizes = list(_in_batches(pool, _probe, listed.pictures))
         geometry, why = choose_geometry(sizes)
         pixels = work / "pixels"
-        digests = _decode(pool, listed.pictures, geometry, pixels)
+        digests = _decode(pool, listed.pictures, sizes, geometry, pixels)
     kept, duplicates, contradicting = _distinct(listed.pictures, digests)
     if few := _few([listed.pictures[row] for row in kept]):
         raise RejectedError(few)
@@ -173,7 +180,7 @@ def _decide_task(report: Report, spec: dict[str, Any]) -> None:
     report.decide("task", infer.IMAGES, reason)
 
 
-def _in_batches(pool: ThreadPoolExecutor, act: Callable[[Picture], T], pictures: Iterable[Picture]) -> Iterator[T]:
+def _in_batches(pool: ThreadPoolExecutor, act: Callable[[U], T], pictures: Iterable[U]) -> Iterator[T]:
     """Yield what `act` returns for each picture, in order; no more than a batch of results waits to be taken."""
     remaining = iter(pictures)
     while batch := list(islice(remaining, AT_ONCE)):
@@ -192,6 +199,8 @@ def _readable(picture: Picture, look: Callable[[bytes], T]) -> T:
         raise RejectedError(refusals.no_picture(picture.name))
     try:
         return look(data)
+    except MemoryError as error:  # the picture may be whole
+        raise JobError(f"{picture.name} does not fit into the memory of this machine: scale it down") from error
     except image.TooManyPixelsError as error:
         raise RejectedError(
             Rejection(
@@ -212,16 +221,25 @@ def _readable(picture: Picture, look: Callable[[bytes], T]) -> T:
         ) from error
 
 
-def _decode(pool: ThreadPoolExecutor, pictures: Sequence[Picture], geometry: Geometry, into: Path) -> list[bytes]:
+def _decode(
+    pool: ThreadPoolExecutor,
+    pictures: Sequence[Picture],
+    sizes: Sequence[tuple[int, int, int]],
+    geometry: Geometry,
+    into: Path,
+) -> list[bytes]:
     """Write every picture's pixels one after the other into a file; return their digests."""
+    turn = threading.BoundedSemaphore(LARGE_AT_ONCE)
 
-    def decoded(picture: Picture) -> tuple[bytes, bytes]:
-        found = _readable(picture, lambda data: image.pixels(data, **geometry._asdict())).tobytes()
+    def decoded(one: tuple[Picture, tuple[int, int, int]]) -> tuple[bytes, bytes]:
+        picture, (width, height, _) = one
+        with turn if width * height > LARGE_PIXELS else contextlib.nullcontext():
+            found = _readable(picture, lambda data: image.pixels(data, **geometry._asdict())).tobytes()
         return found, hashlib.blake2b(found, digest_size=16).digest()
 
     digests = []
     with into.open("wb") as out:
-        for found, digest in _in_batches(pool, decoded, pictures):
+        for found, digest in _in_batches(pool, decoded, zip(pictures, sizes, strict=True)):
             out.write(found)
             digests.append(digest)
     return digests

@@ -1,6 +1,7 @@
 """What a script exported: taken in the many forms that exporters write, refused in words that name file and remedy."""
 
 import json
+import zipfile
 
 import numpy as np
 import onnxruntime
@@ -346,3 +347,37 @@ def test_a_regression_of_one_value_only_is_not_judged(tmp_path):
 def test_a_regression_of_two_values_is_refused(tmp_path):
     with pytest.raises(ExportError, match="2 outputs per row"):
         exported.read(write(tmp_path, linear(), {"task": "regression"}, targets=LOGITS[:, 0]))
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        pytest.param(np.where(TARGETS == 1, 10**11, 0), id="a class index that would take all memory"),
+        pytest.param(np.where(TARGETS == 1, np.inf, 0.0), id="infinity for a class"),
+    ],
+)
+@pytest.mark.parametrize("sheet", [SHEET, {"task": "classification"}])
+def test_targets_that_are_no_class_indices_are_told(tmp_path, targets, sheet):
+    with pytest.raises(ExportError, match="class ind"):
+        exported.read(write(tmp_path, sheet=sheet, targets=targets))
+
+
+@pytest.mark.parametrize("name", ["inputs", "targets"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 3), }", id="10^12 rows"),
+        pytest.param("{'descr': '<f4', 'fortran_order': False, 'shape': (((", id="no end"),
+    ],
+)
+def test_an_array_whose_head_lies_is_not_read(tmp_path, name, head):
+    folder = write(tmp_path)
+    text = head.ljust(117).encode() + b"\n"
+    lying = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(1440)
+    with zipfile.ZipFile(folder / "evaluation.npz") as archive:
+        arrays = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(folder / "evaluation.npz", "w") as archive:
+        for member, content in {**arrays, f"{name}.npy": lying}.items():
+            archive.writestr(member, content)
+    with pytest.raises(ExportError, match=r"no \.npz file of plain arrays"):
+        exported.read(folder)

@@ -2,6 +2,8 @@ import io
 import json
 import struct
 import tarfile
+import threading
+import time
 import zipfile
 import zlib
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebb_jobs import image
+from ebb_jobs import image, process_images
 from ebb_jobs.process_images import choose_geometry
 from unit.jobs.pictures import pets, picture
 from unit.jobs.stages import run_stage_here
@@ -429,3 +431,33 @@ def test_a_rejected_archive_leaves_nothing_outside(tmp_path):
         archive.writestr("../../canary", "dead")
     assert rejection(process(tmp_path, {"a.zip": out.getvalue()}))["code"] == "archive-path"
     assert (tmp_path / "canary").read_text() == "alive"
+
+
+def test_too_little_memory_is_no_damage_of_the_picture(tmp_path, monkeypatch):
+    def full(data):
+        raise MemoryError
+
+    monkeypatch.setattr(process_images.image, "_flat", full)
+    ended = process(tmp_path, pets())
+    assert ended.status != 0
+    assert "does not fit into the memory" in ended.failure
+
+
+def test_few_large_pictures_are_decoded_together(tmp_path, monkeypatch):
+    together, most, lock, real = 0, 0, threading.Lock(), image.pixels
+
+    def pixels(data, **geometry):
+        nonlocal together, most
+        with lock:
+            together += 1
+            most = max(most, together)
+        time.sleep(0.01)
+        with lock:
+            together -= 1
+        return real(data, **geometry)
+
+    monkeypatch.setattr(process_images, "cpu_count", lambda: 8)
+    monkeypatch.setattr(process_images, "LARGE_PIXELS", 100)
+    monkeypatch.setattr(process_images.image, "pixels", pixels)
+    assert process(tmp_path, pets()).status == 0
+    assert most == 2
