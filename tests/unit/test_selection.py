@@ -52,6 +52,11 @@ def of(name: str, chain=(), *, quality=0.97, p50=0.06, cpu=None, size=100_000, *
             id="a slower int8 loses, however small",
         ),
         pytest.param(
+            (of("student", p50=0.0391, size=300), of("student-int8", ("quantize",), p50=0.0392, size=100)),
+            "student-int8",
+            id="one as fast but for noise wins by its size",
+        ),
+        pytest.param(
             (of("student", p50=0.010), of("student-int8", ("quantize",), p50=0.008, size=30_000)),
             "student-int8",
             id="a faster int8 wins",

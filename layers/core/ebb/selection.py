@@ -303,7 +303,7 @@ def _refusal(
     if too_large:
         return too_large
     full = _unquantized(candidate, all_measured)
-    if full is not None and candidate.p50_ms > full.p50_ms:
+    if full is not None and candidate.p50_ms > full.p50_ms * (1 + NOISE_SHARE):
         return f"slower than {full.name}, its full-precision form: {candidate.p50_ms:.3g} against {full.p50_ms:.3g} ms"
     return None
 
