@@ -53,7 +53,8 @@ conformance: setup $(DEV) ## The end-to-end tests against either cloud, and what
 
 ##@ Develop
 
-setup: $(CONTROL) $(JOBS) $(SERVE) $(LAMBDA) ## Install the four environments that `ebb` and the embedded cloud use
+setup: $(CONTROL) ## Install the four environments that `ebb` and the embedded cloud use
+	@$(MAKE) -j3 $(JOBS) $(SERVE) $(LAMBDA)
 
 dev: setup $(DEV) $(JOBS_TEST) ## Install what the tests and the linters need as well
 

@@ -23,7 +23,7 @@ BATCHES = 25
 BATCH_ROWS = 32
 END_TO_END_ROWS = 80
 WARM_UP = 15
-RACE_S = 20.0
+RACE_S = 12.0
 """The race takes about so long at most: where networks are slow, every turn measures fewer answers."""
 LEAST = 5
 """Answers of each sort in a turn, however slow."""

@@ -48,8 +48,8 @@ class ImageKind:
     codec_module = "image"
     code = (image,)
     recipe = KindRecipe(
-        steps=1000,
-        student_steps=1300,
+        steps=750,
+        student_steps=1000,
         peak_rate=2e-3,
         student_peak_rate=4e-3,
         batch_size=batch_size,
