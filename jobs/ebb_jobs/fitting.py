@@ -9,11 +9,10 @@ from __future__ import annotations
 import copy
 import math
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ebb_jobs import quality
+from ebb_jobs import quality, stopping
 from ebb_jobs.errors import DivergedError, StoppedError
 from ebb_jobs.networks import Network, tensor
 from ebb_jobs.report import cpu_count
@@ -189,7 +188,7 @@ def fit(
     On SIGTERM (spot capacity taken back, StopTrainingJob) the running step is finished, a checkpoint written and
     StoppedError raised.
     """
-    with _told_to_stop() as told:
+    with stopping.told_to_stop() as told:
         return _fit(network, inputs, loss, evaluate, recipe, augment, checkpoint, checkpoint_every_s, told)
 
 
@@ -300,20 +299,6 @@ def _fit(
         resumed,
         progress.elapsed_s,
     )
-
-
-@contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """Turn SIGTERM into an event while training runs; only a main thread may."""
-    told = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield told
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
-    try:
-        yield told
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _one_cycle(done: float) -> float:

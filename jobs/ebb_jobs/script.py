@@ -25,7 +25,7 @@ from typing import IO, Any
 
 import torch
 
-from ebb_jobs import paths
+from ebb_jobs import paths, stopping
 from ebb_jobs.errors import JobError, StoppedError
 from ebb_jobs.report import cpu_count
 
@@ -186,7 +186,7 @@ def _pip() -> Iterator[list[str]]:
 
 
 def _run(command: list[str], source: Path, environment: dict[str, str], entry_point: str) -> None:
-    with _told_to_stop() as told:
+    with stopping.told_to_stop() as told:
         process = subprocess.Popen(
             command,
             cwd=source,
@@ -220,20 +220,6 @@ def _run(command: list[str], source: Path, environment: dict[str, str], entry_po
         raise StoppedError(f"{entry_point} was stopped by SIGTERM and ended with status {status}; checkpoints are kept")
     if status:
         raise JobError(_failure(entry_point, status, watched))
-
-
-@contextlib.contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """Turn SIGTERM into an event while the script runs; only a main thread may."""
-    told = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield told
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
-    try:
-        yield told
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Watched(threading.Thread):
