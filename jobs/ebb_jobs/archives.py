@@ -40,7 +40,7 @@ BROKEN = (
     ValueError,
     OverflowError,
     RecursionError,  # `tarfile` follows headers that announce headers
-    NotImplementedError,  # features of zip that `zipfile` knows and cannot read
+    NotImplementedError,  # raised by `zipfile` for forms of zip that it cannot read: such an archive is refused
 )
 
 

@@ -74,6 +74,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if COST_CAP_USD is None or not _deployed or item.path.stem == LAST:
         return
     spent_usd = counted_cost_usd(_deployed[0])
+    # Only in an account, where a cap is given: what is left out for money is no failure, and is listed as skipped.
     if spent_usd >= COST_CAP_USD:
         pytest.skip(f"the cost cap is reached: the runs have cost {spent_usd:.2f} of {COST_CAP_USD:.2f} USD")
 
