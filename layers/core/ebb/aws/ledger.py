@@ -8,7 +8,7 @@ from typing import Any
 from boto3.dynamodb.conditions import Key
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ebb import accepted, ledger
+from ebb import accepted, addresses, ledger
 from ebb.aws.clients import table
 from ebb.errors import LedgerUnavailableError
 from ebb.sources import Source
@@ -43,6 +43,11 @@ class Ledger:
     def project(self, project: str) -> dict[str, Any]:
         """Return what is known about a project; empty before its first run."""
         return self._get(ledger.project_key(project)) or {}
+
+    def address(self, name: str) -> addresses.Address | None:
+        """Return where a model is reached and in which state it is, None when the ledger does not know the address."""
+        found = self._get(addresses.key(name))
+        return addresses.read(found) if found else None
 
     def stage(self, run_id: str, stage: str) -> dict[str, Any] | None:
         """Return a stage of a run, None before it was recorded."""
