@@ -2,7 +2,9 @@
 
     python tools/run_tests.py [GROUP ...]
 
-Exits 1 when a group fails, when a group collects nothing, or when a group's name is unknown.
+The end-to-end tests wait for jobs and endpoints most of the time, so the other groups run beside them; what a group
+prints appears when it has ended. Exits 1 when a group fails, when a group collects nothing, or when a group's name is
+unknown.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +32,8 @@ class Group:
     arguments: tuple[str, ...]
     python: Path = CONTROL_PYTHON
     overlay: Path | None = None
+    waits: bool = False
+    """Whether it waits more than it computes: such groups run in a lane of their own."""
 
 
 GROUPS = (
@@ -37,7 +42,7 @@ GROUPS = (
     Group("integration", ("tests/integration",)),
     Group("infrastructure", ("tests/infrastructure",)),
     Group("contract", ("tests/contract",)),
-    Group("e2e", ("tests/e2e",)),
+    Group("e2e", ("tests/e2e",), waits=True),
 )
 
 
@@ -58,20 +63,25 @@ class Result:
         return self.tests - self.failures - self.errors - self.skipped
 
 
-def run(group: Group) -> Result:
+def run(group: Group, *, shown_at_once: bool) -> Result:
+    """Run one group; print what it says while it runs, or all of it when it has ended."""
     report = RESULTS / f"{group.name}.xml"
     report.unlink(missing_ok=True)
     environment = dict(os.environ)
     if group.overlay:
         environment["PYTHONPATH"] = str(group.overlay)
-    print(f"\n==== {group.name}: {' '.join(group.arguments)}", flush=True)
+    title = f"\n==== {group.name}: {' '.join(group.arguments)}"
+    print(title if shown_at_once else f"{title} (begun)", flush=True)
     started = time.monotonic()
     # -P: tests must find the code through pytest's settings, not through the current directory. Not the variable of
     # the same meaning, which the job scripts that tests start would inherit: they find their package beside them.
     command = [str(group.python), "-P", "-m", "pytest", *group.arguments, "--quiet", f"--junitxml={report}"]
     command += ["-o", f"cache_dir={RESULTS.parent / group.name}"]
-    code = subprocess.run(command, cwd=ROOT, env=environment).returncode
-    seconds = time.monotonic() - started
+    where = None if shown_at_once else subprocess.PIPE
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=where, stderr=where and subprocess.STDOUT)
+    code, seconds = done.returncode, time.monotonic() - started
+    if done.stdout:
+        print(f"{title}\n{done.stdout.decode(errors='replace')}", flush=True)
     if not report.exists():
         return Result(group.name, code or 1, seconds)
     counts = {key: 0 for key in ("tests", "failures", "errors", "skipped")}
@@ -88,7 +98,12 @@ def main(names: list[str]) -> int:
         print(f"unknown group {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 1
     RESULTS.mkdir(parents=True, exist_ok=True)
-    results = [run(known[name]) for name in names or known]
+    started = time.monotonic()
+    groups = [known[name] for name in names or known]
+    lanes = [lane for lane in ([g for g in groups if g.waits], [g for g in groups if not g.waits]) if lane]
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        ran = pool.map(lambda lane: [run(group, shown_at_once=len(lanes) == 1) for group in lane], lanes)
+        results = sorted((result for lane in ran for result in lane), key=lambda each: list(known).index(each.name))
     print(f"\n{'group':16}{'passed':>8}{'failed':>8}{'errors':>8}{'skipped':>9}{'seconds':>9}")
     for item in results:
         remark = "" if item.code == 0 else f"  FAILED (pytest exit status {item.code})"
@@ -100,7 +115,7 @@ def main(names: list[str]) -> int:
     ok = all(item.code == 0 for item in results)
     print(
         f"==== {sum(item.passed for item in results)} passed, {failed} failed, "
-        f"{sum(item.skipped for item in results)} skipped in {sum(item.seconds for item in results):.0f} s: "
+        f"{sum(item.skipped for item in results)} skipped in {time.monotonic() - started:.0f} s: "
         f"{'passed' if ok else 'FAILED'}"
     )
     return 0 if ok else 1
