@@ -213,7 +213,17 @@ def test_objects_of_another_project_are_out_of_reach(kind):
             places = statement["Resource"] + statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix", [])
             for place in places:
                 shared = place.endswith((ARTIFACTS, STACK.landing_bucket)) or "jobs/*" in place
-                assert shared or "/cancer/" in f"/{place}", place
+                assert shared or "/cancer/" in f"/{place}" or "/ebb-cancer/" in f"/{place}", place
+
+
+def test_a_model_reads_what_waits_for_it_and_writes_only_answers_and_scores():
+    by_sid = {each["Sid"]: each for each in statements("model")}
+    assert f"arn:aws:s3:::{STACK.landing_bucket}/cancer/score/*" in by_sid["Read"]["Resource"]
+    assert f"arn:aws:s3:::{ARTIFACTS}/requests/ebb-cancer/*" in by_sid["Read"]["Resource"]
+    assert by_sid["Write"]["Resource"] == [
+        f"arn:aws:s3:::{ARTIFACTS}/projects/cancer/runs/*/scored/*",
+        f"arn:aws:s3:::{ARTIFACTS}/answers/ebb-cancer/*",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,26 @@ def job(run: str, attempt: int, stage: str) -> str:
 
 
 def endpoint(stack: str, project: str) -> str:
-    """Return the name of the project's endpoint, and of its model package group."""
+    """Return the address of the project's model, which is the name of its model package group too."""
     return f"{stack}-{project}"
+
+
+def endpoint_of_kind(stack: str, project: str, kind: str) -> str:
+    """Return the name of the SageMaker endpoint behind an address: a serverless one has the address's own name.
+
+    Two hyphens, which no project's name holds: `a--async` is no project's endpoint but that of the project `a`.
+    """
+    return endpoint(stack, project) if kind == "serverless" else f"{endpoint(stack, project)}--{kind}"
+
+
+def shared_endpoint(stack: str, instance_type: str) -> str:
+    """Return the name of the endpoint on which small models of several projects live together."""
+    return f"{stack}--shared-{instance_type.removeprefix('ml.').replace('.', '-')}"
+
+
+def component(stack: str, project: str, generation: int) -> str:
+    """Return the name of the inference component of one of a project's generations."""
+    return f"{endpoint(stack, project)}--g{generation}"
 
 
 def alarm(stack: str, project: str, what: str) -> str:

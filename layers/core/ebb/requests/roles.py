@@ -42,6 +42,7 @@ _LOG_GROUPS = {
     "train": "/aws/sagemaker/TrainingJobs",
     "compress": "/aws/sagemaker/TrainingJobs",
 }
+_MODEL_METRICS = ("Endpoints", "InferenceComponents", "TransformJobs")
 # What each kind reads and writes below projects/<project>/runs/<run>/. `a*` is the attempt.
 _READS = {
     "process": ("manifest.json", "sources.json"),
@@ -55,7 +56,7 @@ _WRITES = {
     "train": ("a*/train/*", "checkpoints/train/*"),
     "compress": ("a*/compress/*", "checkpoints/compress/*"),
     "compile": ("a*/compile/*",),
-    "model": (),
+    "model": ("scored/*",),
 }
 
 
@@ -145,15 +146,20 @@ def _data(stack: StackSettings, project: str, kind: str) -> list[Statement]:
     if kind == "process":
         readable.append(_object(stack, stack.landing_bucket, f"{project}/*"))
         statements.append(_list(stack, "ListDrops", stack.landing_bucket, [f"{project}/*"]))
+    written = [_object(stack, stack.artifact_bucket, runs + each) for each in _WRITES[kind]]
+    if kind == "model":  # a transform reads what was dropped to be scored, an asynchronous endpoint what waits for it
+        address = names.endpoint(stack.stack, project)
+        readable.append(_object(stack, stack.landing_bucket, f"{project}/score/*"))
+        readable.append(_object(stack, stack.artifact_bucket, f"requests/{address}/*"))
+        written.append(_object(stack, stack.artifact_bucket, f"answers/{address}/*"))
+        statements.append(_list(stack, "ListDrops", stack.landing_bucket, [f"{project}/score/*"]))
+        listable += [f"requests/{address}/*", f"answers/{address}/*"]
     statements += [_allow("Read", ["s3:GetObject"], readable), _list(stack, "List", stack.artifact_bucket, listable)]
-    if _WRITES[kind]:
-        written = [_object(stack, stack.artifact_bucket, runs + each) for each in _WRITES[kind]]
-        statements.append(_allow("Write", ["s3:PutObject"], written))
-    return statements
+    return [*statements, _allow("Write", ["s3:PutObject"], written)]
 
 
 def _key(stack: StackSettings, kind: str) -> list[Statement]:
-    actions = ["kms:Decrypt"] + (["kms:GenerateDataKey"] if _WRITES[kind] else [])
+    actions = ["kms:Decrypt", "kms:GenerateDataKey"]
     through_s3 = {"StringEquals": {"kms:ViaService": f"s3.{stack.region}.amazonaws.com"}}
     for_volumes = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
     return [
@@ -169,16 +175,22 @@ def _key(stack: StackSettings, kind: str) -> list[Statement]:
 
 def _logs_and_metrics(stack: StackSettings, project: str, kind: str) -> list[Statement]:
     if kind == "model":
-        group, streams = f"/aws/sagemaker/Endpoints/{names.endpoint(stack.stack, project)}", "*"
-        namespaces = ["AWS/SageMaker", "/aws/sagemaker/Endpoints"]
+        address = names.endpoint(stack.stack, project)
+        groups = {  # what serves writes to a group of its own, a transform to a stream of its name
+            f"/aws/sagemaker/Endpoints/{address}": "*",
+            f"/aws/sagemaker/Endpoints/{address}--*": "*",
+            f"/aws/sagemaker/Endpoints/{stack.stack}--shared-*": "*",
+            f"/aws/sagemaker/InferenceComponents/{address}--*": "*",
+            "/aws/sagemaker/TransformJobs": f"{project}-*",
+        }
+        namespaces = ["AWS/SageMaker", *(f"/aws/sagemaker/{each}" for each in _MODEL_METRICS)]
     else:
-        group, streams = _LOG_GROUPS[kind], f"{project}-*"  # a stream is named after its job
-        namespaces = [group]
-    writing = [stack.arn("logs", f"log-group:{group}:log-stream:{streams}")]
+        groups = {_LOG_GROUPS[kind]: f"{project}-*"}  # a stream is named after its job
+        namespaces = [_LOG_GROUPS[kind]]
+    making = [stack.arn("logs", f"log-group:{group}:*") for group in groups]
+    writing = [stack.arn("logs", f"log-group:{group}:log-stream:{streams}") for group, streams in groups.items()]
     return [
-        _allow(
-            "MakeLogs", ["logs:CreateLogGroup", "logs:DescribeLogStreams"], [stack.arn("logs", f"log-group:{group}:*")]
-        ),
+        _allow("MakeLogs", ["logs:CreateLogGroup", "logs:DescribeLogStreams"], making),
         _allow("WriteLogs", ["logs:CreateLogStream", "logs:PutLogEvents"], writing),
         # PutMetricData has no resources, only this condition:
         # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazoncloudwatch.html
