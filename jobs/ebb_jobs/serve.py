@@ -20,13 +20,15 @@ from typing import Any, Protocol
 import numpy as np
 
 if __package__:
-    from ebb_jobs import runtimes  # inside the jobs, to be measured
+    from ebb_jobs import runtimes, scored  # inside the jobs, to be measured
     from ebb_jobs.bad_request import BadRequestError
 else:
     import runtimes  # type: ignore[import-not-found,no-redef]  # beside this file, in a bundle
+    import scored  # type: ignore[import-not-found,no-redef]
     from bad_request import BadRequestError  # type: ignore[import-not-found,no-redef]
 
-MAX_BODY_BYTES = 6 * 2**20
+MAX_BODY_BYTES = int(os.environ.get("EBB_MAX_BODY_MIB", "6")) * 2**20
+"""More where whole files are scored: a batch transform sends up to 100 MiB at once."""
 CHUNK_VALUES = 2**17
 """Numbers of the input that go through the network at once, so that a large request takes no more memory than that."""
 CODECS = ("tabular", "image", "text", "tensors")
@@ -66,7 +68,10 @@ class Model:
         return self.codec.predictions(self.run(self.codec.encode(raws)))
 
     def respond(self, body: bytes, content_type: str, accept: str) -> tuple[bytes, str]:
-        """Return the response as JSON, or as the codec itself writes it. Raises BadRequestError."""
+        """Return the response as JSON, as a scored file, or as the codec itself writes it. Raises BadRequestError."""
+        form = scored.form_of(content_type, accept)
+        if form:
+            return scored.answer(body, form, lambda part, kind: self.predict(self.codec.parse(part, kind))), form
         outputs = self.run(self.codec.encode(self.codec.parse(body, content_type)))
         if hasattr(self.codec, "respond") and (written := self.codec.respond(outputs, accept)):
             return written
