@@ -15,6 +15,8 @@ from botocore.validate import ParamValidator
 
 # Java's Unicode classes, which the models use and `re` does not know. Wider is fine: the text is ours.
 _JAVA_CLASSES = {
+    r"\uD800\uDC00-\uDBFF\uDFFF": r"\U00010000-\U0010FFFF",  # what takes two of Java's characters
+    r"\p{Print}": r"[ -~]",
     r"\p{L}": r"A-Za-zÀ-ɏ",
     r"\p{N}": r"0-9",
     r"\p{Z}": r"\s",

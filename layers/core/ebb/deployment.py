@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ebb import footprint, names, requests
+from ebb.addresses import Address
 from ebb.requests import roles
 from ebb.settings import StackSettings
 from ebb.spec import SERVERLESS_MEMORY_MB, ServeSpec
@@ -162,31 +163,16 @@ def alarms(
     stack: StackSettings, project: str, *, candidate: Mapping[str, Any], serve: ServeSpec
 ) -> list[dict[str, Any]]:
     """Return the alarms that are born with an endpoint: it fails, or it is slow."""
-    endpoint, tags = names.endpoint(stack.stack, project), names.tags(stack.stack, project)
+    tags = names.tags(stack.stack, project)
+    at = Address(
+        address=names.endpoint(stack.stack, project),
+        kind="serverless",
+        endpoint_name=names.endpoint_of_kind(stack.stack, project, "serverless"),
+    )
     actions = [stack.notifications_topic_arn] if stack.notifications_topic_arn else []
-    limit_s = _latency_limit_s(candidate, serve)
     return [
-        requests.put_metric_alarm(
-            name=names.alarm(stack.stack, project, "errors"),
-            endpoint=endpoint,
-            metric="Invocation5XXErrors",
-            statistic="Sum",
-            threshold=1,
-            description=f"The endpoint {endpoint} answered with an error of its own",
-            actions=actions,
-            tags=tags,
-        ),
-        requests.put_metric_alarm(
-            name=names.alarm(stack.stack, project, "latency"),
-            endpoint=endpoint,
-            metric="ModelLatency",
-            statistic="p95",
-            threshold=round(limit_s * requests.alarms.MICROSECONDS_PER_SECOND),  # as ModelLatency counts
-            description=f"The model behind {endpoint} took longer than {limit_s * 1000:.0f} ms for 1 request in 20",
-            actions=actions,
-            tags=tags,
-            evaluation_periods=3,
-        ),
+        requests.alarms.errors(at, actions=actions, tags=tags),
+        requests.alarms.latency(at, limit_s=_latency_limit_s(candidate, serve), actions=actions, tags=tags),
     ]
 
 

@@ -6,6 +6,7 @@ from ebb.requests.hosting import create_endpoint, create_endpoint_config, create
 from ebb.requests.jobs import create_processing_job, create_training_job
 from ebb.requests.registry import create_model_package, create_model_package_group
 from ebb.requests.roles import create_role, put_role_policy
+from ebb.requests.transforms import create_transform_job
 
 __all__ = [
     "create_endpoint",
@@ -15,6 +16,7 @@ __all__ = [
     "create_model_package_group",
     "create_processing_job",
     "create_role",
+    "create_transform_job",
     "create_training_job",
     "put_metric_alarm",
     "put_role_policy",

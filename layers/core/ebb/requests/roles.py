@@ -49,7 +49,7 @@ _READS = {
     "train": ("a*/process/curated/*", "checkpoints/train/*"),
     "compress": ("a*/process/curated/*", "a*/train/*", "checkpoints/compress/*"),
     "compile": ("a*/process/curated/*", "a*/train/*", "a*/compress/*", "a*/compile/bundles/*"),
-    "model": ("a*/compile/bundles/*",),
+    "model": ("a*/compile/bundles/*", "manifest.json"),
 }
 _WRITES = {
     "process": ("a*/process/*",),
