@@ -34,7 +34,9 @@ def test_everything_that_a_user_may_write_today():
         data: {target: label, mode: append}
         train: {metric: accuracy, target: 0.98, max_runtime: 2h, spot: false, instance: ml.m5.xlarge, epochs: 20}
         compress: {max_metric_drop: 0.02, methods: [quantize]}
-        serve: {kind: serverless, p95_latency: 50ms, cold_start: allowed, requests_per_day: 500, idle_after: 15m}
+        serve: {kind: realtime, p95_latency: 50ms, cold_start: allowed, requests_per_day: 500, idle_after: 15m,
+                availability: normal, instance: ml.c5.large, max_copies: 4, watch: 10m, queue_for: 2h,
+                max_payload_mb: 5}
         retrain: {schedule: rate(7 days), drift: {psi: 0.2}, deadline: 24h}
         carbon: {budget: 500g, signal: average}
         """
@@ -177,7 +179,11 @@ def test_fields_that_do_not_fit_each_other_name_the_field_and_its_line(text, lin
             "task: video\n", 1, "task", "image-classification, text-classification, custom", id="no such task"
         ),
         pytest.param(
-            "serve: {kind: async}\n", 1, "comes later", "auto, serverless", id="a serve kind that comes later"
+            "serve: {kind: edge}\n",
+            1,
+            "serve.kind",
+            "auto, serverless, async, realtime, shared, batch",
+            id="no such kind",
         ),
         pytest.param(
             "compress: {methods: [sparsify]}\n", 1, "methods", "distill, prune, quantize", id="no such method"
@@ -247,3 +253,76 @@ def test_text_that_yaml_itself_stumbles_over_is_refused(text, problem):
 def test_a_duration_beyond_all_time_is_refused():
     with pytest.raises(InvalidSpecError, match=r"serve\.idle_after"):
         spec.parse(b"serve: {idle_after: 99999999999999999d}", file="p/pipeline.yaml")
+
+
+@pytest.mark.parametrize("kind", spec.SERVE_KINDS)
+def test_every_kind_of_serving_may_be_asked_for(kind):
+    assert parse(f"serve: {{kind: {kind}}}").serve.kind == kind
+
+
+def test_without_a_word_about_it_an_endpoint_sleeps_as_its_traffic_says():
+    asked = parse("").serve
+    assert asked.idle_after is None
+    assert asked.queue_for == timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("serve", "field", "remedy"),
+    [
+        pytest.param(
+            "availability: high, kind: serverless", "availability", "realtime", id="serverless keeps no copies"
+        ),
+        pytest.param("availability: high, kind: async", "availability", "realtime", id="async keeps no copies"),
+        pytest.param("availability: high, kind: batch", "availability", "realtime", id="batch keeps no copies"),
+        pytest.param("availability: high, idle_after: 1h", "idle_after", "remove one", id="high never sleeps"),
+        pytest.param("availability: high, max_copies: 1", "max_copies", "2 or more", id="high needs two copies"),
+        pytest.param(
+            "availability: high, memory_mb: 2048", "memory_mb", "instance", id="high is no serverless endpoint"
+        ),
+        pytest.param("cold_start: avoid, kind: serverless", "cold_start", "auto", id="serverless starts cold"),
+        pytest.param("cold_start: avoid, kind: batch", "cold_start", "auto", id="every batch job starts cold"),
+        pytest.param("cold_start: avoid, idle_after: 1h", "idle_after", "cold_start: allowed", id="sleep starts cold"),
+        pytest.param("kind: batch, p95_latency: 1s", "p95_latency", "another kind", id="batch answers no request"),
+        pytest.param("kind: serverless, idle_after: 1h", "idle_after", "remove it", id="serverless has no sleep"),
+        pytest.param("kind: batch, idle_after: 1h", "idle_after", "remove it", id="batch has no sleep"),
+        pytest.param("kind: realtime, memory_mb: 2048", "memory_mb", "instance", id="an instance has its memory"),
+        pytest.param("kind: shared, memory_mb: 2048", "memory_mb", "instance", id="a shared one too"),
+        pytest.param("memory_mb: 2048, instance: ml.m5.large", "memory_mb", "one of the two", id="which of the two"),
+        pytest.param(
+            "kind: serverless, instance: ml.m5.large", "instance", "memory_mb", id="serverless has no machine"
+        ),
+        pytest.param("kind: serverless, max_copies: 2", "max_copies", "remove it", id="serverless has no copies"),
+        pytest.param("kind: batch, watch: 5m", "watch", "remove it", id="nobody watches a batch job"),
+        pytest.param("kind: serverless, max_payload_mb: 5", "max_payload_mb", "async", id="serverless takes 4 MB"),
+        pytest.param("kind: realtime, max_payload_mb: 7", "max_payload_mb", "async", id="realtime takes 6 MB"),
+        pytest.param("instance: ml.g5.xlarge", "instance", "accelerator", id="an accelerator would not be used"),
+        pytest.param("instance: ml.c7g.large", "instance", "arm64", id="the images are not built for Graviton"),
+        pytest.param("instance: ml.t2.medium", "instance", "scaled", id="a burstable type cannot sleep"),
+        pytest.param("instance: ml.x9.huge", "instance", "ml.m5.large", id="an instance that nobody knows"),
+        pytest.param("recommender: true", "recommender", "own measurement", id="the recommender is not called yet"),
+        pytest.param("watch: 2h", "watch", "", id="nobody watches longer than AWS does"),
+        pytest.param("queue_for: 7h", "queue_for", "", id="an asynchronous request waits six hours at most"),
+    ],
+)
+def test_contradictions_about_serving_name_the_field_and_the_way_out(serve, field, remedy):
+    rejection = refused(f"serve: {{{serve}}}\n")
+    assert rejection.column == f"serve.{field}"
+    assert rejection.line == 1
+    assert remedy in rejection.remedy
+
+
+@pytest.mark.parametrize(
+    "serve",
+    [
+        "availability: high",
+        "availability: high, kind: shared, max_copies: 2",
+        "cold_start: avoid",
+        "cold_start: avoid, kind: async",
+        "kind: async, max_payload_mb: 900, idle_after: 5m",
+        "memory_mb: 2048, idle_after: 15m",
+    ],
+)
+def test_what_fits_together_is_accepted_and_reads_back_as_itself(serve):
+    asked = parse(f"serve: {{{serve}}}")
+    assert spec.PipelineSpec.model_validate(asked.resolved()) == asked
+    assert asked.not_acted_on() == []

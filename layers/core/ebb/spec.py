@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
@@ -28,11 +29,9 @@ ENTRY_POINT = "train.py"
 HYPERPARAMETERS_MAX_CHARS = 1_500
 CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "auc", "roc_auc", "log_loss")
 REGRESSION_METRICS = ("rmse", "mae", "r2")
-SERVE_KINDS = ("auto", "serverless")
-SERVE_KINDS_LATER = ("realtime", "async", "batch")
+SERVE_KINDS = ("auto", "serverless", "async", "realtime", "shared", "batch")
 SERVERLESS_MEMORY_MB = (1024, 2048, 3072, 4096, 5120, 6144)  # dg/serverless-endpoints: exactly these
 _LATER = {
-    "serve": ("cold_start", "requests_per_day", "idle_after"),
     "retrain": ("schedule", "drift", "deadline"),
     "carbon": ("budget", "signal"),
 }
@@ -68,10 +67,8 @@ def _grams(value: Any, info: ValidationInfo) -> Any:
     raise ValueError("write a mass with its unit: 500g or 2kg")
 
 
-def _one_of(known: tuple[str, ...], later: tuple[str, ...]) -> Any:
+def _one_of(known: tuple[str, ...]) -> Any:
     def check(value: Any) -> Any:
-        if value in later:
-            raise ValueError(f"{value} comes later; today write one of: {', '.join(known)}")
         if value is not None and value not in known:
             raise ValueError(f"write one of: {', '.join(known)}")
         return value
@@ -84,9 +81,10 @@ def _number(value: timedelta) -> float:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_number, return_type=float)]
+Short = Annotated[Duration, Field(ge=timedelta(0), le=timedelta(hours=1))]
 Grams = Annotated[float, BeforeValidator(_grams)]
 METHODS = ("distill", "prune", "quantize")
-Method = Annotated[str, _one_of(METHODS, ())]
+Method = Annotated[str, _one_of(METHODS)]
 
 
 class _Part(BaseModel):
@@ -112,7 +110,7 @@ class TrainSpec(_Part):
     come with the data, its file, and what it is called with.
     """
 
-    metric: Annotated[str | None, _one_of((*CLASSIFICATION_METRICS, *REGRESSION_METRICS), ())] = None
+    metric: Annotated[str | None, _one_of((*CLASSIFICATION_METRICS, *REGRESSION_METRICS))] = None
     target: float | None = Field(default=None, allow_inf_nan=False)
     max_runtime: Annotated[Duration, Field(ge=timedelta(minutes=1), le=timedelta(days=5))] = timedelta(hours=1)
     spot: bool = True
@@ -178,14 +176,105 @@ class CompressSpec(_Part):
 
 
 class ServeSpec(_Part):
-    """How the model is served."""
+    """How the model is served: which kind of endpoint, how fast it must answer, and when it may sleep.
 
-    kind: Annotated[str, _one_of(SERVE_KINDS, SERVE_KINDS_LATER)] = "auto"
+    With `kind: auto` the kind follows from the other fields and from the traffic (`ebb.serving`). Without `idle_after`
+    the time after which an endpoint sleeps follows its own traffic; a request that meets it asleep waits `queue_for` at
+    most. A new model or kind is watched for `watch` before the old one goes; without it, five minutes where there are
+    calls.
+    """
+
+    kind: Annotated[str, _one_of(SERVE_KINDS)] = "auto"
     p95_latency: Annotated[Duration, Field(gt=timedelta(0))] | None = None
     cold_start: Literal["allowed", "avoid"] = "allowed"
-    requests_per_day: int | None = Field(default=None, ge=0)
-    idle_after: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(minutes=15)
+    requests_per_day: int | None = Field(default=None, ge=0, le=10**10)
+    idle_after: Annotated[Duration, Field(ge=timedelta(minutes=1))] | None = None
     memory_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144] | None = None
+    availability: Literal["normal", "high"] = "normal"
+    instance: str = "auto"
+    max_copies: int | None = Field(default=None, ge=1, le=100)
+    watch: Short | None = None
+    # An asynchronous endpoint keeps a request for six hours at most, and no longer than a minute at least:
+    # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpointAsync.html
+    queue_for: Annotated[Duration, Field(ge=timedelta(minutes=1), le=timedelta(hours=6))] = timedelta(hours=1)
+    max_payload_mb: int | None = Field(default=None, ge=1, le=1000)
+    recommender: Literal[False] = False
+
+    @field_validator("instance")
+    @classmethod
+    def _can_serve(cls, value: str) -> str:
+        fitting = [each.name for each in catalog.hosting() if each.serves_ebb]
+        if value == "auto" or value in fitting:
+            return value
+        known = next((each for each in catalog.hosting() if each.name == value), None)
+        why = f"{value} {known.why_not}; " if known else ""
+        raise ValueError(f"{why}write auto or one of: {', '.join(fitting)}")
+
+    @field_validator("recommender", mode="before")
+    @classmethod
+    def _measured_by_ebb(cls, value: Any) -> Any:
+        if value:
+            raise ValueError("Inference Recommender is not called yet; remove it: Ebb sizes from its own measurement")
+        return value
+
+    @model_validator(mode="after")
+    def _fields_fit_kind(self) -> "ServeSpec":
+        for name, clash in self._clashes():
+            raise spec_text.misplaced(("serve", name), clash)
+        return self
+
+    def _clashes(self) -> Iterator[tuple[str, str]]:
+        """Give each field that contradicts another one, with what to write instead."""
+        kind = self.kind
+        if self.availability == "high":
+            if kind in ("serverless", "async", "batch"):
+                yield (
+                    "availability",
+                    f"high keeps two copies awake, {kind} has none; write kind: realtime, shared or auto",
+                )
+            if self.idle_after is not None:
+                yield "idle_after", "with availability: high an endpoint never sleeps; remove one of the two"
+            if self.max_copies == 1:
+                yield "max_copies", "availability: high keeps two copies; write 2 or more, or availability: normal"
+        if self.cold_start == "avoid":
+            if kind in ("serverless", "batch"):
+                yield (
+                    "cold_start",
+                    f"{kind} starts cold; write kind: auto, realtime, async or shared, or cold_start: allowed",
+                )
+            if self.idle_after is not None:
+                yield "idle_after", "what sleeps starts cold; remove it, or write cold_start: allowed"
+        if kind == "batch" and self.p95_latency is not None:
+            yield "p95_latency", "batch answers whole files, not requests; remove it, or write another kind"
+        if kind in ("serverless", "batch") and self.idle_after is not None:
+            yield "idle_after", f"{kind} has nothing to put to sleep; remove it, or write another kind"
+        yield from self._clashing_sizes()
+
+    def _clashing_sizes(self) -> Iterator[tuple[str, str]]:
+        kind = self.kind
+        if self.memory_mb is not None:
+            if kind not in ("auto", "serverless"):
+                yield (
+                    "memory_mb",
+                    f"it is a size of serverless endpoints, {kind} has an instance; write instance instead",
+                )
+            if self.instance != "auto":
+                yield "memory_mb", "it is a size of serverless endpoints, which have no instance; write one of the two"
+            if self.availability == "high":
+                yield (
+                    "memory_mb",
+                    "it is a size of serverless endpoints, which keep no copies awake; write instance instead",
+                )
+        if kind == "serverless" and self.instance != "auto":
+            yield "instance", "a serverless endpoint has none; write memory_mb instead, or kind: realtime"
+        if kind in ("serverless", "batch") and self.max_copies is not None:
+            yield "max_copies", f"{kind} keeps no copies; remove it, or write another kind"
+        if kind == "batch" and self.watch is not None:
+            yield "watch", "a batch job is not watched while it is replaced; remove it, or write another kind"
+        if self.max_payload_mb is not None:
+            most = catalog.serving_limits().payload_mb.get(kind)
+            if most is not None and self.max_payload_mb > most:
+                yield "max_payload_mb", f"{kind} takes {most} MB at most; write kind: auto or async, or a smaller size"
 
 
 class DriftSpec(_Part):
@@ -212,7 +301,7 @@ class CarbonSpec(_Part):
 class PipelineSpec(_Part):
     """What the user asks for, with every default filled in."""
 
-    task: Annotated[str | None, _one_of(TASKS, ())] = None
+    task: Annotated[str | None, _one_of(TASKS)] = None
     data: DataSpec = DataSpec()
     train: TrainSpec = TrainSpec()
     compress: CompressSpec = CompressSpec()
@@ -309,4 +398,4 @@ def _known_fields(place: tuple[str | int, ...]) -> list[str]:
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
         if model is None:
             return []
-    return [name for name in model.model_fields if name != "tune"]
+    return [name for name in model.model_fields if name not in ("tune", "recommender")]

@@ -36,6 +36,23 @@ class Instance:
     processor: str
     price_usd_per_hour: Band
     accelerator: Accelerator | None = None
+    architecture: str = "x86_64"
+    autoscaling: bool = True
+    hosting_only: bool = False
+
+    @property
+    def why_not(self) -> str | None:
+        """Return why Ebb serves no model on it, None when it does."""
+        if self.accelerator:
+            return "has an accelerator, which Ebb's serving images do not use"
+        if self.architecture != "x86_64":
+            return f"is {self.architecture}, and Ebb's serving images are built for x86_64"
+        return None if self.autoscaling else "cannot be scaled automatically, so it could not sleep"
+
+    @property
+    def serves_ebb(self) -> bool:
+        """Return whether Ebb may serve its models on it."""
+        return self.why_not is None
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,32 @@ class Processor:
 
 
 @dataclass(frozen=True)
+class ServingLimits:
+    """What each kind of serving takes at most."""
+
+    payload_mb: dict[str, int]  # of one request
+    answer_s: dict[str, int]  # for one answer
+    serverless_concurrency: int  # of one endpoint
+    serverless_concurrency_new_account: int  # of all endpoints together
+
+
+@dataclass(frozen=True)
+class Waking:
+    """How long the kinds of serving take to wake, and what they hold meanwhile."""
+
+    image_pull_s: Band  # serverless, the image of exported models
+    large_image_pull_s: Band  # serverless, the image with PyTorch
+    warm_s: Band  # how long serverless keeps an idle container
+    warm_vcpu_share: Band  # of an idle container's vCPUs what nobody else gets
+    instance_s: Band  # until a new instance answers
+    large_image_s: Band  # what PyTorch's image adds to that
+    component_s: Band  # until a copy on an instance that is up answers
+    async_overhead_s: Band  # what S3 and the queue add to an answer
+    usable_memory_share: float
+    busy_share: float
+
+
+@dataclass(frozen=True)
 class Serverless:
     """What a serverless endpoint costs while it answers."""
 
@@ -55,7 +98,13 @@ class Serverless:
 
 
 def instances() -> tuple[Instance, ...]:
-    """Return the instance types that sizing may choose."""
+    """Return the instance types that sizing may choose for jobs."""
+    return tuple(each for each in hosting() if not each.hosting_only)
+
+
+@cache
+def hosting() -> tuple[Instance, ...]:
+    """Return the instance types that can host a model: those of jobs, and those that do nothing else."""
     facts = _facts("instances.yaml")
     return tuple(
         Instance(
@@ -65,6 +114,9 @@ def instances() -> tuple[Instance, ...]:
             entry["processor"],
             Band.within(entry["price_usd_per_hour"], entry.get("price_band", facts["price"]["band"])),
             _accelerator(entry["accelerator"], entry.get("accelerators", 1)) if "accelerator" in entry else None,
+            entry.get("architecture", "x86_64"),
+            entry.get("autoscaling", True),
+            entry.get("hosting") == "only",
         )
         for name, entry in facts["instances"].items()
     )
@@ -77,8 +129,8 @@ def _accelerator(model: str, count: int) -> Accelerator:
 
 
 def instance(name: str) -> Instance | None:
-    """Return one instance type, None when the catalog does not know it."""
-    return next((known for known in instances() if known.name == name), None)
+    """Return one instance type, for jobs or for hosting; None when the catalog does not know it."""
+    return next((known for known in hosting() if known.name == name), None)
 
 
 def build_machine(compute_type: str) -> Instance | None:
@@ -122,6 +174,29 @@ def serverless() -> Serverless:
     return Serverless(Band.of(entry["usd_per_gib_second"]), Band.of(entry["gib_per_vcpu"]))
 
 
+def serving_limits() -> ServingLimits:
+    """Return what each kind of serving takes at most, as AWS documents it."""
+    return ServingLimits(**{key: _facts("hosting.yaml")["limits"][key] for key in ServingLimits.__dataclass_fields__})
+
+
+def waking() -> Waking:
+    """Return how long each kind of serving takes to wake."""
+    facts = _facts("hosting.yaml")
+    serverless, instance = facts["serverless"], facts["instance"]
+    return Waking(
+        image_pull_s=Band.of(serverless["image_pull_s"]),
+        large_image_pull_s=Band.of(serverless["large_image_pull_s"]),
+        warm_s=Band.of(serverless["warm_s"]),
+        warm_vcpu_share=Band.of(serverless["warm_vcpu_share"]),
+        instance_s=Band.of(instance["wake_s"]),
+        large_image_s=Band.of(instance["large_image_s"]),
+        component_s=Band.of(facts["component"]["wake_s"]),
+        async_overhead_s=Band.of(facts["async"]["overhead_s"]),
+        usable_memory_share=float(facts["usable_memory_share"]),
+        busy_share=float(facts["busy_share"]),
+    )
+
+
 def memory_kwh_per_gib_hour() -> Band:
     """Return the energy of keeping a GiB of memory for an hour."""
     return Band.of(_facts("power.yaml")["memory"]["kwh_per_gib_hour"])
@@ -157,6 +232,7 @@ def sources() -> list[dict[str, str]]:
     entries += [(name, power[name], "year") for name in ("memory", "embodied", "pue")]
     entries += [("grid intensity", grid, "year"), ("instance prices", price["price"], "date")]
     entries += [("serverless price", _facts("serverless.yaml"), "date")]
+    entries += [("cold starts", _facts("hosting.yaml")["serverless"], "date")]
     entries += [("image build price", _facts("builds.yaml"), "date")]
     return [
         {"what": what, "source": entry["source"], "year": str(entry[when])[:4], "confidence": entry["confidence"]}
