@@ -1,0 +1,535 @@
+"""Keep-alive: how long an endpoint waits for its next call before it sleeps, learned from its own calls.
+
+Two steps, both pure. `learn` reads the complete days of an endpoint's history, at most 14, and answers with the habit
+that would have cost least; `window` says what the habit means now. A habit is one of five, and its reason one sentence:
+
+    awake     the SLA forbids cold starts and no habit below is reliable enough: it stays awake
+    window    it sleeps after as long a silence as would have cost least (the histogram of its silences), or, with
+              little history, after the break-even time, which never costs more than twice the best choice
+    timer     its calls come at steady distances: it sleeps after each and is woken just before the next is due
+    hours     it is called at certain hours of the week: awake then, asleep otherwise, woken before they begin
+    silent    it was not called for a week or more
+
+What a silence of `g` minutes costs, in minutes awake, for a window of `w` minutes (ski rental: to rent is to stay
+awake, to buy is to sleep and wake again):
+
+    g                      when g <= w + lag
+    w + lag + wake + wait  otherwise: it slept; `wake` is billed, `wait` is what the waiting of a caller is worth
+Source of the competitive bound: Karlin et al., Competitive Snoopy Caching, Algorithmica 3 (1988).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate, pairwise
+from typing import Literal
+
+ColdStart = Literal["allowed", "avoid"]
+Calls = Mapping[datetime, float] | Iterable[datetime]
+
+MINUTE = timedelta(minutes=1)
+DAY_MIN = 24 * 60
+WEEK_MIN = 7 * DAY_MIN
+HISTORY = timedelta(days=14)  # CloudWatch keeps minutes for 15 days
+SHORTEST, LONGEST = timedelta(minutes=1), timedelta(hours=2)  # the bounds of a learned window
+
+# Chosen on the tuning seeds of benchmarks/simulate.py, reported on others.
+ENOUGH_SILENCES = 8  # fewer say nothing of the next one
+PATIENCE = (
+    0.5  # what one allowed cold start is worth, in wakes: a caller who waits for a wake counts half of what it costs
+)
+FORBIDDEN_SHARE = 0.0025  # of requests that may meet it cold where the SLA forbids it: half of the promised 0.5 %
+SLOT_MIN = 30  # of the week, for `hours`
+AROUND_SLOTS = 1  # and so many slots before and after each
+SILENT_DAYS = 7
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What staying awake and waking cost. Only ratios matter: watts do as well as USD."""
+
+    awake_per_hour: float = 1.0  # USD or watts
+    wake_s: float = 300.0  # from the wake call until it answers; billed
+    lag_s: float = 120.0  # from the decision to sleep until nothing is billed: the alarm's period, the grace
+    cold_start_allowed: float | None = None  # USD or watt-hours that one is worth; default: PATIENCE wakes
+
+    @property
+    def wake_min(self) -> int:
+        """Whole minutes that one wake takes."""
+        return max(1, math.ceil(self.wake_s / 60))
+
+    @property
+    def lag_min(self) -> int:
+        """Whole minutes from the decision until nothing is billed."""
+        return math.ceil(self.lag_s / 60)
+
+    @property
+    def wait_min(self) -> float:
+        """Minutes awake that an allowed cold start is worth."""
+        if self.cold_start_allowed is None:
+            return PATIENCE * self.wake_min
+        return self.cold_start_allowed / self.awake_per_hour * 60 if self.awake_per_hour else 0.0
+
+
+@dataclass(frozen=True)
+class KeepAlive:
+    """When to sleep and when to wake again.
+
+    `idle_after` counts from the last call, or from when it came into service if that is later; None: it stays awake.
+    `prewake_at` is when to start waking it, so that it answers in time; None: its next call wakes it.
+    """
+
+    idle_after: timedelta | None
+    prewake_at: datetime | None
+    reason: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window and the silences that it was chosen on."""
+
+    minutes: int
+    silences: int  # of these
+    longer: int  # so many lasted longer than the window
+    part: str = ""  # of the week, empty for all of it
+
+
+@dataclass(frozen=True)
+class Habit:
+    """What the complete days of a history say. Minutes are counted from 1970, UTC."""
+
+    kind: Literal["awake", "window", "timer", "hours", "silent"]
+    days: float
+    windows: tuple[Window, ...] = ()  # one for each part of the week, or one for all
+    head_min: int = 0  # timer: the next call is due from here
+    tail_min: int = 0  # timer: to here, counted from the last call
+    hours: tuple[tuple[int, int], ...] = ()  # hours: stretches [start, end) of the week's minutes
+    wake_min: int = 5
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def shortest_min(self) -> int:
+        """Fewer silent minutes than this never put it to sleep; it saves asking."""
+        return min((each.minutes for each in self.windows), default=1)
+
+
+def window(
+    calls: Calls,
+    *,
+    now: datetime,
+    costs: Costs,
+    cold_start: ColdStart = "allowed",
+    idle_after: timedelta | None = None,
+    observed_since: datetime | None = None,
+    awake_since: datetime | None = None,
+) -> KeepAlive:
+    """Return how long to keep an endpoint awake, from its own calls up to `now`.
+
+    `calls` are the minutes in which it was called, with or without how often; `observed_since` is when it began to be
+    watched (None: with its first call, at most 14 days ago); `awake_since` when it last came into service. A window
+    that the user gave wins over everything learned.
+    """
+    minutes, counts = history(calls, now=now)
+    at = _minute(now)
+    last = minutes[-1] if minutes else None
+    if idle_after is not None:
+        return given(idle_after)
+    since = _minute(observed_since) if observed_since else (minutes[0] if minutes else at)
+    habit = learn(minutes, counts, since=since, until=at - at % DAY_MIN, cold_start=cold_start, costs=costs)
+    return decide(habit, at=at, last=last, awake_since=_minute(awake_since) if awake_since else None)
+
+
+def given(idle_after: timedelta) -> KeepAlive:
+    """Return the window that the user asked for."""
+    return KeepAlive(idle_after, None, f"its spec says to sleep after {told(_whole(idle_after))} without a call")
+
+
+def history(calls: Calls, *, now: datetime) -> tuple[list[int], list[float]]:
+    """Return the minutes with calls of the last 14 days up to `now`, sorted, and how many calls each had."""
+    counted = calls.items() if isinstance(calls, Mapping) else ((moment, 1.0) for moment in calls)
+    first, last = _minute(now - HISTORY), _minute(now)
+    seen: dict[int, float] = {}
+    for moment, count in counted:
+        minute = _minute(moment)
+        if count > 0 and first <= minute <= last:
+            seen[minute] = seen.get(minute, 0.0) + count
+    return sorted(seen), [seen[minute] for minute in sorted(seen)]
+
+
+def learn(
+    minutes: Sequence[int],
+    counts: Sequence[float],
+    *,
+    since: int,
+    until: int,
+    cold_start: ColdStart,
+    costs: Costs,
+) -> Habit:
+    """Return the habit that would have cost least in the complete days [since, until) of a history.
+
+    `minutes` are sorted and hold each minute with calls once. Where the SLA forbids cold starts, only habits count by
+    which at most FORBIDDEN_SHARE of the requests would have met it cold, and one more than was seen is expected.
+    """
+    since = max(since, until - HISTORY // MINUTE)
+    low, high = bisect_left(minutes, since), bisect_left(minutes, until)
+    days = max(0.0, (until - since) / DAY_MIN)
+    last_before = minutes[high - 1] if high else None
+    silent_since = since if high == low else minutes[high - 1]
+    if days >= SILENT_DAYS and until - silent_since >= SILENT_DAYS * DAY_MIN:
+        return Habit("silent", days, (Window(1, 0, 0),), wake_min=costs.wake_min)
+    seen = _Seen.of(minutes[low:high], counts[low:high], until=until, costs=costs)
+    forbidden = cold_start == "avoid"
+    if forbidden and (days < SILENT_DAYS or last_before is None):
+        return Habit("awake", days, wake_min=costs.wake_min)
+    if len(seen.silences) < ENOUGH_SILENCES and not forbidden:
+        return Habit("window", days, (Window(costs.wake_min, len(seen.silences), 0),), wake_min=costs.wake_min)
+    found = [_window_habit(seen, days, forbidden), _timer_habit(seen, days), *_hours_habits(seen, days)]
+    offers = [offer for offer in found if offer]
+    if forbidden:
+        most = FORBIDDEN_SHARE * seen.requests
+        offers = [offer for offer in offers if offer.late + seen.late_each <= most]
+        offers.append(_Offer(Habit("awake", days), float(sum(length for *_, length in seen.silences)), 0, 0))
+        best = min(offers, key=lambda offer: offer.awake_min)
+    else:
+        best = min(offers, key=lambda offer: offer.awake_min + offer.cold * costs.wait_min)
+    numbers = {"cold_starts": best.cold, "silences": len(seen.silences), "requests": seen.requests}
+    return replace(best.habit, wake_min=costs.wake_min, numbers=numbers)
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """A habit and what it would have cost: idle minutes awake and of waking, cold starts, requests that met them."""
+
+    habit: Habit
+    awake_min: float
+    cold: float
+    late: float
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The silences of a history that are long enough for a choice: (first silent minute, next call, silent minutes)."""
+
+    minutes: Sequence[int]
+    silences: list[tuple[int, int, int]]
+    late: list[float]  # for each, the requests that come before it is awake if its end is a cold start
+    requests: float
+    costs: Costs
+
+    @classmethod
+    def of(cls, minutes: Sequence[int], counts: Sequence[float], *, until: int, costs: Costs) -> _Seen:
+        # silences that no window reaches cost the same whatever is chosen
+        least = SHORTEST // MINUTE + costs.lag_min + 1
+        found = [(a + 1, b, b - a - 1) for a, b in pairwise(minutes) if b - a > least]
+        total = [0.0, *accumulate(counts)]
+        wake = costs.wake_min
+        late = []
+        for _, end, _ in found:
+            first = bisect_left(minutes, end)
+            late.append(total[bisect_left(minutes, end + wake, first)] - total[first])
+        if minutes and until - minutes[-1] > LONGEST // MINUTE:  # still silent: long enough to be told from the others
+            found.append((minutes[-1] + 1, until, until - minutes[-1] - 1))
+            late.append(1.0)
+        return cls(minutes, found, late, total[-1], costs)
+
+    @property
+    def late_each(self) -> float:
+        """Requests that one cold start holds up, on average; at least one."""
+        return max(1.0, sum(self.late) / len(self.late)) if self.late else 1.0
+
+
+def _window_habit(seen: _Seen, days: float, forbidden: bool) -> _Offer | None:
+    """Return the windows that would have cost least, one for each part of the week with enough silences."""
+    everywhere = _best_window(seen, list(range(len(seen.silences))), forbidden)
+    parts: dict[int, list[int]] = {}
+    for number, (start, _, _) in enumerate(seen.silences):
+        parts.setdefault(part_of_week(start), []).append(number)
+    windows, awake, cold, late = [], 0.0, 0.0, 0.0
+    for part in range(PARTS):
+        members = parts.get(part, [])
+        if len(members) >= ENOUGH_SILENCES and not forbidden:
+            best, *cost = _best_window(seen, members, forbidden)
+            best = replace(best, part=_told_part(part))
+        else:
+            best = everywhere[0]
+            cost = list(_cost_of_window(seen, members, best.minutes))
+        windows.append(best)
+        awake, cold, late = awake + cost[0], cold + cost[1], late + cost[2]
+    return _Offer(Habit("window", days, tuple(windows)), awake, cold, late)
+
+
+def _best_window(seen: _Seen, members: list[int], forbidden: bool) -> tuple[Window, float, float, float]:
+    costs = seen.costs
+    longest = LONGEST // MINUTE
+    # by length: how many, how many minutes, how many late requests
+    number, length_sum, late_sum = ([0.0] * (longest + costs.lag_min + 2) for _ in range(3))
+    for member in members:
+        length = seen.silences[member][2]
+        at = min(length, longest + costs.lag_min + 1)
+        number[at] += 1
+        length_sum[at] += length
+        late_sum[at] += seen.late[member]
+    count, late_all = float(len(members)), sum(late_sum)
+    shorter, kept, late_kept = 0.0, 0.0, 0.0
+    best: tuple[float, Window, float, float, float] | None = None
+    reach = 0
+    for minutes in range(1, longest + 1):
+        effective = minutes + costs.lag_min
+        while reach <= effective:
+            shorter += number[reach]
+            kept += length_sum[reach]
+            late_kept += late_sum[reach]
+            reach += 1
+        longer = count - shorter
+        awake = kept + longer * (effective + costs.wake_min)
+        late = late_all - late_kept
+        key = awake + longer * (0.0 if forbidden else costs.wait_min)
+        if forbidden and late + seen.late_each > FORBIDDEN_SHARE * seen.requests and minutes < longest:
+            continue
+        if best is None or key < best[0]:
+            best = (key, Window(minutes, len(members), int(longer)), awake, longer, late)
+    assert best is not None
+    return best[1:]
+
+
+def _cost_of_window(seen: _Seen, members: Sequence[int], minutes: int) -> tuple[float, float, float]:
+    effective = minutes + seen.costs.lag_min
+    awake = cold = late = 0.0
+    for member in members:
+        length = seen.silences[member][2]
+        if length <= effective:
+            awake += length
+        else:
+            awake += effective + seen.costs.wake_min
+            cold += 1
+            late += seen.late[member]
+    return awake, cold, late
+
+
+def _timer_habit(seen: _Seen, days: float) -> _Offer | None:
+    """Return the best habit of sleeping after each call and waking before the next is due."""
+    costs = seen.costs
+    effective, wake = 1 + costs.lag_min, costs.wake_min
+    lengths = sorted(length for *_, length in seen.silences if length > effective + wake)
+    if len(lengths) < ENOUGH_SILENCES // 2:
+        return None
+    best: _Offer | None = None
+    for share in (0.02, 0.05, 0.1, 0.25):
+        head = lengths[int(share * (len(lengths) - 1))] - 1
+        tail = lengths[math.ceil((1 - share) * (len(lengths) - 1))] + 1
+        if head - wake <= effective or (best and (head, tail) == (best.habit.head_min, best.habit.tail_min)):
+            continue
+        awake = cold = late = 0.0
+        for (_, _, length), held_up in zip(seen.silences, seen.late, strict=True):
+            if length <= effective:
+                awake += length
+            elif head <= length <= tail:
+                awake += effective + wake + length - head
+            else:
+                awake += effective + wake + (tail - head + wake if length > tail else 0)
+                cold += 1
+                late += held_up
+        habit = Habit("timer", days, (Window(1, len(lengths), 0),), head, tail)
+        offer = _Offer(habit, awake, cold, late)
+        if best is None or awake + cold * costs.wait_min < best.awake_min + best.cold * costs.wait_min:
+            best = offer
+    return best
+
+
+def _hours_habits(seen: _Seen, days: float) -> list[_Offer]:
+    """Return the habits of being awake at the hours of the week at which it was called on at least one or two days.
+
+    A call at an hour that no other day shares would have been missed had its own day not been seen: so often a miss is
+    expected (leave one day out).
+    """
+    if days < SILENT_DAYS or not seen.silences:
+        return []
+    days_of_slot = _days_of_slots(seen)
+    offers = []
+    for least in (1, 2):
+        hours = _stretches(days_of_slot, least, seen.costs)
+        sure = _stretches(days_of_slot, least + 1, seen.costs)
+        if not hours or hours == ((0, WEEK_MIN),):
+            continue
+        awake, _, _ = _cost_of_hours(seen, hours)
+        _, cold, late = _cost_of_hours(seen, sure)
+        habit = Habit("hours", days, (Window(seen.costs.wake_min, len(seen.silences), 0),), hours=hours)
+        offers.append(_Offer(habit, awake, cold, late))
+    return offers
+
+
+def _days_of_slots(seen: _Seen) -> dict[tuple[bool, int], int]:
+    """Return on how many days each slot of a weekday and of a day of the weekend had a call, or a slot beside it."""
+    of_day = DAY_MIN // SLOT_MIN
+    called: dict[tuple[bool, int], set[int]] = {}
+    for slot in {minute // SLOT_MIN for minute in seen.minutes}:
+        for near in range(slot - AROUND_SLOTS, slot + AROUND_SLOTS + 1):
+            day = near // of_day
+            called.setdefault((_weekend(day), near % of_day), set()).add(day)
+    return {key: len(days) for key, days in called.items()}
+
+
+def _stretches(days_of_slot: Mapping[tuple[bool, int], int], least: int, costs: Costs) -> tuple[tuple[int, int], ...]:
+    """Return the stretches of the week with calls on `least` days, those joined between which no sleep pays."""
+    of_day = DAY_MIN // SLOT_MIN
+    joined: list[list[int]] = []
+    for slot in range(7 * of_day):
+        if days_of_slot.get((_weekend(slot // of_day), slot % of_day), 0) < least:
+            continue
+        start = slot * SLOT_MIN
+        if joined and start - joined[-1][1] <= 2 * (costs.wake_min + costs.lag_min):
+            joined[-1][1] = start + SLOT_MIN
+        else:
+            joined.append([start, start + SLOT_MIN])
+    return tuple((start, end) for start, end in joined)
+
+
+def _cost_of_hours(seen: _Seen, hours: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+    costs = seen.costs
+    effective = costs.wake_min + costs.lag_min
+    starts = [start for start, _ in hours]
+    total = [0, *accumulate(end - start for start, end in hours)]
+
+    def before(minute: int) -> tuple[int, int, bool]:
+        """Return the expected minutes and the beginnings before a minute, and whether it is itself expected."""
+        weeks, at = divmod(minute, WEEK_MIN)
+        place = bisect_right(starts, at)
+        inside = place > 0 and at < hours[place - 1][1]
+        part = total[place] - (hours[place - 1][1] - at if inside else 0)
+        return weeks * total[-1] + part, weeks * len(hours) + place, inside
+
+    awake = cold = late = 0.0
+    for (start, end, length), held_up in zip(seen.silences, seen.late, strict=True):
+        if length <= effective:
+            awake += length
+            continue
+        (first, begun, expected), (then, begun_then, warm) = before(start), before(end)
+        awake += then - first + (begun_then - begun) * (costs.wake_min + costs.lag_min)
+        awake += 0 if expected else effective
+        if not warm:
+            awake += costs.wake_min
+            cold += 1
+            late += held_up
+    return awake, cold, late
+
+
+def decide(habit: Habit, *, at: int, last: int | None, awake_since: int | None = None) -> KeepAlive:
+    """Return what a habit means at the minute `at`, when the last call was in minute `last` (None: there was none).
+
+    `awake_since` is the minute in which it came into service, after a wake ahead of a call for instance.
+    """
+    quiet_from = max(-1 if last is None else last + 1, -1 if awake_since is None else awake_since)
+    if quiet_from < 0:
+        quiet_from = at
+    match habit.kind:
+        case "awake":
+            return KeepAlive(None, None, _told_awake(habit), habit.numbers)
+        case "timer" if last is not None:
+            return _on_timer(habit, at=at, last=last, quiet_from=quiet_from)
+        case "hours":
+            return _by_hours(habit, at=at, quiet_from=quiet_from)
+        case "silent":
+            return KeepAlive(SHORTEST, None, f"no call in the last {_days(SILENT_DAYS)}: the next one wakes it")
+    best = habit.windows[part_of_week(quiet_from) if len(habit.windows) > 1 else 0]
+    return KeepAlive(best.minutes * MINUTE, None, _told_window(best, habit), habit.numbers)
+
+
+def _on_timer(habit: Habit, *, at: int, last: int, quiet_from: int) -> KeepAlive:
+    due, over = last + 1 + habit.head_min, last + 1 + habit.tail_min
+    called = f"its calls come {told(habit.head_min)} to {told(habit.tail_min)} after one another"
+    if at >= over:
+        return KeepAlive(SHORTEST, None, f"{called} and none came in time: the next one wakes it", habit.numbers)
+    prewake = due - habit.wake_min
+    if at < prewake:
+        reason = f"{called} ({habit.windows[0].silences} silences in {_days(habit.days)}): asleep until the next is due"
+        return KeepAlive(SHORTEST, moment(prewake), reason, habit.numbers)
+    return KeepAlive((over - quiet_from) * MINUTE, None, f"{called}: the next is due now", habit.numbers)
+
+
+def _by_hours(habit: Habit, *, at: int, quiet_from: int) -> KeepAlive:
+    week, of_week = divmod(at, WEEK_MIN)
+    opens, closes = _stretch(habit.hours, of_week + habit.wake_min)
+    opens, closes = opens + week * WEEK_MIN, closes + week * WEEK_MIN
+    days = _days(habit.days)
+    if opens - habit.wake_min <= at:
+        reason = f"at this hour of the week it was called in the last {days}: awake until {_clock(closes)}"
+        return KeepAlive(max(SHORTEST, (closes - quiet_from) * MINUTE), None, reason, habit.numbers)
+    reason = f"at this hour of the week it was not called in the last {days}: asleep until {_clock(opens)}"
+    return KeepAlive(habit.windows[0].minutes * MINUTE, moment(opens - habit.wake_min), reason, habit.numbers)
+
+
+def _stretch(hours: Sequence[tuple[int, int]], of_week: int) -> tuple[int, int]:
+    """Return the stretch that holds a minute of the week, or the next one; over the end of the week if need be."""
+    for start, end in hours:
+        if of_week < end:
+            if end == WEEK_MIN and hours[0][0] == 0 and len(hours) > 1:
+                return start, WEEK_MIN + hours[0][1]
+            return start, end
+    return WEEK_MIN + hours[0][0], WEEK_MIN + hours[0][1]
+
+
+PARTS = 12  # of the week: weekdays and weekend, four hours each
+
+
+def part_of_week(minute: int) -> int:
+    """Return the part of the week of a minute: 0 to 5 on weekdays, 6 to 11 on the weekend, four hours each (UTC)."""
+    return 6 * _weekend(minute // DAY_MIN) + minute % DAY_MIN // 240
+
+
+def _told_part(part: int) -> str:
+    return f"{'at the weekend' if part >= 6 else 'on weekdays'} from {part % 6 * 4} to {part % 6 * 4 + 4} h UTC"
+
+
+def _weekend(day: int) -> bool:
+    return (day + 3) % 7 >= 5  # day 0 of 1970 was a Thursday
+
+
+def _told_awake(habit: Habit) -> str:
+    if habit.days < SILENT_DAYS:
+        return (
+            f"its SLA forbids cold starts, and {_days(habit.days)} of history are too few to tell when it is not called"
+        )
+    return f"its SLA forbids cold starts, and its calls of {_days(habit.days)} do not tell when none will come"
+
+
+def _told_window(best: Window, habit: Habit) -> str:
+    if not best.longer and best.silences < ENOUGH_SILENCES:
+        seen = f"{best.silences} silences" if best.silences != 1 else "one silence"
+        return f"only {seen} in {_days(habit.days)}: sleeps when staying awake has cost as much as one wake"
+    where = f" {best.part}" if best.part else ""
+    return (
+        f"of {best.silences} silences{where} in {_days(habit.days)}, {best.longer} outlasted {told(best.minutes)}: "
+        f"sleeping then would have cost least"
+    )
+
+
+def told(minutes: int) -> str:
+    """Return a number of minutes in words: `45 min`, `1 h 30 min`."""
+    hours, rest = divmod(minutes, 60)
+    return f"{rest} min" if not hours else f"{hours} h {rest:02d} min" if rest else f"{hours} h"
+
+
+def moment(minute: int) -> datetime:
+    """Return the moment at which a minute, counted from 1970, begins."""
+    return datetime.fromtimestamp(minute * 60, UTC)
+
+
+def _days(days: float) -> str:
+    return "1 day" if round(days) == 1 else f"{days:.0f} days"
+
+
+def _clock(minute: int) -> str:
+    return f"{moment(minute):%A %H:%M} UTC"
+
+
+def _minute(at: datetime) -> int:
+    return int(at.timestamp() // 60)
+
+
+def _whole(duration: timedelta) -> int:
+    return math.ceil(duration / MINUTE)
