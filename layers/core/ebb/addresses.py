@@ -26,6 +26,7 @@ ASLEEP: State = "asleep"
 WAKING: State = "waking"
 FAILED: State = "failed"
 SLEEPABLE: tuple[Kind, ...] = ("async", "realtime", "shared", "classic")
+LISTED = "ADDRESSES"  # partition of the table's index under which all of them are found
 
 
 class IdlePolicy(BaseModel):
@@ -67,6 +68,9 @@ class Address(BaseModel):
     changed_at: datetime | None = None  # of `state`
     last_request_at: datetime | None = None  # through the front door, to the minute
     wanted_at: datetime | None = None  # the last request that met it not awake
+    worked_by: str | None = None  # the execution that puts it to sleep or wakes it; of two, the other one looks on
+    asleep_since: datetime | None = None
+    tried: tuple[str, ...] = ()  # instance types that were refused since it began to wake
     reason: str | None = None
     awake_usd_per_hour: float | None = None
     awake_watts: float | None = None
@@ -87,7 +91,14 @@ def put(address: Address, *, now: datetime) -> ledger.Request:
     fields = address.model_dump(mode="json", exclude={"address", "generation", "wanted_at", "state", "changed_at"})
     request = ledger.update(
         key(address.address),
-        {**fields, "address": address.address, "state": AWAKE, "changed_at": ledger.iso(now)},
+        {
+            **fields,
+            "address": address.address,
+            "state": AWAKE,
+            "changed_at": ledger.iso(now),
+            "gsi_pk": LISTED,
+            "gsi_sk": address.address,
+        },
         remove=[name for name, value in fields.items() if value is None] + ["wanted_at"],
         names_used=("generation",),
         values={":one": 1},

@@ -17,6 +17,9 @@ contract (`tests/infrastructure` compares them with every `ErrorEquals`):
     ├── ObjectDeniedError           S3 refused access; a retry cannot help
     ├── ReportMissingError          a job ended without its metrics.json; a retry helps only while S3 is slow
     ├── LedgerUnavailableError      DynamoDB refused for now; a retry helps
+    ├── MetricsUnavailableError     CloudWatch refused or answered in part; a retry helps, and silence is never "idle"
+    ├── EndpointUnreadableError     what an endpoint consists of could not be read; a retry helps
+    ├── SnapshotUnreadableError     neither copy of what an endpoint was is readable; a retry rarely helps
     └── StorageUnavailableError     S3 refused for now; a retry helps
 """
 
@@ -113,6 +116,18 @@ class ReportMissingError(EbbError):
 
 class LedgerUnavailableError(EbbError):
     """DynamoDB answered with an error of its own. Retrying helps."""
+
+
+class MetricsUnavailableError(EbbError):
+    """CloudWatch refused, or answered for a part of what was asked. Retrying helps; nothing is concluded from it."""
+
+
+class EndpointUnreadableError(EbbError):
+    """What an endpoint consists of could not be read: throttled, denied, or in part. Retrying helps."""
+
+
+class SnapshotUnreadableError(EbbError):
+    """What was kept of an endpoint before it slept is not there, or not what was written. Retrying rarely helps."""
 
 
 class StorageUnavailableError(EbbError):

@@ -293,3 +293,25 @@ def update(
 
 def _is_kept(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def as_action(table: str, request: Request) -> Request:
+    """Return a write as a state machine sends it: DynamoDB's own API, with the type of each value written out."""
+    typed = {name: {key: _typed(value) for key, value in request[name].items()} for name in _VALUES if name in request}
+    return {"TableName": table, **request, **typed}
+
+
+_VALUES = ("Key", "ExpressionAttributeValues")
+
+
+def _typed(value: Any) -> dict[str, Any]:
+    held = to_item(value)
+    if isinstance(held, bool):
+        return {"BOOL": held}
+    if isinstance(held, str):
+        return {"S": held}
+    if isinstance(held, int | Decimal):
+        return {"N": str(held)}
+    if isinstance(held, list):
+        return {"L": [_typed(each) for each in held]}
+    return {"M": {key: _typed(each) for key, each in held.items()}}
