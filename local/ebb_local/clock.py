@@ -6,7 +6,9 @@ and for this package alike. What measures real work stays real: the monotonic cl
 
     clock.now()                          seconds since the epoch, in virtual time
     clock.every(60, "metrics", publish)  called on each virtual minute, also on each one that an advance passes
+    clock.when("schedules", due, fire)   `fire()` is called when virtual time reaches what `due()` says by then
     clock.wait(300, until=ready)         sleep 300 virtual seconds, or until `ready()`; ends early with an advance
+    clock.after(300, function)           call a function once, unless what this returns is called before
     clock.busy("jobs", names)            an advance waits while `names()` says that something works
     clock.note("alarm", text)            tells whoever advances what happened
     clock.advance(7200)                  put it forward, one deadline after the other
@@ -26,9 +28,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-_REACTION_S = 0.03  # real: how long what a step set off may take to begin (a thread that starts, a batch picked up)
+_REACTION_S = 0.05  # real: how long what a step set off may take to begin (a thread that starts, a batch picked up)
 _LOOK_EVERY_S = 0.01  # real: between two looks at what works
 _UNTIL_EVERY_S = 0.1  # real: between two looks at a wait's own condition
+_LONGEST_WAIT_S = 1.0  # real: how late a deadline may be noticed that somebody else moved
 _KEPT_NOTES = 10_000
 _logger = logging.getLogger("ebb.clock")
 
@@ -58,6 +61,15 @@ class _Task:
 
 
 @dataclass
+class _Appointment:
+    """A function that is called when the moment has come that `due` names."""
+
+    name: str
+    due: Callable[[], float]
+    function: Callable[[], Any]
+
+
+@dataclass
 class _Sleeper:
     """One wait: until when, and whether a step has ended it."""
 
@@ -68,14 +80,16 @@ class _Sleeper:
 class Meter:
     """How many threads of one piece of work are not waiting. Each wait takes one off, its end puts it back."""
 
-    def __init__(self, at_work: int = 1) -> None:
-        self.at_work = at_work
+    def __init__(self) -> None:
+        self.at_work = 1
+        self.branches = 0
 
 
 _changed = threading.Condition()
 _advancing = threading.Lock()
 _ticking = threading.RLock()
 _tasks: list[_Task] = []
+_appointments: list[_Appointment] = []
 _sleepers: dict[int, tuple[_Sleeper, Meter | None]] = {}
 _numbers = itertools.count()
 _watchers: dict[str, Callable[[], list[str]]] = {}
@@ -125,6 +139,37 @@ def every(seconds: float, name: str, function: Callable[[], Any], *, last: bool 
         _tasks.append(_Task(seconds, name, function, last, _next_multiple(now(), seconds)))
         _tasks.sort(key=lambda task: task.last)
         _changed.notify_all()
+
+
+def when(name: str, due: Callable[[], float], function: Callable[[], Any]) -> None:
+    """Call `function` whenever virtual time has reached `due()`, which moves on with the call.
+
+    `due` is asked often: it has to be quick, and answers infinity when there is nothing to come.
+    """
+    with _changed:
+        _appointments[:] = [known for known in _appointments if known.name != name]
+        _appointments.append(_Appointment(name, due, function))
+        _changed.notify_all()
+
+
+def after(seconds: float, function: Callable[[], Any], name: str = "timer") -> Callable[[], None]:
+    """Call `function` once when `seconds` of virtual time have passed; return what cancels it."""
+    moment = now() + seconds
+
+    def cancel() -> None:
+        with _changed:
+            if appointment in _appointments:
+                _appointments.remove(appointment)
+
+    def call() -> None:
+        cancel()
+        function()
+
+    appointment = _Appointment(name, lambda: moment, call)
+    with _changed:
+        _appointments.append(appointment)
+        _changed.notify_all()
+    return cancel
 
 
 def wait(seconds: float, until: Callable[[], Any] | None = None, *, meter: Meter | None = None) -> bool:
@@ -240,10 +285,13 @@ def _step(seconds: float) -> None:
         _call_due()
 
 
-def _next_deadline() -> float:
+def _next_deadline(*, waits: bool = True) -> float:
     with _changed:
-        waits = [sleeper.deadline for sleeper, _ in _sleepers.values()]
-        return min([*waits, *(task.due for task in _tasks), now() + 86_400.0])
+        sleepers = [sleeper.deadline for sleeper, _ in _sleepers.values()] if waits else []
+        appointments = list(_appointments)
+        tasks = [task.due for task in _tasks]
+    dues = [_guarded(each.name, each.due, float("inf")) for each in appointments]
+    return min([*sleepers, *tasks, *dues, now() + 86_400.0])
 
 
 def _settle(patience_s: float) -> None:
@@ -267,22 +315,31 @@ def _call_due() -> None:
     with _ticking:
         moment = now()
         with _changed:
-            due = [task for task in _tasks if task.due <= moment]
-            for task in due:
+            tasks = [task for task in _tasks if task.due <= moment]
+            appointments = list(_appointments)
+            for task in tasks:
                 task.due = _next_multiple(moment, task.seconds)
-        for task in due:
-            try:
-                task.function()
-            except Exception:
-                _logger.exception("%s failed", task.name)
+        kept = [each for each in appointments if _guarded(each.name, each.due, float("inf")) <= moment]
+        first = [task for task in tasks if not task.last]
+        last = [task for task in tasks if task.last]
+        for each in [*first, *kept, *last]:
+            _guarded(each.name, each.function, None)
+
+
+def _guarded(name: str, function: Callable[[], Any], otherwise: Any) -> Any:
+    try:
+        return function()
+    except Exception:
+        _logger.exception("%s failed", name)
+        return otherwise
 
 
 def _tick_forever() -> None:
     while True:
-        with _changed:
-            left_s = min([task.due for task in _tasks] or [now() + 1.0]) - now()
-            if left_s > 0:
-                _changed.wait(left_s)
+        left_s = _next_deadline(waits=False) - now()
+        if left_s > 0:
+            with _changed:
+                _changed.wait(min(left_s, _LONGEST_WAIT_S))
         _call_due()
 
 

@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from ministack import app
 from ministack.services import stepfunctions
 
+from ebb_local import clock
+
 INTERVAL_S = 10.0
 _logger = logging.getLogger("ebb.persistence")
 _changed = threading.Event()
 
 
 def mark_changed() -> None:
-    """Say that something may have changed, so that the next save is due."""
+    """Say that something may have changed, so that the next save is due; an advance waits for what follows from it."""
     _changed.set()
+    clock.stir()
 
 
 def save() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import IO
 
-from ebb_local import home_lock
+from ebb_local import clock, home_lock
 from ebb_local.settings import ACCOUNT_ID, PREFERRED_PORT, PROFILE, REGION, Home, default_home
 
 # Services that Ebb and `sam deploy` call. Others answer that they are not part of the embedded cloud.
@@ -85,6 +85,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
 
 
 def _serve(home: Home, port: int) -> None:
+    clock.start(home.root)  # before MiniStack is imported: it must never see the real time
     # Imported here: MiniStack must see the environment written above.
     from hypercorn.asyncio import serve
     from hypercorn.config import Config

@@ -11,10 +11,11 @@ https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.htm
 
 import contextvars
 import json
-import threading
 
 from ministack.core.responses import error_response_json, json_response, now_iso
 from ministack.services import stepfunctions
+
+from ebb_local import clock
 
 Reply = tuple[int, dict, bytes]
 _NOT_CAUGHT_BY_ALL = {"States.DataLimitExceeded", "States.Runtime"}
@@ -50,13 +51,12 @@ def install() -> None:
         limit_s = json.loads(machine.get("definition", "{}")).get("TimeoutSeconds")
         if limit_s is None:
             return run(execution_arn)
-        timer = threading.Timer(limit_s, contextvars.copy_context().run, args=(_time_out, execution))
-        timer.daemon = True
-        timer.start()
+        scope = contextvars.copy_context()
+        cancel = clock.after(limit_s, lambda: scope.run(_time_out, execution), "time-out of an execution")
         try:
             return run(execution_arn)
         finally:
-            timer.cancel()
+            cancel()
 
     def fail_if_running(execution: dict, error: str, cause: str) -> None:
         if execution["status"] == "RUNNING":

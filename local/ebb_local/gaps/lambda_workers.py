@@ -36,7 +36,7 @@ def install() -> None:
 
 def reap(*, idle_s: float = IDLE_S, kept: int = KEPT_IDLE_WORKERS) -> int:
     """End workers that were idle for `idle_s`, and the longest idle ones beyond `kept`; return how many."""
-    now = time.time()
+    now = lambda_runtime.time.time()  # the clock by which it says when a worker was last used
     with lambda_runtime._lock:
         idle = sorted(
             (worker for workers in lambda_runtime._workers.values() for worker in workers if not worker.in_use),
