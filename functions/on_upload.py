@@ -7,7 +7,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from ebb import events, spec, spec_text
 from ebb.aws import executions, storage
 from ebb.errors import EbbError, InvalidSpecError, ObjectMissingError
-from ebb.events import Ignored, RunRequested
+from ebb.events import Ignored, RunRequested, ScoreRequested
 from ebb.settings import UploadSettings
 from ebb.telemetry import logger
 
@@ -34,7 +34,8 @@ def _start(body: str, settings: UploadSettings) -> None:
     if isinstance(asked, Ignored):
         logger.info("ignored", extra={"key": asked.key, "reason": asked.reason})
         return
-    started = executions.start(settings.run_pipeline_arn, asked)
+    machine = settings.score_data_arn if isinstance(asked, ScoreRequested) else settings.run_pipeline_arn
+    started = executions.start(machine, asked)
     logger.info("started" if started else "duplicate event", extra={"run_id": asked.run_id, "key": asked.drop.key})
 
 

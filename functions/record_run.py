@@ -8,7 +8,7 @@ from ebb import ledger, names, record
 from ebb.aws import clients, closing, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError, DropRejectedError, ObjectMissingError, ReportMissingError
-from ebb.record import Ended, ImagesBuilt, RecordRequest, Reused, StageFinished, Succeeded
+from ebb.record import Ended, ImagesBuilt, RecordRequest, Reused, Scored, StageFinished, Succeeded
 from ebb.settings import RecordSettings
 from ebb.telemetry import logger
 
@@ -27,6 +27,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, str]:
             return {}
         case Succeeded():
             return _succeeded(told, book, settings)
+        case Scored():
+            return _scored(told, book, settings)
         case Ended():
             return _ended(told, book, settings)
         case Reused():
@@ -89,9 +91,17 @@ def _succeeded(told: Succeeded, book: Ledger, settings: RecordSettings) -> dict[
     return message
 
 
+def _scored(told: Scored, book: Ledger, settings: RecordSettings) -> dict[str, str]:
+    fields = record.stage_fields(
+        told.transform, {}, status=ledger.FINISHED, attempt=told.attempt, region=clients.region(), identity=None
+    )
+    book.put_stage(told.run_id, "score", fields)
+    return _close(told, book, settings, "succeeded", told.plan["told"])
+
+
 def _ended(told: Ended, book: Ledger, settings: RecordSettings) -> dict[str, str]:
     job = record.job_in(told.cause)
-    if job and told.stage in names.STAGES:
+    if job and told.stage in (*names.STAGES, "score"):
         run = book.run(told.run_id) or {}
         fields = record.stage_fields(
             job,
@@ -109,7 +119,11 @@ def _ended(told: Ended, book: Ledger, settings: RecordSettings) -> dict[str, str
 
 
 def _close(
-    told: Succeeded | Ended | Reused, book: Ledger, settings: RecordSettings, status: str, fields: dict[str, Any]
+    told: Succeeded | Scored | Ended | Reused,
+    book: Ledger,
+    settings: RecordSettings,
+    status: str,
+    fields: dict[str, Any],
 ) -> dict[str, str]:
     run = closing.close(
         book,

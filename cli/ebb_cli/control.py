@@ -54,9 +54,10 @@ def retry(target: Target, run: Run, wait: Wait = False, as_json: Json = False) -
     states = target.client("stepfunctions")
     given = json.loads(states.describe_execution(executionArn=document["execution_arn"])["input"])
     attempt = int(document["attempt"]) + 1
+    machine = "ScoreDataStateMachineArn" if document.get("purpose") == "score" else "RunPipelineStateMachineArn"
     try:
         states.start_execution(
-            stateMachineArn=target.outputs["RunPipelineStateMachineArn"],
+            stateMachineArn=target.outputs[machine],
             name=names.execution(run_id, attempt),
             input=json.dumps({**given, "attempt": attempt}),
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ebb_cli import cloud, control, demo, destroy, doctor, drop, logs, planning, serving, show
+from ebb_cli import cloud, control, demo, destroy, doctor, drop, logs, planning, score, serving, show
 from ebb_cli.problems import reported
 from ebb_cli.target import on_target
 
@@ -41,6 +41,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], bool, str], ...] = (
     (serving.models, True, SERVE),
     (serving.endpoints, True, SERVE),
     (serving.invoke, True, SERVE),
+    (score.score, True, SERVE),
     (doctor.doctor, False, KEEP),
     (destroy.destroy, False, KEEP),
 )

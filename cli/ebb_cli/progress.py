@@ -22,7 +22,8 @@ from ebb_cli.target import Target
 # The states that a person waits for, in the order of the machine; the bookkeeping between them is not shown.
 STEPS = (
     "Identify dataset", "Plan pipeline", "Ensure roles", "Build images", "Process data", "Train model",
-    "Compress model", "Compile model", "Select candidate", "Register model", "Deploy model", "Record success",
+    "Compress model", "Compile model", "Select candidate", "Register model", "Deploy model",
+    "Plan scoring", "Transform", "Record success",
 )  # fmt: skip
 STEP_OF_STAGE = {
     "images": "Build images",

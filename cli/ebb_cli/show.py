@@ -96,6 +96,8 @@ def print_run(run: Mapping[str, Any]) -> None:
     _print_stages(run)
     _print_candidates(run)
     print_comparison(run)
+    if run.get("scored_uri"):
+        say(f"\n{run['source']}, scored by the model of {run['scored_by']}: {run['scored_uri']}", soft_wrap=True)
     if run["endpoint_name"] and run["deployed"]:
         say(f"\nserved by endpoint {run['endpoint_name']}: ebb invoke {run['project']} FILE")
     elif run["deploy_reason"]:

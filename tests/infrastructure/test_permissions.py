@@ -78,7 +78,11 @@ def test_a_build_reads_its_context_and_pushes_to_the_two_repositories_only():
 
 def test_roles_are_passed_only_to_sagemaker_and_only_from_this_stack():
     passing = [each for each in ALLOWING if "iam:PassRole" in each.actions]
-    assert {each.where for each in passing} == {"RunPipelineStateMachineRole", "DeployModelStateMachineRole"}
+    assert {each.where for each in passing} == {
+        "RunPipelineStateMachineRole",
+        "DeployModelStateMachineRole",
+        "ScoreDataStateMachineRole",
+    }
     for each in passing:
         assert each.body["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
         (resource,) = each.resources

@@ -142,4 +142,5 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
             roleArn=f"arn:aws:iam::{ACCOUNT}:role/ebb",
         )
         monkeypatch.setenv("RUN_PIPELINE_ARN", machine["stateMachineArn"])
+        monkeypatch.setenv("SCORE_DATA_ARN", machine["stateMachineArn"])
         yield Account(machine["stateMachineArn"])

@@ -41,6 +41,10 @@ class RunRequested(Message):
     drop: Drop
 
 
+class ScoreRequested(RunRequested):
+    """The input of a `score_data` execution: what was dropped is to be predicted by the model that the project has."""
+
+
 class Ignored(Message):
     """An object that starts nothing, and why."""
 
@@ -83,6 +87,21 @@ class RunEnded(BaseModel):
     cause: str | None = Field(default=None, validation_alias=AliasPath("detail", "cause"))
 
 
+class AlarmFired(BaseModel):
+    """An EventBridge `CloudWatch Alarm State Change` event of an alarm that has gone off.
+
+    Source: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch-and-eventbridge.html
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: Literal["aws.cloudwatch"]
+    time: datetime
+    alarm_name: str = Field(validation_alias=AliasPath("detail", "alarmName"))
+    state: Literal["ALARM"] = Field(validation_alias=AliasPath("detail", "state", "value"))
+    why: str = Field(default="", validation_alias=AliasPath("detail", "state", "reason"))
+
+
 def object_created(body: str) -> ObjectCreated:
     """Return the S3 event that an SQS message carries.
 
@@ -95,7 +114,7 @@ def object_created(body: str) -> ObjectCreated:
 
 
 def interpret(event: ObjectCreated) -> RunRequested | Ignored:
-    """Return the run that an uploaded object asks for, or why it asks for none."""
+    """Return the run that an uploaded object asks for, a `ScoreRequested` below score/, or why it asks for none."""
     project, _, rest = event.key.partition("/")
     if not rest:
         return Ignored(key=event.key, reason="not below a project")
@@ -104,7 +123,8 @@ def interpret(event: ObjectCreated) -> RunRequested | Ignored:
     kind = _kind_of(rest)
     if kind is None:
         return Ignored(key=event.key, reason=_why_ignored(rest))
-    return RunRequested(
+    asked = ScoreRequested if rest.startswith("score/") else RunRequested
+    return asked(
         run_id=names.run_id(project, event.bucket, event.key, event.sequencer, event.time),
         attempt=1,
         project=project,
@@ -146,7 +166,7 @@ def _kind_of(rest: str) -> Literal["object", "prefix", "spec"] | None:
     if rest == SPEC_NAME:
         return "spec"
     parts = rest.split("/")
-    if parts[0] != "data" or any(not part for part in parts):
+    if parts[0] not in ("data", "score") or any(not part for part in parts):
         return None
     if len(parts) == 3 and parts[2] == SUCCESS_MARKER:
         return "prefix"
@@ -158,6 +178,7 @@ def _kind_of(rest: str) -> Literal["object", "prefix", "spec"] | None:
 def _why_ignored(rest: str) -> str:
     if rest.endswith("/"):
         return "a folder marker"
-    if rest.startswith("data/") and rest.count("/") >= 2:
-        return f"part of a folder; the folder starts a run when data/<name>/{SUCCESS_MARKER} is there"
-    return f"neither {SPEC_NAME} nor data/<name>.<csv|jsonl|parquet|zip|tar.gz>"
+    if rest.startswith(("data/", "score/")) and rest.count("/") >= 2:
+        place = rest.partition("/")[0]
+        return f"part of a folder; the folder starts a run when {place}/<name>/{SUCCESS_MARKER} is there"
+    return f"neither {SPEC_NAME} nor data/<name>.<csv|jsonl|parquet|zip|tar.gz> nor score/<name>.<csv|jsonl>"

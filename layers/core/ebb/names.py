@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 PROJECT_PATTERN = r"^[a-z0-9](-?[a-z0-9]){0,19}$"
 PROJECT_MAX_CHARS = 20  # run and job names are built on it and must stay within SageMaker's 63 characters
 STAGES = ("process", "train", "compress", "compile")
-RECORDED_STAGES = ("images", *STAGES)  # what a run is charged for; images are built when they are missing
+# what a run is charged for: images are built when they are missing, and a run that scores has this one stage only
+RECORDED_STAGES = ("images", *STAGES, "score")
 ROLE_KINDS = (*STAGES, "model")
 
 # Ten digits; six in the first records.

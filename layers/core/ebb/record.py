@@ -1,7 +1,7 @@
 """The record of a run: what `record_run` is told, and what goes to the ledger, to run.json and to the notification."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -47,6 +47,14 @@ class Succeeded(_Told):
     deployment: dict[str, Any] | None = None
 
 
+class Scored(_Told):
+    """What was dropped below score/ has its predictions, and the transform is over."""
+
+    action: Literal["scored"]
+    plan: dict[str, Any]
+    transform: dict[str, Any]
+
+
 class Ended(_Told):
     """The run ended badly: rejected is the drop's fault, failed is not."""
 
@@ -65,20 +73,25 @@ class Reused(_Told):
     reason: str
 
 
-RecordRequest = TypeAdapter[StageFinished | ImagesBuilt | Succeeded | Ended | Reused](
-    Annotated[StageFinished | ImagesBuilt | Succeeded | Ended | Reused, Field(discriminator="action")]
+RecordRequest = TypeAdapter[StageFinished | ImagesBuilt | Succeeded | Scored | Ended | Reused](
+    Annotated[StageFinished | ImagesBuilt | Succeeded | Scored | Ended | Reused, Field(discriminator="action")]
 )
+
+
+# Where each kind of job says on what it ran.
+_RESOURCES: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+    "Training": lambda job: job.get("ResourceConfig", {}),
+    "Processing": lambda job: job.get("ProcessingResources", {}).get("ClusterConfig", {}),
+    "Transform": lambda job: job.get("TransformResources", {}),
+}
 
 
 def stage_fields(
     job: Mapping[str, Any], report: Mapping[str, Any], *, status: str, attempt: int, region: str, identity: str | None
 ) -> dict[str, Any]:
     """Return a stage's fields, from the Describe response of its job and the job's own report."""
-    training = "TrainingJobName" in job
-    kind = "Training" if training else "Processing"
-    resources = (
-        job.get("ResourceConfig", {}) if training else job.get("ProcessingResources", {}).get("ClusterConfig", {})
-    )
+    kind = next(each for each in _RESOURCES if f"{each}JobName" in job)
+    resources = _RESOURCES[kind](job)
     started, ended = (events.timestamp(job.get(f"{kind}{edge}Time")) for edge in ("Start", "End"))
     wall_s = (ended - started).total_seconds() if started and ended else 0.0
     duration_s = float(job.get("TrainingTimeInSeconds") or wall_s)
@@ -149,7 +162,7 @@ def rejection_in(report: Mapping[str, Any]) -> Rejection | None:
 def job_in(cause: str | None) -> dict[str, Any] | None:
     """Return the failed job's Describe response that a `.sync` task leaves as its cause."""
     told = _json(cause)
-    return told if told and ("TrainingJobName" in told or "ProcessingJobName" in told) else None
+    return told if told and any(f"{kind}JobName" in told for kind in _RESOURCES) else None
 
 
 def build_in(cause: str | None) -> dict[str, Any] | None:
@@ -264,7 +277,9 @@ def notification(run_id: str, project: str, status: str, run: Mapping[str, Any])
         lines.append(f"What to do: {error.get('remedy') or 'see the record of the run'}")
     elif error:
         lines.append(f"{error.get('type')} in the stage {error.get('stage')}. Why: ebb show {run_id}")
-    if status == "succeeded":
+    if status == "succeeded" and run.get("scored_uri"):
+        lines.append(f"{run.get('source')}, scored by {run.get('scored_by')}: {run['scored_uri']}")
+    elif status == "succeeded":
         where = f"served by {run.get('endpoint_name')}" if run.get("deployed") else f"{run.get('deploy_reason')}"
         lines.append(f"{run.get('chosen')}: {where}")
     if run.get("reason"):

@@ -23,11 +23,12 @@ class UploadSettings:
     """What `on_upload` needs."""
 
     run_pipeline_arn: str
+    score_data_arn: str
 
     @classmethod
     def from_env(cls) -> Self:
         """Read the environment."""
-        return cls(_get("RUN_PIPELINE_ARN"))
+        return cls(_get("RUN_PIPELINE_ARN"), _get("SCORE_DATA_ARN"))
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,18 @@ class StackSettings:
             # empty where the image is given ready
             jobs_context_uri=os.environ.get("JOBS_CONTEXT_URI", ""),
             serve_context_uri=os.environ.get("SERVE_CONTEXT_URI", ""),
+        )
+
+    @classmethod
+    def for_scoring(cls) -> Self:
+        """Read what `plan_scoring` needs from the environment."""
+        return cls(
+            stack=_get("STACK_NAME"),
+            artifact_bucket=_get("ARTIFACT_BUCKET"),
+            data_key_arn=_get("DATA_KEY_ARN"),
+            serve_image_uri=_get("SERVE_IMAGE_URI"),
+            jobs_image_uri=_get("JOBS_IMAGE_URI"),
+            ledger_table=_get("LEDGER_TABLE"),
         )
 
     @classmethod

@@ -78,7 +78,7 @@ def place(
             field=field,
         )
     first, _, rest = key.partition("/")
-    if first != project and (not rest or rest == "data" or rest.startswith("data/")):
+    if first != project and (not rest or rest.partition("/")[0] in ("data", "score")):
         raise uri_refused(
             f"{field} names what the project {first} dropped",
             "Name a place of this project, or one outside every project's data folder.",

@@ -19,6 +19,13 @@ class IdentifyRequested(RunRequested):
     now: datetime
 
 
+class ScoringRequested(RunRequested):
+    """The input of `plan_scoring`."""
+
+    execution_arn: str
+    now: datetime
+
+
 class Identified(Message):
     """What `identify_dataset` found: new work, work that a run has done already, or an overtaken upload.
 
