@@ -51,6 +51,14 @@ conformance: setup $(DEV) ## The end-to-end tests against either cloud, and what
 	@$(BIN)/python tools/conformance.py $(if $(PROFILE),--profile $(PROFILE)) $(if $(REGION),--region $(REGION)) \
 	  $(if $(COST_CAP_USD),--cost-cap-usd $(COST_CAP_USD)) $(CONFORMANCE_ARGS)
 
+##@ Measure
+
+simulate: $(CONTROL) ## A year of traffic of 200 endpoints through the real decisions, against five other policies
+	@$(BIN)/python benchmarks/simulate.py $(SIMULATE_ARGS)
+
+bench-sweep: $(CONTROL) ## What an idle stack and a swept endpoint cost, in billed units; 10,000 endpoints swept
+	@$(BIN)/python benchmarks/sweep.py $(SWEEP_ARGS)
+
 ##@ Develop
 
 setup: $(CONTROL) ## Install the four environments that `ebb` and the embedded cloud use
@@ -138,4 +146,4 @@ define environment
 test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 endef
 
-.PHONY: demo test up down deploy conformance setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down deploy conformance simulate bench-sweep setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
