@@ -75,7 +75,7 @@ class ServingLimits:
 
 @dataclass(frozen=True)
 class Waking:
-    """How long the kinds of serving take to wake, and what they hold meanwhile."""
+    """How long the kinds of serving take to wake and to answer, and what they hold meanwhile."""
 
     image_pull_s: Band  # serverless, the image of exported models
     large_image_pull_s: Band  # serverless, the image with PyTorch
@@ -85,6 +85,12 @@ class Waking:
     large_image_s: Band  # what PyTorch's image adds to that
     component_s: Band  # until a copy on an instance that is up answers
     async_overhead_s: Band  # what S3 and the queue add to an answer
+    async_usd_per_request: Band
+    batch_start_s: Band  # billed before a batch job's first row
+    start_s: Band  # from a container's start to its first answer, the image of exported models
+    large_start_s: Band  # the image with PyTorch
+    request_s: Band  # of one HTTP request beside the prediction
+    unknown_answer_s: Band  # of a model that nobody has timed
     usable_memory_share: float
     busy_share: float
 
@@ -192,6 +198,12 @@ def waking() -> Waking:
         large_image_s=Band.of(instance["large_image_s"]),
         component_s=Band.of(facts["component"]["wake_s"]),
         async_overhead_s=Band.of(facts["async"]["overhead_s"]),
+        async_usd_per_request=Band.of(facts["async_usd_per_request"]),
+        batch_start_s=Band.of(facts["batch_start_s"]),
+        start_s=Band.of(facts["container"]["start_s"]),
+        large_start_s=Band.of(facts["container"]["large_start_s"]),
+        request_s=Band.of(facts["container"]["request_s"]),
+        unknown_answer_s=Band.of(facts["container"]["unknown_answer_s"]),
         usable_memory_share=float(facts["usable_memory_share"]),
         busy_share=float(facts["busy_share"]),
     )
