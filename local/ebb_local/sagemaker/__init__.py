@@ -1,15 +1,17 @@
 """SageMaker and SageMaker Runtime inside the embedded cloud: jobs as processes, endpoints as HTTP servers.
 
-`install()` registers the service with MiniStack, with Step Functions, with the control endpoint (`Ebb.InterruptSpot`)
-and with the server's end. `is_busy()` tells whoever advances the clock whether a job runs.
+`install()` registers the service with MiniStack, with Step Functions, with the control endpoint (`Ebb.InterruptSpot`,
+`Ebb.SetFaults`, `Ebb.ClearFaults`), with the clock and with the server's end.
 """
 
 from typing import Any
 
-from ebb_local import shutdown
+from ebb_local import clock, shutdown
 from ebb_local.sagemaker import (
     endpoints,
+    faults,
     jobs,
+    minutes,
     processes,
     registration,
     settings,
@@ -17,9 +19,8 @@ from ebb_local.sagemaker import (
     threads,
     training_jobs,
 )
-from ebb_local.sagemaker.jobs import is_busy
 
-__all__ = ["install", "is_busy"]
+__all__ = ["install"]
 
 
 def install() -> None:
@@ -27,10 +28,14 @@ def install() -> None:
     settings.use(settings.Settings.from_env())
     processes.end_leftovers()
     registration.install()
-    registration.install_control({"InterruptSpot": _interrupt_spot})
+    registration.install_control(
+        {"InterruptSpot": _interrupt_spot, "SetFaults": faults.set_faults, "ClearFaults": faults.clear}
+    )
     step_functions.install()
     shutdown.register(processes.shutdown)
-    threads.start("sagemaker-idle", endpoints.watch_idle)
+    threads.start("sagemaker-idle", endpoints.watch_idle, counts=False)
+    clock.busy("sagemaker", lambda: [*jobs.running(), *threads.busy()])
+    clock.every(60, "sagemaker-minute", minutes.tick)
 
 
 def _interrupt_spot(request: dict[str, Any]) -> dict[str, Any]:

@@ -21,3 +21,7 @@ def not_implemented(what: str) -> ServiceError:
 
 class JobFailure(Exception):
     """The job ends as Failed with this FailureReason."""
+
+
+class HostingFailure(Exception):
+    """A container cannot serve, or no instance is to be had; the text is the FailureReason."""

@@ -6,6 +6,7 @@ A serverless variant has a process only while it is used: the first request afte
 
 import contextlib
 import http.client
+import os
 import shutil
 import socket
 import tarfile
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ebb_local.sagemaker import containers, images, models, roles, settings
-from ebb_local.sagemaker.errors import JobFailure
+from ebb_local.sagemaker.errors import HostingFailure, JobFailure
 from ebb_local.sagemaker.logs import LogStream
 from ebb_local.sagemaker.storage import Bucket, Location, download_all
 
@@ -27,10 +28,6 @@ INVOKE_TIMEOUT_S = 60.0
 _CREDENTIALS_VALID_S = 30 * 24 * 3600  # AWS refreshes them; a process here keeps what it started with
 _FORWARDED = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id",
               "x-amzn-sagemaker-target-model", "x-amzn-sagemaker-session-id")  # fmt: skip
-
-
-class HostingFailure(Exception):
-    """The container cannot serve; the text is the endpoint's FailureReason."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +42,39 @@ class Answer:
     """How long starting the process took, when this request had to wait for that."""
 
 
-class Server:
-    """The container of one production variant."""
+@dataclass(frozen=True)
+class Place:
+    """Where a container belongs: what it is called in texts, its folder, and where its log goes."""
 
-    def __init__(self, endpoint: str, variant: dict[str, Any], model: dict[str, Any]) -> None:
-        self.variant = variant
-        self.serverless = bool(variant.get("ServerlessConfig"))
-        self._name, self._model = endpoint, model
+    unit: str
+    """The name of the variant, component or job."""
+    kind: str
+    """`production variant`, `inference component`, `transform job`."""
+    base: Path
+    log_group: str
+    stream_prefix: str
+
+
+class Server:
+    """The container that serves one model."""
+
+    def __init__(
+        self,
+        place: Place,
+        model: dict[str, Any],
+        *,
+        serverless: dict[str, Any] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.place, self.unit = place, place.unit
+        self.serverless = serverless
+        self._model, self._extra = model, environment or {}
         self._container_spec = models.container_of(model)
         self._environment = images.environment(self._container_spec["Image"])
-        self._credentials = roles.credentials(model["ExecutionRoleArn"], valid_s=_CREDENTIALS_VALID_S)
-        stream = f"{variant['VariantName']}/{uuid.uuid4().hex[:17]}"
-        self.log = LogStream(f"/aws/sagemaker/Endpoints/{endpoint}", stream, self._credentials.principal)
-        self._base = settings.current().endpoints / endpoint / uuid.uuid4().hex[:8]
+        self.credentials = roles.credentials(model["ExecutionRoleArn"], valid_s=_CREDENTIALS_VALID_S)
+        stream = f"{place.stream_prefix}/{uuid.uuid4().hex[:17]}"
+        self.log = LogStream(place.log_group, stream, self.credentials.principal)
+        self._base = place.base / uuid.uuid4().hex[:8]
         self._container: containers.Container | None = None
         self._port = 0
         self._starting = threading.Lock()
@@ -65,6 +82,7 @@ class Server:
         self._in_flight = 0
         self._closed = False
         self._last_used = time.time()
+        self._usage = (time.monotonic(), 0.0)
 
     def prepare(self) -> None:
         """Download the model with the model's own role and unpack it. Raises HostingFailure."""
@@ -73,7 +91,7 @@ class Server:
         target.mkdir(parents=True, exist_ok=True)
         if not uri:
             return
-        bucket = Bucket(self._credentials)
+        bucket = Bucket(self.credentials)
         try:
             if packed:
                 archive = self._base / "model.tar.gz"
@@ -114,12 +132,12 @@ class Server:
             self._in_flight += 1
             return True
 
-    def invoke(self, body: bytes, headers: dict[str, str]) -> Answer:
+    def invoke(self, body: bytes, headers: dict[str, str], timeout_s: float = INVOKE_TIMEOUT_S) -> Answer:
         """Send one request after `begin`; start the process first when there is none."""
         try:
             setup_s = None if self._running() else self.start()
             began = time.monotonic()
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=INVOKE_TIMEOUT_S)
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout_s)
             with contextlib.closing(connection):
                 wanted = {name: headers[name] for name in _FORWARDED if name in headers}
                 connection.request("POST", "/invocations", body=body, headers=wanted)
@@ -128,14 +146,31 @@ class Server:
                 payload = response.read()
             return Answer(response.status, found, payload, time.monotonic() - began, setup_s)
         finally:
-            with self._counting:
-                self._in_flight -= 1
-                self._last_used = time.time()
+            self.release()
+
+    def release(self) -> None:
+        """Give back what `begin` reserved; `invoke` does so itself."""
+        with self._counting:
+            self._in_flight -= 1
+            self._last_used = time.time()
 
     @property
     def in_flight(self) -> int:
         """How many requests it works on."""
         return self._in_flight
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._closed
+
+    def usage(self) -> tuple[float, float]:
+        """Return CPU in percent of one core since the last question, and memory in MB, as the process has them."""
+        container = self._container
+        cpu_s, memory_mb = process_usage(container.pid) if container is not None else (0.0, 0.0)
+        (then, before_s), now = self._usage, time.monotonic()
+        self._usage = (now, cpu_s)
+        return max(0.0, cpu_s - before_s) / max(0.1, now - then) * 100, memory_mb
 
     def rest_if_idle(self) -> bool:
         """End the process of a serverless variant that nobody has called for long; return whether it did."""
@@ -172,10 +207,11 @@ class Server:
     def _launch(self) -> containers.Container:
         requested = {
             **(self._container_spec.get("Environment") or {}),
+            **self._extra,
             "SAGEMAKER_BIND_TO_PORT": str(self._port),
             "SAGEMAKER_BIND_TO_HOST": "127.0.0.1",
         }
-        credentials = None if self._model.get("EnableNetworkIsolation") else self._credentials
+        credentials = None if self._model.get("EnableNetworkIsolation") else self.credentials
         return containers.Container(
             [*self._environment.serve_entrypoint, "serve"],
             environment=self._environment,
@@ -190,10 +226,20 @@ class Server:
             if code is not None or time.monotonic() > deadline:
                 self._end_process()
                 raise HostingFailure(
-                    f"The primary container for production variant {self.variant['VariantName']} did not pass the ping "
+                    f"The primary container for {self.place.kind} {self.unit} did not pass the ping "
                     "health check. Please check CloudWatch logs for this endpoint."
                 )
             time.sleep(_PING_EVERY_S)
+
+
+def process_usage(pid: int) -> tuple[float, float]:
+    """Return the CPU seconds that a process has used and its resident memory in MB; zero where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0, 0.0
+    ticks, pages = int(fields[11]) + int(fields[12]), int(fields[21])  # proc(5): utime, stime, rss
+    return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def extract(archive: Path, directory: Path) -> None:

@@ -1,7 +1,8 @@
 """Metrics that SageMaker publishes about endpoints, through the cloud's own CloudWatch.
 
 Names, units and the meaning of 0 and 1: https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html.
-Nothing is published while nobody calls. Sent by one thread, about every second, so that a request does not wait.
+No invocation is published while nobody calls; instances and queues are, each minute (`minutes`). Sent by one thread,
+about every second, so that a request does not wait.
 """
 
 import json
@@ -16,15 +17,17 @@ from ministack.core.responses import get_account_id, get_region, request_scope
 logger = logging.getLogger("ebb.sagemaker.metrics")
 
 NAMESPACE = "AWS/SageMaker"
+INSTANCES = "/aws/sagemaker/Endpoints"
+COMPONENTS = "/aws/sagemaker/InferenceComponents"
 _FLUSH_EVERY_S = 1.0
 _BATCH = 500
 
 _lock = threading.Lock()
-_waiting: dict[tuple[str, str], list[dict[str, Any]]] = {}
+_waiting: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
 _timer: threading.Timer | None = None
 
 
-def put(dimensions: dict[str, str], values: dict[str, tuple[float, str]]) -> None:
+def put(dimensions: dict[str, str], values: dict[str, tuple[float, str]], *, namespace: str = NAMESPACE) -> None:
     """Publish metrics of one moment: name -> (value, unit)."""
     global _timer
     moment = time.time()
@@ -39,7 +42,7 @@ def put(dimensions: dict[str, str], values: dict[str, tuple[float, str]]) -> Non
         for name, (value, unit) in values.items()
     ]
     with _lock:
-        _waiting.setdefault((get_account_id(), get_region()), []).extend(rows)
+        _waiting.setdefault((get_account_id(), get_region(), namespace), []).extend(rows)
         if _timer is None:
             _timer = threading.Timer(_FLUSH_EVERY_S, flush)
             _timer.daemon = True
@@ -51,10 +54,10 @@ def flush() -> None:
     global _timer, _waiting
     with _lock:
         batches, _waiting, _timer = _waiting, {}, None
-    for scope, rows in batches.items():
-        with request_scope(*scope):
+    for (account, region, namespace), rows in batches.items():
+        with request_scope(account, region):
             for start in range(0, len(rows), _BATCH):
-                _send({"Namespace": NAMESPACE, "MetricData": rows[start : start + _BATCH]})
+                _send({"Namespace": namespace, "MetricData": rows[start : start + _BATCH]})
 
 
 def _send(request: dict[str, Any]) -> None:

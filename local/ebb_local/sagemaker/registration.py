@@ -21,6 +21,9 @@ _NAME = "sagemaker"
 _ARN_MEMBERS = (
     ("TrainingJobName", "training-job"),
     ("ProcessingJobName", "processing-job"),
+    ("TransformJobName", "transform-job"),
+    ("NotebookInstanceName", "notebook-instance"),
+    ("InferenceComponentName", "inference-component"),
     ("EndpointName", "endpoint"),
     ("EndpointConfigName", "endpoint-config"),
     ("ModelName", "model"),

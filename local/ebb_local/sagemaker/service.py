@@ -17,8 +17,12 @@ from ministack.core import concurrency
 
 from ebb_local import authorization
 from ebb_local.sagemaker import (
+    async_queue,
+    components,
     endpoint_configs,
     endpoints,
+    faults,
+    fleets,
     jobs,
     models,
     processing_jobs,
@@ -59,7 +63,14 @@ ACTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "DescribeEndpoint": endpoints.describe,
     "ListEndpoints": endpoints.list_endpoints,
     "UpdateEndpoint": endpoints.update,
+    "UpdateEndpointWeightsAndCapacities": endpoints.update_weights_and_capacities,
     "DeleteEndpoint": endpoints.delete,
+    "CreateInferenceComponent": components.create,
+    "DescribeInferenceComponent": components.describe,
+    "ListInferenceComponents": components.list_components,
+    "UpdateInferenceComponent": components.update,
+    "UpdateInferenceComponentRuntimeConfig": components.update_runtime_config,
+    "DeleteInferenceComponent": components.delete,
     "CreateModelPackageGroup": registry.create_group,
     "DescribeModelPackageGroup": registry.describe_group,
     "ListModelPackageGroups": registry.list_groups,
@@ -79,6 +90,7 @@ def call(action: str, request: dict[str, Any]) -> dict[str, Any]:
     """Carry out one action as the current principal. Raises ServiceError with AWS's code and text."""
     if action not in ACTIONS:
         raise not_implemented(action)
+    faults.throttle(action)
     validation.validate(action, request)
     try:
         return ACTIONS[action](request)
@@ -108,13 +120,17 @@ def load_persisted_state(saved: dict[str, Any]) -> None:
         for *_, record in state.everywhere(store):
             if not jobs.ended(record, prefix):
                 _mark_interrupted(record, prefix)
+    async_queue.wait_again()
+    endpoints.announce()
+    components.announce()
     threads.start("sagemaker-restore", _restore_endpoints)
 
 
 def reset() -> None:
     """Forget everything and end every container."""
-    endpoints.close_all()
+    fleets.close_all()
     state.clear()
+    faults.clear()
 
 
 def _answer(action: str, body: bytes | str) -> tuple[int, dict[str, str], bytes]:
@@ -156,3 +172,4 @@ def _restore_endpoints() -> None:
         except OSError:
             time.sleep(0.1)
     endpoints.restore()
+    components.restore()

@@ -19,6 +19,14 @@ processing_jobs = AccountRegionScopedDict()
 models = AccountRegionScopedDict()
 endpoint_configs = AccountRegionScopedDict()
 endpoints = AccountRegionScopedDict()
+inference_components = AccountRegionScopedDict()
+async_requests = AccountRegionScopedDict()
+transform_jobs = AccountRegionScopedDict()
+notebook_instances = AccountRegionScopedDict()
+domains = AccountRegionScopedDict()
+user_profiles = AccountRegionScopedDict()
+spaces = AccountRegionScopedDict()
+apps = AccountRegionScopedDict()
 model_package_groups = AccountRegionScopedDict()
 model_packages = AccountRegionScopedDict()
 tags = AccountRegionScopedDict()
@@ -29,6 +37,14 @@ _stores: dict[str, AccountRegionScopedDict] = {
     "models": models,
     "endpoint_configs": endpoint_configs,
     "endpoints": endpoints,
+    "inference_components": inference_components,
+    "async_requests": async_requests,
+    "transform_jobs": transform_jobs,
+    "notebook_instances": notebook_instances,
+    "domains": domains,
+    "user_profiles": user_profiles,
+    "spaces": spaces,
+    "apps": apps,
     "model_package_groups": model_package_groups,
     "model_packages": model_packages,
     "tags": tags,

@@ -19,7 +19,7 @@ from ebb_local.sagemaker.errors import ServiceError, validation_exception
 # Java's classes of characters, which `re` does not know; where Python has none, the class is taken as wide as needed.
 _JAVA_CLASSES = {
     r"\p{L}": r"\w", r"\p{M}": r"\w", r"\p{N}": r"\w", r"\p{Z}": r"\s", r"\p{S}": r"\W", r"\p{P}": r"\W",
-    r"\p{Alnum}": "a-zA-Z0-9",
+    r"\p{Alnum}": "a-zA-Z0-9", r"\p{ASCII}": r"[\x00-\x7F]", r"\p{Print}": r"\x20-\x7E", r"\z": r"\Z",
 }  # fmt: skip
 _KINDS = {"string": "a String", "integer": "an Integer", "long": "a Long", "boolean": "a Boolean",
           "float": "a Float", "double": "a Double", "list": "a List", "map": "a Map", "structure": "a Structure",
@@ -43,10 +43,15 @@ def validate(action: str, request: dict[str, Any]) -> None:
     model = operation(action)
     if model is None or model.input_shape is None:
         return
-    problems = list(_problems(model.input_shape, request, ""))
-    if problems:
-        noun = "error" if len(problems) == 1 else "errors"
-        raise validation_exception(f"{len(problems)} validation {noun} detected: {'; '.join(problems)}")
+    if text := problems_of(model.input_shape, request):
+        raise validation_exception(text)
+
+
+def problems_of(shape: Shape, request: dict[str, Any]) -> str:
+    """Return AWS's text about every constraint of the model that a request violates; empty when it fits."""
+    problems = list(_problems(shape, request, ""))
+    noun = "error" if len(problems) == 1 else "errors"
+    return f"{len(problems)} validation {noun} detected: {'; '.join(problems)}" if problems else ""
 
 
 def _problems(shape: Shape, value: Any, path: str) -> Iterator[str]:

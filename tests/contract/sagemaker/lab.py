@@ -26,6 +26,7 @@ model = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"]) / "model"
 settings = json.loads((model / "settings.json").read_text())
 if settings.get("crash"):
     sys.exit("cannot load the model")
+at_once = []
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers()
@@ -33,7 +34,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         status = 400 if body == b"bad" else 200
         time.sleep(settings.get("sleep_s", 0))
-        answer = json.dumps({"answer": settings["answer"], "got": body.decode()[:20], "argv": sys.argv[1:]}).encode()
+        for hold in [pathlib.Path(settings["hold"])] if "hold" in settings else []:
+            at_once.append(1); peak = len(at_once)
+            while hold.exists(): time.sleep(0.02)
+            at_once.pop()
+        answer = json.dumps({"answer": settings["answer"], "got": body.decode()[:20], "argv": sys.argv[1:],
+                             **({"peak": peak} if "hold" in settings else {})}).encode()
         print("served", body.decode()[:20], flush=True)
         self.send_response(status); self.send_header("Content-Type", "application/json")
         self.end_headers(); self.wfile.write(answer)
@@ -206,9 +212,28 @@ class Lab:
         self.settled(name)
         return name
 
+    def serve(self, *variants: dict[str, Any], **members: Any) -> str:
+        """Make an endpoint of these variants and configuration members; return its name once it has settled."""
+        name = f"endpoint-{next(_numbers)}"
+        self.configure(name, *variants, **members)
+        self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+        self.settled(name)
+        return name
+
+    def configure(self, name: str, *variants: dict[str, Any], **members: Any) -> str:
+        """Make an endpoint configuration on ml.m5.large unless a variant says otherwise; return its name."""
+        usual = {"VariantName": "all", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+        rows = [usual | variant for variant in variants]
+        self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=rows, **members)
+        return name
+
+    def control(self, operation: str, **body: Any) -> dict[str, Any]:
+        """Call `Ebb.<operation>` of the control endpoint as root."""
+        return self.send(f"Ebb.{operation}", body, scope="ebb")
+
     def settled(self, name: str) -> dict[str, Any]:
         describe = self.sagemaker.describe_endpoint
-        states = ("Creating", "Updating")
+        states = ("Creating", "Updating", "RollingBack")
         wait_until(lambda: describe(EndpointName=name)["EndpointStatus"] not in states)
         return describe(EndpointName=name)
 
