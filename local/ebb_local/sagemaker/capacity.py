@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from ebb_local.sagemaker import faults, threads
-from ebb_local.sagemaker.errors import HostingFailure
+from ebb_local.sagemaker.errors import HostingFailure, JobFailure
 
 _NAME = re.compile(r"ml\.(?P<family>[a-z0-9-]+)\.(?P<size>\w+)")
 _VCPUS = {"medium": 2, "large": 2, "xlarge": 4}
@@ -23,6 +23,9 @@ _ACCELERATORS = {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}
 _REFUSED = (
     "Unable to provision requested ML compute capacity due to InsufficientInstanceCapacity error. Please retry using a "
     "different ML instance type or after some time."
+)
+_REFUSED_FOR_JOBS = (
+    "CapacityError: Unable to provision requested ML compute capacity. Please retry using a different ML instance type."
 )
 # Assumed: what the operating system and the agent keep for themselves; components share the rest.
 _FOR_COMPONENTS = 0.9
@@ -60,3 +63,11 @@ def provision(instance_type: str) -> None:
         threads.sleep(1.0)
     if instance_type in faults.current().refused_types:
         raise HostingFailure(_REFUSED)
+
+
+def provision_for_job(instance_type: str) -> None:
+    """Wait for the instance of a job. Raises JobFailure with AWS's text where there is none."""
+    try:
+        provision(instance_type)
+    except HostingFailure as refused:
+        raise JobFailure(_REFUSED_FOR_JOBS) from refused

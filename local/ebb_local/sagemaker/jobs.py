@@ -1,4 +1,4 @@
-"""What training and processing jobs share: a thread that takes one job from start to end, and how it is stopped."""
+"""What jobs of every kind share: a thread that takes one job from start to end, and how it is stopped."""
 
 import json
 import logging
@@ -53,7 +53,8 @@ class JobRun(ABC):
         self.stop_asked = threading.Event()
         self.interrupt_asked = threading.Event()
         limit_s = (record.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds", 86_400)
-        self.credentials: Credentials = credentials(record["RoleArn"], valid_s=limit_s + 3_600)
+        role_arn = record.get("RoleArn") or record["_role"]
+        self.credentials: Credentials = credentials(role_arn, valid_s=limit_s + 3_600)
         self.bucket = Bucket(self.credentials)
         self._deadline = float("inf")
         self._limit_s = float(limit_s)

@@ -33,6 +33,7 @@ from ebb_local.sagemaker import (
     tags,
     threads,
     training_jobs,
+    transform_jobs,
     validation,
 )
 from ebb_local.sagemaker.errors import ServiceError, not_implemented
@@ -51,6 +52,10 @@ ACTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "DescribeProcessingJob": processing_jobs.describe,
     "ListProcessingJobs": processing_jobs.list_jobs,
     "StopProcessingJob": processing_jobs.stop,
+    "CreateTransformJob": transform_jobs.create,
+    "DescribeTransformJob": transform_jobs.describe,
+    "ListTransformJobs": transform_jobs.list_jobs,
+    "StopTransformJob": transform_jobs.stop,
     "CreateModel": models.create,
     "DescribeModel": models.describe,
     "ListModels": models.list_models,
@@ -86,6 +91,13 @@ ACTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+_JOBS = (
+    (state.training_jobs, "Training"),
+    (state.processing_jobs, "Processing"),
+    (state.transform_jobs, "Transform"),
+)
+
+
 def call(action: str, request: dict[str, Any]) -> dict[str, Any]:
     """Carry out one action as the current principal. Raises ServiceError with AWS's code and text."""
     if action not in ACTIONS:
@@ -116,7 +128,7 @@ def get_state() -> dict[str, Any]:
 def load_persisted_state(saved: dict[str, Any]) -> None:
     """Take back what was saved: jobs that ran have failed, endpoints in service are started again."""
     state.load(saved)
-    for store, prefix in ((state.training_jobs, "Training"), (state.processing_jobs, "Processing")):
+    for store, prefix in _JOBS:
         for *_, record in state.everywhere(store):
             if not jobs.ended(record, prefix):
                 _mark_interrupted(record, prefix)

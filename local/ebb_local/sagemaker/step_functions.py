@@ -1,4 +1,4 @@
-"""Step Functions' `.sync` integrations of SageMaker: createTrainingJob and createProcessingJob.
+"""Step Functions' `.sync` integrations of SageMaker: createTrainingJob, createProcessingJob, createTransformJob.
 
 Source: https://docs.aws.amazon.com/step-functions/latest/dg/connect-sagemaker.html. The result is the Describe response
 with times in milliseconds. A job that ended badly is `States.TaskFailed` with that response as Cause (unverified on
@@ -14,7 +14,7 @@ from typing import Any
 from ministack.core.responses import get_account_id, get_region
 
 from ebb_local import sync_tasks
-from ebb_local.sagemaker import events, jobs, processing_jobs, service, state, training_jobs
+from ebb_local.sagemaker import events, jobs, processing_jobs, service, state, training_jobs, transform_jobs
 from ebb_local.sagemaker.errors import ServiceError
 from ebb_local.sync_tasks import Permissions, TaskError
 
@@ -30,9 +30,10 @@ _MANAGED_TAG = {"Key": "MANAGED_BY_AWS", "Value": "STARTED_BY_STEP_FUNCTIONS"}
 
 
 def install() -> None:
-    """Register both kinds of job with Step Functions."""
+    """Register every kind of job with Step Functions."""
     _register("Training", "training-job", training_jobs.find)
     _register("Processing", "processing-job", processing_jobs.find)
+    _register("Transform", "transform-job", transform_jobs.find)
 
 
 def _register(prefix: str, kind: str, find: Callable[[str], state.Record]) -> None:

@@ -49,6 +49,11 @@ http.server.ThreadingHTTPServer(address, Handler).serve_forever()
 """
 
 
+def next_number() -> int:
+    """A number for a name that no other test has."""
+    return next(_numbers)
+
+
 @dataclass
 class Lab:
     """A bucket with job code, images in the registry, and short ways to run and look at jobs."""
