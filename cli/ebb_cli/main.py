@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ebb_cli import cloud, control, demo, destroy, doctor, drop, logs, planning, score, serving, show
+from ebb_cli import advance, cloud, control, demo, destroy, doctor, drop, logs, planning, score, serving, show
 from ebb_cli.problems import reported
 from ebb_cli.target import on_target
 
@@ -29,6 +29,7 @@ START, WATCH, SERVE, KEEP = "Start", "Runs", "Models", "House-keeping"
 COMMANDS: tuple[tuple[Callable[..., Any], bool, str], ...] = (
     (cloud.up, False, START),
     (cloud.down, False, START),
+    (advance.advance, True, START),
     (demo.demo, False, START),
     (planning.plan, False, START),
     (drop.drop, True, START),

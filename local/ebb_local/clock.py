@@ -141,6 +141,22 @@ def every(seconds: float, name: str, function: Callable[[], Any], *, last: bool 
         _changed.notify_all()
 
 
+def in_real_time(seconds: float, name: str, function: Callable[[], Any]) -> None:
+    """Call `function` every so many real seconds while nobody advances the clock: what must not wait for a minute."""
+
+    def loop() -> None:
+        while True:
+            time.sleep(seconds)
+            if _advancing.acquire(blocking=False):
+                try:
+                    with _ticking:
+                        _guarded(name, function, None)
+                finally:
+                    _advancing.release()
+
+    threading.Thread(target=loop, name=f"ebb-{name.replace(' ', '-')}", daemon=True).start()
+
+
 def when(name: str, due: Callable[[], float], function: Callable[[], Any]) -> None:
     """Call `function` whenever virtual time has reached `due()`, which moves on with the call.
 

@@ -38,10 +38,17 @@ class Cloud:
         config = botocore.client.Config(retries={"max_attempts": 1}, s3={"addressing_style": "path"})
         return session.client(service, endpoint_url=self.server.endpoint_url, config=config)
 
-    def control(self, operation: str) -> dict:
+    def advance(self, seconds: float) -> list[dict]:
+        """Put the clock forward; return what happened meanwhile."""
+        reply = self.control("Advance", Seconds=seconds, BudgetSeconds=120)
+        assert not reply["WaitsFor"], reply
+        assert reply["Now"] - reply["Began"] >= seconds
+        return reply["Notes"]
+
+    def control(self, operation: str, **document: Any) -> dict:
         """Call `Ebb.<operation>` of the control endpoint, signed as root."""
         request = botocore.awsrequest.AWSRequest(
-            "POST", f"{self.server.endpoint_url}/", {"X-Amz-Target": f"Ebb.{operation}"}, b"{}"
+            "POST", f"{self.server.endpoint_url}/", {"X-Amz-Target": f"Ebb.{operation}"}, json.dumps(document).encode()
         )
         credentials = self.session().get_credentials()
         botocore.auth.SigV4Auth(credentials, "ebb", self.server.region).add_auth(request)

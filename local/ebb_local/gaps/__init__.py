@@ -34,6 +34,7 @@ GAPS = (
     "encryption_keys",
     "alarm_actions",
     "alarm_evaluation",
+    "cloudwatch_metrics",
 )
 
 

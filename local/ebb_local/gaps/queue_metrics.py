@@ -8,8 +8,6 @@ import time
 
 from ministack.services import cloudwatch, sqs
 
-_KEPT_POINTS = 2000
-
 
 def publish() -> None:
     """Record the visible and the invisible messages of every queue that holds any."""
@@ -19,9 +17,6 @@ def publish() -> None:
         if not waiting:
             continue
         visible = sum(message["visible_at"] <= now_s for message in waiting)
-        dimensions = {"QueueName": queue["name"]}
         for name, count in (("Visible", visible), ("NotVisible", len(waiting) - visible)):
             metric = f"ApproximateNumberOfMessages{name}"
-            cloudwatch.record_metric("AWS/SQS", metric, count, "Count", dimensions)
-            points = cloudwatch._metric_bucket(("AWS/SQS", metric, cloudwatch._dims_key(dimensions)))
-            del points[:-_KEPT_POINTS]  # MiniStack keeps every point, and saves them all
+            cloudwatch.record_metric("AWS/SQS", metric, count, "Count", {"QueueName": queue["name"]})
