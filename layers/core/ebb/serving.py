@@ -20,9 +20,12 @@
 
 The rule: of the kinds that meet the service level asked for, the one that takes the least energy. Estimates closer than
 `NOISE_SHARE` are no difference: among those the cheapest is taken. While nothing is known of the traffic it is
-serverless, which takes nothing until somebody calls. A model that is served moves to another kind only when that one
-wins on all that was measured and on each of the last `SUSTAINED_DAYS`, by more than the noise, and when what the move
-itself takes is back within `PAYBACK_DAYS`. A kind that no longer meets the service level is left at once.
+serverless, which takes nothing until somebody calls.
+A model that is served moves only when its kind has served for `SETTLED_DAYS`, when another one wins on the last week
+and on each of the last `SUSTAINED_DAYS` by more than the noise, and when what the move itself takes is back within
+`PAYBACK_DAYS`. A kind that no longer meets the service level is left at once.
+Instances are counted whole, so real-time serving steps up where traffic outgrows them; between two steps more traffic
+never makes serverless relatively better.
 """
 
 import math
@@ -49,6 +52,7 @@ NOISE_SHARE = 0.25
 LEAST_SAVING_USD = 1.0
 SAVING_SHARE = 0.20
 SUSTAINED_DAYS = 3
+SETTLED_DAYS = 7  # that a kind has served before it is left for a better one: a whole week, seen with it
 PAYBACK_DAYS = 7
 # While one kind is brought up beside the other both run: AWS's minutes and the longest watch that is usual.
 MOVE_S = 1800.0
@@ -275,17 +279,18 @@ def choose(
             idle_after_s=idle_after_s,
         )
 
-    rows = rows_for(traffic)
+    recent = traffic.recent
+    rows = rows_for(recent)
     named = asked if asked not in (None, "auto") else serve.kind if serve.kind != "auto" else None
     if named is not None:
         kind, reason = _named(rows, named, by_hand=named != serve.kind)
     elif current is None:
-        kind, reason = _first(rows, traffic)
+        kind, reason = _first(rows, recent)
     else:
         days = [rows_for(day) for day in traffic.last_days(SUSTAINED_DAYS)]
-        kind, reason = _next(rows, days, traffic, current, now)
+        kind, reason = _next(rows, days, recent, current, now)
     moves = current is not None and current.kind != kind
-    return Choice(kind, reason, rows, traffic, moves, tuple(_assumed(model, serve, idle_after_s)))
+    return Choice(kind, reason, rows, recent, moves, tuple(_assumed(model, serve, idle_after_s)))
 
 
 def table(
@@ -335,7 +340,7 @@ def _serverless(known: _Facts) -> Row:
     pull = facts.large_image_pull_s if model.own_code else facts.image_pull_s
     most_mb = SERVERLESS_MEMORY_MB[-1]
     needed = min(model.needed_mib, most_mb) if not model.timed and _loads_in(model, most_mb) else model.needed_mib
-    size_mb = serve.memory_mb or next((size for size in SERVERLESS_MEMORY_MB if size >= needed), None)
+    size_mb: int | None = serve.memory_mb or next((size for size in SERVERLESS_MEMORY_MB if size >= needed), None)
     cold_share = traffic.cold_share(facts.warm_s.value)
     if size_mb is None or needed > size_mb:
         field = "model.memory_mib" if size_mb is None else "serve.memory_mb"
@@ -589,8 +594,8 @@ def _next(
     stays = f"stays, though {best.kind} would take less by the last {traffic.days:.3g} days: "
     if not days:
         return serving.kind, f"{stays}fewer than {SUSTAINED_DAYS} days of calls were measured"
-    if now is None or now - current.since < timedelta(days=SUSTAINED_DAYS):
-        return serving.kind, f"{stays}it has been served like this for less than {SUSTAINED_DAYS} days"
+    if now is None or now - current.since < timedelta(days=SETTLED_DAYS):
+        return serving.kind, f"{stays}it has been served like this for less than {SETTLED_DAYS} days"
     if not _clearly_better(best, serving):
         return serving.kind, f"{stays}the gain is within the margin ({_gain(best, serving)})"
     for each in days:
@@ -621,6 +626,8 @@ def _best(rows: Sequence[Row]) -> tuple[Row, str]:
     best = min(near, key=lambda row: (row.usd, _PREFERENCE.index(row.kind)))
     if len(offered) == 1:
         reason = "the only kind that meets what is asked for"
+    elif ranked[-1].kwh == 0:
+        reason = "nobody calls, so no kind takes anything"
     elif best is least:
         reason = f"least energy: {best.kwh:.3g} kWh a month, {ranked[1].kind} takes {ranked[1].kwh:.3g}"
     else:

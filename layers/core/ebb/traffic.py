@@ -19,6 +19,7 @@ Source = Literal["unknown", "expected", "measured"]
 DAY_S = 86_400.0
 HOUR_S = 3_600.0
 MOST_HISTORY = timedelta(days=14)
+RECENT_HOURS = 7 * 24
 # Of a day's calls in its busiest hour, where only their number is known. Assumed: 2.4 times the mean hour.
 BUSIEST_HOUR_SHARE = 0.10
 # With nothing known the kinds are compared at this many calls a day, which is said beside them. Assumed.
@@ -113,22 +114,22 @@ class Traffic:
         """Return the share of time in which the last call is no longer ago than the window."""
         if not self.hours:
             return 1 - math.exp(-self.per_day * window_s / DAY_S)
-        shares = [1 - math.exp(-self._expected_before(moment_s, window_s)) for moment_s in self._moments]
-        return sum(shares) / len(shares)
+        return self._seen(window_s)[0]
 
     def cold_per_day(self, window_s: float) -> float:
         """Return how many calls a day come when the last one is longer ago than the window."""
         if not self.hours:
             return self.per_day * math.exp(-self.per_day * window_s / DAY_S)
-        cold = sum(
-            self.hours[int(moment_s // HOUR_S)] * math.exp(-self._expected_before(moment_s, window_s))
-            for moment_s in self._moments
-        )
-        return cold / _SLOTS_PER_HOUR / self.days
+        return self._seen(window_s)[1]
 
     def cold_share(self, window_s: float) -> float:
         """Return the share of calls that come when the last one is longer ago than the window."""
         return self.cold_per_day(window_s) / self.per_day if self.per_day else 0.0
+
+    @property
+    def recent(self) -> "Traffic":
+        """Return the traffic of the last week, which holds each day of the week once."""
+        return self if len(self.hours) <= RECENT_HOURS else _of_hours(self.hours[-RECENT_HOURS:])
 
     def last_days(self, count: int) -> list["Traffic"]:
         """Return the traffic of each of the last days by itself, oldest first; none when fewer were measured."""
@@ -150,9 +151,20 @@ class Traffic:
             "longest_gap_h": self.longest_gap_h,
         }
 
+    def _seen(self, window_s: float) -> tuple[float, float]:
+        """Return the share of time awake and the cold calls a day, from looking at moments of every hour."""
+        if window_s not in self._known_windows:
+            awake = cold = 0.0
+            for slot in range(len(self.hours) * _SLOTS_PER_HOUR):
+                silent = math.exp(-self._expected_before((slot + 0.5) * HOUR_S / _SLOTS_PER_HOUR, window_s))
+                awake += 1 - silent
+                cold += silent * self.hours[slot // _SLOTS_PER_HOUR] / _SLOTS_PER_HOUR
+            self._known_windows[window_s] = (awake / (len(self.hours) * _SLOTS_PER_HOUR), cold / self.days)
+        return self._known_windows[window_s]
+
     @cached_property
-    def _moments(self) -> list[float]:
-        return [(slot + 0.5) * HOUR_S / _SLOTS_PER_HOUR for slot in range(len(self.hours) * _SLOTS_PER_HOUR)]
+    def _known_windows(self) -> dict[float, tuple[float, float]]:
+        return {}
 
     @cached_property
     def _until(self) -> list[float]:
@@ -186,7 +198,8 @@ def measured(datapoints: Iterable[tuple[datetime, float]], *, since: datetime, u
     """Return what an endpoint's own calls say: sums of Invocations from `since`, when it was in service, to `until`.
 
     An hour without a datapoint had no call: Invocations is not published as 0. Whoever asks makes sure that the
-    metrics were read. At most the last 14 days count, in whole hours back from `until`; less than an hour is unknown.
+    metrics were read. At most the last 14 days count, in whole hours back from `until`, and a sum belongs to the hour
+    that holds its timestamp, which CloudWatch sets to its beginning. Less than an hour is unknown.
     """
     begin = max(since, until - MOST_HISTORY)
     count = int((until - begin) / timedelta(hours=1))
@@ -196,9 +209,6 @@ def measured(datapoints: Iterable[tuple[datetime, float]], *, since: datetime, u
     hours = [0.0] * count
     for moment, calls in datapoints:
         place = bisect_right(edges, moment) - 1
-        # CloudWatch stamps a sum with the begin of its hour, which may lie before `since`: its calls came after it
-        if place < 0 and edges[0] - moment < timedelta(hours=1):
-            place = 0
         if 0 <= place < count:
             hours[place] += float(calls)
     return _of_hours(hours)
