@@ -32,6 +32,62 @@ class UploadSettings:
 
 
 @dataclass(frozen=True)
+class ScheduleSettings:
+    """What `on_schedule` needs."""
+
+    sweep_account_arn: str
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        return cls(_get("SWEEP_ACCOUNT_ARN"))
+
+
+@dataclass(frozen=True)
+class ReapSettings:
+    """What `decide_reaping` needs: whose resources are ours, whether others' tags count, where events are noted."""
+
+    stack: str
+    manages_foreign: bool
+    ledger_table: str
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        return cls(_get("STACK_NAME"), _get("MANAGE_FOREIGN_ENDPOINTS") == "yes", _get("LEDGER_TABLE"))
+
+
+@dataclass(frozen=True)
+class SweepSettings(ReapSettings):
+    """What `sweep_account` needs."""
+
+    artifact_bucket: str
+    deploy_model_arn: str
+    reap_resources_arn: str
+    scale_to_zero_arn: str
+    wake_endpoint_arn: str
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        shared = ReapSettings.from_env()
+        return cls(
+            shared.stack,
+            shared.manages_foreign,
+            shared.ledger_table,
+            _get("ARTIFACT_BUCKET"),
+            _get("DEPLOY_MODEL_ARN"),
+            _get("REAP_RESOURCES_ARN"),
+            _get("SCALE_TO_ZERO_ARN"),
+            _get("WAKE_ENDPOINT_ARN"),
+        )
+
+    def machine_arn(self, name: str) -> str:
+        """Return the ARN of a state machine by the name of its definition."""
+        return str(getattr(self, f"{name}_arn"))
+
+
+@dataclass(frozen=True)
 class RecordSettings:
     """What the functions need that only read and write the ledger and the runs' reports."""
 
@@ -63,6 +119,67 @@ class IdentifySettings:
             _get("LANDING_BUCKET"),
             jobs_hash(_get("JOBS_URI")),
             _list("EXTERNAL_DATA_BUCKETS"),
+        )
+
+
+@dataclass(frozen=True)
+class DoorSettings:
+    """What `front_door` and `deliver_request` need."""
+
+    stack: str
+    ledger_table: str
+    artifact_bucket: str
+    requests_queue_url: str
+    wake_endpoint_arn: str
+    dead_letter_queue_url: str = ""  # only the delivery gives up
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        return cls(
+            _get("STACK_NAME"),
+            _get("LEDGER_TABLE"),
+            _get("ARTIFACT_BUCKET"),
+            _get("REQUESTS_QUEUE_URL"),
+            _get("WAKE_ENDPOINT_ARN"),
+            os.environ.get("REQUESTS_DEAD_LETTER_QUEUE_URL", ""),
+        )
+
+
+@dataclass(frozen=True)
+class AlarmSettings:
+    """What `on_alarm` needs."""
+
+    stack: str
+    ledger_table: str
+    scale_to_zero_arn: str
+    wake_endpoint_arn: str
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        return cls(_get("STACK_NAME"), _get("LEDGER_TABLE"), _get("SCALE_TO_ZERO_ARN"), _get("WAKE_ENDPOINT_ARN"))
+
+
+@dataclass(frozen=True)
+class ScalingSettings:
+    """What `decide_scaling` and `plan_wake` need."""
+
+    stack: str
+    ledger_table: str
+    artifact_bucket: str
+    notifications_topic_arn: str
+    manages_foreign: bool
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        return cls(
+            _get("STACK_NAME"),
+            _get("LEDGER_TABLE"),
+            _get("ARTIFACT_BUCKET"),
+            _get("NOTIFICATIONS_TOPIC_ARN"),
+            _get("MANAGE_FOREIGN_ENDPOINTS") == "yes",
         )
 
 

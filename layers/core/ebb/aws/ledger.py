@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from boto3.dynamodb.conditions import Key
@@ -28,6 +30,17 @@ class Ledger:
 
     def __init__(self, name: str):
         self._table = table(name)
+        self._answered_at: datetime | None = None
+
+    @property
+    def now(self) -> datetime:
+        """The moment of DynamoDB's last answer: for what no event tells the time, and functions never ask the clock.
+
+        Raises: LedgerUnavailableError when nothing has been asked yet, or the answer had no date.
+        """
+        if self._answered_at is None:
+            raise LedgerUnavailableError("DynamoDB has not told the time")
+        return self._answered_at
 
     def apply(self, request: ledger.Request) -> bool:
         """Send a conditional write; return False when its condition refused it.
@@ -135,7 +148,7 @@ class Ledger:
 
     def _call(self, action: str, **request: Any) -> dict[str, Any]:
         try:
-            return dict(getattr(self._table, action)(**request))
+            answer = dict(getattr(self._table, action)(**request))
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code == "ConditionalCheckFailedException":
@@ -143,6 +156,9 @@ class Ledger:
             raise LedgerUnavailableError(f"DynamoDB answered {code} to {action}") from error
         except BotoCoreError as error:
             raise LedgerUnavailableError(f"{action}: {type(error).__name__}") from error
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        self._answered_at = parsedate_to_datetime(date) if date else None
+        return answer
 
 
 class _ConditionRefusedError(Exception):

@@ -20,6 +20,7 @@ BLOCKS_HELD = 4
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _CHANGED = {"412", "PreconditionFailed"}
 _DENIED = {"403", "AccessDenied"}
+_CONFLICT = {"409", "ConditionalRequestConflict"}  # another one is writing it just now
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,19 @@ def head(bucket: str, key: str, *, etag: str | None = None) -> ObjectFacts:
         found.get("Metadata", {}),
         _full_object_checksum(found),
     )
+
+
+def described(bucket: str, key: str) -> dict[str, Any] | None:
+    """Return what S3 tells about an object, its type and time among it; None when it is not there.
+
+    Raises: ObjectDeniedError, StorageUnavailableError.
+    """
+    try:
+        return dict(client("s3").head_object(Bucket=bucket, Key=key))
+    except (ClientError, BotoCoreError) as error:
+        if isinstance(error, ClientError) and error.response["Error"]["Code"] in _MISSING:
+            return None
+        _translate(error, bucket, key)
 
 
 def read(bucket: str, key: str, *, etag: str | None = None, first_bytes: int | None = None) -> bytes:
@@ -165,6 +179,21 @@ def write(bucket: str, key: str, body: bytes, *, content_type: str) -> None:
         client("s3").put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
     except (ClientError, BotoCoreError) as error:
         _translate(error, bucket, key)
+
+
+def write_once(bucket: str, key: str, body: bytes, *, content_type: str) -> bool:
+    """Write an object unless there is one; return False when there is, which stays as it is.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+    Raises: ObjectDeniedError, StorageUnavailableError.
+    """
+    try:
+        client("s3").put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type, IfNoneMatch="*")
+    except (ClientError, BotoCoreError) as error:
+        if isinstance(error, ClientError) and error.response["Error"]["Code"] in _CHANGED | _CONFLICT:
+            return False
+        _translate(error, bucket, key)
+    return True
 
 
 def _get(bucket: str, key: str, etag: str | None, span: str | None) -> bytes:
