@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ebb_cli import advance, cloud, control, demo, destroy, doctor, drop, logs, planning, score, serving, show
+from ebb_cli import advance, cloud, control, demo, destroy, doctor, drop, logs, planning, score, serving, show, simulate
 from ebb_cli.problems import reported
 from ebb_cli.target import on_target
 
@@ -33,6 +33,7 @@ COMMANDS: tuple[tuple[Callable[..., Any], bool, str], ...] = (
     (demo.demo, False, START),
     (planning.plan, False, START),
     (drop.drop, True, START),
+    (simulate.simulate, False, START),
     (show.runs, True, WATCH),
     (show.show, True, WATCH),
     (show.why, True, WATCH),

@@ -25,6 +25,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Literal
 
@@ -35,7 +36,9 @@ MINUTE = timedelta(minutes=1)
 DAY_MIN = 24 * 60
 WEEK_MIN = 7 * DAY_MIN
 HISTORY = timedelta(days=14)  # CloudWatch keeps minutes for 15 days
-SHORTEST, LONGEST = timedelta(minutes=1), timedelta(hours=2)  # the bounds of a learned window
+# The bounds of a learned window. The shortest is the window of the idle alarm, which is what asks at all: an earlier
+# one would start an execution in each short silence of a busy endpoint, a later one keeps awake who need not be.
+SHORTEST, LONGEST = timedelta(minutes=5), timedelta(hours=2)
 
 # Chosen on the tuning seeds of benchmarks/simulate.py, reported on others.
 ENOUGH_SILENCES = 8  # fewer say nothing of the next one
@@ -44,7 +47,7 @@ PATIENCE = (
 )
 FORBIDDEN_SHARE = 0.0025  # of requests that may meet it cold where the SLA forbids it: half of the promised 0.5 %
 SLOT_MIN = 30  # of the week, for `hours`
-AROUND_SLOTS = 1  # and so many slots before and after each
+AROUND_SLOTS = 0  # and so many slots before and after each
 SILENT_DAYS = 7
 
 
@@ -54,20 +57,22 @@ class Costs:
 
     awake_per_hour: float = 1.0  # USD or watts
     wake_s: float = 300.0  # from the wake call until it answers; billed
-    lag_s: float = 120.0  # from the decision to sleep until nothing is billed: the alarm's period, the grace
+    lag_s: float = (
+        270.0  # from the end of the window until nothing is billed: late metrics, and the grace before it acts
+    )
     cold_start_allowed: float | None = None  # USD or watt-hours that one is worth; default: PATIENCE wakes
 
-    @property
+    @cached_property
     def wake_min(self) -> int:
         """Whole minutes that one wake takes."""
         return max(1, math.ceil(self.wake_s / 60))
 
-    @property
+    @cached_property
     def lag_min(self) -> int:
         """Whole minutes from the decision until nothing is billed."""
         return math.ceil(self.lag_s / 60)
 
-    @property
+    @cached_property
     def wait_min(self) -> float:
         """Minutes awake that an allowed cold start is worth."""
         if self.cold_start_allowed is None:
@@ -110,12 +115,8 @@ class Habit:
     tail_min: int = 0  # timer: to here, counted from the last call
     hours: tuple[tuple[int, int], ...] = ()  # hours: stretches [start, end) of the week's minutes
     wake_min: int = 5
+    lag_min: int = 5
     numbers: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def shortest_min(self) -> int:
-        """Fewer silent minutes than this never put it to sleep; it saves asking."""
-        return min((each.minutes for each in self.windows), default=1)
 
 
 def window(
@@ -181,13 +182,18 @@ def learn(
     last_before = minutes[high - 1] if high else None
     silent_since = since if high == low else minutes[high - 1]
     if days >= SILENT_DAYS and until - silent_since >= SILENT_DAYS * DAY_MIN:
-        return Habit("silent", days, (Window(1, 0, 0),), wake_min=costs.wake_min)
-    seen = _Seen.of(minutes[low:high], counts[low:high], until=until, costs=costs)
+        return Habit("silent", days, (Window(SHORTEST // MINUTE, 0, 0),), wake_min=costs.wake_min)
+    seen = _Seen.of(minutes[low:high], counts[low:high], since=since, until=until, costs=costs)
     forbidden = cold_start == "avoid"
     if forbidden and (days < SILENT_DAYS or last_before is None):
         return Habit("awake", days, wake_min=costs.wake_min)
     if len(seen.silences) < ENOUGH_SILENCES and not forbidden:
-        return Habit("window", days, (Window(costs.wake_min, len(seen.silences), 0),), wake_min=costs.wake_min)
+        return Habit(
+            "window",
+            days,
+            (Window(max(SHORTEST // MINUTE, costs.wake_min), len(seen.silences), 0),),
+            wake_min=costs.wake_min,
+        )
     found = [_window_habit(seen, days, forbidden), _timer_habit(seen, days), *_hours_habits(seen, days)]
     offers = [offer for offer in found if offer]
     if forbidden:
@@ -198,7 +204,7 @@ def learn(
     else:
         best = min(offers, key=lambda offer: offer.awake_min + offer.cold * costs.wait_min)
     numbers = {"cold_starts": best.cold, "silences": len(seen.silences), "requests": seen.requests}
-    return replace(best.habit, wake_min=costs.wake_min, numbers=numbers)
+    return replace(best.habit, wake_min=costs.wake_min, lag_min=costs.lag_min, numbers=numbers)
 
 
 @dataclass(frozen=True)
@@ -215,6 +221,8 @@ class _Offer:
 class _Seen:
     """The silences of a history that are long enough for a choice: (first silent minute, next call, silent minutes)."""
 
+    since: int
+    until: int
     minutes: Sequence[int]
     silences: list[tuple[int, int, int]]
     late: list[float]  # for each, the requests that come before it is awake if its end is a cold start
@@ -222,7 +230,7 @@ class _Seen:
     costs: Costs
 
     @classmethod
-    def of(cls, minutes: Sequence[int], counts: Sequence[float], *, until: int, costs: Costs) -> _Seen:
+    def of(cls, minutes: Sequence[int], counts: Sequence[float], *, since: int, until: int, costs: Costs) -> _Seen:
         # silences that no window reaches cost the same whatever is chosen
         least = SHORTEST // MINUTE + costs.lag_min + 1
         found = [(a + 1, b, b - a - 1) for a, b in pairwise(minutes) if b - a > least]
@@ -235,9 +243,9 @@ class _Seen:
         if minutes and until - minutes[-1] > LONGEST // MINUTE:  # still silent: long enough to be told from the others
             found.append((minutes[-1] + 1, until, until - minutes[-1] - 1))
             late.append(1.0)
-        return cls(minutes, found, late, total[-1], costs)
+        return cls(since, until, minutes, found, late, total[-1], costs)
 
-    @property
+    @cached_property
     def late_each(self) -> float:
         """Requests that one cold start holds up, on average; at least one."""
         return max(1.0, sum(self.late) / len(self.late)) if self.late else 1.0
@@ -263,36 +271,28 @@ def _window_habit(seen: _Seen, days: float, forbidden: bool) -> _Offer | None:
     return _Offer(Habit("window", days, tuple(windows)), awake, cold, late)
 
 
-def _best_window(seen: _Seen, members: list[int], forbidden: bool) -> tuple[Window, float, float, float]:
-    costs = seen.costs
-    longest = LONGEST // MINUTE
-    # by length: how many, how many minutes, how many late requests
-    number, length_sum, late_sum = ([0.0] * (longest + costs.lag_min + 2) for _ in range(3))
-    for member in members:
-        length = seen.silences[member][2]
-        at = min(length, longest + costs.lag_min + 1)
-        number[at] += 1
-        length_sum[at] += length
-        late_sum[at] += seen.late[member]
-    count, late_all = float(len(members)), sum(late_sum)
-    shorter, kept, late_kept = 0.0, 0.0, 0.0
+def _best_window(seen: _Seen, members: Sequence[int], forbidden: bool) -> tuple[Window, float, float, float]:
+    """Return the window that would have cost least, and what: minutes awake, cold starts, late requests.
+
+    The cost only changes where a window reaches one more silence, so those are the only windows to try.
+    """
+    costs, lag, wake = seen.costs, seen.costs.lag_min, seen.costs.wake_min
+    wait = 0.0 if forbidden else costs.wait_min
+    most = FORBIDDEN_SHARE * seen.requests - seen.late_each if forbidden else math.inf
+    shortest, longest = SHORTEST // MINUTE, LONGEST // MINUTE
+    ordered = sorted((seen.silences[member][2], seen.late[member]) for member in members)
+    late = sum(held_up for _, held_up in ordered)
+    kept, longer, place = 0.0, len(ordered), 0
     best: tuple[float, Window, float, float, float] | None = None
-    reach = 0
-    for minutes in range(1, longest + 1):
-        effective = minutes + costs.lag_min
-        while reach <= effective:
-            shorter += number[reach]
-            kept += length_sum[reach]
-            late_kept += late_sum[reach]
-            reach += 1
-        longer = count - shorter
-        awake = kept + longer * (effective + costs.wake_min)
-        late = late_all - late_kept
-        key = awake + longer * (0.0 if forbidden else costs.wait_min)
-        if forbidden and late + seen.late_each > FORBIDDEN_SHARE * seen.requests and minutes < longest:
-            continue
-        if best is None or key < best[0]:
-            best = (key, Window(minutes, len(members), int(longer)), awake, longer, late)
+    for minutes in sorted({shortest, longest, *(each - lag for each, _ in ordered if shortest < each - lag < longest)}):
+        while place < len(ordered) and ordered[place][0] <= minutes + lag:
+            kept, late, longer, place = kept + ordered[place][0], late - ordered[place][1], longer - 1, place + 1
+        awake = kept + longer * (minutes + lag + wake)
+        key = awake + longer * wait
+        # where the SLA forbids cold starts the longest of equals is the safest
+        better = best is None or key < best[0] or (forbidden and key == best[0])
+        if better and (late <= most or minutes == longest):
+            best = (key, Window(minutes, len(ordered), longer), awake, longer, late)
     assert best is not None
     return best[1:]
 
@@ -314,7 +314,7 @@ def _cost_of_window(seen: _Seen, members: Sequence[int], minutes: int) -> tuple[
 def _timer_habit(seen: _Seen, days: float) -> _Offer | None:
     """Return the best habit of sleeping after each call and waking before the next is due."""
     costs = seen.costs
-    effective, wake = 1 + costs.lag_min, costs.wake_min
+    effective, wake = SHORTEST // MINUTE + costs.lag_min, costs.wake_min
     lengths = sorted(length for *_, length in seen.silences if length > effective + wake)
     if len(lengths) < ENOUGH_SILENCES // 2:
         return None
@@ -334,7 +334,7 @@ def _timer_habit(seen: _Seen, days: float) -> _Offer | None:
                 awake += effective + wake + (tail - head + wake if length > tail else 0)
                 cold += 1
                 late += held_up
-        habit = Habit("timer", days, (Window(1, len(lengths), 0),), head, tail)
+        habit = Habit("timer", days, (Window(SHORTEST // MINUTE, len(lengths), 0),), head, tail)
         offer = _Offer(habit, awake, cold, late)
         if best is None or awake + cold * costs.wait_min < best.awake_min + best.cold * costs.wait_min:
             best = offer
@@ -347,45 +347,59 @@ def _hours_habits(seen: _Seen, days: float) -> list[_Offer]:
     A call at an hour that no other day shares would have been missed had its own day not been seen: so often a miss is
     expected (leave one day out).
     """
-    if days < SILENT_DAYS or not seen.silences:
+    if days < SILENT_DAYS:
         return []
-    days_of_slot = _days_of_slots(seen)
-    offers = []
-    for least in (1, 2):
-        hours = _stretches(days_of_slot, least, seen.costs)
-        sure = _stretches(days_of_slot, least + 1, seen.costs)
-        if not hours or hours == ((0, WEEK_MIN),):
+    called = _days_of_slots(seen)
+    offers: list[_Offer] = []
+    levels = [_stretches(called, least, seen.costs) for least in (1, 2, 3)]
+    for hours, sure in pairwise(levels):
+        if not sure or hours == ((0, WEEK_MIN),):
             continue
         awake, _, _ = _cost_of_hours(seen, hours)
         _, cold, late = _cost_of_hours(seen, sure)
-        habit = Habit("hours", days, (Window(seen.costs.wake_min, len(seen.silences), 0),), hours=hours)
+        habit = Habit(
+            "hours", days, (Window(max(SHORTEST // MINUTE, seen.costs.wake_min), len(seen.silences), 0),), hours=hours
+        )
         offers.append(_Offer(habit, awake, cold, late))
     return offers
 
 
-def _days_of_slots(seen: _Seen) -> dict[tuple[bool, int], int]:
-    """Return on how many days each slot of a weekday and of a day of the weekend had a call, or a slot beside it."""
-    of_day = DAY_MIN // SLOT_MIN
-    called: dict[tuple[bool, int], set[int]] = {}
-    for slot in {minute // SLOT_MIN for minute in seen.minutes}:
-        for near in range(slot - AROUND_SLOTS, slot + AROUND_SLOTS + 1):
-            day = near // of_day
-            called.setdefault((_weekend(day), near % of_day), set()).add(day)
-    return {key: len(days) for key, days in called.items()}
+SLOTS = DAY_MIN // SLOT_MIN
 
 
-def _stretches(days_of_slot: Mapping[tuple[bool, int], int], least: int, costs: Costs) -> tuple[tuple[int, int], ...]:
+def _days_of_slots(seen: _Seen) -> list[int]:
+    """Return for each slot of a weekday, then of a day of the weekend, on how many days it or one beside it had a call.
+
+    A slot had none where a silence reaches over it and those beside it.
+    """
+    first, last = seen.since // DAY_MIN, seen.until // DAY_MIN
+    called = [0] * (2 * SLOTS)
+    for day in range(first, last):
+        weekend = SLOTS * _weekend(day)
+        for slot in range(weekend, weekend + SLOTS):
+            called[slot] += 1
+    for start, end, _ in [(seen.since, seen.minutes[0] if seen.minutes else seen.until, 0), *seen.silences]:
+        for slot in range(-(-start // SLOT_MIN) + AROUND_SLOTS, end // SLOT_MIN - AROUND_SLOTS):
+            day = slot // SLOTS
+            if first <= day < last:
+                called[SLOTS * _weekend(day) + slot % SLOTS] -= 1
+    return called
+
+
+def _stretches(called: Sequence[int], least: int, costs: Costs) -> tuple[tuple[int, int], ...]:
     """Return the stretches of the week with calls on `least` days, those joined between which no sleep pays."""
-    of_day = DAY_MIN // SLOT_MIN
+    apart = 2 * (costs.wake_min + costs.lag_min)
     joined: list[list[int]] = []
-    for slot in range(7 * of_day):
-        if days_of_slot.get((_weekend(slot // of_day), slot % of_day), 0) < least:
-            continue
-        start = slot * SLOT_MIN
-        if joined and start - joined[-1][1] <= 2 * (costs.wake_min + costs.lag_min):
-            joined[-1][1] = start + SLOT_MIN
-        else:
-            joined.append([start, start + SLOT_MIN])
+    for day in range(7):
+        weekend = SLOTS * _weekend(day)
+        for slot in range(SLOTS):
+            if called[weekend + slot] < least:
+                continue
+            start = day * DAY_MIN + slot * SLOT_MIN
+            if joined and start - joined[-1][1] <= apart:
+                joined[-1][1] = start + SLOT_MIN
+            else:
+                joined.append([start, start + SLOT_MIN])
     return tuple((start, end) for start, end in joined)
 
 
@@ -453,10 +467,10 @@ def _on_timer(habit: Habit, *, at: int, last: int, quiet_from: int) -> KeepAlive
 
 def _by_hours(habit: Habit, *, at: int, quiet_from: int) -> KeepAlive:
     week, of_week = divmod(at, WEEK_MIN)
-    opens, closes = _stretch(habit.hours, of_week + habit.wake_min)
+    opens, closes = _stretch(habit.hours, of_week)
     opens, closes = opens + week * WEEK_MIN, closes + week * WEEK_MIN
     days = _days(habit.days)
-    if opens - habit.wake_min <= at:
+    if opens - 2 * habit.wake_min - habit.lag_min <= at:  # what is left before them is not worth a sleep
         reason = f"at this hour of the week it was called in the last {days}: awake until {_clock(closes)}"
         return KeepAlive(max(SHORTEST, (closes - quiet_from) * MINUTE), None, reason, habit.numbers)
     reason = f"at this hour of the week it was not called in the last {days}: asleep until {_clock(opens)}"

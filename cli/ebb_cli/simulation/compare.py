@@ -1,0 +1,229 @@
+"""The comparison: each policy on each endpoint of a fleet, added up, beside always-on and the clairvoyant."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any
+
+from ebb import catalog, control_plane, footprint
+from ebb.carbon import Band
+from ebb_cli.problems import USAGE, CommandError
+from ebb_cli.simulation import clairvoyant
+from ebb_cli.simulation.policies import Fixed, HybridHistogram, Learned
+from ebb_cli.simulation.replay import Machine, Outcome, Policy, replay
+from ebb_cli.simulation.traffic import Endpoint, Fleet
+
+REGION = "us-east-1"
+LOAD = Band.exact(0.10)  # mean load of a processor of an endpoint that is awake; assumed
+MINUTES_PER_HOUR = 60
+
+ALWAYS, EBB, NEVER_LATE, AS_LATE = "always on", "Ebb", "clairvoyant, never late", "clairvoyant, as late as Ebb"
+POLICIES: tuple[Callable[[], Policy], ...] = (Fixed, HybridHistogram, Learned)
+
+# What one sleep and its wake cost in the control plane: transitions of both state machines, decisions, metrics read.
+# Counted from statemachines/*.asl.yaml and functions/decide_scaling.py, rounded up.
+TRANSITIONS_PER_CYCLE, LAMBDA_GB_S_PER_CYCLE, METRICS_PER_CYCLE = 40, 4.0, 10
+
+
+@dataclass
+class Totals:
+    """One row of the result: what a fleet took under one policy."""
+
+    policy: str
+    instance_hours: float = 0.0
+    gpu_hours: float = 0.0  # of these, on machines with a GPU
+    usd: float = 0.0
+    kwh: float = 0.0
+    carbon_g: float = 0.0
+    control_usd: float = 0.0  # of Ebb itself, for its sleeps and wakes
+    wakes: int = 0
+    prewakes: int = 0
+    cold_starts: int = 0
+    late_requests: int = 0
+    forbidden_cold_starts: int = 0
+    forbidden_late_requests: int = 0
+    forbidden_worst_share: float = 0.0  # of one endpoint's requests
+    wrong: int = 0
+    lost: int = 0
+    longest_wait_min: int = 0
+
+    def add(self, endpoint: Endpoint, machine: Machine, outcome: Outcome) -> None:
+        """Add what came of one endpoint."""
+        hours = outcome.awake_min / MINUTES_PER_HOUR
+        self.instance_hours += hours
+        self.gpu_hours += hours * machine.gpu
+        self.usd += hours * machine.usd_per_hour
+        self.kwh += hours * machine.kwh_per_hour
+        self.carbon_g += hours * machine.g_per_hour
+        self.wakes += outcome.wakes
+        self.prewakes += outcome.prewakes
+        self.cold_starts += outcome.cold_starts
+        self.late_requests += outcome.late_requests
+        self.wrong += outcome.wrong
+        self.lost += outcome.lost
+        self.longest_wait_min = max(self.longest_wait_min, outcome.longest_wait_min)
+        if endpoint.cold_start == "avoid":
+            self.forbidden_cold_starts += outcome.cold_starts
+            self.forbidden_late_requests += outcome.late_requests
+            share = outcome.late_requests / endpoint.requests if endpoint.requests else 0.0
+            self.forbidden_worst_share = max(self.forbidden_worst_share, share)
+
+    def join(self, other: Totals) -> None:
+        """Add the totals of other endpoints."""
+        for name, value in asdict(other).items():
+            if name in {"forbidden_worst_share", "longest_wait_min"}:
+                setattr(self, name, max(getattr(self, name), value))
+            elif name != "policy":
+                setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass
+class Comparison:
+    """The rows, in the order of the table, and what they were made from."""
+
+    fleet: str
+    days: float
+    endpoints: int
+    requests: int
+    forbidden_endpoints: int
+    forbidden_requests: int
+    rows: dict[str, Totals]
+    calls: dict[str, int] = field(default_factory=dict)  # of the real decision code
+    habits: dict[str, int] = field(default_factory=dict)
+
+    def saving(self, name: str) -> float:
+        """Return the USD that a policy saves against always-on, its own control plane subtracted."""
+        row = self.rows[name]
+        return self.rows[ALWAYS].usd - row.usd - row.control_usd
+
+    def saved_share(self, name: str) -> float:
+        """Return that saving as a share of what always-on costs."""
+        return self.saving(name) / self.rows[ALWAYS].usd if self.rows[ALWAYS].usd else 0.0
+
+    def of_clairvoyant(self, name: str, clairvoyant_name: str = AS_LATE) -> float:
+        """Return a policy's saving as a share of the clairvoyant's."""
+        best = self.saving(clairvoyant_name)
+        return self.saving(name) / best if best > 0 else 1.0
+
+    def forbidden_share(self, name: str) -> float:
+        """Return the share of the requests to endpoints that forbid cold starts which met one."""
+        return self.rows[name].forbidden_late_requests / self.forbidden_requests if self.forbidden_requests else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the comparison as one JSON document."""
+        return {
+            "fleet": self.fleet,
+            "days": self.days,
+            "endpoints": self.endpoints,
+            "requests": self.requests,
+            "forbidden_endpoints": self.forbidden_endpoints,
+            "forbidden_requests": self.forbidden_requests,
+            "rows": [asdict(row) | {"saved_share": self.saved_share(name)} for name, row in self.rows.items()],
+            "share_of_clairvoyant": {
+                name: {"as_late": self.of_clairvoyant(name), "never_late": self.of_clairvoyant(name, NEVER_LATE)}
+                for name in self.rows
+                if name not in {ALWAYS, NEVER_LATE, AS_LATE}
+            },
+            "forbidden_late_share": {name: self.forbidden_share(name) for name in self.rows},
+            "decision_calls": self.calls,
+            "habits": self.habits,
+        }
+
+
+@cache
+def machine_of(name: str) -> Machine:
+    """Return what an instance type takes, from the catalog; raises CommandError for one that it does not hold."""
+    hour = footprint.of_job(name, duration_s=3600, billable_s=3600, load=LOAD, region=REGION)
+    instance = catalog.instance(name)
+    if hour is None or instance is None:
+        known = ", ".join(each.name for each in catalog.hosting())
+        raise CommandError(f"instance type {name} is not in the catalog", f"It holds {known}.", status=USAGE)
+    waking = catalog.waking()
+    gpu = instance.accelerator is not None
+    # an image for GPUs holds PyTorch
+    wake_s = waking.instance_s.value + (waking.large_image_s.value if gpu else 0.0)
+    return Machine(
+        wake_min=-int(-wake_s // 60),
+        usd_per_hour=hour.cost_usd.value,
+        kwh_per_hour=hour.energy_kwh.value,
+        g_per_hour=hour.carbon_g.value,
+        gpu=gpu,
+    )
+
+
+def cycle_usd() -> float:
+    """Return what one sleep and its wake cost in Ebb's own control plane."""
+    units = {
+        "states_transition": TRANSITIONS_PER_CYCLE,
+        "lambda_gb_second": LAMBDA_GB_S_PER_CYCLE,
+        "cloudwatch_metric_read": METRICS_PER_CYCLE,
+    }
+    return sum(number * control_plane.price(name).usd for name, number in units.items())
+
+
+def compare(fleet: Fleet, *, processes: int | None = None) -> Comparison:
+    """Replay a fleet under every policy and add it up."""
+    for endpoint in fleet.endpoints:
+        machine_of(endpoint.machine)  # a type that is not known is told before the work
+    workers = min(processes or os.cpu_count() or 1, len(fleet.endpoints))
+    # the heavy ones lie together: dealt out one by one
+    shares = [fleet.endpoints[number :: workers * 4] for number in range(workers * 4)]
+    tasks = [(share, fleet.start, fleet.end) for share in shares if share]
+    if workers == 1:
+        parts: Iterable[_Part] = map(_of_share, tasks)
+        return _joined(fleet, parts)
+    with ProcessPoolExecutor(workers) as pool:
+        return _joined(fleet, pool.map(_of_share, tasks))
+
+
+@dataclass
+class _Part:
+    rows: dict[str, Totals]
+    calls: dict[str, int]
+    habits: dict[str, int]
+
+
+def _of_share(task: tuple[Sequence[Endpoint], int, int]) -> _Part:
+    endpoints, start, end = task
+    policies = [make() for make in POLICIES]
+    names = [ALWAYS, *(policy.name for policy in policies), AS_LATE, NEVER_LATE]
+    rows = {name: Totals(name) for name in names}
+    for endpoint in endpoints:
+        machine = machine_of(endpoint.machine)
+        rows[ALWAYS].add(endpoint, machine, Outcome(awake_min=end - start))
+        never = clairvoyant.never_late_min(endpoint, machine, start=start, end=end)
+        rows[NEVER_LATE].add(endpoint, machine, Outcome(awake_min=never))
+        for policy in policies:
+            outcome = replay(endpoint, policy, machine, start=start, end=end)
+            rows[policy.name].add(endpoint, machine, outcome)
+            if policy.name == EBB:
+                rows[EBB].control_usd += outcome.wakes * cycle_usd()
+                bound = clairvoyant.bound_min(endpoint, machine, start=start, end=end, cold_starts=outcome.cold_starts)
+                as_late = Outcome(bound, cold_starts=outcome.cold_starts, late_requests=outcome.late_requests)
+                rows[AS_LATE].add(endpoint, machine, as_late)
+    learned = next(policy for policy in policies if isinstance(policy, Learned))
+    return _Part(rows, learned.calls_of, learned.habits)
+
+
+def _joined(fleet: Fleet, parts: Iterable[_Part]) -> Comparison:
+    forbidding = [endpoint for endpoint in fleet.endpoints if endpoint.cold_start == "avoid"]
+    whole = Comparison(
+        fleet=fleet.name,
+        days=fleet.minutes / (24 * 60),
+        endpoints=len(fleet.endpoints),
+        requests=sum(endpoint.requests for endpoint in fleet.endpoints),
+        forbidden_endpoints=len(forbidding),
+        forbidden_requests=sum(endpoint.requests for endpoint in forbidding),
+        rows={},
+    )
+    for part in parts:
+        for name, row in part.rows.items():
+            whole.rows.setdefault(name, Totals(name)).join(row)
+        for counted, into in ((part.calls, whole.calls), (part.habits, whole.habits)):
+            for name, number in counted.items():
+                into[name] = into.get(name, 0) + number
+    return whole
