@@ -70,6 +70,7 @@ class Address(BaseModel):
     wanted_at: datetime | None = None  # the last request that met it not awake
     worked_by: str | None = None  # the execution that puts it to sleep or wakes it; of two, the other one looks on
     asleep_since: datetime | None = None
+    prewake_at: datetime | None = None  # when it is to be woken ahead of the calls that its habit promises
     tried: tuple[str, ...] = ()  # instance types that were refused since it began to wake
     reason: str | None = None
     awake_usd_per_hour: float | None = None

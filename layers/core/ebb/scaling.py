@@ -1,0 +1,562 @@
+"""The next step of an endpoint that falls asleep or wakes: what the ledger says, what is there, and now in. Pure.
+
+Both state machines ask for a step, carry it out and ask again, until a step says that there is nothing left to do. A
+step is judged on what is there, not on what an earlier step meant to do: an execution that was killed anywhere, or came
+second, leaves a state from which the next one carries on.
+
+    ledger           there                  what is done
+    awake            idle                   note that it falls asleep, with its snapshot; wait; look again
+    awake            not idle               nothing
+    falling-asleep   wanted or not idle     back to awake; what was changed already is put back by waking it
+    falling-asleep   still idle             no copy, no instance, or deleted
+    falling-asleep   at zero                asleep; the owner is told
+    asleep, failed   -                      waking: its snapshot is put back, piece by piece
+    waking           as the snapshot says   awake
+    waking           refused for capacity   the next instance type; after the last one failed, and the owner is told
+
+Whoever works on it stands in `worked_by`. Another execution leaves it alone while that one runs, and takes over when it
+does not. Each change of state is one conditional write with the generation, made before what it allows: of two that
+decide at once, one is refused and looks again.
+
+Each sleep and each wake leaves an event beside its address (`event`): pk ADDRESS#<address>, sk EVENT#<time>.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ebb import addresses, events, ledger, names, snapshot
+from ebb.addresses import ASLEEP, AWAKE, FAILED, FALLING_ASLEEP, WAKING, Address
+from ebb.errors import SnapshotUnreadableError
+from ebb.idle import GRACE, Action, Decision
+from ebb.requests import alarms
+from ebb.snapshot import Body, Snapshot, World
+
+HOURS_PER_MONTH = 730
+PREWAKE = "ahead of the calls that its habit promises"
+LOOK_AGAIN_S = 2
+SLOWEST_LOOK_S = 15
+# Of the calls of one execution: what fails so often will not succeed a moment later.
+MOST_TROUBLES = 5
+# SageMaker gives up on instances itself, after 30 minutes to an hour (VariantInstanceProvisionTimeoutInSeconds).
+MOST_LOOKS = 400
+# What watching one endpoint costs a month at most: two alarms of 0.10 USD and its share of sweeps and executions.
+# https://aws.amazon.com/cloudwatch/pricing/
+WATCHING_USD_PER_MONTH = {"ebb": 0.25, "foreign": 0.05}
+CHANGING = {"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"}
+
+Outcome = Literal["keep", "wait", "work", "asleep", "awake", "failed"]
+
+
+class Step(BaseModel):
+    """What a state machine does next, in this order: write, calls, event, notice, start another, wait, ask again.
+
+    A refused write and a call that fails make it ask again at once; the next step knows.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    outcome: Outcome
+    reason: str
+    write: Body | None = None  # an UpdateItem: a change of state, refused when somebody else was faster
+    calls: tuple[Body, ...] = ()  # what to send to AWS: {"do": ..., "with": ...}
+    event: Body | None = None  # an UpdateItem: what happened, for `ebb why` and `ebb cost`
+    notice: Body | None = None  # a Publish
+    wake: Body | None = None  # {"name", "input"} of an execution of wake_endpoint
+    wait_s: int = 0
+    prewake_at: str | None = None  # when to start `prewake`, which wakes it ahead of its next call
+    prewake: Body | None = None
+    again: bool = False
+    numbers: dict[str, Any] = Field(default_factory=dict)
+
+
+class Place(BaseModel):
+    """Where a step is taken: the stack, and the execution that asks for it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stack: str
+    table: str
+    topic_arn: str
+    execution: str
+
+
+class Asked(BaseModel):
+    """What a state machine tells when it asks for a step."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    address: str
+    generation: int | None = None
+    reason: str = ""
+    now: datetime
+    execution: str
+    looks: int = 0  # steps that this execution has asked for
+    troubles: int = 0  # steps of which a call failed
+    problem: Body | None = None  # Error and Cause of the call that failed last
+
+
+# ---- Falling asleep ----
+
+
+def in_service_since(at: Address, world: World) -> datetime | None:
+    """Return since when an endpoint serves as it is: the last of what SageMaker and the ledger know; None: unknown."""
+    told = [part.get("LastModifiedTime") for part in (world.endpoint, world.component) if part]
+    known = [events.timestamp(each) for each in told] + [at.in_service_since]
+    known += [at.changed_at] if at.state == AWAKE else []
+    return max((each for each in known if each), default=None)
+
+
+def fall_asleep(
+    at: Address,
+    held: Body,
+    decision: Decision,
+    asked: Asked,
+    place: Place,
+    *,
+    prewake_at: datetime | None,
+) -> Step:
+    """Return the step for an endpoint that is awake: the decision, or the note that it falls asleep.
+
+    `held` is where its snapshot lies and was read again.
+    """
+    if decision.action is not Action.SLEEP:
+        return kept(decision, asked)
+    fields = {
+        "snapshot": held,
+        "worked_by": place.execution,
+        "reason": decision.reason,
+        "prewake_at": prewake_at,
+        "asleep_since": None,
+    }
+    return Step(
+        outcome="work",
+        reason=decision.reason,
+        write=_change(at, FALLING_ASLEEP, asked.now, place, fields),
+        wait_s=round(GRACE.total_seconds()),
+        again=True,
+        numbers=decision.numbers,
+    )
+
+
+def kept(decision: Decision, asked: Asked) -> Step:
+    """Return the step that follows from a decision against sleep; an execution does not wait again and again."""
+    if decision.action is Action.WAIT and decision.until and asked.looks < 4:
+        wait_s = max(int((decision.until - asked.now).total_seconds()), LOOK_AGAIN_S)
+        return Step(outcome="wait", reason=decision.reason, wait_s=wait_s, again=True, numbers=decision.numbers)
+    return Step(outcome="keep", reason=decision.reason, numbers=decision.numbers)
+
+
+def take_over(at: Address, asked: Asked, place: Place) -> Step:
+    """Return the step that takes the place of an execution which died while it put an endpoint to sleep."""
+    return Step(
+        outcome="work",
+        reason="the execution that put it to sleep has ended before it was asleep",
+        write=_change(at, FALLING_ASLEEP, asked.now, place, {"worked_by": place.execution}),
+        again=True,
+    )
+
+
+def leave(at: Address, world: World, *, other_runs: bool) -> Step:
+    """Return the step for an endpoint that is not awake and not this execution's to put to sleep.
+
+    What is not as the ledger says is woken, which puts everything in its place: copies that AWS has added by itself, a
+    request that nobody serves, a wake that died on its way.
+    """
+    if at.state == FALLING_ASLEEP or (at.state == WAKING and other_runs):
+        return Step(outcome="keep", reason=f"another execution works on it ({at.state})")
+    why = None
+    if at.state == WAKING:
+        why = "the execution that woke it has ended before it was awake"
+    elif at.wanted_at:
+        why = "a request waits for it"
+    elif at.state == ASLEEP and world.endpoint is not None and not snapshot.at_zero(at, world):
+        why = f"the ledger calls it asleep, and it is {world.status} with capacity"
+    if why is None:
+        return Step(outcome="keep", reason=f"it is {at.state}")
+    return Step(outcome="keep", reason=why, wake=wake_request(at.address, at.generation, why))
+
+
+def go_on_sleeping(
+    at: Address,
+    goal: Snapshot,
+    world: World,
+    decision: Decision | None,
+    asked: Asked,
+    place: Place,
+) -> Step:
+    """Return the step for an endpoint that this execution puts to sleep; `decision` is made anew while it has capacity.
+
+    It is called off when somebody wants it, when it is idle no more, and when what is to be done keeps failing.
+    """
+    zero = snapshot.at_zero(at, world)
+    off = None if zero else _why_not(at, decision)
+    if off is None and asked.troubles >= MOST_TROUBLES:
+        off = f"putting it to sleep failed {asked.troubles} times: {_told(asked.problem)}"
+    if off:
+        return call_off(at, goal, world, off, asked, place)
+    if world.endpoint is not None and world.status in CHANGING:
+        return Step(outcome="wait", reason=f"it is {world.status}", wait_s=_pace(asked), again=True)
+    calls = snapshot.to_sleep(at, goal, world, idle=_alarm(at, alarms.IDLE), wake_alarm=_wake_alarm(at, world, place))
+    if calls and asked.troubles < MOST_TROUBLES:  # at zero, what is left over is an alarm: not worth an owner's night
+        # the change of state comes first: whoever was faster has changed the generation, and this one looks again
+        return Step(
+            outcome="work",
+            reason=at.reason or asked.reason,
+            write=_change(at, FALLING_ASLEEP, asked.now, place, {}, unless_wanted=not zero),
+            calls=tuple(calls),
+            wait_s=LOOK_AGAIN_S if asked.troubles else 0,
+            again=True,
+        )
+    return _settle_asleep(at, goal, asked, place)
+
+
+def _why_not(at: Address, decision: Decision | None) -> str | None:
+    if at.wanted_at:
+        return "a request came while it was falling asleep"
+    if decision is None or decision.action is not Action.SLEEP:
+        return decision.reason if decision else "whether it is idle is not known"
+    return None
+
+
+def call_off(at: Address, goal: Snapshot | None, world: World, why: str, asked: Asked, place: Place) -> Step:
+    """Return the step that leaves an endpoint awake; what was changed already is put back by waking it."""
+    untouched = goal is None or _untouched(at, goal, world)
+    fields = {"worked_by": None, "reason": why}
+    if untouched:
+        return Step(outcome="awake", reason=why, write=_change(at, AWAKE, asked.now, place, fields))
+    fields["asleep_since"] = ledger.iso(asked.now)
+    return Step(
+        outcome="awake",
+        reason=why,
+        write=_change(at, ASLEEP, asked.now, place, fields),
+        event=event(place, at, asked.now, "sleep called off", reason=why),
+        wake=wake_request(at.address, at.generation + 1, why),
+    )
+
+
+def _untouched(at: Address, goal: Snapshot, world: World) -> bool:
+    try:
+        return not snapshot.to_wake(at, goal, world, wake_alarm=_alarm(at, alarms.WAKE))
+    except SnapshotUnreadableError:  # a part is gone: waking will say so
+        return False
+
+
+def _settle_asleep(at: Address, goal: Snapshot, asked: Asked, place: Place) -> Step:
+    now = asked.now
+    took_s = (now - goal.taken_at).total_seconds()
+    fields = {"worked_by": None, "asleep_since": ledger.iso(now)}
+    saves = saving_usd_per_month(at)
+    wanted = bool(at.wanted_at)
+    return Step(
+        outcome="asleep",
+        reason=at.reason or asked.reason,
+        write=_change(at, ASLEEP, now, place, fields),
+        event=event(place, at, now, "slept", reason=at.reason, took_s=took_s, saves_usd_per_month=saves),
+        notice=None if wanted else _slept_notice(at, goal, place, saves),
+        wake=wake_request(at.address, at.generation + 1, "a request came while it fell asleep") if wanted else None,
+        **_ahead(at, now),
+    )
+
+
+def _ahead(at: Address, now: datetime) -> dict[str, Any]:
+    """Return when it is to be woken ahead of its next call; a request that waits already is served at once."""
+    if at.wanted_at or at.prewake_at is None or at.prewake_at <= now:
+        return {}
+    given = {"address": at.address, "generation": at.generation + 1, "reason": PREWAKE}
+    name = f"ahead-{addresses.wake_execution(at.address, at.generation + 1)}"[:80]
+    return {"prewake_at": ledger.iso(at.prewake_at), "prewake": {"name": name, "input": given}}
+
+
+def saving_usd_per_month(at: Address) -> float | None:
+    """Return what a month asleep saves, in USD, net of what watching over the endpoint costs; None when unknown.
+
+    saving = usd_per_hour * 730 - watching
+    """
+    if at.awake_usd_per_hour is None:
+        return None
+    return round(at.awake_usd_per_hour * HOURS_PER_MONTH - WATCHING_USD_PER_MONTH[at.origin], 2)
+
+
+# ---- Waking ----
+
+
+def wake(
+    at: Address,
+    goal: Snapshot | None,
+    world: World,
+    asked: Asked,
+    place: Place,
+    *,
+    other_runs: bool,
+    unreadable: str | None = None,
+) -> Step:
+    """Return the step for an endpoint that somebody wants. `other_runs`: whoever stands in `worked_by` still works."""
+    mine = at.worked_by == place.execution
+    if at.state == AWAKE and not (world.endpoint and goal and snapshot.at_zero(at, world)):
+        return Step(outcome="awake", reason="it is awake")
+    if at.state == WAKING and not mine and other_runs:
+        return Step(outcome="awake", reason="another execution wakes it")
+    if at.state == FALLING_ASLEEP and other_runs:
+        # whoever puts it to sleep sees that it is wanted, and calls it off or leaves it asleep to be woken from here
+        wanted = addresses.want(at.address, asked.now) if at.wanted_at is None else None
+        return Step(
+            outcome="wait",
+            reason="it is falling asleep, and will be told that it is wanted",
+            write=ledger.as_action(place.table, wanted) if wanted else None,
+            wait_s=LOOK_AGAIN_S,
+            again=True,
+        )
+    if unreadable or goal is None:
+        return fail(at, unreadable or "no snapshot of it was kept", asked, place)
+    if at.state != WAKING or not mine:
+        return _begin(at, goal, world, asked, place)
+    return _go_on_waking(at, goal, world, asked, place)
+
+
+def _begin(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place) -> Step:
+    """Note that it wakes, and send the first calls at once: this is what the first request waits for."""
+    anew = at.state == FAILED
+    fields = {"worked_by": place.execution, "asleep_since": at.asleep_since or at.changed_at}
+    fields |= {"tried": None} if anew else {}
+    calls: list[Body] = []
+    if world.status not in CHANGING:
+        calls = _calls(at, goal, world, None if anew else another_type(at), anew=bool(world.failure))
+    return Step(
+        outcome="work",
+        reason=asked.reason or "it is wanted",
+        write=_change(at, WAKING, asked.now, place, fields),
+        calls=tuple(calls),
+        again=True,
+    )
+
+
+def _go_on_waking(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place) -> Step:
+    if asked.looks > MOST_LOOKS:
+        return fail(at, f"it is {world.status} after {asked.looks} looks", asked, place)
+    if world.status in CHANGING:
+        return Step(outcome="wait", reason=f"it is {world.status}", wait_s=_pace(asked), again=True)
+    if refused := _refused(at, goal, world, asked.problem):
+        return _next_type(at, goal, world, refused, asked, place)
+    if asked.troubles >= MOST_TROUBLES:
+        return fail(at, f"waking it failed {asked.troubles} times: {_told(asked.problem)}", asked, place)
+    if at.kind == "classic" and world.status in snapshot.BROKEN and not asked.problem:  # as this execution made it
+        return fail(at, f"it ended as {world.status}: {world.failure or 'no reason given'}", asked, place)
+    if calls := _calls(at, goal, world, another_type(at)):
+        wait_s = _pace(asked) if asked.problem else 0
+        return Step(outcome="work", reason=asked.reason, calls=tuple(calls), wait_s=wait_s, again=True)
+    if world.status != "InService":
+        return fail(at, f"it is {world.status}: {world.failure or 'no reason given'}", asked, place)
+    if not snapshot.has_capacity(at, world):
+        return Step(outcome="wait", reason="its capacity is on the way", wait_s=_pace(asked), again=True)
+    return _settle_awake(at, goal, asked, place)
+
+
+def _calls(at: Address, goal: Snapshot, world: World, kind: str | None, *, anew: bool = False) -> list[Body]:
+    name = _alarm(at, alarms.WAKE)
+    return snapshot.to_wake(at, goal, world, wake_alarm=name, instance_type=kind, anew=anew)
+
+
+def _refused(at: Address, goal: Snapshot, world: World, problem: Mapping[str, Any] | None) -> str | None:
+    """Return how capacity was refused, None when it was not.
+
+    SageMaker goes on telling why something failed until it is changed again. It is an old story when all that is wanted
+    is there, when what was sent last did not arrive, and when the machines were exchanged since.
+    """
+    if problem:
+        told = _told(problem)
+        return told if snapshot.wants_capacity(told) else None
+    if world.endpoint is None or not snapshot.wants_capacity(world.failure):
+        return None
+    if world.component and _changed(world.component) < _changed(world.endpoint):
+        return None
+    there = world.status == "InService" and snapshot.has_capacity(at, world)
+    return None if there and not snapshot.lacks_capacity(at, goal, world) else world.failure
+
+
+def _changed(described: Mapping[str, Any]) -> float:
+    found = events.timestamp(described.get("LastModifiedTime"))
+    return found.timestamp() if found else 0.0
+
+
+def another_type(at: Address) -> str | None:
+    """Return the instance type that is tried now, None while it is the one of the snapshot."""
+    left = [each for each in _types(at) if each not in at.tried]
+    return left[0] if at.tried and left else None
+
+
+def _types(at: Address) -> list[str]:
+    first = [at.instance_type] if at.instance_type else []
+    return first + [each for each in at.instance_types if each != at.instance_type]
+
+
+def _next_type(at: Address, goal: Snapshot, world: World, refused: str, asked: Asked, place: Place) -> Step:
+    """Note the type that was refused and try the next one."""
+    types = _types(at)
+    current = another_type(at) or (types[0] if types else "its instance type")
+    tried = [*at.tried, current]
+    left = [each for each in types if each not in tried]
+    if not left or at.kind == "shared":  # the host of others is not exchanged for the sake of one
+        return fail(at, f"no capacity of {', '.join(tried)}: {refused}", asked, place, tried=tried)
+    return Step(
+        outcome="work",
+        reason=f"no capacity of {current}, trying {left[0]}",
+        write=_change(at, WAKING, asked.now, place, {"tried": tried}),
+        # in the same step: a refusal that is seen from now on is one of this type
+        calls=tuple(_calls(at, goal, world, left[0])),
+        event=event(place, at, asked.now, "capacity refused", reason=refused, instance_type=current, next_type=left[0]),
+        again=True,
+    )
+
+
+def _settle_awake(at: Address, goal: Snapshot, asked: Asked, place: Place) -> Step:
+    now = asked.now
+    since = at.asleep_since or at.changed_at or now
+    asleep_s = max((now - since).total_seconds(), 0.0)
+    took_s = (now - at.wanted_at).total_seconds() if at.wanted_at else None
+    kind = another_type(at) or at.instance_type
+    fields = {
+        "worked_by": None,
+        "tried": None,
+        "asleep_since": None,
+        "instance_type": kind,
+        "in_service_since": ledger.iso(now),
+    }
+    saved = round(at.awake_usd_per_hour * asleep_s / 3600, 6) if at.awake_usd_per_hour is not None else None
+    energy = round(at.awake_watts * asleep_s / 3.6e6, 6) if at.awake_watts is not None else None
+    return Step(
+        outcome="awake",
+        reason=asked.reason or "it is wanted",
+        write=_change(at, AWAKE, now, place, fields),
+        event=event(
+            place,
+            at,
+            now,
+            "woke",
+            reason=asked.reason,
+            asleep_s=asleep_s,
+            took_s=took_s,
+            saved_usd=saved,
+            saved_kwh=energy,
+            instance_type=kind,
+        ),
+    )
+
+
+def fail(at: Address, why: str, asked: Asked, place: Place, *, tried: list[str] | None = None) -> Step:
+    """Return the step that gives up waking for now. Requests stay queued; the next one tries again."""
+    fields: dict[str, Any] = {"worked_by": None, "reason": why, "asleep_since": at.asleep_since or at.changed_at}
+    if tried:
+        fields["tried"] = tried
+    return Step(
+        outcome="failed",
+        reason=why,
+        write=_change(at, FAILED, asked.now, place, fields),
+        event=event(place, at, asked.now, "could not be woken", reason=why),
+        notice=_notice(
+            place,
+            f"{at.address} could not be woken",
+            f"{at.address} ({at.kind}) was to be woken and could not be: {why}",
+            f"Requests that came through the front door wait for up to {at.policy.queue_for_s // 60} minutes. Each new "
+            "one, and the next sweep, tries again.",
+        ),
+    )
+
+
+# ---- Requests ----
+
+
+def event(place: Place, at: Address, now: datetime, what: str, **more: Any) -> Body:
+    """Return the write of what happened to an address: pk ADDRESS#<address>, sk EVENT#<time>.
+
+    `what` is "slept", "woke", "sleep called off", "capacity refused" or "could not be woken"; times are in seconds:
+    `asleep_s`, and `took_s` from the decision until it slept, or from the first request until it answered. `saved_usd`
+    and `saved_kwh` are what being asleep saved, gross; `saves_usd_per_month` is net of watching.
+    """
+    fields = {
+        "what": what,
+        "at": ledger.iso(now),
+        "address": at.address,
+        "project": at.project,
+        "kind": at.kind,
+        "execution": place.execution,
+        "generation": at.generation,
+        "usd_per_hour": at.awake_usd_per_hour,
+        **more,
+    }
+    key = {"pk": addresses.key(at.address)["pk"], "sk": f"EVENT#{ledger.iso(now)}"}
+    return ledger.as_action(place.table, ledger.update(key, fields))
+
+
+def wake_request(address: str, generation: int, reason: str) -> Body:
+    """Return the execution that wakes an address: the same for all who ask at once."""
+    given = {"address": address, "generation": generation}
+    return {"name": addresses.wake_execution(address, generation)[:80], "input": given, "why": reason}
+
+
+def _change(
+    at: Address,
+    to: addresses.State,
+    now: datetime,
+    place: Place,
+    fields: Mapping[str, Any],
+    *,
+    unless_wanted: bool = False,
+) -> Body:
+    request = addresses.change(
+        at.address,
+        expected=at.state,
+        generation=at.generation,
+        to=to,
+        now=now,
+        fields=fields,
+        unless_wanted=unless_wanted,
+    )
+    return ledger.as_action(place.table, request)
+
+
+def _alarm(at: Address, what: str) -> str:
+    return alarms.alarm_name(at.address, what)
+
+
+def _wake_alarm(at: Address, world: World, place: Place) -> Body | None:
+    """Return the alarm by which AWS itself wakes one of Ebb's own endpoints; others have their own, or none."""
+    name = _alarm(at, alarms.WAKE)
+    arn = next((arn for key, arn in world.policy_arns.items() if key.endswith(f"#{name}")), None)
+    if at.origin != "ebb" or arn is None:
+        return None
+    return alarms.wake(at, policy_arn=arn, tags=names.tags(place.stack, at.project or at.address))
+
+
+def _slept_notice(at: Address, goal: Snapshot, place: Place, saves: float | None) -> Body:
+    gone = "was deleted; its configuration and everything else is kept" if at.kind == "classic" else "has no instance"
+    owner = next((value for key, value in goal.tags.items() if key.lower() in {"ebb:owner", "owner"}), None)
+    worth = (
+        "what it costs is not known" if saves is None else f"{saves:,.2f} USD a month, net of what watching it costs"
+    )
+    return _notice(
+        place,
+        f"{at.address} is asleep",
+        f"Stopped: {at.address} ({at.kind}{f', {at.instance_type}' if at.instance_type else ''}) {gone}.",
+        f"Why: {at.reason}.",
+        f"How to wake it: the next request does, by `ebb invoke {at.project or at.address}`, ebb.client or the front "
+        "door; none is lost. A direct InvokeEndpoint gets AWS's own error until it is awake.",
+        f"Saves while it sleeps: {worth}.",
+        "Keep it awake in future: the tag ebb:keep=yes, or in its pipeline.yaml serve: {availability: high}.",
+        *([f"Owner: {owner}"] if owner else []),
+    )
+
+
+def _notice(place: Place, subject: str, *lines: str) -> Body:
+    # https://docs.aws.amazon.com/sns/latest/api/API_Publish.html: a subject of at most 100 ASCII characters
+    return {"TopicArn": place.topic_arn, "Subject": f"Ebb: {subject}"[:100], "Message": "\n".join(lines)}
+
+
+def _pace(asked: Asked) -> int:
+    return min(SLOWEST_LOOK_S, LOOK_AGAIN_S + asked.looks // 5)
+
+
+def _told(problem: Mapping[str, Any] | None) -> str:
+    return ": ".join(str(problem[name]) for name in ("Error", "Cause") if problem.get(name)) if problem else ""
