@@ -82,6 +82,7 @@ def test_roles_are_passed_only_to_sagemaker_and_only_from_this_stack():
         "RunPipelineStateMachineRole",
         "DeployModelStateMachineRole",
         "ScoreDataStateMachineRole",
+        "WakeEndpointStateMachineRole",
     }
     for each in passing:
         assert each.body["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}

@@ -76,7 +76,7 @@ def test_every_rule_keeps_what_it_cannot_deliver():
         for event in function["Properties"].get("Events", {}).values()
         if event["Type"] == "EventBridgeRule"
     ]
-    assert len(targets) == 3
+    assert len(targets) == 4
     for each in targets:
         assert each["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": ["EventsDeadLetterQueue", "Arn"]}
 
@@ -89,7 +89,7 @@ def test_the_queue_takes_the_dead_letters_of_every_rule():
         ]
         if each["Effect"] == "Allow"
     ]
-    rules = set(project.resources("AWS::Events::Rule")) | {"OnRunEndedFunctionRunEnded"}
+    rules = set(project.resources("AWS::Events::Rule")) | {"OnAlarmFunctionEndpointAlarm", "OnRunEndedFunctionRunEnded"}
     assert {each["Fn::GetAtt"][0] for each in statement["Condition"]["ArnEquals"]["aws:SourceArn"]} == rules
 
 

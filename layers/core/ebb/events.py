@@ -102,6 +102,35 @@ class AlarmFired(BaseModel):
     why: str = Field(default="", validation_alias=AliasPath("detail", "state", "reason"))
 
 
+class ScheduleFired(BaseModel):
+    """The event that EventBridge Scheduler sends when a schedule names no input of its own.
+
+    Source: https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-targets-universal.html
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: Literal["aws.scheduler"]
+    time: datetime
+
+
+class SweepRequested(Message):
+    """The input of `sweep_account`: the moment that the sweep judges by, and who asked for it."""
+
+    now: datetime
+    asked_by: str = "schedule"
+
+
+class ReapingAsked(Message):
+    """The input of `decide_reaping`: one resource that the sweep has found unused."""
+
+    kind: Literal["notebook", "app", "space", "warm-pool", "training-job"]
+    name: str
+    keys: dict[str, str]
+    reason: str
+    now: datetime
+
+
 def object_created(body: str) -> ObjectCreated:
     """Return the S3 event that an SQS message carries.
 

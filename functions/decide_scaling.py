@@ -1,0 +1,141 @@
+"""Lambda: decide the next step of putting an endpoint to sleep. Reads it and its metrics; writes its snapshot only."""
+
+from datetime import timedelta
+from typing import Any
+
+from aws_lambda_powertools.utilities.parser import event_parser
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from ebb import idle, keep_alive, scaling, snapshot
+from ebb.addresses import AWAKE, FALLING_ASLEEP, Address
+from ebb.aws import endpoints, executions, metrics
+from ebb.aws.ledger import Ledger
+from ebb.errors import SnapshotUnreadableError
+from ebb.idle import Action, Decision, EndpointSnapshot, Facts, Window
+from ebb.scaling import Asked, Place, Step
+from ebb.settings import ScalingSettings
+from ebb.snapshot import World
+from ebb.telemetry import logger
+
+# Until it answers again; AWS: "several minutes" (dg/endpoint-auto-scaling-zero-instances), an endpoint is made in about
+# as many. Assumed; where it was measured, `events` of the ledger tell.
+WAKE_S = {"classic": 420.0}
+USUAL_WAKE_S = 300.0
+
+
+@logger.inject_lambda_context
+@event_parser
+def handler(asked: Asked, context: LambdaContext) -> dict[str, Any]:
+    """Answer with the step: what to write, to send and to tell, and whether to ask again."""
+    settings = ScalingSettings.from_env()
+    at = Ledger(settings.ledger_table).address(asked.address)
+    step = _step(at, asked, settings) if at else Step(outcome="keep", reason="the ledger knows no such address")
+    told = {"address": asked.address, "outcome": step.outcome, "reason": step.reason, "numbers": step.numbers}
+    logger.info("decided", extra=told)
+    return step.model_dump(mode="json", exclude_none=True)
+
+
+def _step(at: Address, asked: Asked, settings: ScalingSettings) -> Step:
+    place = Place(
+        stack=settings.stack,
+        table=settings.ledger_table,
+        topic_arn=settings.notifications_topic_arn,
+        execution=asked.execution,
+    )
+    if at.origin == "foreign" and not settings.manages_foreign and at.state == AWAKE:  # not ours to look at
+        facts = Facts(name=at.address, kind=at.kind, status="unknown", origin=at.origin)
+        refused = idle.protected(facts, at.policy, foreign_allowed=False)
+        return scaling.kept(refused, asked) if refused else Step(outcome="keep", reason="Ebb did not make it")
+    world = endpoints.observe(at)
+    mine = at.worked_by == asked.execution
+    if at.state == AWAKE:
+        return _from_awake(at, world, asked, place, settings)
+    other_runs = not mine and at.worked_by is not None and executions.is_running(at.worked_by)
+    if at.state != FALLING_ASLEEP or (not mine and other_runs):
+        return scaling.leave(at, world, other_runs=other_runs)
+    if not mine:
+        return scaling.take_over(at, asked, place)
+    try:
+        goal = endpoints.kept_of(at)
+        if not snapshot.at_zero(at, world):  # before anything is done both copies must be there
+            endpoints.recall(str((at.snapshot or {})["uri"]), goal.digest())
+    except SnapshotUnreadableError as error:
+        if not snapshot.at_zero(at, world):
+            return scaling.call_off(at, None, world, f"its snapshot is not readable: {error}", asked, place)
+        raise
+    decision = None if snapshot.at_zero(at, world) else _decide(at, world, asked, settings)[0]
+    return scaling.go_on_sleeping(at, goal, world, decision, asked, place)
+
+
+def _from_awake(at: Address, world: World, asked: Asked, place: Place, settings: ScalingSettings) -> Step:
+    if world.endpoint is None or (at.component and world.component is None):
+        return Step(outcome="keep", reason="there is no such endpoint: nothing to put to sleep")
+    decision, window = _decide(at, world, asked, settings)
+    if decision.action is not Action.SLEEP:
+        return scaling.kept(decision, asked)
+    try:
+        taken = snapshot.take(at, world, asked.now)
+        # under the generation that it has while it falls asleep: no other state ever writes there
+        where = snapshot.key(at.address, at.generation + 1)
+        held = snapshot.kept(taken, endpoints.keep(settings.artifact_bucket, where, taken))
+    except SnapshotUnreadableError as error:
+        return Step(outcome="keep", reason=f"it would sleep, but: {error}", numbers=decision.numbers)
+    prewake_at = window.prewake_at if window else None
+    return scaling.fall_asleep(at, held, decision, asked, place, prewake_at=prewake_at)
+
+
+def _decide(at: Address, world: World, asked: Asked, settings: ScalingSettings) -> tuple[Decision, Window | None]:
+    """Return whether an endpoint is idle, and the window that it was judged by; what is protected is not measured."""
+    facts = _facts(at, world)
+    if at.kind == "classic":
+        facts = facts.model_copy(update={"stack": endpoints.stack_of(world)})
+    protected = idle.protected(facts, at.policy, foreign_allowed=settings.manages_foreign)
+    if protected:
+        return protected, None
+    if snapshot.at_zero(at, world):
+        return Decision(action=Action.SLEEP, reason="it has no instance and no copy already"), None
+    variants = [str(each["VariantName"]) for each in world.variants]
+    window = _window(at, world, variants, asked)
+    if window is None:
+        return Decision(action=Action.KEEP, reason="its habit says that it stays awake"), None
+    since = asked.now - window.idle_after - 2 * idle.GRACE
+    seen = metrics.observe(at, variants, since=since, now=asked.now)
+    known = EndpointSnapshot(**facts.model_dump(), seen_from=seen.since, calls=seen.calls, heartbeats=seen.heartbeats)
+    return idle.decide(known, at.policy, window, now=asked.now, foreign_allowed=settings.manages_foreign), window
+
+
+def _window(at: Address, world: World, variants: list[str], asked: Asked) -> Window | None:
+    """Return how long nobody must have called: what the spec says, else what the endpoint's own history does."""
+    if at.policy.idle_after_s is not None:
+        found = keep_alive.given(timedelta(seconds=at.policy.idle_after_s))
+    else:
+        calls = metrics.history(at, variants, since=asked.now - keep_alive.HISTORY, now=asked.now)
+        found = keep_alive.window(
+            calls,
+            now=asked.now,
+            costs=keep_alive.Costs(at.awake_usd_per_hour or 1.0, WAKE_S.get(at.kind, USUAL_WAKE_S)),
+            cold_start=at.policy.cold_start,
+            awake_since=scaling.in_service_since(at, world),
+        )
+    if found.idle_after is None:
+        return None
+    return Window(
+        idle_after=found.idle_after, reason=found.reason, prewake_at=found.prewake_at, numbers=dict(found.numbers)
+    )
+
+
+def _facts(at: Address, world: World) -> Facts:
+    return Facts(
+        name=at.address,
+        kind=at.kind,
+        status=world.status,
+        origin=at.origin,
+        tags=world.tags,
+        in_service_since=scaling.in_service_since(at, world),
+        last_request_at=at.last_request_at,
+        instance_types=snapshot.instance_types(world),
+        key=(world.config or {}).get("KmsKeyId"),
+        shadows=bool((world.endpoint or {}).get("ShadowProductionVariants")),
+        capture_changed=snapshot.capture_changed(world),
+        wakes_by_itself=snapshot.wakes_by_itself(at, world),
+    )

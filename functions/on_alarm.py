@@ -1,0 +1,39 @@
+"""Lambda: an alarm of an endpoint went off: put it to sleep, or note that it wakes. Starts executions, decides nothing.
+
+Alarms are named <address>-idle and <address>-wake. By the second one AWS has scaled out already; the machine that wakes
+puts back the rest and brings the ledger in line.
+"""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.parser import event_parser
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from ebb import addresses, ledger
+from ebb.aws import executions
+from ebb.aws.ledger import Ledger
+from ebb.events import AlarmFired
+from ebb.requests.alarms import IDLE, WAKE
+from ebb.settings import AlarmSettings
+from ebb.telemetry import logger
+
+
+@logger.inject_lambda_context
+@event_parser
+def handler(fired: AlarmFired, context: LambdaContext) -> dict[str, Any]:
+    """Answer with the execution that was started, and why none was."""
+    settings = AlarmSettings.from_env()
+    name, _, what = fired.alarm_name.rpartition("-")
+    found = Ledger(settings.ledger_table).address(name) if what in (IDLE, WAKE) else None
+    if found is None:  # of another stack whose name begins alike, or of an endpoint that is gone
+        logger.info("ignored", extra={"alarm": fired.alarm_name})
+        return {"started": None, "reason": "no address of this stack"}
+    given: dict[str, Any] = {"address": name, "generation": found.generation}
+    if what == WAKE:
+        arn, execution = settings.wake_endpoint_arn, addresses.wake_execution(name, found.generation)[:80]
+    else:
+        arn, execution = settings.scale_to_zero_arn, addresses.sleep_execution(name, found.generation, fired.time)
+        given |= {"reason": fired.why[:500], "now": ledger.iso(fired.time)}
+    started = executions.ensure(arn, execution, given)
+    logger.info("started" if started else "runs already", extra={"address": name, "execution": execution})
+    return {"started": execution if started else None, "reason": fired.why}
