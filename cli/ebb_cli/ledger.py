@@ -11,6 +11,7 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 
 from ebb import ledger as keys
+from ebb import serving
 from ebb_cli.output import parse_moment
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import Target
@@ -20,7 +21,7 @@ RUN_FIELDS = (
     "run_id", "project", "status", "attempt", "created_at", "started_at", "ended_at", "duration_s", "drop", "task",
     "target", "format", "metric", "spec", "identity", "generation", "sources", "reuses", "reason", "error", "stages",
     "candidates", "chosen", "comparison", "footprint", "deployed", "deploy_reason", "endpoint_name", "record_uri",
-    "execution_arn",
+    "execution_arn", "serving",
 )  # fmt: skip
 STAGE_FIELDS = (
     "stage", "status", "attempt", "earlier_attempts", "duration_s", "billable_s", "cpu_seconds", "utilisation",
@@ -123,6 +124,8 @@ def run_document(items: list[dict[str, Any]]) -> dict[str, Any]:
     if began and run.get("ended_at"):
         spent = parse_moment(run["ended_at"]) - parse_moment(began)
         document["duration_s"] = round(spent.total_seconds(), 3)
+    chosen = (item for item in items if item["sk"].startswith("DECISION#") and item.get("what") == serving.DECISION)
+    document["serving"] = next((_without_keys(item) for item in chosen), None)
     for field in LISTS:
         document[field] = document[field] or []
     return document

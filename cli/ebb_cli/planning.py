@@ -13,7 +13,7 @@ import boto3
 import typer
 from rich.markup import escape
 
-from ebb import footprint, names, sizing, sources
+from ebb import explain, footprint, names, serving, sizing, sources, traffic
 from ebb import plan as plans
 from ebb.carbon import Band
 from ebb.errors import DropRejectedError, Rejection
@@ -34,6 +34,13 @@ HEAD_BYTES = 1024 * 1024
 ASSUMED_BYTES = 100 * 1024 * 1024  # of data that stays in a bucket, when there is no target to ask
 SHOWN_CLASSES = 10
 SPOT_STAGES = {"train", "compress"}
+# What a model of each task is taken for before it is trained: assumed, confidence low. A custom one may be anything.
+UNTRAINED = {
+    infer.IMAGES: serving.Model(memory_mib=150, cpu_s=0.002, answer_s=0.002, slow_answer_s=0.004),
+    infer.TEXTS: serving.Model(memory_mib=200, cpu_s=0.002, answer_s=0.002, slow_answer_s=0.004),
+    infer.CUSTOM: serving.Model(own_code=True),
+}
+UNTRAINED_TABLE = serving.Model(memory_mib=150, cpu_s=0.0005, answer_s=0.0005, slow_answer_s=0.001)
 _FORM_OF_TASK = {infer.IMAGES: "images", infer.CUSTOM: "script"}
 
 
@@ -97,6 +104,7 @@ def plan(
     stages = planned_stages(facts, settings, region)
     built = plans.build(facts, settings)
     total = footprint.sum_of(stage.expected for stage in stages).as_dict()
+    served = planned_serving(asked, seen.task.value if seen.task else asked.task, region)
     if as_json:
         output.emit_json(
             {
@@ -115,6 +123,7 @@ def plan(
                 "plan": built,
                 "expected": total,
                 "at_most_usd": round(sum(stage.at_most_usd for stage in stages), 4),
+                "serving": served,
             }
         )
         return
@@ -122,6 +131,7 @@ def plan(
     for decision in built["decisions"]:
         if not decision["what"].startswith("instance for"):
             output.out().print(f"{decision['what']}: {decision['chosen']}, {decision['reason']}", markup=False)
+    print_serving(served)
 
 
 def _contents(path: Path, asked: PipelineSpec) -> Contents:
@@ -353,6 +363,31 @@ def planned_stages(facts: plans.RunFacts, stack: StackSettings, region: str) -> 
             )
         )
     return found
+
+
+def planned_serving(asked: PipelineSpec, task: str | None, region: str) -> dict[str, Any]:
+    """Return how the model would be served, as the decision that the run will take once it knows the model.
+
+    Raises: NoFeasibleInstanceError when the kind or the instance that the spec names cannot hold such a model.
+    """
+    choice = serving.choose(
+        serve=asked.serve,
+        model=UNTRAINED.get(task or "", UNTRAINED_TABLE),
+        traffic=traffic.expected(asked.serve.requests_per_day),
+        region=region,
+    )
+    decision = choice.decision()
+    return decision | {"assumed": [f"the model is like others for {task or 'tables'}", *decision["assumed"]]}
+
+
+def print_serving(decision: dict[str, Any]) -> None:
+    """Print how a model is served: the kind, why, and what each kind would take."""
+    say = output.out().print
+    say(
+        f"\n[bold]How it would be served[/]: {escape(decision['chosen'])}, {escape(decision['reason'])}", soft_wrap=True
+    )
+    for line in explain.kinds(decision):
+        say(line, markup=False, soft_wrap=True)
 
 
 def _print(

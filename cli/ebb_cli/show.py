@@ -96,6 +96,7 @@ def print_run(run: Mapping[str, Any]) -> None:
     _print_stages(run)
     _print_candidates(run)
     print_comparison(run)
+    print_serving(run)
     if run.get("scored_uri"):
         say(f"\n{run['source']}, scored by the model of {run['scored_by']}: {run['scored_uri']}", soft_wrap=True)
     if run["endpoint_name"] and run["deployed"]:
@@ -201,6 +202,17 @@ def print_comparison(run: Mapping[str, Any]) -> None:
     rows.append(("memory", _unit(before, "MiB"), _unit(after, "MiB"), _ratio(before, after)))
     rows += _per_million(original, shipped)
     output.table("\nOriginal against shipped", ("", "original", f"shipped: {run['chosen']}", "better by"), rows)
+
+
+def print_serving(run: Mapping[str, Any]) -> None:
+    """Print the kind of serving that was chosen, why, and what each kind would take."""
+    decision = run["serving"]
+    if not decision:
+        return  # not deployed, or by an earlier version
+    say = output.out().print
+    say(f"\n[bold]Served as[/] {escape(decision['chosen'])}: {escape(decision['reason'])}", soft_wrap=True)
+    for line in explain.kinds(decision):
+        say(line, markup=False, soft_wrap=True)
 
 
 def _per_million(original: Mapping[str, Any], shipped: Mapping[str, Any]) -> list[tuple[str, ...]]:

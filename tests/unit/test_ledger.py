@@ -5,10 +5,11 @@ from decimal import Decimal
 
 import pytest
 
-from ebb import accepted, explain, ledger, record
+from ebb import accepted, explain, ledger, record, serving, traffic
 from ebb.record import RecordRequest
 from ebb.requests.builds import COMPUTE_TYPE
 from ebb.sources import Source
+from ebb.spec import PipelineSpec
 from worked_run import NOW, RUN_ID, load, moment
 
 
@@ -259,6 +260,26 @@ def test_many_sources_are_noted_in_few_items_and_read_back_in_their_order():
     assert len(held) == 450
     assert held[-1] == source(7, "1" * 64), "noted again, it counts where it came last"
     assert accepted.base(items([*first, *second]), 2)[:3] == many[:3]
+
+
+@pytest.mark.parametrize("per_day", [None, 0, 3, 500, 10**7, 10**9])
+@pytest.mark.parametrize("serve", [{}, {"availability": "high"}, {"p95_latency": 0.05, "max_payload_mb": 5}])
+def test_why_shows_what_each_kind_of_serving_takes_within_a_hundred_columns(per_day, serve):
+    choice = serving.choose(
+        serve=PipelineSpec.model_validate({"serve": serve}).serve,
+        model=serving.Model(memory_mib=4300, cpu_s=0.25, answer_s=0.3, slow_answer_s=0.4),
+        traffic=traffic.expected(per_day),
+        region="us-east-1",
+    )
+    decision = {"stage": "select", **choice.decision()}
+    lines = explain.kinds(decision)
+    assert max(map(len, lines)) + 4 <= 100, max(lines, key=len)
+    told = "\n".join(explain.lines({"status": "running"}, [decision]))
+    assert f"* {choice.kind}" in told
+    for row in choice.rows:
+        assert row.kind in told
+        for each in row.excluded:
+            assert f"no, {each.field}: " in told
 
 
 def test_a_rejected_run_is_explained_with_its_place():

@@ -1,5 +1,6 @@
 """The chain from the upload to the grams: what happened to a run, each step with its reason and numbers."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ class Step:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     alternatives: tuple[str, ...] = ()
     source: str | None = None
+    table: tuple[str, ...] = ()
 
 
 def steps(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> list[Step]:
@@ -33,7 +35,9 @@ def lines(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> lis
         told.append(f"{step.title}: {step.text}" if step.text else step.title)
         if step.numbers:
             told.append("    " + ", ".join(f"{name} {_short(value)}" for name, value in step.numbers.items()))
-        if step.alternatives:
+        if step.table:
+            told += [f"    {line}" if line else "" for line in step.table]
+        elif step.alternatives:
             told.append("    not taken: " + "; ".join(step.alternatives))
         if step.source:
             told.append(f"    source: {step.source}")
@@ -79,7 +83,82 @@ def _decision(decision: Mapping[str, Any]) -> Step:
         decision.get("numbers") or {},
         tuple(str(each) for each in decision.get("alternatives") or ()),
         decision.get("source"),
+        tuple(kinds(decision)),
     )
+
+
+def kinds(decision: Mapping[str, Any]) -> list[str]:
+    """Return the table of the kinds of serving as text: what each takes a month, how it starts, why it is not taken.
+
+    Two lines a kind, and one for the fields that it does not meet, none longer than some 96 columns.
+    """
+    rows = list(decision.get("table") or ())
+    if not rows:
+        return []
+    cells = [("kind, a month", "USD", "kWh", "gCO2e", "cold start, of requests")]
+    for row in rows:
+        month = row.get("month") or {}
+        mark = "* " if row["kind"] == decision["chosen"] else "  "
+        figures = (_band(month.get(name)) for name in ("energy_kwh", "carbon_g"))
+        cost = _figure(month["cost_usd"]["value"]) if month else "-"
+        cold = f"{_band(row['cold_start_s'])} s" + ("" if row["kind"] == "batch" else f", {_share(row['cold_share'])}")
+        cells.append((mark + row["kind"], cost, *figures, cold))
+    widths = [max(len(line[column]) for line in cells) for column in range(4)]
+    told = []
+    for row, line in zip([None, *rows], cells, strict=True):
+        padded = [cell.ljust(width) for cell, width in zip(line[:4], widths, strict=True)]
+        told.append("  ".join([padded[0], line[1].rjust(widths[1]), *padded[2:], line[4]]).rstrip())
+        if row is not None:
+            told.append(f"      {_set_up(row)}")
+            for each in row.get("excluded") or ():
+                told += textwrap.wrap(f"no, {each['field']}: {each['why']}", 90, initial_indent=" " * 6,
+                                      subsequent_indent=" " * 8)  # fmt: skip
+    told += textwrap.wrap(f"* chosen; low to high in brackets. {_traffic(decision)}", 96)
+    for each in decision.get("assumed") or ():
+        told += textwrap.wrap(f"assumed: {each}", 96, subsequent_indent="  ")
+    return told
+
+
+def _traffic(decision: Mapping[str, Any]) -> str:
+    numbers = decision.get("numbers") or {}
+    source = {"unknown": "unknown, compared", "expected": "expected"}.get(
+        str(numbers.get("source")), f"measured over {_figure(numbers.get('days') or 0)} days"
+    )
+    return f"Traffic: {source} at {_figure(numbers.get('requests_per_day') or 0)} requests a day."
+
+
+def _set_up(row: Mapping[str, Any]) -> str:
+    if row.get("memory_mb"):
+        what = f"{row['memory_mb']} MB, {row['max_concurrency']} at once"
+    elif row.get("instance_type"):
+        what = f"{row['copies']} x {row['instance_type']}"
+    else:
+        what = "cannot hold the model"
+    sleeps = str(row["sleeps"])
+    if sleeps == "never":
+        return f"{what}, never sleeps"
+    return f"{what}, sleeps {sleeps}" if sleeps.startswith("after") else f"{what}, {sleeps}"
+
+
+def _band(band: Mapping[str, Any] | None) -> str:
+    if band is None:
+        return "-"
+    return f"{_figure(band['value'])} ({_figure(band['low'], 2)}-{_figure(band['high'], 2)})"
+
+
+def _figure(value: float, digits: int = 3) -> str:
+    """Return a number with some significant digits: `12,700`, `1.27 M`; an exponent only below a thousandth."""
+    value = float(value)
+    if value >= 1e6:
+        return f"{_figure(value / 1e6, digits)} M"
+    if value >= 10**digits:
+        return f"{round(value, digits - len(str(int(value)))):,.0f}"
+    return f"{value:.{digits if value == 0 or value >= 0.001 else 1}g}"
+
+
+def _share(share: float) -> str:
+    percent = float(share) * 100
+    return "< 0.01 %" if 0 < percent < 0.01 else f"{percent:.2g} %" if percent < 99.5 else "all"
 
 
 def _stage(stage: Mapping[str, Any]) -> Step:

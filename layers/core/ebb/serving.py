@@ -43,6 +43,7 @@ from ebb.footprint import Footprint
 from ebb.spec import SERVERLESS_MEMORY_MB, ServeSpec
 from ebb.traffic import DAY_S, Traffic
 
+DECISION = "kind of serving"  # what the ledger calls it
 KINDS: tuple[Kind, ...] = ("serverless", "async", "realtime", "shared", "batch")
 DAYS_PER_MONTH = 365 / 12
 # The host behind a serverless endpoint is not published, its power is known within a factor of two; kinds whose energy
@@ -241,7 +242,7 @@ class Choice:
                 "g_per_month": month.carbon_g.value,
             }
         return {
-            "what": "kind of serving",
+            "what": DECISION,
             "chosen": self.kind,
             "reason": self.reason,
             "numbers": numbers,
@@ -290,7 +291,7 @@ def choose(
         days = [rows_for(day) for day in traffic.last_days(SUSTAINED_DAYS)]
         kind, reason = _next(rows, days, recent, current, now)
     moves = current is not None and current.kind != kind
-    return Choice(kind, reason, rows, recent, moves, tuple(_assumed(model, serve, idle_after_s)))
+    return Choice(kind, reason, rows, recent, moves, tuple(_assumed(model, serve, idle_after_s, others_memory_mb)))
 
 
 def table(
@@ -320,7 +321,12 @@ class _Facts:
 
     @property
     def sleeps(self) -> bool:
-        return self.serve.availability == "normal" and self.serve.cold_start == "allowed"
+        return _may_sleep(self.serve)
+
+
+def _may_sleep(serve: ServeSpec) -> bool:
+    """Return whether the estimate counts sleep: where cold starts are to be avoided only a forecast could allow it."""
+    return serve.availability == "normal" and serve.cold_start == "allowed"
 
 
 # What each kind takes
@@ -629,7 +635,10 @@ def _best(rows: Sequence[Row]) -> tuple[Row, str]:
     elif ranked[-1].kwh == 0:
         reason = "nobody calls, so no kind takes anything"
     elif best is least:
-        reason = f"least energy: {best.kwh:.3g} kWh a month, {ranked[1].kind} takes {ranked[1].kwh:.3g}"
+        # kinds that take the same, as realtime and a shared instance without neighbours, are no comparison
+        others = [row for row in ranked if row.kwh > best.kwh * 1.001]
+        next_best = f"{others[0].kind} takes {others[0].kwh:.3g}" if others else f"as {ranked[1].kind} does"
+        reason = f"least energy: {best.kwh:.3g} kWh a month, {next_best}"
     else:
         reason = (
             f"cheapest of those within {NOISE_SHARE:.0%} of the least energy "
@@ -683,13 +692,15 @@ def _alternative(row: Row) -> str:
     return f"{told} ({_whys(row)})" if row.excluded else told
 
 
-def _assumed(model: Model, serve: ServeSpec, idle_after_s: float | None) -> Iterable[str]:
+def _assumed(model: Model, serve: ServeSpec, idle_after_s: float | None, others_memory_mb: float) -> Iterable[str]:
     if not model.timed:
         band = catalog.waking().unknown_answer_s
         yield f"an answer takes {band.value:g} s ({band.low:g} to {band.high:g}): nobody has timed it"
     if model.memory_mib is None:
         yield f"the model takes {UNKNOWN_MEMORY_MIB:,.0f} MiB: nothing is known of it"
-    if serve.idle_after is None and idle_after_s is None:
+    if not others_memory_mb:
+        yield "nobody else is on the shared endpoint, so that it takes what an instance of its own does"
+    if serve.idle_after is None and idle_after_s is None and _may_sleep(serve):
         yield f"an endpoint sleeps after {_minutes(IDLE_AFTER_S)} without a call; in truth that follows its traffic"
 
 

@@ -256,3 +256,31 @@ def test_people_read_stages_costs_and_what_was_not_started(ebb, table):
     told = ebb("plan", table).stdout
     for part in ("process", "train", "compress", "compile", "USD", "gCO2e", "nothing was started"):
         assert part in told
+
+
+def test_a_plan_says_how_the_model_would_be_served_and_what_each_kind_takes(ebb, table, tmp_path):
+    spec = tmp_path / "pipeline.yaml"
+    spec.write_text("serve: {requests_per_day: 500, p95_latency: 50ms}\n")
+    served = planned(ebb, table, "--spec", spec)["serving"]
+    assert [row["kind"] for row in served["table"]] == ["serverless", "async", "realtime", "shared", "batch"]
+    assert (served["chosen"], served["numbers"]["requests_per_day"]) == ("serverless", 500)
+    assert {each["field"] for row in served["table"] for each in row["excluded"]} == {"serve.p95_latency", "serve.kind"}
+    told = ebb("plan", table, "--spec", spec).stdout
+    assert "How it would be served: serverless, least energy" in told
+    assert "no, serve.p95_latency: 1 in 20 takes" in told
+
+
+def test_a_plan_follows_the_kind_that_the_spec_names(ebb, table, tmp_path):
+    spec = tmp_path / "pipeline.yaml"
+    spec.write_text("serve: {availability: high}\n")
+    served = planned(ebb, table, "--spec", spec)["serving"]
+    (chosen,) = (row for row in served["table"] if row["kind"] == served["chosen"])
+    assert (chosen["kind"], chosen["copies"], chosen["sleeps"]) == ("realtime", 2, "never")
+
+
+def test_a_kind_that_cannot_be_had_is_refused_before_anything_runs(ebb, table, tmp_path):
+    spec = tmp_path / "pipeline.yaml"
+    spec.write_text("serve: {kind: async, availability: high}\n")
+    done = ebb("plan", table, "--spec", spec)
+    assert done.exit_code != 0
+    assert "serve.availability" in done.stderr

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ebb import ledger
+from ebb import ledger, serving, traffic
+from ebb.spec import ServeSpec
 from ebb_cli.ledger import RUN_FIELDS, STAGE_FIELDS
 
 from .conftest import RUN_ID
@@ -205,6 +206,21 @@ def test_why_prints_the_chain_of_the_decisions(ebb, put, target):
     told = ebb("why", RUN_ID).stdout
     assert told.index("churn/data/a.csv") < told.index("target: label")
     assert json.loads(ebb("why", RUN_ID, "--json").stdout)["decisions"][0]["what"] == "target"
+
+
+def test_the_kind_of_serving_is_shown_with_what_the_others_would_take(ebb, put, target):
+    put("succeeded")
+    decision = serving.choose(
+        serve=ServeSpec(), model=serving.Model(memory_mib=200), traffic=traffic.expected(500), region="us-east-1"
+    ).decision()
+    for item in ledger.decision_items(RUN_ID, "select", [decision]):
+        target.session.resource("dynamodb").Table("ledger").put_item(Item=item)
+    told = ebb("show", RUN_ID).stdout
+    assert "Served as serverless: least energy" in told
+    assert "no, serve.kind: answers files" in told
+    assert "no, serve.kind: answers files" in ebb("why", RUN_ID).stdout
+    document = json.loads(ebb("show", RUN_ID, "--json").stdout)
+    assert [row["kind"] for row in document["serving"]["table"]] == list(serving.KINDS)
 
 
 def test_every_command_says_on_stderr_whom_it_speaks_to(ebb, put):
