@@ -149,17 +149,26 @@ def test_the_latency_asked_for_is_that_of_the_whole_answer():
 
 
 @pytest.mark.parametrize(
-    ("asked_mb", "needed_mib", "chosen"),
+    ("serve", "needed_mib", "chosen"),
     [
-        pytest.param(1024, 900, "quick", id="beyond what the spec gives"),
-        pytest.param(None, 900, "lean", id="without a size asked for the endpoint grows"),
-        pytest.param(None, 6000, "quick", id="beyond the largest endpoint"),
+        pytest.param({"memory_mb": 1024}, 900, "quick", id="beyond what the spec gives"),
+        pytest.param({}, 900, "lean", id="without a size asked for the endpoint grows"),
+        pytest.param({}, 6000, "quick", id="beyond the largest serverless endpoint, and another fits"),
+        pytest.param({"kind": "realtime"}, 6000, "lean", id="an instance holds more"),
+        pytest.param({"kind": "async", "instance": "ml.c5.large"}, 6000, "quick", id="a small instance does not"),
+        pytest.param({"availability": "high"}, 6000, "lean", id="it is served on instances anyway"),
     ],
 )
-def test_a_candidate_must_fit_its_endpoint(asked_mb, needed_mib, chosen):
-    serve = PipelineSpec.model_validate({"serve": {"memory_mb": asked_mb}}).serve
+def test_a_candidate_must_fit_its_endpoint(serve, needed_mib, chosen):
+    serve = PipelineSpec.model_validate({"serve": serve}).serve
     report = compile_report(of("lean", p50=0.01, memory_mib=needed_mib), of("quick", p50=0.02))
     assert selection.select(report, FLOOR_1_POINT, serve).name == chosen
+
+
+def test_when_no_candidate_fits_a_serverless_endpoint_an_instance_may_serve():
+    serve = PipelineSpec().serve
+    report = compile_report(of("lean", p50=0.01, memory_mib=9000))
+    assert selection.select(report, FLOOR_1_POINT, serve).name == "lean"
 
 
 def test_every_candidate_gets_a_reason_in_words():
@@ -196,7 +205,7 @@ def test_what_a_script_left_is_chosen_without_a_comparison():
     ("report", "why"),
     [
         pytest.param(as_is(bundle=None, reason="inference.py does not load"), "does not load", id="without a bundle"),
-        pytest.param(as_is(memory_mib=7000.0), "7200 MiB", id="larger than any endpoint"),
+        pytest.param(as_is(memory_mib=7e5), "700200 MiB", id="larger than any endpoint"),
     ],
 )
 def test_what_a_script_left_may_be_unfit_to_be_served(report, why):

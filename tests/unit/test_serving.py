@@ -262,6 +262,18 @@ def test_other_instance_types_are_named_for_when_the_first_is_not_to_be_had():
     assert len(found.instance_types) == 3
 
 
+def test_what_inference_recommender_measured_takes_the_place_of_the_estimate():
+    # 2.4 requests a second in the busiest hour; one instance was measured to answer 60 a minute, of which 60 % are used
+    found = [
+        {"EndpointConfiguration": {"InstanceType": "ml.c5.large"}, "Metrics": {"MaxInvocations": 60}},
+        {"EndpointConfiguration": {"InstanceType": "ml.m5.large"}, "Metrics": {"MaxInvocations": 30}},
+        {"EndpointConfiguration": {"ServerlessConfig": {"MemorySizeInMB": 1024, "MaxConcurrency": 1}}, "Metrics": {}},
+    ]
+    told = dict(serving.machines_for(serving.recommended(SMALL, found), traffic.expected(86_400), asked()))
+    copies = {machine.name: count for machine, count in told.items()}
+    assert (copies["ml.c5.large"], copies["ml.m5.large"], copies["ml.c5.xlarge"]) == (4, 8, 1)
+
+
 def test_types_that_cannot_scale_that_need_other_images_or_that_are_wasted_are_never_chosen():
     for model in (SMALL, LARGE, UNTOLD):
         for per_day in (1, 10_000, 10_000_000):

@@ -8,13 +8,13 @@ but not compressed, competes like any other. A model that its script left withou
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebb import footprint, ledger
+from ebb import footprint, ledger, serving
 from ebb.errors import NoAcceptableCandidateError
-from ebb.spec import SERVERLESS_MEMORY_MB, CompressSpec, ServeSpec
+from ebb.spec import CompressSpec, ServeSpec
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 # Two measurements of the same model on one machine differ by this much; less is no difference. Assumed.
@@ -240,7 +240,8 @@ def _as_is(report: Mapping[str, Any], serve: ServeSpec) -> Selection:
     if not packed:
         raise _none_acceptable({each["name"]: _without_bundle(each) for each in report["candidates"]})
     shipped = packed[0]
-    too_large = _too_large(float(shipped.get("memory_mib") or 0), serve)
+    memory_mib = float(shipped.get("memory_mib") or 0)
+    too_large = _too_large(memory_mib, _most_mib(serve, [memory_mib]))
     if too_large:
         raise _none_acceptable({shipped["name"]: too_large})
     reason = f"served without a comparison: {shipped.get('reason') or 'it has no evaluation'}"
@@ -299,7 +300,7 @@ def _refusal(
     limit_ms = serve.p95_latency.total_seconds() * 1000 if serve.p95_latency else None
     if limit_ms is not None and candidate.slow_answer_ms > limit_ms:
         return f"{candidate.slow_answer_ms:.3g} ms from row to answer is above the {limit_ms:.3g} ms asked for"
-    too_large = _too_large(candidate.memory_mib, serve)
+    too_large = _too_large(candidate.memory_mib, _most_mib(serve, [each.memory_mib for each in all_measured]))
     if too_large:
         return too_large
     full = _unquantized(candidate, all_measured)
@@ -308,10 +309,25 @@ def _refusal(
     return None
 
 
-def _too_large(memory_mib: float, serve: ServeSpec) -> str | None:
-    most_mb, needed_mib = serve.memory_mb or SERVERLESS_MEMORY_MB[-1], memory_mib + footprint.HEADROOM_MIB
-    if needed_mib > most_mb:
-        return f"needs {needed_mib:.0f} MiB with room for requests, and the endpoint has {most_mb} MB"
+def _most_mib(serve: ServeSpec, memories_mib: Iterable[float]) -> float:
+    """Return the memory that a candidate's container may take.
+
+    With `kind: auto` that is what a serverless endpoint has, as long as any candidate fits into one: a larger one would
+    keep an instance up. Only when all are larger an instance may serve.
+    """
+    serverless = serving.most_memory_mib(serve, serverless=True)
+    if serve.kind == "serverless" or serve.memory_mb is not None:
+        return serverless
+    free = serve.kind == "auto" and serve.instance == "auto" and serve.availability == "normal"
+    if free and any(each + footprint.HEADROOM_MIB <= serverless for each in memories_mib):
+        return serverless
+    return serving.most_memory_mib(serve, serverless=False)
+
+
+def _too_large(memory_mib: float, most_mib: float) -> str | None:
+    needed_mib = memory_mib + footprint.HEADROOM_MIB
+    if needed_mib > most_mib:
+        return f"needs {needed_mib:.0f} MiB with room for requests, and the endpoint has {most_mib:.0f} MB"
     return None
 
 

@@ -79,6 +79,7 @@ class Model:
     slow_answer_s: float | None = None  # 1 request in 20 takes longer; 1 in 100 where that is what is known
     start_s: float | None = None  # from the container's start to its first answer
     own_code: bool = False  # served on the image with PyTorch
+    per_s_of: tuple[tuple[str, float], ...] = ()  # requests a second that an instance type was measured to answer
 
     @classmethod
     def of(cls, candidate: Mapping[str, Any]) -> "Model":
@@ -520,8 +521,33 @@ def machines_for(
     for machine in offered:
         usable_mib = machine.memory_gib * MIB_PER_GIB * facts.usable_memory_share
         if model.needed_mib + others_mib <= usable_mib:
-            found.append((machine, max(1, math.ceil(cores / (facts.busy_share * machine.vcpu)))))
+            rate = dict(model.per_s_of).get(machine.name)
+            copies = cores / machine.vcpu if rate is None else traffic.busiest_per_s / rate
+            found.append((machine, max(1, math.ceil(copies / facts.busy_share))))
     return sorted(found, key=lambda each: (each[1] * each[0].price_usd_per_hour.value, each[1]))
+
+
+def most_memory_mib(serve: ServeSpec, *, serverless: bool) -> float:
+    """Return the memory of the largest container that the spec allows, on a serverless endpoint or on an instance."""
+    if serverless:
+        return float(serve.memory_mb or SERVERLESS_MEMORY_MB[-1])
+    offered = (each for each in catalog.hosting() if each.serves_ebb and serve.instance in ("auto", each.name))
+    return max(each.memory_gib for each in offered) * MIB_PER_GIB * catalog.waking().usable_memory_share
+
+
+def recommended(model: Model, found: Iterable[Mapping[str, Any]]) -> Model:
+    """Return a model with what Inference Recommender measured of it: `InferenceRecommendations` of its job.
+
+    How many requests an instance answers takes the place of the estimate from processor time. Its latency is not taken:
+    it is that of an instance under full load. The service measures no energy, so that stays an estimate.
+    """
+    rates: dict[str, float] = {}
+    for each in found:
+        name = each["EndpointConfiguration"].get("InstanceType")
+        per_minute = (each.get("Metrics") or {}).get("MaxInvocations")
+        if name and per_minute:
+            rates[name] = max(per_minute / 60, rates.get(name, 0.0))
+    return replace(model, per_s_of=tuple(sorted(rates.items())))
 
 
 def _component_vcpu(model: Model, traffic: Traffic, machine: Instance, copies: int, *, shared: bool) -> float:

@@ -1,0 +1,66 @@
+"""Request body of SageMaker's Inference Recommender: CreateInferenceRecommendationsJob.
+
+Not sent by any state machine yet: Ebb sizes from its own measurement, and `serve.recommender` is refused. What such a
+job finds is read by `ebb.serving.recommended`.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+# The job starts real instances and pays for them, so everything that multiplies is capped. EndpointConfigurations
+# takes ten; its guide: https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-load-test.html
+MOST_CONFIGURATIONS = 4
+MOST_AT_ONCE = 2
+LONGEST = timedelta(hours=2)
+PHASE_S = 120  # the shortest that the guide allows
+LONGEST_NAME = 64
+
+
+def create_inference_recommendations_job(
+    *,
+    name: str,
+    role_arn: str,
+    package_arn: str,
+    instance_types: Sequence[str] = (),
+    serverless_memory_mb: Sequence[int] = (),
+    max_concurrency: int = 1,
+    p95_ms: int | None = None,
+    kms_key: str,
+    tags: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    """Return the body for a load test of a registered model on some instance types or serverless sizes.
+
+    Serverless and instances cannot be mixed in one job. The test ends where more requests find no more answers, or when
+    one in twenty takes longer than `p95_ms`.
+    Raises: ValueError when nothing, too much or both is to be tested.
+    """
+    if bool(instance_types) == bool(serverless_memory_mb):
+        raise ValueError("a recommendations job tests instance types or serverless sizes, one of the two")
+    configurations: list[dict[str, Any]] = [{"InstanceType": each} for each in instance_types]
+    configurations += [
+        {"ServerlessConfig": {"MemorySizeInMB": each, "MaxConcurrency": max_concurrency}}
+        for each in serverless_memory_mb
+    ]
+    if len(configurations) > MOST_CONFIGURATIONS:
+        raise ValueError(f"{len(configurations)} configurations would be paid for, at most {MOST_CONFIGURATIONS} are")
+    stopping: dict[str, Any] = {"FlatInvocations": "Stop"}
+    if p95_ms is not None:
+        stopping["ModelLatencyThresholds"] = [{"Percentile": "P95", "ValueInMilliseconds": p95_ms}]
+    phase = {"InitialNumberOfUsers": 1, "SpawnRate": 1, "DurationInSeconds": PHASE_S}
+    return {
+        "JobName": name[:LONGEST_NAME].rstrip("-"),
+        "JobType": "Advanced",
+        "RoleArn": role_arn,
+        "InputConfig": {
+            "ModelPackageVersionArn": package_arn,
+            "JobDurationInSeconds": int(LONGEST.total_seconds()),
+            "TrafficPattern": {"TrafficType": "PHASES", "Phases": [phase, phase]},
+            "ResourceLimit": {"MaxNumberOfTests": len(configurations), "MaxParallelOfTests": MOST_AT_ONCE},
+            "EndpointConfigurations": configurations,
+            "VolumeKmsKeyId": kms_key,
+        },
+        "StoppingConditions": stopping,
+        "OutputConfig": {"KmsKeyId": kms_key},
+        "Tags": list(tags),
+    }
