@@ -45,13 +45,19 @@ def test_nobody_shares_a_role_and_no_role_is_generated(kind):
     assert not any("Policies" in each["Properties"] for each in project.resources(kind).values())
 
 
-def test_every_role_belongs_to_one_function_machine_or_rule():
+def test_every_role_belongs_to_one_function_machine_rule_or_schedule():
     users = set(project.resources("AWS::Serverless::Function", "AWS::Serverless::StateMachine"))
     users |= set(project.resources("AWS::CodeBuild::Project"))
     users |= {
         name
         for name, rule in project.resources("AWS::Events::Rule").items()
         if any("RoleArn" in target for target in rule["Properties"]["Targets"])
+    }
+    users |= {
+        f"{name}Schedule"
+        for function in project.resources("AWS::Serverless::Function").values()
+        for name, event in function["Properties"].get("Events", {}).items()
+        if event["Type"] == "ScheduleV2"
     }
     assert set(ROLES) == {f"{name}Role" for name in users}
 

@@ -12,6 +12,7 @@ from ebb.errors import MalformedEventError
 SPEC_NAME = "pipeline.yaml"
 SUCCESS_MARKER = "_SUCCESS"
 SEQUENCER_CHARS = 64
+SCHEDULE = "schedule"  # who asks for a sweep, when no person does
 
 
 class Message(BaseModel):
@@ -118,7 +119,7 @@ class SweepRequested(Message):
     """The input of `sweep_account`: the moment that the sweep judges by, and who asked for it."""
 
     now: datetime
-    asked_by: str = "schedule"
+    asked_by: str = SCHEDULE
 
 
 class ReapingAsked(Message):

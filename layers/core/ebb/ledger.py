@@ -301,6 +301,11 @@ def as_action(table: str, request: Request) -> Request:
     return {"TableName": table, **request, **typed}
 
 
+def put_action(table: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a PutItem as a state machine sends it."""
+    return {"TableName": table, "Item": {key: _typed(value) for key, value in item.items() if _is_kept(value)}}
+
+
 _VALUES = ("Key", "ExpressionAttributeValues")
 
 

@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ebb import control_plane
+from ebb import control_plane, ledger
+from ebb.idle import KEEP_TAG, NO, SLEEP_TAG
 
 Kind = Literal["notebook", "app", "space", "warm-pool", "training-job"]
 Action = Literal["keep", "stop", "protected"]
 KINDS: tuple[Kind, ...] = ("notebook", "app", "space", "warm-pool", "training-job")
 
-KEEP_TAG = "ebb:keep"  # with any value but "no": never stopped, whoever made it
-ALLOW_TAG, ALLOWED = "ebb:sleep", "allowed"
+ALLOWED = "allowed"
 DELETE_TAG = "ebb:delete"  # =allowed: a space may be deleted with its volume
 BUDGET_TAG = "ebb:budget-hours"
 STACK_TAG = "ebb:stack"
@@ -111,7 +111,7 @@ def decide(seen: Resource, policy: Policy, *, now: datetime) -> Verdict:
         return _verdict(seen, "keep", _in_use(seen))
     if seen.tags is None:
         return _verdict(seen, "keep", f"{why}; its tags could not be read: not judged")
-    if seen.tags.get(KEEP_TAG, "no") != "no":
+    if seen.tags.get(KEEP_TAG, "no").lower() not in NO:
         return _verdict(seen, "keep", f"{why}; its tag {KEEP_TAG} keeps it")
     refused = _refused(seen, policy)
     if refused:
@@ -148,6 +148,24 @@ def notice(seen: Resource, verdict: Verdict) -> dict[str, str]:
     return {"subject": f"Ebb {done} {label} {seen.name}"[:100], "message": message}
 
 
+def event(seen: Resource, verdict: Verdict, *, table: str, now: datetime) -> dict[str, Any]:
+    """Return the PutItem by which the ledger keeps what was stopped, why, and what it cost while nobody used it."""
+    item = {
+        "pk": f"RESOURCE#{seen.kind}/{seen.name}",
+        "sk": f"EVENT#{ledger.iso(now)}",
+        "gsi_pk": "EVENTS",
+        "gsi_sk": f"{ledger.iso(now)}#{seen.kind}/{seen.name}",
+        "what": "reaped",
+        "kind": seen.kind,
+        "name": seen.name,
+        "at": now,
+        "reason": verdict.reason,
+        "usd_per_hour": verdict.usd_per_hour,
+        "again": again(seen),
+    }
+    return ledger.put_action(table, item)
+
+
 def again(seen: Resource) -> str:
     """Return how a person brings back what was stopped."""
     keys = seen.keys
@@ -182,10 +200,15 @@ def usd_per_hour(seen: Resource) -> float | None:
             if seen.volume_gib is None
             else seen.volume_gib * control_plane.volume_usd_per_gib_month() / HOURS_PER_MONTH
         )
-    if seen.instance_type == SYSTEM_INSTANCE:
+    return instances_usd_per_hour(seen.instance_type, seen.instances)
+
+
+def instances_usd_per_hour(instance_type: str | None, count: int) -> float | None:
+    """Return what instances cost per hour, None when their price is not known."""
+    if instance_type == SYSTEM_INSTANCE:
         return 0.0
-    each = control_plane.instance_usd_per_hour(seen.instance_type) if seen.instance_type else None
-    return None if each is None else each * seen.instances
+    each = control_plane.instance_usd_per_hour(instance_type) if instance_type else None
+    return None if each is None else each * count
 
 
 def budget_hours(tags: Mapping[str, str] | None) -> float | None:
@@ -212,24 +235,25 @@ def _past_budget(seen: Resource, policy: Policy, now: datetime) -> str | None:
     if budget is not None and ran * seen.instances > timedelta(hours=budget):
         machines = f" on {seen.instances} instances" if seen.instances > 1 else ""
         return f"has run for {told(ran)}{machines}, more than its budget of {budget:g} instance-hours"
-    if _is_ours(seen, policy) and seen.max_runtime_s and ran > timedelta(seconds=seen.max_runtime_s) + GRACE:
+    if is_ours(seen, policy) and seen.max_runtime_s and ran > timedelta(seconds=seen.max_runtime_s) + GRACE:
         return f"has run for {told(ran)}, longer than the {told(timedelta(seconds=seen.max_runtime_s))} of its spec"
     return None
 
 
 def _refused(seen: Resource, policy: Policy) -> str | None:
     tags = seen.tags or {}
-    allowed = _is_ours(seen, policy) or (policy.foreign and tags.get(ALLOW_TAG) == ALLOWED)
+    allowed = is_ours(seen, policy) or (policy.foreign and tags.get(SLEEP_TAG) == ALLOWED)
     if not allowed and not policy.foreign:
-        return "Ebb did not make it, and the stack's parameter ManageForeignEndpoints is no: protected"
+        return "Ebb did not make it, and the stack's parameter ManageForeignEndpoints is no"
     if not allowed:
-        return f"Ebb did not make it, and it has no tag {ALLOW_TAG}={ALLOWED}: protected"
+        return f"Ebb did not make it, and it has no tag {SLEEP_TAG}={ALLOWED}"
     if seen.kind == "space" and tags.get(DELETE_TAG) != ALLOWED:
-        return f"deleting it would delete its volume, and it has no tag {DELETE_TAG}={ALLOWED}: protected"
+        return f"deleting it would delete its volume, and it has no tag {DELETE_TAG}={ALLOWED}"
     return None
 
 
-def _is_ours(seen: Resource, policy: Policy) -> bool:
+def is_ours(seen: Resource, policy: Policy) -> bool:
+    """Return whether this stack made a resource, as its tag says."""
     return (seen.tags or {}).get(STACK_TAG) == policy.stack
 
 

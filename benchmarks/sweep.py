@@ -1,0 +1,295 @@
+"""What the sweep takes and costs: accounts of 10 to 10,000 endpoints behind the real SDK, billed by the price table.
+
+    python benchmarks/sweep.py [--json FILE] [--latency-ms 120]
+
+Counts every request that the real function makes, at the services' own page sizes, and prints what a month of it costs:
+of a stack where nothing happens, of an endpoint that is only swept, of one that Ebb made. Latency is assumed and
+simulated; times are measured here, and translated to the processor share that the function's memory buys on Lambda.
+"""
+
+import argparse
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / each) for each in ("layers/core", "functions", "benchmarks")]
+
+import yaml  # noqa: E402
+
+from ebb import control_plane  # noqa: E402
+from ebb.control_plane import HOURS_PER_MONTH, Line, total_usd  # noqa: E402
+
+SIZES = (0, 10, 100, 1_000, 10_000)
+LIMITS = {"idle_stack_usd": 5.0, "swept_endpoint_usd": 0.05, "own_endpoint_usd": 0.25, "seconds_10000": 60.0}
+SWEEPS = HOURS_PER_MONTH * 4  # rate(15 minutes)
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+FULL_CORE_MB = 1769  # https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
+REACTOR_S, REACTOR_MB = 0.3, 512  # on_schedule: one call; assumed, with a cold start now and then
+SWEEP_TRANSITIONS = 2  # the start and the one state
+# Billed per request, by operation of the SDK; what SageMaker's own API is asked costs nothing.
+BILLED = {
+    "ListMetrics": "cloudwatch_request",
+    "DescribeAlarms": "cloudwatch_request",
+    "GetObject": "s3_read",
+    "PutObject": "s3_write",
+}
+ADDRESS_BYTES = 2_000  # assumed; a read unit is 4 KB, half as dear when eventually consistent
+CYCLES = 20  # times a month that an endpoint of Ebb's own falls asleep and wakes; assumed: once per working day
+METRICS_PER_DECISION = 3  # calls, heartbeat, requests under way
+DECISIONS_PER_CYCLE = 2  # and once more just before it acts
+
+
+def main() -> None:
+    """Measure, print, and say whether the limits hold."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    options.add_argument("--latency-ms", type=float, default=120, help="assumed of each request (default 120)")
+    options.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    options.add_argument("--sizes", type=int, nargs="+", default=SIZES, help=argparse.SUPPRESS)
+    given = options.parse_args()
+    if given.one is not None:
+        print(json.dumps(measure(given.one, given.latency_ms / 1000)))
+        return
+    runs = [_in_a_process_of_its_own(size, given.latency_ms) for size in given.sizes]
+    figures = concluded(runs, given.latency_ms)
+    show(figures)
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=1))
+    sys.exit(0 if all(each["holds"] for each in figures["limits"]) else 1)
+
+
+def _in_a_process_of_its_own(size: int, latency_ms: float) -> dict[str, Any]:
+    """Peak memory is a process's: each size has one."""
+    command = [sys.executable, __file__, "--one", str(size), "--latency-ms", str(latency_ms)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(size: int, latency_s: float) -> dict[str, Any]:
+    """Sweep an account twice: new to Ebb, and again an hour later, when what was looked at is remembered."""
+    account, handler, context = _prepared(size)
+    runs = {}
+    for name, now in (("first", NOW), ("steady", NOW + timedelta(minutes=15))):
+        account.calls.clear()
+        account.latency_s = latency_s
+        wall, cpu = time.perf_counter(), time.process_time()
+        told = handler({"now": now.isoformat()}, context)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        slower = FULL_CORE_MB / memory_mb() - 1
+        runs[name] = {
+            "wall_s": wall,
+            "cpu_s": cpu,
+            "lambda_s": wall + max(slower, 0) * cpu,
+            "calls": dict(account.calls),
+            "told": {each: told[each] for each in ("counts", "started", "deferred", "unread_count")},
+            "answer_bytes": len(json.dumps(told)),
+        }
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"endpoints": size, "peak_mib": peak_mib, **runs, "report_bytes": len(account.objects["report.json"])}
+
+
+def _prepared(size: int) -> tuple[Any, Any, Any]:
+    """Return an account: a tenth is Ebb's own, three fifths are called, the others have a heartbeat only."""
+    import boto3
+    from fake_account import FakeAccount
+
+    from ebb import ledger
+    from ebb.addresses import Address
+    from ebb.aws import clients
+
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+        "STACK_NAME": "ebb", "MANAGE_FOREIGN_ENDPOINTS": "yes", "LEDGER_TABLE": "ledger", "ARTIFACT_BUCKET": "artifacts",
+    }  # fmt: skip
+    for name in ("DEPLOY_MODEL", "REAP_RESOURCES", "SCALE_TO_ZERO", "WAKE_ENDPOINT"):
+        os.environ[f"{name}_ARN"] = f"arn:aws:states:us-east-1:000000000000:stateMachine:{name}"
+    account = FakeAccount(now=NOW)
+    for number in range(size):
+        name, own, called = f"endpoint-{number:05}", number % 10 == 0, number % 5 < 3
+        tags = {"ebb:sleep": "allowed"} if number % 40 == 3 else {}
+        account.endpoint(f"ebb-{name}" if own else name, called=called, tags=tags)
+        if own:
+            born = (NOW - timedelta(days=9)).isoformat()
+            fields = {"address": f"ebb-{name}", "endpoint_name": f"ebb-{name}", "kind": "async", "changed_at": born}
+            item = Address.model_validate(fields).model_dump(mode="json", exclude_none=True)
+            account.items.append(ledger.put_action("ledger", item)["Item"])
+    for service in ("sagemaker", "cloudwatch", "dynamodb", "stepfunctions", "s3"):
+        account.attach(clients.client(service))
+    account.attach(clients.table("ledger").meta.client)
+    boto3.setup_default_session()
+    logging.disable(logging.INFO)
+    import sweep_account
+
+    context = SimpleNamespace(
+        function_name="ebb", memory_limit_in_mb=memory_mb(), invoked_function_arn="arn", aws_request_id="id"
+    )
+    return account, sweep_account.handler, context
+
+
+def template() -> dict[str, Any]:
+    """Return the template's resources; short forms of functions are read as what stands behind them."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def plain(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.ScalarNode):
+            return loader.construct_scalar(node)
+        many = isinstance(node, yaml.SequenceNode)
+        return loader.construct_sequence(node, deep=True) if many else loader.construct_mapping(node, deep=True)
+
+    Loader.add_multi_constructor("!", plain)
+    found: dict[str, Any] = yaml.load((ROOT / "template.yaml").read_text("utf-8"), Loader)
+    return found
+
+
+def memory_mb() -> int:
+    """Return the memory of the function that sweeps, as the template gives it."""
+    known = template()
+    own = known["Resources"].get("SweepAccountFunction", {}).get("Properties", {})
+    return int(own.get("MemorySize", known["Globals"]["Function"]["MemorySize"]))
+
+
+def sweep_lines(run: dict[str, Any], *, sweeps: float = SWEEPS) -> list[Line]:
+    """Return what a month of sweeps of one account costs, each item counted in one of them."""
+    lines = [
+        Line("Scheduler", "sweeps", "scheduler_invocation", sweeps),
+        Line("Step Functions", "sweeps", "states_transition", sweeps * SWEEP_TRANSITIONS),
+        Line("X-Ray", "sweeps", "xray_trace", sweeps, "assumed"),
+        *control_plane.invocation("Lambda", "on_schedule", count=sweeps, seconds=REACTOR_S, memory_mb=REACTOR_MB, how="assumed"),
+        *control_plane.invocation("Lambda", "sweep_account", count=sweeps, seconds=run["lambda_s"], memory_mb=memory_mb(), how="measured"),
+    ]  # fmt: skip
+    logged = 2 * sweeps * control_plane.assumed("log_bytes_per_invocation") / 1e9
+    lines.append(Line("CloudWatch", "logs of the sweeps", "logs_ingested", logged, "assumed"))
+    for operation, price in BILLED.items():
+        lines.append(
+            Line(
+                "S3" if "Object" in operation else "CloudWatch",
+                operation,
+                price,
+                sweeps * run["calls"].get(operation, 0),
+            )
+        )
+    read_units = run["told"]["counts"]["addresses"] * ADDRESS_BYTES / 4096 / 2 + 0.5
+    return [*lines, Line("DynamoDB", "addresses", "dynamodb_read", sweeps * read_units)]
+
+
+def own_endpoint_lines(swept: float) -> list[tuple[str, float]]:
+    """Return what a month of an endpoint that Ebb made costs: two alarms, and that it sleeps and wakes."""
+    states = {name: _path_states(name) for name in ("scale_to_zero", "wake_endpoint")}
+    cycles = [
+        Line("Step Functions", "sleeping and waking", "states_transition", CYCLES * sum(states.values())),
+        Line("CloudWatch", "decisions", "cloudwatch_metric_read", CYCLES * DECISIONS_PER_CYCLE * METRICS_PER_DECISION),
+        *control_plane.invocation("Lambda", "decisions", count=CYCLES * 5, seconds=1.0, memory_mb=512, how="assumed"),
+    ]
+    alarms = 2 * control_plane.price("cloudwatch_alarm").usd
+    return [("two alarms", alarms), ("asleep and awake again, 20 times", total_usd(cycles)), ("swept", swept)]
+
+
+def _path_states(name: str) -> int:
+    """Return how many states an execution passes at most once each: an upper bound for the usual way through."""
+    path = ROOT / "statemachines" / f"{name}.asl.yaml"
+    if not path.exists():
+        return 25
+    return sum(1 for each in yaml.safe_load(path.read_text("utf-8"))["States"].values() if each["Type"] != "Fail")
+
+
+def concluded(runs: list[dict[str, Any]], latency_ms: float) -> dict[str, Any]:
+    """Return every figure, and whether each limit holds."""
+    by_size = {run["endpoints"]: run for run in runs}
+    standing = control_plane.standing(template()["Resources"])
+    idle = [*standing, *sweep_lines(by_size[0]["steady"])] if 0 in by_size else standing
+    base = total_usd(sweep_lines(by_size[0]["steady"])) if 0 in by_size else 0.0
+    sizes = []
+    for size, run in by_size.items():
+        monthly = total_usd(sweep_lines(run["steady"]))
+        each = (monthly - base) / size if size else None
+        sizes.append({**run, "sweeps_usd_per_month": monthly, "usd_per_endpoint_month": each})
+    largest = max(by_size)
+    swept = max(each["usd_per_endpoint_month"] or 0.0 for each in sizes)
+    own = own_endpoint_lines(swept)
+    measured = {
+        "idle_stack_usd": total_usd(idle),
+        "swept_endpoint_usd": swept,
+        "own_endpoint_usd": sum(usd for _, usd in own),
+        f"seconds_{largest}": max(by_size[largest][name]["lambda_s"] for name in ("first", "steady")),
+    }
+    limits = [
+        {"what": name, "measured": value, "limit": LIMITS[name], "holds": value <= LIMITS[name]}
+        for name, value in measured.items()
+        if name in LIMITS
+    ]
+    return {
+        "prices": control_plane.facts(),
+        "assumed": {"latency_ms": latency_ms, "cycles_per_month": CYCLES, "memory_mb": memory_mb()},
+        "idle_stack": [line.as_dict() for line in idle],
+        "idle_stack_free_usd": control_plane.free_usd(idle),
+        "own_endpoint": [{"what": what, "usd": usd} for what, usd in own],
+        "sizes": sizes,
+        "naive": naive(largest),
+        "limits": limits,
+    }
+
+
+def naive(endpoints: int) -> list[dict[str, Any]]:
+    """Return what the obvious designs cost a month for as many endpoints."""
+    reads = endpoints * 2 * HOURS_PER_MONTH * 12
+    return [
+        {"what": "GetMetricData, two metrics each, every 5 minutes", "usd": Line("", "", "cloudwatch_metric_read", reads).usd},
+        {"what": "one alarm each", "usd": Line("", "", "cloudwatch_alarm", endpoints).usd},
+    ]  # fmt: skip
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print the tables."""
+    prices = figures["prices"]
+    print(
+        f"Prices: {prices['region']}, {prices['date']}, confidence {prices['confidence']}. No free tier is subtracted.\n"
+    )
+    print("An idle stack, by the month")
+    services: dict[str, float] = {}
+    for line in figures["idle_stack"]:
+        services[line["service"]] = services.get(line["service"], 0.0) + line["usd"]
+    for service, usd in sorted(services.items(), key=lambda pair: -pair[1]):
+        print(f"  {service:16}{usd:9.4f} USD")
+    total = sum(services.values())
+    print(f"  {'together':16}{total:9.4f} USD  (free tiers would take off {figures['idle_stack_free_usd']:.2f})\n")
+    print("endpoints   first s  steady s   CPU s   MiB   API calls  USD/month  USD/endpoint")
+    for run in figures["sizes"]:
+        first, steady = run["first"], run["steady"]
+        each = run["usd_per_endpoint_month"]
+        print(
+            f"{run['endpoints']:9,}{first['lambda_s']:10.2f}{steady['lambda_s']:10.2f}{steady['cpu_s']:8.2f}"
+            f"{run['peak_mib']:6.0f}{sum(steady['calls'].values()):12,}{run['sweeps_usd_per_month']:11.3f}"
+            f"{'-' if each is None else f'{each:.5f}':>14}"
+        )
+    largest = figures["sizes"][-1]["endpoints"]
+    print(f"\nThe obvious designs, for {largest:,} endpoints")
+    for other in figures["naive"]:
+        print(f"  {other['what']:50}{other['usd']:10,.0f} USD/month")
+    print("\nAn endpoint that Ebb made, by the month")
+    for item in figures["own_endpoint"]:
+        print(f"  {item['what']:50}{item['usd']:10.4f} USD")
+    print("\nLimits")
+    for each in figures["limits"]:
+        print(
+            f"  {'holds' if each['holds'] else 'BROKEN':8}{each['what']:24}{each['measured']:10.4f}  limit {each['limit']:g}"
+        )
+
+
+if __name__ == "__main__":
+    tempfile.tempdir = tempfile.gettempdir()
+    main()

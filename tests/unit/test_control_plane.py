@@ -1,0 +1,70 @@
+"""Ebb's own bill: nothing is billed that has no price, nothing stands in the template that is not counted."""
+
+import pytest
+
+from ebb import control_plane
+from ebb.control_plane import Line
+from infrastructure import project
+
+
+def test_every_resource_of_the_template_is_counted_or_known_to_be_free():
+    lines = control_plane.standing(project.template()["Resources"])
+    assert {line.service for line in lines} >= {"KMS", "CloudWatch", "SQS", "DynamoDB", "S3", "ECR"}
+
+
+def test_a_new_kind_of_resource_must_be_counted():
+    with pytest.raises(KeyError, match="AWS::EC2::NatGateway"):
+        control_plane.standing({"Gate": {"Type": "AWS::EC2::NatGateway"}})
+
+
+def test_a_price_that_is_not_in_the_table_is_an_error():
+    with pytest.raises(KeyError):
+        _ = Line("S3", "x", "s3_magic", 1).usd
+
+
+@pytest.mark.parametrize("price", control_plane.prices(), ids=lambda each: each.name)
+def test_every_price_has_a_unit_and_a_source_at_aws(price):
+    assert price.source.startswith("https://aws.amazon.com/")
+    assert price.unit
+    assert price.usd >= 0
+
+
+def test_worked_example_a_million_invocations_of_a_second_at_half_a_gigabyte():
+    """1,000,000 requests at 0.20 USD per million; 500,000 GB-s at 0.0000133334: 0.20 + 6.6667 USD."""
+    lines = control_plane.invocation("Lambda", "f", count=1e6, seconds=1, memory_mb=512, how="counted")
+    assert control_plane.total_usd(lines) == pytest.approx(0.20 + 6.6667)
+
+
+def test_free_tiers_are_told_apart_and_never_exceed_the_bill():
+    lines = [Line("SQS", "a", "sqs_request", 700_000), Line("SQS", "b", "sqs_request", 700_000)]
+    assert control_plane.total_usd(lines) == pytest.approx(0.56)
+    assert control_plane.free_usd(lines) == pytest.approx(0.40), "one million a month, whoever uses it"
+    assert control_plane.free_usd(lines, months=3) == pytest.approx(0.56)
+
+
+def test_what_has_no_free_tier_saves_nothing():
+    assert control_plane.free_usd([Line("CloudWatch", "reads", "cloudwatch_metric_read", 1e6)]) == 0
+
+
+def test_a_queue_that_a_function_reads_is_polled_all_month():
+    source = {"Type": "SQS", "Properties": {}}
+    lines = control_plane.standing(
+        {"F": {"Type": "AWS::Serverless::Function", "Properties": {"Events": {"Q": source}}}}
+    )
+    assert [line.units for line in lines] == [15 * 60 * 730]
+
+
+def test_a_data_key_that_is_reused_for_longer_is_asked_for_less_often():
+    def requests(seconds: int) -> float:
+        queue = {"KmsMasterKeyId": "k", "KmsDataKeyReusePeriodSeconds": seconds}
+        return sum(
+            line.units for line in control_plane.standing({"Q": {"Type": "AWS::SQS::Queue", "Properties": queue}})
+        )
+
+    assert requests(300) == 12 * requests(3600)
+
+
+def test_an_instance_type_is_priced_by_either_table():
+    assert control_plane.instance_usd_per_hour("ml.t3.medium") == 0.05
+    assert control_plane.instance_usd_per_hour("ml.m5.xlarge") == 0.23
+    assert control_plane.instance_usd_per_hour("ml.m99.huge") is None
