@@ -133,7 +133,7 @@ class Learned:
         if day != self.day:
             until = day * DAY
             first, end = np.searchsorted(
-                self.endpoint.minutes, (until - keep_alive.HISTORY // keep_alive.MINUTE, until)
+                self.endpoint.minutes, (until - keep_alive.LEARNED_DAYS * DAY, until)
             )
             self.habit = keep_alive.learn(
                 self.endpoint.minutes[first:end].tolist(),

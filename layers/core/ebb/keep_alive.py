@@ -35,7 +35,8 @@ Calls = Mapping[datetime, float] | Iterable[datetime]
 MINUTE = timedelta(minutes=1)
 DAY_MIN = 24 * 60
 WEEK_MIN = 7 * DAY_MIN
-HISTORY = timedelta(days=14)  # CloudWatch keeps minutes for 15 days
+HISTORY = timedelta(days=15)  # to read: what CloudWatch keeps minute by minute
+LEARNED_DAYS = 14  # complete ones
 # The bounds of a learned window. The shortest is the window of the idle alarm, which is what asks at all: an earlier
 # one would start an execution in each short silence of a busy endpoint, a later one keeps awake who need not be.
 SHORTEST, LONGEST = timedelta(minutes=5), timedelta(hours=2)
@@ -45,9 +46,12 @@ ENOUGH_SILENCES = 8  # fewer say nothing of the next one
 PATIENCE = (
     0.5  # what one allowed cold start is worth, in wakes: a caller who waits for a wake counts half of what it costs
 )
-FORBIDDEN_SHARE = 0.0025  # of requests that may meet it cold where the SLA forbids it: half of the promised 0.5 %
+FORBIDDEN_SHARE = 0.004  # of requests that may be expected to meet it cold where the SLA forbids it; promised: 0.5 %
+LATE_PRICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # of a late request that the SLA forbids, in wakes
+UNSEEN = 0.5  # misses beside those seen: the expectation of a rare event under Jeffreys' prior
+WORTH_SHARE = 0.05  # of the silent time: less is not worth a risk that the SLA forbids
 SLOT_MIN = 30  # of the week, for `hours`
-AROUND_SLOTS = 0  # and so many slots before and after each
+AROUND_SLOTS = (0, 1, 3)  # and so many slots before and after each, whichever costs least
 SILENT_DAYS = 7
 
 
@@ -132,7 +136,7 @@ def window(
     """Return how long to keep an endpoint awake, from its own calls up to `now`.
 
     `calls` are the minutes in which it was called, with or without how often; `observed_since` is when it began to be
-    watched (None: with its first call, at most 14 days ago); `awake_since` when it last came into service. A window
+    watched (None: with its first call, at most 15 days ago); `awake_since` when it last came into service. A window
     that the user gave wins over everything learned.
     """
     minutes, counts = history(calls, now=now)
@@ -151,7 +155,7 @@ def given(idle_after: timedelta) -> KeepAlive:
 
 
 def history(calls: Calls, *, now: datetime) -> tuple[list[int], list[float]]:
-    """Return the minutes with calls of the last 14 days up to `now`, sorted, and how many calls each had."""
+    """Return the minutes with calls of the last 15 days up to `now`, sorted, and how many calls each had."""
     counted = calls.items() if isinstance(calls, Mapping) else ((moment, 1.0) for moment in calls)
     first, last = _minute(now - HISTORY), _minute(now)
     seen: dict[int, float] = {}
@@ -176,7 +180,7 @@ def learn(
     `minutes` are sorted and hold each minute with calls once. Where the SLA forbids cold starts, only habits count by
     which at most FORBIDDEN_SHARE of the requests would have met it cold, and one more than was seen is expected.
     """
-    since = max(since, until - HISTORY // MINUTE)
+    since = max(since, until - LEARNED_DAYS * DAY_MIN)
     low, high = bisect_left(minutes, since), bisect_left(minutes, until)
     days = max(0.0, (until - since) / DAY_MIN)
     last_before = minutes[high - 1] if high else None
@@ -194,12 +198,14 @@ def learn(
             (Window(max(SHORTEST // MINUTE, costs.wake_min), len(seen.silences), 0),),
             wake_min=costs.wake_min,
         )
-    found = [_window_habit(seen, days, forbidden), _timer_habit(seen, days), *_hours_habits(seen, days)]
+    most_late = FORBIDDEN_SHARE * seen.requests - UNSEEN * seen.late_each if forbidden else None
+    found = [_window_habit(seen, days, most_late), _timer_habit(seen, days), *_hours_habits(seen, days)]
     offers = [offer for offer in found if offer]
-    if forbidden:
-        most = FORBIDDEN_SHARE * seen.requests
-        offers = [offer for offer in offers if offer.late + seen.late_each <= most]
-        offers.append(_Offer(Habit("awake", days), float(sum(length for *_, length in seen.silences)), 0, 0))
+    if most_late is not None:
+        awake = float(sum(length for *_, length in seen.silences))
+        worth = (1 - WORTH_SHARE) * awake
+        offers = [offer for offer in offers if offer.late <= most_late and offer.awake_min <= worth]
+        offers.append(_Offer(Habit("awake", days), awake, 0, 0))
         best = min(offers, key=lambda offer: offer.awake_min)
     else:
         best = min(offers, key=lambda offer: offer.awake_min + offer.cold * costs.wait_min)
@@ -251,34 +257,40 @@ class _Seen:
         return max(1.0, sum(self.late) / len(self.late)) if self.late else 1.0
 
 
-def _window_habit(seen: _Seen, days: float, forbidden: bool) -> _Offer | None:
-    """Return the windows that would have cost least, one for each part of the week with enough silences."""
-    everywhere = _best_window(seen, list(range(len(seen.silences))), forbidden)
-    parts: dict[int, list[int]] = {}
+def _window_habit(seen: _Seen, days: float, most_late: float | None) -> _Offer:
+    """Return the windows that would have cost least, one for each part of the week with enough silences.
+
+    Without `most_late` a cold start has the price that is put on its caller's waiting. With it late requests have the
+    lowest price at which there are no more of them than that.
+    """
+    parts: list[list[int]] = [[] for _ in range(PARTS)]
     for number, (start, _, _) in enumerate(seen.silences):
-        parts.setdefault(part_of_week(start), []).append(number)
-    windows, awake, cold, late = [], 0.0, 0.0, 0.0
-    for part in range(PARTS):
-        members = parts.get(part, [])
-        if len(members) >= ENOUGH_SILENCES and not forbidden:
-            best, *cost = _best_window(seen, members, forbidden)
-            best = replace(best, part=_told_part(part))
-        else:
-            best = everywhere[0]
-            cost = list(_cost_of_window(seen, members, best.minutes))
-        windows.append(best)
-        awake, cold, late = awake + cost[0], cold + cost[1], late + cost[2]
-    return _Offer(Habit("window", days, tuple(windows)), awake, cold, late)
+        parts[part_of_week(start)].append(number)
+    few = [number for members in parts if len(members) < ENOUGH_SILENCES for number in members]
+    groups = [(_told_part(part), members) for part, members in enumerate(parts) if len(members) >= ENOUGH_SILENCES]
+    groups.append(("", few))
+    offer = None
+    for price in (None,) if most_late is None else LATE_PRICES:
+        chosen = [(members, *_best_window(seen, members, price)) for _, members in groups]
+        awake, cold, late = (sum(each[place] for each in chosen) for place in (2, 3, 4))
+        by_group = {
+            id(members): replace(best, part=told) for (told, members), (_, best, *_) in zip(groups, chosen, strict=True)
+        }
+        windows = tuple(by_group[id(members) if len(members) >= ENOUGH_SILENCES else id(few)] for members in parts)
+        offer = _Offer(Habit("window", days, windows), awake, cold, late)
+        if most_late is None or late <= most_late:
+            break
+    assert offer is not None
+    return offer
 
 
-def _best_window(seen: _Seen, members: Sequence[int], forbidden: bool) -> tuple[Window, float, float, float]:
+def _best_window(seen: _Seen, members: Sequence[int], price: float | None) -> tuple[Window, float, float, float]:
     """Return the window that would have cost least, and what: minutes awake, cold starts, late requests.
 
-    The cost only changes where a window reaches one more silence, so those are the only windows to try.
+    `price` is that of a late request in wakes; None: each cold start has the price of its caller's waiting. The cost
+    only changes where a window reaches one more silence, so those are the only windows to try; the longest of equals.
     """
     costs, lag, wake = seen.costs, seen.costs.lag_min, seen.costs.wake_min
-    wait = 0.0 if forbidden else costs.wait_min
-    most = FORBIDDEN_SHARE * seen.requests - seen.late_each if forbidden else math.inf
     shortest, longest = SHORTEST // MINUTE, LONGEST // MINUTE
     ordered = sorted((seen.silences[member][2], seen.late[member]) for member in members)
     late = sum(held_up for _, held_up in ordered)
@@ -288,27 +300,11 @@ def _best_window(seen: _Seen, members: Sequence[int], forbidden: bool) -> tuple[
         while place < len(ordered) and ordered[place][0] <= minutes + lag:
             kept, late, longer, place = kept + ordered[place][0], late - ordered[place][1], longer - 1, place + 1
         awake = kept + longer * (minutes + lag + wake)
-        key = awake + longer * wait
-        # where the SLA forbids cold starts the longest of equals is the safest
-        better = best is None or key < best[0] or (forbidden and key == best[0])
-        if better and (late <= most or minutes == longest):
+        key = awake + (longer * costs.wait_min if price is None else late * price * wake)
+        if best is None or key < best[0] or (price is not None and key == best[0]):
             best = (key, Window(minutes, len(ordered), longer), awake, longer, late)
     assert best is not None
     return best[1:]
-
-
-def _cost_of_window(seen: _Seen, members: Sequence[int], minutes: int) -> tuple[float, float, float]:
-    effective = minutes + seen.costs.lag_min
-    awake = cold = late = 0.0
-    for member in members:
-        length = seen.silences[member][2]
-        if length <= effective:
-            awake += length
-        else:
-            awake += effective + seen.costs.wake_min
-            cold += 1
-            late += seen.late[member]
-    return awake, cold, late
 
 
 def _timer_habit(seen: _Seen, days: float) -> _Offer | None:
@@ -349,25 +345,26 @@ def _hours_habits(seen: _Seen, days: float) -> list[_Offer]:
     """
     if days < SILENT_DAYS:
         return []
-    called = _days_of_slots(seen)
     offers: list[_Offer] = []
-    levels = [_stretches(called, least, seen.costs) for least in (1, 2, 3)]
-    for hours, sure in pairwise(levels):
-        if not sure or hours == ((0, WEEK_MIN),):
-            continue
-        awake, _, _ = _cost_of_hours(seen, hours)
-        _, cold, late = _cost_of_hours(seen, sure)
-        habit = Habit(
-            "hours", days, (Window(max(SHORTEST // MINUTE, seen.costs.wake_min), len(seen.silences), 0),), hours=hours
-        )
-        offers.append(_Offer(habit, awake, cold, late))
+    for around in AROUND_SLOTS:
+        called = _days_of_slots(seen, around)
+        if min(called) > 2:
+            break
+        levels = [_stretches(called, least, seen.costs) for least in (1, 2, 3)]
+        for hours, sure in pairwise(levels):
+            if not sure or hours == ((0, WEEK_MIN),):
+                continue
+            awake, _, _ = _cost_of_hours(seen, hours)
+            _, cold, late = _cost_of_hours(seen, sure)
+            unexpected = Window(max(SHORTEST // MINUTE, seen.costs.wake_min), len(seen.silences), 0)
+            offers.append(_Offer(Habit("hours", days, (unexpected,), hours=hours), awake, cold, late))
     return offers
 
 
 SLOTS = DAY_MIN // SLOT_MIN
 
 
-def _days_of_slots(seen: _Seen) -> list[int]:
+def _days_of_slots(seen: _Seen, around: int) -> list[int]:
     """Return for each slot of a weekday, then of a day of the weekend, on how many days it or one beside it had a call.
 
     A slot had none where a silence reaches over it and those beside it.
@@ -379,7 +376,7 @@ def _days_of_slots(seen: _Seen) -> list[int]:
         for slot in range(weekend, weekend + SLOTS):
             called[slot] += 1
     for start, end, _ in [(seen.since, seen.minutes[0] if seen.minutes else seen.until, 0), *seen.silences]:
-        for slot in range(-(-start // SLOT_MIN) + AROUND_SLOTS, end // SLOT_MIN - AROUND_SLOTS):
+        for slot in range(-(-start // SLOT_MIN) + around, end // SLOT_MIN - around):
             day = slot // SLOTS
             if first <= day < last:
                 called[SLOTS * _weekend(day) + slot % SLOTS] -= 1
