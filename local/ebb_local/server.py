@@ -91,10 +91,11 @@ def _serve(home: Home, port: int) -> None:
     from hypercorn.config import Config
     from ministack import app
 
-    from ebb_local import builds, control, gaps, persistence, sagemaker, shutdown
+    from ebb_local import builds, control, gaps, persistence, sagemaker, scaling, shutdown
 
     gaps.install()
     sagemaker.install()
+    scaling.install()
     builds.install()
     control.install(home, port)
     config = Config()

@@ -30,6 +30,7 @@ GAPS = (
     "jsonata_states",
     "data_limit",
     "rule_targets",
+    "schedules",
     "pass_role",
     "encryption_keys",
     "alarm_actions",

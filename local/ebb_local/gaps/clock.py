@@ -78,6 +78,7 @@ def _keep_real() -> None:
     sigv4.presigned_request_is_expired = s3.presigned_request_is_expired = expired_in_real_time
     for module in (sts, iam_evaluator, lambda_runtime):
         module.time = _RealTime()
+    sts._future = lambda seconds: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.real_now() + seconds))
 
 
 def _meter_executions() -> None:
