@@ -412,6 +412,13 @@ def test_a_kind_that_no_longer_meets_the_spec_is_left_at_once():
     assert "serve.availability" in choice.reason
 
 
+def test_a_new_deployment_without_calls_yet_is_no_reason_to_leave_a_kind_that_must_not_start_cold():
+    choice = choose(SMALL, None, current=Current("serverless", NOW), cold_start="avoid")
+    assert (choice.kind, choice.moves) == ("serverless", False)
+    rare = choose(SMALL, seen=days(20), current=Current("serverless", NOW), cold_start="avoid")
+    assert (rare.kind, rare.moves) == ("realtime", True)
+
+
 def test_a_kind_that_the_spec_names_is_not_left():
     choice = choose(LARGE, seen=days(*[2_000] * 14), current=Current("realtime", SINCE), kind="realtime")
     assert (choice.kind, choice.moves) == ("realtime", False)
@@ -469,6 +476,8 @@ def test_the_decision_goes_into_the_ledger_and_comes_back_with_its_table():
 
 def test_what_was_assumed_is_said():
     assert any("nobody has timed it" in each for each in choose(UNTOLD).assumed)
+    assert any("Service Quotas" in each for each in choose(LARGE, 2_592_000).assumed)
+    assert not any("Service Quotas" in each for each in choose(SMALL, 500).assumed)
     assert choose(SMALL, 500, idle_after=900, others=100).assumed == ()
     assert not any("sleeps" in each for each in choose(SMALL, 500, availability="high").assumed)
 

@@ -292,7 +292,9 @@ def choose(
         days = [rows_for(day) for day in traffic.last_days(SUSTAINED_DAYS)]
         kind, reason = _next(rows, days, recent, current, now)
     moves = current is not None and current.kind != kind
-    return Choice(kind, reason, rows, recent, moves, tuple(_assumed(model, serve, idle_after_s, others_memory_mb)))
+    return Choice(
+        kind, reason, rows, recent, moves, tuple(_assumed(model, serve, rows, idle_after_s, others_memory_mb))
+    )
 
 
 def table(
@@ -620,10 +622,12 @@ def _next(
     if current.kind == best.kind:
         return best.kind, f"stays: {reason}"
     serving = next((row for row in rows if row.kind == current.kind), None)
-    if serving is None or not serving.possible or (serving.excluded and best.meets):
+    # that nothing is known of the calls to a new deployment is no reason to leave what serves them
+    broken = [each for each in serving.excluded if traffic.known or each.field != "serve.cold_start"] if serving else []
+    if serving is None or not serving.possible or (broken and best.meets):
         why = _whys(serving) if serving else f"{current.kind} is no kind that Ebb makes"
         return best.kind, f"moves from {current.kind}, which no longer fits: {why}; {reason}"
-    stays = f"stays, though {best.kind} would take less by the last {traffic.days:.3g} days: "
+    stays = f"stays, though {best.kind} would take less ({traffic.reason}): "
     if not days:
         return serving.kind, f"{stays}fewer than {SUSTAINED_DAYS} days of calls were measured"
     if now is None or now - current.since < timedelta(days=SETTLED_DAYS):
@@ -718,7 +722,15 @@ def _alternative(row: Row) -> str:
     return f"{told} ({_whys(row)})" if row.excluded else told
 
 
-def _assumed(model: Model, serve: ServeSpec, idle_after_s: float | None, others_memory_mb: float) -> Iterable[str]:
+def _assumed(
+    model: Model, serve: ServeSpec, rows: Sequence[Row], idle_after_s: float | None, others_memory_mb: float
+) -> Iterable[str]:
+    least, wanted = catalog.serving_limits().serverless_concurrency_new_account, _of_kind(rows, "serverless")
+    if (wanted.max_concurrency or 0) > least:
+        yield (
+            f"the account lets serverless endpoints answer {wanted.max_concurrency} at once; new ones have been given "
+            f"{least} for all endpoints together (Service Quotas)"
+        )
     if not model.timed:
         band = catalog.waking().unknown_answer_s
         yield f"an answer takes {band.value:g} s ({band.low:g} to {band.high:g}): nobody has timed it"
