@@ -491,3 +491,10 @@ def test_a_model_is_read_from_compiles_report():
     assert (read.answer_s, read.slow_answer_s, read.cpu_s, read.memory_mib) == (0.002, 0.004, 0.0015, 70.6)
     assert read.own_code
     assert not Model.of({"memory_mib": 500}).timed
+
+
+def test_no_job_is_given_a_type_that_only_hosts():
+    model = botocore.session.get_session().get_service_model("sagemaker")
+    jobs = {each.name for each in catalog.instances()}
+    assert jobs <= set(model.shape_for("TrainingInstanceType").enum)
+    assert {each.name for each in catalog.hosting()} - jobs >= {"ml.c5.large", "ml.c7g.large", "ml.t2.medium"}
