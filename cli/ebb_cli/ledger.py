@@ -6,12 +6,15 @@ The functions write it (layers/core/ebb); this module only reads.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
+from ebb import addresses, serving
 from ebb import ledger as keys
-from ebb import serving
+from ebb.addresses import Address
 from ebb_cli.output import parse_moment
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import Target
@@ -36,6 +39,8 @@ class Ledger:
     def __init__(self, target: Target) -> None:
         self._client = target.client("dynamodb")
         self._table = target.outputs["LedgerTableName"]
+        self.now = datetime.now(UTC)
+        """The moment of the cloud's last answer about an address: an embedded cloud's clock may be ahead."""
 
     def runs(self, project: str | None = None, limit: int | None = None, **more: Any) -> Iterator[dict[str, Any]]:
         """Yield runs, newest first."""
@@ -92,6 +97,29 @@ class Ledger:
         """Return what the ledger holds about a project; empty when it never ran."""
         key = {name: {"S": value} for name, value in keys.project_key(project).items()}
         return _plain(self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item", {}))
+
+    def addresses(self) -> list[Address]:
+        """Return where each model is reached, by name."""
+        request = {
+            "TableName": self._table,
+            "IndexName": "runs",
+            "KeyConditionExpression": "gsi_pk = :listed",
+            "ExpressionAttributeValues": {":listed": {"S": addresses.LISTED}},
+        }
+        pages = list(self._client.get_paginator("query").paginate(**request))
+        self._note_time(pages[-1])
+        return [addresses.read(_plain(item)) for page in pages for item in page["Items"]]
+
+    def address(self, name: str) -> Address | None:
+        """Return where a model is reached and in which state its endpoint is, None when nothing is known."""
+        key = {name: {"S": value} for name, value in addresses.key(name).items()}
+        found = self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True)
+        self._note_time(found)
+        return addresses.read(_plain(found["Item"])) if "Item" in found else None
+
+    def _note_time(self, answer: dict[str, Any]) -> None:
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        self.now = parsedate_to_datetime(date) if date else self.now
 
     def _items(self, run_id: str, limit: int | None = None) -> list[dict[str, Any]]:
         request = {

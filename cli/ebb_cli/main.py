@@ -8,7 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from ebb_cli import advance, cloud, control, demo, destroy, doctor, drop, logs, planning, score, serving, show, simulate
+from ebb_cli import (
+    advance,
+    cloud,
+    control,
+    demo,
+    destroy,
+    doctor,
+    drop,
+    endpoints,
+    logs,
+    planning,
+    score,
+    serving,
+    show,
+    simulate,
+)
 from ebb_cli.problems import reported
 from ebb_cli.target import on_target
 
@@ -16,7 +31,8 @@ app = typer.Typer(
     name="ebb",
     help="Drop data, get the smallest model that is good enough, served only while somebody uses it.\n\n"
     "Commands speak to the embedded cloud while it runs (ebb up), else to AWS; --profile chooses AWS.\n\n"
-    "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the drop was rejected, 4 the run was cancelled.",
+    "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the drop was rejected, 4 the run was cancelled, "
+    "5 there is no answer yet.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,8 +57,11 @@ COMMANDS: tuple[tuple[Callable[..., Any], bool, str], ...] = (
     (control.cancel, True, WATCH),
     (control.retry, True, WATCH),
     (serving.models, True, SERVE),
-    (serving.endpoints, True, SERVE),
+    (endpoints.endpoints, True, SERVE),
     (serving.invoke, True, SERVE),
+    (serving.ticket, True, SERVE),
+    (endpoints.wake, True, SERVE),
+    (endpoints.sleep, True, SERVE),
     (score.score, True, SERVE),
     (doctor.doctor, False, KEEP),
     (destroy.destroy, False, KEEP),

@@ -17,7 +17,7 @@ from ebb.errors import EbbError, RejectionError
 from ebb_cli import output
 from ebb_local import lifecycle
 
-SUCCESS, FAILURE, USAGE, REJECTED, CANCELLED = 0, 1, 2, 3, 4
+SUCCESS, FAILURE, USAGE, REJECTED, CANCELLED, WAITING = 0, 1, 2, 3, 4, 5
 
 # How each status of a run ends the command that waited for it. A reused or superseded run did what was asked: there is
 # a model for these bytes, or a newer drop is on its way.

@@ -1,27 +1,34 @@
-"""`ebb models`, `ebb endpoints`, `ebb invoke`: what was made, what is served, and its answers."""
+"""`ebb models`, `ebb invoke`, `ebb ticket`: what was made, and its answers, at once or once its endpoint is awake."""
 
 from __future__ import annotations
 
 import json
-from functools import partial
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.markup import escape
 
-from ebb import names
+from ebb import door, names
+from ebb.client import Client, StillWaiting, Ticket
 from ebb_cli import output, owned, payload
 from ebb_cli.ledger import Ledger
-from ebb_cli.problems import CommandError
+from ebb_cli.problems import USAGE, WAITING, CommandError
 from ebb_cli.target import Json, Target
 from ebb_cli.upload import require_project
 from ebb_jobs import infer
 
-# Serverless endpoints take 4 MB and answer within 60 s.
+DEFAULT_WAIT_S = 900.0  # a machine takes minutes to start
+SAID_EVERY_S = 20.0
+# what any kind of endpoint takes; above, which one answers decides
 # https://docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html
-PAYLOAD_LIMIT_BYTES = 4 * 1024 * 1024
+ALWAYS_TAKEN_BYTES = min(door.PAYLOAD_BYTES.values())
+WaitS = Annotated[float, typer.Option("--wait-s", help="Seconds to wait while the endpoint wakes.")]
 
 
 def models(target: Target, as_json: Json = False) -> None:
@@ -61,45 +68,6 @@ def models(target: Target, as_json: Json = False) -> None:
     output.table("", ("project", "version", "approval", "made", "properties"), rows, right=("version",))
 
 
-def endpoints(target: Target, as_json: Json = False) -> None:
-    """List the endpoints, what they serve and on what."""
-    sagemaker = target.client("sagemaker")
-    found = []
-    for item in owned.endpoints(target):
-        endpoint = sagemaker.describe_endpoint(EndpointName=item.name)
-        config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
-        variant = config["ProductionVariants"][0]
-        serverless = variant.get("ServerlessConfig")
-        found.append(
-            {
-                "project": item.project,
-                "endpoint_name": item.name,
-                "status": endpoint["EndpointStatus"],
-                "model": variant.get("ModelName"),
-                "kind": "serverless" if serverless else "instance",
-                "memory_mb": serverless.get("MemorySizeInMB") if serverless else None,
-                "max_concurrency": serverless.get("MaxConcurrency") if serverless else None,
-                "changed_at": endpoint["LastModifiedTime"],
-                "failure_reason": endpoint.get("FailureReason"),
-            }
-        )
-    if as_json:
-        output.emit_json(found)
-        return
-    if not found:
-        output.out().print("No endpoints yet: ebb drop PATH --project NAME ends in one.")
-        return
-    rows = [
-        (
-            item["project"], item["endpoint_name"], item["status"], item["kind"], item["memory_mb"], item["model"],
-            _moment(item["changed_at"]),
-        )
-        for item in found
-    ]  # fmt: skip
-    columns = ("project", "endpoint", "status", "kind", "memory MB", "model", "changed")
-    output.table("", columns, rows, right=("memory MB",))
-
-
 def invoke(
     target: Target,
     project: Annotated[str, typer.Argument(help="Project whose model answers.")],
@@ -116,18 +84,70 @@ def invoke(
         str | None,
         typer.Option("--content-type", help="What files and stdin hold, whatever their names say."),
     ] = None,
+    wait_s: WaitS = DEFAULT_WAIT_S,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Leave the request and print its ticket; ebb ticket has the answer.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask a project's model: rows, pictures or texts in, labels with probabilities or values out."""
+    """Ask a project's model: rows, pictures or texts in, labels with probabilities or values out.
+
+    One that sleeps is woken; exit status 5 when there is no answer yet.
+    """
     require_project(project)
     typed = partial(_typed, target, project)
     stdin = [payload.of_stdin(typed, content_type)] if "-" in (files or ()) else []
     paths = [Path(file) for file in files or () if file != "-"]
     requests = stdin + (payload.of(paths, text or (), typed, content_type) if paths or text or not stdin else [])
+    if no_wait:
+        _leave(target, project, requests, as_json=as_json)
+        return
     if len(requests) == 1:
-        answer = call(target, project, requests[0].body, requests[0].content_type)
+        answer = call(target, project, requests[0].body, requests[0].content_type, wait_s)
     else:
-        answer = {"predictions": [each for request in requests for each in _named(target, project, request)]}
+        answer = {"predictions": [each for request in requests for each in _named(target, project, request, wait_s)]}
+    _print(answer, as_json=as_json)
+
+
+def ticket(
+    target: Target,
+    name: Annotated[str, typer.Argument(metavar="ADDRESS/ID", help="What ebb invoke --no-wait printed.")],
+    wait_s: WaitS = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Fetch the answer to a request that was left; exit status 5 while there is none."""
+    if name.count("/") != 1:
+        raise CommandError(f"{name!r} is no ticket.", "It reads ADDRESS/ID.", status=USAGE)
+    with _told(target, name):
+        answer = _waited(runtime(target).ticket(name), wait_s)
+    _print(_document(answer), as_json=as_json)
+
+
+def _leave(target: Target, project: str, requests: Sequence[payload.Request], *, as_json: bool) -> None:
+    left = []
+    for request in requests:
+        _check_size(target, project, request.body)
+        with _told(target, project):
+            left.append(
+                runtime(target).invoke_endpoint_later(
+                    EndpointName=names.endpoint(target.stack, project),
+                    Body=request.body,
+                    ContentType=request.content_type,
+                    Accept="application/json",
+                )
+            )
+    if as_json:
+        output.emit_json({"tickets": [each.name for each in left]})
+        return
+    for each in left:
+        output.out().print(each.name, markup=False, soft_wrap=True)
+        if why := _why(each.told):
+            output.err().print(
+                f"{why}: {output.command()} ticket {each.name} has the answer", style="dim", markup=False
+            )
+
+
+def _print(answer: Any, *, as_json: bool) -> None:
     if as_json or not isinstance(answer, dict) or "predictions" not in answer:  # a script may answer in its own words
         output.emit_json(answer)
     else:
@@ -153,12 +173,12 @@ def _served_task(target: Target, project: str) -> str | None:
     return run["task"] if run else None
 
 
-def _named(target: Target, project: str, request: payload.Request) -> list[dict[str, Any]]:
+def _named(target: Target, project: str, request: payload.Request, wait_s: float) -> list[dict[str, Any]]:
     """Return the predictions of one request of several, each with the file that it belongs to."""
     try:
-        answer = call(target, project, request.body, request.content_type)
+        answer = call(target, project, request.body, request.content_type, wait_s)
     except CommandError as problem:
-        raise CommandError(f"{request.name}: {problem.message}", problem.remedy) from None
+        raise CommandError(f"{request.name}: {problem.message}", problem.remedy, status=problem.status) from None
     if not isinstance(answer, dict) or "predictions" not in answer:
         return [{"file": request.name, "answer": answer}]
     return [{"file": request.name, **prediction} for prediction in answer["predictions"]]
@@ -182,30 +202,125 @@ def _print_predictions(predictions: list[dict[str, Any]]) -> None:
     output.table("", (asked, "prediction", "probabilities"), rows, right=("row",))
 
 
-def call(target: Target, project: str, body: bytes, content_type: str) -> Any:
-    """Return the answer of a project's endpoint: a JSON document, or the text that a script of the user's own wrote."""
-    name = names.endpoint(target.stack, project)
-    if len(body) > PAYLOAD_LIMIT_BYTES:
+def call(target: Target, project: str, body: bytes, content_type: str, wait_s: float = DEFAULT_WAIT_S) -> Any:
+    """Return a model's answer: a JSON document, or the text that a script of the user's own wrote."""
+    _check_size(target, project, body)
+    with _told(target, project):
+        try:
+            answer = runtime(target).invoke_endpoint(
+                EndpointName=names.endpoint(target.stack, project),
+                Body=body,
+                ContentType=content_type,
+                Accept="application/json",
+                wait_s=0,  # then it is said what is waited for
+            )
+        except StillWaiting as waiting:
+            answer = _waited(waiting.ticket, wait_s)
+    return _document(answer)
+
+
+@cache
+def runtime(target: Target) -> Client:
+    """Return what asks models, awake or asleep; on a stack without a front door, whoever is awake."""
+    door_url = target.outputs.get("FrontDoorUrl")
+    if door_url is None:
+        output.err().print(
+            f"The stack {target.stack} has no front door: deploy it anew to wake endpoints.", style="dim"
+        )
+        return cast(Client, _OnlyAwake(target.client("sagemaker-runtime")))
+    return Client(target.stack, front_door=door_url, session=target.session, endpoint_url=target.endpoint_url)
+
+
+class _OnlyAwake:
+    """SageMaker Runtime as it is: nobody wakes what sleeps."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def invoke_endpoint(self, *, wait_s: float = 0, **request: Any) -> Any:
+        return self._client.invoke_endpoint(**request)
+
+    def address(self, name: str) -> dict[str, Any]:
+        return {"address": name, "kind": "serverless"}
+
+
+def _check_size(target: Target, project: str, body: bytes) -> None:
+    """Refuse what the endpoint would refuse, before it is sent."""
+    if len(body) <= ALWAYS_TAKEN_BYTES:
+        return
+    with _told(target, project):
+        kind = runtime(target).address(names.endpoint(target.stack, project))["kind"]
+    most = door.PAYLOAD_BYTES.get(kind, door.DEFAULT_PAYLOAD_BYTES)
+    if len(body) > most:
         raise CommandError(
-            f"{output.size(len(body))} is more than a serverless endpoint takes, {output.size(PAYLOAD_LIMIT_BYTES)}.",
-            "Send less at once: fewer rows, a smaller picture.",
+            f"{output.size(len(body))} is more than a {kind} endpoint takes, {output.size(most)}.",
+            "Send less at once: fewer rows, a smaller picture. Or score it as a file: ebb score.",
         )
-    try:
-        answer = target.client("sagemaker-runtime").invoke_endpoint(
-            EndpointName=name, Body=body, ContentType=content_type, Accept="application/json"
-        )
-    except ClientError as problem:
-        code = problem.response["Error"]["Code"]
-        if code == "ModelError":
-            raise _refused(problem) from None
-        if code == "ValidationError" and "not found" in problem.response["Error"]["Message"].lower():
-            raise CommandError(f"{project} has no endpoint {name}.", "ebb endpoints lists what is served.") from None
-        raise
+
+
+def _waited(left: Ticket, wait_s: float) -> Any:
+    """Return a ticket's answer, and tell meanwhile why there is none yet."""
+    console = output.err()
+    if not console.is_terminal:
+        told = _Said(console.print)
+        return left.answer(wait_s, on_wait=told)
+    with console.status(escape(_why(left.told) or f"{left.name}: waiting")) as status:
+        return left.answer(wait_s, on_wait=lambda told: status.update(escape(_why(told) or left.name)))
+
+
+class _Said:
+    """One line at first and one now and then, for a log."""
+
+    def __init__(self, say: Callable[..., None]) -> None:
+        self._say, self._at = say, -SAID_EVERY_S
+
+    def __call__(self, told: dict[str, Any]) -> None:
+        if time.monotonic() - self._at >= SAID_EVERY_S:
+            self._at = time.monotonic()
+            self._say(_why(told), style="dim", markup=False, soft_wrap=True)
+
+
+def _why(told: dict[str, Any]) -> str:
+    """Return what a person reads while a ticket has no answer: what is going on, and why the endpoint slept."""
+    address = told.get("address") or str(told.get("ticket", "")).partition("/")[0]
+    state = told.get("endpoint_state")
+    if not address:
+        return ""
+    if state is None:
+        return f"{address}: the request waits for its turn"
+    doing = {"failed": "could not be woken and is tried again"}.get(state, "is waking")
+    reason = f"; it slept: {told['reason']}" if told.get("reason") and state != "failed" else ""
+    reason = f": {told['reason']}" if told.get("reason") and state == "failed" else reason
+    return f"{address} {doing}{reason}"
+
+
+def _document(answer: Any) -> Any:
     told = answer["Body"].read()
     try:
         return json.loads(told)
     except ValueError:
         return told.decode(errors="replace")
+
+
+@contextmanager
+def _told(target: Target, project: str) -> Iterator[None]:
+    """Turn what is refused into a line and a remedy."""
+    try:
+        yield
+    except StillWaiting as waiting:
+        name = waiting.ticket.name
+        message = f"There is no answer yet: {_why(waiting.ticket.told) or name}."
+        remedy = f"The request is kept: {output.command()} ticket {name} --wait-s 600 has its answer."
+        raise CommandError(message, remedy, status=WAITING) from None
+    except ClientError as problem:
+        code, message = problem.response["Error"]["Code"], problem.response["Error"]["Message"]
+        if code == "ModelError":
+            raise _refused(problem) from None
+        if code == "ValidationError" and "not found" in message.lower():
+            raise CommandError(f"{project} has no endpoint.", "ebb endpoints lists what is served.") from None
+        if code in {"expired", "batch-only", "unknown-ticket", "payload-too-large", "gone"}:
+            raise CommandError(message) from None
+        raise
 
 
 def _refused(problem: ClientError) -> CommandError:

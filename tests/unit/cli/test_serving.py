@@ -9,6 +9,7 @@ from botocore.response import StreamingBody
 from botocore.stub import ANY, Stubber
 
 from ebb import ledger, names
+from ebb.client import StillWaiting, Ticket
 from ebb_cli import serving
 
 PNG = b"\x89PNG\r\n\x1a\n and pixels"
@@ -181,11 +182,6 @@ def test_what_cannot_be_sent_is_wrong_usage(ebb, target, tmp_path, monkeypatch, 
 def registered(target, stack: str, project: str) -> None:
     sagemaker, name = target.client("sagemaker"), f"{stack}-{project}"
     tags = names.tags(stack, project)
-    role = "arn:aws:iam::123456789012:role/ebb/model"
-    sagemaker.create_model(ModelName=name, ExecutionRoleArn=role, PrimaryContainer={"Image": "i"})
-    variant = {"ModelName": name, "VariantName": "v", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
-    sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
-    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
     sagemaker.create_model_package_group(ModelPackageGroupName=name, Tags=tags)
     sagemaker.create_model_package(
         ModelPackageGroupName=name, ModelPackageDescription=project,
@@ -194,20 +190,107 @@ def registered(target, stack: str, project: str) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["models", "endpoints"])
-def test_an_empty_cloud_is_told_in_a_sentence(ebb, target, command):
-    told = ebb(command).stdout
-    assert told.startswith(f"No {command} yet")
+def test_an_empty_cloud_is_told_in_a_sentence(ebb, target):
+    told = ebb("models").stdout
+    assert told.startswith("No models yet")
     assert "ebb drop" in told
-    assert json.loads(ebb(command, "--json").stdout) == []
+    assert json.loads(ebb("models", "--json").stdout) == []
 
 
-@pytest.mark.parametrize("command", ["models", "endpoints"])
-def test_only_what_carries_this_stacks_tag_is_listed(ebb, target, command):
+def test_only_what_carries_this_stacks_tag_is_listed(ebb, target):
     registered(target, "ebb", "churn")
     registered(target, "ebb-prod", "churn")
-    listed = json.loads(ebb(command, "--json").stdout)
+    listed = json.loads(ebb("models", "--json").stdout)
     assert [item["project"] for item in listed] == ["churn"]
+
+
+class Sleeper:
+    """A client whose endpoint sleeps: `looks` says what a ticket tells at each look, then the answer comes."""
+
+    def __init__(self, looks: int = 1, kind: str = "realtime") -> None:
+        self.looks, self.kind, self.left = looks, kind, []
+        told = {"state": "waking", "endpoint_state": "waking", "address": "ebb-churn"}
+        self.told = {**told, "reason": "no call in 15 min", "deadline": "2026-11-23T13:00:00Z"}
+
+    def address(self, name):
+        return {"address": name, "kind": self.kind}
+
+    def invoke_endpoint(self, *, wait_s, **asked):
+        assert wait_s == 0
+        raise StillWaiting(self.invoke_endpoint_later(**asked))
+
+    def invoke_endpoint_later(self, **asked):
+        self.left.append(asked)
+        return self.ticket(f"ebb-churn/t{len(self.left)}")
+
+    def ticket(self, name):
+        found = Ticket(self, name, {"ticket": name, **self.told})
+        found.answer = lambda timeout=None, on_wait=None: self._answer(found, timeout, on_wait)
+        return found
+
+    def _answer(self, found, timeout, on_wait):
+        for _ in range(self.looks):
+            on_wait(self.told)
+        if timeout == 0 and self.looks:
+            raise StillWaiting(found)
+        return answering(LABELS)
+
+
+@pytest.fixture
+def sleeper(target, monkeypatch):
+    found = Sleeper()
+    monkeypatch.setattr(serving, "runtime", lambda _: found)
+    return found
+
+
+def test_who_asks_what_sleeps_is_told_why_and_gets_the_answer(ebb, sleeper):
+    done = ebb("invoke", "churn", "-", "--json", stdin="1\n")
+    assert json.loads(done.stdout) == LABELS
+    assert "ebb-churn is waking; it slept: no call in 15 min" in done.stderr
+
+
+def test_who_waits_no_longer_has_a_ticket_and_an_exit_status_of_its_own(ebb, sleeper):
+    done = ebb("invoke", "churn", "-", "--wait-s", "0", stdin="1\n")
+    assert done.exit_code == 5
+    assert "ticket ebb-churn/t1" in done.stderr
+
+
+def test_who_does_not_wait_gets_tickets(ebb, sleeper, tmp_path):
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(PNG)
+    done = ebb("invoke", "churn", tmp_path, "--no-wait")
+    assert (done.exit_code, done.stdout.split()) == (0, ["ebb-churn/t1", "ebb-churn/t2"])
+    assert [each["ContentType"] for each in sleeper.left] == ["image/png"] * 2
+    listed = ebb("invoke", "churn", tmp_path / "1.png", "--no-wait", "--json")
+    assert json.loads(listed.stdout) == {"tickets": ["ebb-churn/t3"]}
+
+
+def test_a_ticket_has_the_answer_later(ebb, sleeper):
+    assert ebb("ticket", "ebb-churn/t1").exit_code == 5
+    sleeper.looks = 0
+    assert json.loads(ebb("ticket", "ebb-churn/t1", "--json").stdout) == LABELS
+    assert ebb("ticket", "t1").exit_code == 2
+
+
+@pytest.mark.parametrize(("kind", "taken"), [("serverless", False), ("realtime", True), ("async", True)])
+def test_each_kind_takes_what_it_takes(ebb, sleeper, kind, taken):
+    sleeper.kind = kind
+    done = ebb("invoke", "churn", "-", stdin="1" * (5 * 1024 * 1024))
+    assert done.exit_code == (0 if taken else 1)
+    assert taken or "5.0 MiB is more than a serverless endpoint takes, 4.0 MiB" in done.stderr
+
+
+def test_what_the_front_door_refuses_is_told_in_its_words(ebb, target, monkeypatch):
+    problem = ClientError({"Error": {"Code": "expired", "Message": "no capacity. Send it again."}}, "InvokeEndpoint")
+
+    class Refusing(Sleeper):
+        def invoke_endpoint(self, **_):
+            raise problem
+
+    monkeypatch.setattr(serving, "runtime", lambda _: Refusing())
+    done = ebb("invoke", "churn", "-", stdin="1\n")
+    assert done.exit_code == 1
+    assert "no capacity. Send it again." in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -34,32 +34,32 @@ def start(state_machine_arn: str, request: RunRequested) -> bool:
     return True
 
 
-def ensure(state_machine_arn: str, name: str, given: Mapping[str, Any]) -> bool:
+def ensure(state_machine_arn: str, name: str, given: Mapping[str, Any], states: Any = None) -> bool:
     """Let an execution of this name run; return False when one runs already.
 
     A name is free once in 90 days. What ended under it without doing its work must not keep the work from being done,
     so that the next free one of `name`, `name-r1`, `name-r2`, … is taken.
     Source: https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html
     """
-    text = json.dumps(given, sort_keys=True)
+    text, states = json.dumps(given, sort_keys=True), states or client("stepfunctions")
     for again in range(RESTARTS):
         taken = name if again == 0 else f"{name[: NAME_CHARS - 4]}-r{again}"
         try:
-            client("stepfunctions").start_execution(stateMachineArn=state_machine_arn, name=taken, input=text)
+            states.start_execution(stateMachineArn=state_machine_arn, name=taken, input=text)
         except ClientError as error:
             if error.response["Error"]["Code"] != "ExecutionAlreadyExists":
                 raise
-            if is_running(f"{state_machine_arn.replace(':stateMachine:', ':execution:')}:{taken}"):
+            if is_running(f"{state_machine_arn.replace(':stateMachine:', ':execution:')}:{taken}", states):
                 return False
         else:
             return True
     return False
 
 
-def is_running(execution_arn: str) -> bool:
+def is_running(execution_arn: str, states: Any = None) -> bool:
     """Return whether an execution has not ended; one that is not known has."""
     try:
-        found = client("stepfunctions").describe_execution(executionArn=execution_arn)
+        found = (states or client("stepfunctions")).describe_execution(executionArn=execution_arn)
     except ClientError as error:
         if error.response["Error"]["Code"] in {"ExecutionDoesNotExist", "InvalidArn"}:
             return False

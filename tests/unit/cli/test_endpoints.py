@@ -1,0 +1,181 @@
+"""Where models are reached, what it costs, and an endpoint woken or put to sleep by hand."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ebb import addresses
+from ebb.addresses import Address, IdlePolicy
+from ebb.aws.ledger import Ledger as Book
+from ebb_cli import endpoints
+
+NOW = datetime.now(UTC)
+PETS = Address(
+    address="ebb-pets",
+    project="pets",
+    kind="realtime",
+    endpoint_name="ebb-pets--realtime",
+    component="ebb-pets--g3",
+    instance_type="ml.m5.large",
+    awake_usd_per_hour=0.115,
+    policy=IdlePolicy(idle_after_s=900),
+    last_request_at=NOW - timedelta(hours=3),
+)
+
+
+@pytest.fixture
+def book(target) -> Book:
+    """The ledger, written as the functions write it."""
+    found = Book.__new__(Book)
+    found._table, found._answered_at = target.session.resource("dynamodb").Table("ledger"), None
+    return found
+
+
+@pytest.fixture
+def machines(target) -> dict[str, str]:
+    """The two machines that wake and put to sleep."""
+    states, made = target.session.client("stepfunctions"), {}
+    definition = json.dumps({"StartAt": "W", "States": {"W": {"Type": "Wait", "Seconds": 600, "End": True}}})
+    for name in ("ScaleToZero", "WakeEndpoint"):
+        role = "arn:aws:iam::123456789012:role/m"
+        arn = states.create_state_machine(name=name, definition=definition, roleArn=role)["stateMachineArn"]
+        made[name] = target.outputs[f"{name}StateMachineArn"] = arn
+    return made
+
+
+def started(target, arn: str) -> list[tuple[str, dict]]:
+    states = target.client("stepfunctions")
+    return [
+        (each["name"], json.loads(states.describe_execution(executionArn=each["executionArn"])["input"]))
+        for each in states.list_executions(stateMachineArn=arn)["executions"]
+    ]
+
+
+def change(book: Book, to: str, **fields) -> None:
+    at = book.address("ebb-pets")
+    generation, state = at.generation, at.state
+    assert book.apply(
+        addresses.change("ebb-pets", expected=state, generation=generation, to=to, now=NOW, fields=fields)
+    )
+
+
+def test_an_empty_cloud_is_told_in_a_sentence(ebb, target):
+    assert ebb("endpoints").stdout.startswith("No endpoints yet")
+    assert json.loads(ebb("endpoints", "--json").stdout) == []
+
+
+def test_each_address_is_listed_with_what_it_costs_awake_and_never_asleep(ebb, book):
+    book.apply(addresses.put(PETS, now=NOW))
+    book.apply(addresses.put(Address(address="ebb-cats", project="cats", kind="batch"), now=NOW))
+    change(book, "falling-asleep")
+    change(book, "asleep", reason="no call within 15 min")
+    cats, pets = json.loads(ebb("endpoints", "--json").stdout)
+    assert (cats["kind"], cats["endpoint_name"], cats["sleeps"]) == ("batch", None, False)
+    assert (pets["state"], pets["reason"]) == ("asleep", "no call within 15 min")
+    assert (pets["endpoint_name"], pets["component"]) == ("ebb-pets--realtime", "ebb-pets--g3")
+    assert (pets["awake_usd_per_hour"], round(pets["always_on_usd_per_month"], 2)) == (0.115, 83.95)
+    assert datetime.fromisoformat(pets["last_call_at"]) == PETS.last_request_at
+    told = ebb("endpoints").stdout
+    assert "asleep since" in told
+    assert "15 min 00 s" in told
+    assert "no call within 15 min" in told
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        pytest.param(PETS, "15 min 00 s", id="a fixed window"),
+        pytest.param(PETS.model_copy(update={"policy": IdlePolicy()}), "as it is used", id="learned"),
+        pytest.param(PETS.model_copy(update={"policy": IdlePolicy(sleeps=False)}), "never", id="kept awake"),
+        pytest.param(PETS.model_copy(update={"kind": "serverless"}), "-", id="serverless has nothing to put to sleep"),
+    ],
+)
+def test_when_an_endpoint_sleeps(address, told):
+    assert endpoints._window(endpoints._document(address, None)) == told
+
+
+def test_the_last_call_is_the_later_of_what_the_front_door_noted_and_what_was_measured(ebb, target, book):
+    book.apply(addresses.put(PETS, now=NOW))
+    moment = (NOW - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    dimensions = [{"Name": "InferenceComponentName", "Value": "ebb-pets--g3"}]
+    data = {"MetricName": "InvocationsPerCopy", "Dimensions": dimensions, "Timestamp": moment, "Value": 2}
+    target.client("cloudwatch").put_metric_data(Namespace="AWS/SageMaker", MetricData=[data])
+    (pets,) = json.loads(ebb("endpoints", "--json").stdout)
+    assert datetime.fromisoformat(pets["last_call_at"]) > PETS.last_request_at
+
+
+def test_what_sleeps_is_woken_by_the_machine_that_every_request_would_start(ebb, target, book, machines):
+    book.apply(addresses.put(PETS, now=NOW))
+    change(book, "falling-asleep")
+    change(book, "asleep")
+    for _ in range(2):
+        assert "ebb-pets is waking" in ebb("wake", "pets").stdout
+    (found,) = started(target, machines["WakeEndpoint"])
+    assert found == (
+        "wake-ebb-pets-g3",
+        {"address": "ebb-pets", "generation": 3, "reason": "asked by hand"},
+    )
+
+
+def test_what_is_awake_is_not_woken(ebb, target, book, machines):
+    book.apply(addresses.put(PETS, now=NOW))
+    assert "is awake" in ebb("wake", "pets").stdout
+    assert not started(target, machines["WakeEndpoint"])
+
+
+def test_whoever_waits_for_a_wake_that_fails_is_told_why(ebb, book, machines, monkeypatch):
+    book.apply(addresses.put(PETS, now=NOW))
+    change(book, "falling-asleep")
+    change(book, "asleep")
+
+    def fails(_: float) -> None:
+        change(book, "failed", reason="no capacity for ml.m5.large")
+
+    monkeypatch.setattr(endpoints.time, "sleep", fails)
+    done = ebb("wake", "pets", "--wait")
+    assert done.exit_code == 1
+    assert "no capacity for ml.m5.large" in done.stderr
+
+
+def test_what_is_put_to_sleep_by_hand_is_judged_as_ever(ebb, target, book, machines, monkeypatch):
+    book.apply(addresses.put(PETS, now=NOW))
+    monkeypatch.setattr(endpoints.time, "sleep", lambda _: (change(book, "falling-asleep"), change(book, "asleep")))
+    done = ebb("sleep", "pets", "--wait")
+    assert "ebb-pets is asleep" in done.stdout
+    ((name, given),) = started(target, machines["ScaleToZero"])
+    assert name.startswith("sleep-ebb-pets-g1-")
+    assert {key: given[key] for key in ("address", "generation", "reason")} == {
+        "address": "ebb-pets",
+        "generation": 1,
+        "reason": "asked by hand",
+    }
+
+
+def test_what_stays_awake_because_it_is_used_says_so(ebb, target, book, machines, monkeypatch):
+    book.apply(addresses.put(PETS, now=NOW))
+    states = target.client("stepfunctions")
+
+    def decided(_: float) -> None:
+        (found,) = states.list_executions(stateMachineArn=machines["ScaleToZero"])["executions"]
+        states.stop_execution(executionArn=found["executionArn"])
+
+    monkeypatch.setattr(endpoints.time, "sleep", decided)
+    done = ebb("sleep", "pets", "--wait")
+    assert done.exit_code == 1
+    assert "ebb-pets is awake" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["serverless", "batch"])
+def test_what_costs_nothing_idle_is_not_put_to_sleep(ebb, target, book, machines, kind):
+    book.apply(addresses.put(PETS.model_copy(update={"kind": kind}), now=NOW))
+    assert "nothing of it runs while nobody asks" in ebb("sleep", "pets").stdout
+    assert not started(target, machines["ScaleToZero"])
+
+
+@pytest.mark.parametrize("command", ["wake", "sleep"])
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(ebb, book, machines, command):
+    book.apply(addresses.put(PETS, now=NOW))
+    done = ebb(command, "pest")
+    assert done.exit_code == 2
+    assert "Did you mean pets?" in done.stderr
