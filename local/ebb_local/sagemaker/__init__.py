@@ -1,7 +1,7 @@
 """SageMaker and SageMaker Runtime inside the embedded cloud: jobs as processes, endpoints as HTTP servers.
 
 `install()` registers the service with MiniStack, with Step Functions, with the control endpoint (`Ebb.InterruptSpot`,
-`Ebb.SetFaults`, `Ebb.ClearFaults`), with the clock and with the server's end.
+`Ebb.SetFaults`, `Ebb.ClearFaults`, `Ebb.UseApp`), with the clock and with the server's end.
 """
 
 from typing import Any
@@ -16,8 +16,11 @@ from ebb_local.sagemaker import (
     registration,
     settings,
     step_functions,
+    storage,
+    studio,
     threads,
     training_jobs,
+    transitions,
 )
 
 __all__ = ["install"]
@@ -27,14 +30,21 @@ def install() -> None:
     """Add SageMaker to this process's MiniStack, before the server starts and before its control endpoint."""
     settings.use(settings.Settings.from_env())
     processes.end_leftovers()
+    storage.sign_in_real_time()
     registration.install()
     registration.install_control(
-        {"InterruptSpot": _interrupt_spot, "SetFaults": faults.set_faults, "ClearFaults": faults.clear}
+        {
+            "InterruptSpot": _interrupt_spot,
+            "SetFaults": faults.set_faults,
+            "ClearFaults": faults.clear,
+            "UseApp": studio.use_app,
+        }
     )
     step_functions.install()
     shutdown.register(processes.shutdown)
     threads.start("sagemaker-idle", endpoints.watch_idle, counts=False)
-    clock.busy("sagemaker", lambda: [*jobs.running(), *threads.busy()])
+    clock.busy("sagemaker", threads.busy)
+    transitions.install()
     clock.every(60, "sagemaker-minute", minutes.tick)
 
 

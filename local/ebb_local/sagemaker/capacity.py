@@ -20,7 +20,7 @@ _VCPUS = {"medium": 2, "large": 2, "xlarge": 4}
 _GIB_PER_VCPU = {"c": 2.0, "m": 4.0, "r": 8.0, "g": 4.0, "inf": 4.0, "x": 16.0}
 _BURSTABLE_GIB = {"medium": 4.0, "large": 8.0, "xlarge": 16.0, "2xlarge": 32.0}
 _ACCELERATORS = {"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}
-_REFUSED = (
+REFUSED = (
     "Unable to provision requested ML compute capacity due to InsufficientInstanceCapacity error. Please retry using a "
     "different ML instance type or after some time."
 )
@@ -62,7 +62,7 @@ def provision(instance_type: str) -> None:
     while faults.current().held:
         threads.sleep(1.0)
     if instance_type in faults.current().refused_types:
-        raise HostingFailure(_REFUSED)
+        raise HostingFailure(REFUSED)
 
 
 def provision_for_job(instance_type: str) -> None:

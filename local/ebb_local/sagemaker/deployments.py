@@ -10,7 +10,7 @@ from typing import Any
 from ebb_local.sagemaker import alarms, threads
 from ebb_local.sagemaker.errors import HostingFailure, not_implemented, validation_exception
 
-_LOOK_EVERY_S = 15.0
+_LOOK_EVERY_S = 30.0  # alarms are evaluated each minute: none comes and goes in between
 Deployment = dict[str, Any]
 
 

@@ -17,13 +17,18 @@ def page(
     found = [record for record in records if _matches(record, request, name, status)]
     by = {"Name": name, "Status": status}.get(request.get("SortBy", ""), "CreationTime")
     found.sort(key=lambda record: record.get(by, ""), reverse=request.get("SortOrder", "Descending") == "Descending")
-    try:
-        start = int(request.get("NextToken") or 0)
-    except ValueError:
-        raise validation_exception("Invalid NextToken") from None
+    start = position(request)
     end = start + int(request.get("MaxResults") or _DEFAULT_PAGE)
     rows = [{key: record[key] for key in members if record.get(key) is not None} for record in found[start:end]]
     return rows, {"NextToken": str(end)} if end < len(found) else {}
+
+
+def position(request: dict[str, Any]) -> int:
+    """Return where the page begins that a request asks for."""
+    try:
+        return int(request.get("NextToken") or 0)
+    except ValueError:
+        raise validation_exception("Invalid NextToken") from None
 
 
 def _matches(record: Record, request: dict[str, Any], name: str, status: str) -> bool:

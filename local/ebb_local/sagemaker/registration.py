@@ -12,7 +12,7 @@ from typing import Any
 from ministack import app
 from ministack.core import iam_actions, router
 
-from ebb_local.sagemaker import runtime, service, state
+from ebb_local.sagemaker import runtime, service, state, studio
 from ebb_local.sagemaker.errors import ServiceError
 
 _NAME = "sagemaker"
@@ -28,6 +28,7 @@ _ARN_MEMBERS = (
     ("EndpointConfigName", "endpoint-config"),
     ("ModelName", "model"),
 )
+_STUDIO_MEMBERS = (("SpaceName", "space"), ("UserProfileName", "user-profile"))
 
 
 def install() -> None:
@@ -88,6 +89,14 @@ def resource_arn(action: str, request: dict[str, Any]) -> str:
         return state.arn("model-package", f"{_last(request['ModelPackageGroupName'])}/*")
     if "ModelPackageGroupName" in request:
         return state.arn("model-package-group", _last(request["ModelPackageGroupName"]))
+    if "AppName" in request:
+        return studio.app_arn(request)
+    if action == "CreateDomain":
+        return state.arn("domain", "*")
+    if "DomainId" in request:
+        names = [(kind, request[member]) for member, kind in _STUDIO_MEMBERS if member in request]
+        kind, name = names[0] if names else ("domain", "")
+        return state.arn(kind, "/".join(part for part in (str(request["DomainId"]), str(name)) if part))
     for member, kind in _ARN_MEMBERS:
         if member in request:
             return state.arn(kind, str(request[member]))

@@ -2,13 +2,12 @@
 
 import secrets
 import string
-import time
 from dataclasses import dataclass
 
 from ministack.core.responses import get_account_id
 from ministack.services import sts
 
-from ebb_local import authorization
+from ebb_local import authorization, clock
 from ebb_local.sagemaker.errors import validation_exception
 
 SERVICE = "sagemaker.amazonaws.com"
@@ -60,7 +59,7 @@ def credentials(role_arn: str, *, valid_s: float, session_name: str = SESSION_NA
             "UserId": f"AROA{role_arn.rsplit('/', 1)[-1].upper()[:17]}:{session_name}",
             "SecretAccessKey": issued.secret_access_key,
             "SessionToken": issued.session_token,
-            "Expiration": time.time() + valid_s,
+            "Expiration": clock.real_now() + valid_s,  # sessions live in real time, as whoever holds them
             "AccountId": role_arn.split(":")[4] or get_account_id(),
             "PrincipalType": "AssumedRole",
         },

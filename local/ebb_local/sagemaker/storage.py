@@ -4,6 +4,8 @@ Nothing is held in memory: downloads are streamed to disk, uploads are read from
 the role's policies decide as they do on AWS.
 """
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -11,6 +13,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ministack.core.responses import get_region
 from ministack.services import kms
 
-from ebb_local import authorization
+from ebb_local import authorization, clock
 from ebb_local.sagemaker import settings
 from ebb_local.sagemaker.errors import JobFailure
 from ebb_local.sagemaker.roles import Credentials
@@ -37,6 +40,18 @@ _UNCONFIGURED = {
 }
 _session = boto3.session.Session(botocore_session=botocore.session.Session(session_vars=_UNCONFIGURED))
 _session_lock = threading.Lock()
+
+
+def sign_in_real_time() -> None:
+    """Date the signatures of this process's clients with this machine's clock, which is what judges them."""
+
+    def real_datetime(remove_tzinfo: bool = True) -> datetime:
+        moment = datetime.fromtimestamp(clock.real_now(), UTC)
+        return moment.replace(tzinfo=None) if remove_tzinfo else moment
+
+    for name in ("botocore.auth", "botocore.crt.auth"):  # the second signs where awscrt is installed
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name).get_current_datetime = real_datetime  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

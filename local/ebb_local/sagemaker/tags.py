@@ -3,7 +3,9 @@
 from typing import Any
 
 from ebb_local import authorization
-from ebb_local.sagemaker import state
+from ebb_local.sagemaker import listing, state
+
+_PAGE = 50
 
 
 def require_tagging(arn: str, request: dict[str, Any]) -> None:
@@ -38,7 +40,9 @@ def add_tags(request: dict[str, Any]) -> dict[str, Any]:
 
 def list_tags(request: dict[str, Any]) -> dict[str, Any]:
     """ListTags."""
-    return {"Tags": list(state.tags.get(request["ResourceArn"], []))}
+    found, start = list(state.tags.get(request["ResourceArn"], [])), listing.position(request)
+    end = start + int(request.get("MaxResults") or _PAGE)
+    return {"Tags": found[start:end], **({"NextToken": str(end)} if end < len(found) else {})}
 
 
 def delete_tags(request: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training jobs: Create, Describe, List, Stop, and the run itself as the training agent of AWS does it.
+"""Training jobs: Create, Describe, List, Update, Stop, and the run itself as the training agent of AWS does it.
 
 Layout, statuses and messages: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html,
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_SecondaryStatusTransition.html.
@@ -10,7 +10,7 @@ import re
 import time
 from typing import Any
 
-from ebb_local.sagemaker import containers, images, jobs, listing, requests, state, tags
+from ebb_local.sagemaker import capacity, containers, images, jobs, listing, requests, state, tags, warm_pools
 from ebb_local.sagemaker.errors import JobFailure, ServiceError, not_implemented, validation_exception
 from ebb_local.sagemaker.jobs import HOST, Ending, JobRun
 from ebb_local.sagemaker.storage import Location, Source, TreeSync, download_all, pack
@@ -30,7 +30,7 @@ _MESSAGES = {
     "MaxWaitTimeExceeded": "Training job wait time exceeded MaxWaitTimeInSeconds provided",
 }
 _SUMMARY = ["TrainingJobName", "TrainingJobArn", "CreationTime", "TrainingEndTime", "LastModifiedTime",
-            "TrainingJobStatus", "SecondaryStatus"]  # fmt: skip
+            "TrainingJobStatus", "SecondaryStatus", "WarmPoolStatus"]  # fmt: skip
 
 
 def create(request: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +60,7 @@ def create(request: dict[str, Any]) -> dict[str, Any]:
         "EnableManagedSpotTraining": request.get("EnableManagedSpotTraining", False),
         "EnableInterContainerTrafficEncryption": request.get("EnableInterContainerTrafficEncryption", False),
     }
+    warm_pools.take(record)
     state.training_jobs[name] = record
     tags.put(arn, request.get("Tags"))
     TrainingRun(record).start()
@@ -68,15 +69,32 @@ def create(request: dict[str, Any]) -> dict[str, Any]:
 
 def describe(request: dict[str, Any]) -> dict[str, Any]:
     """DescribeTrainingJob."""
-    return state.public(find(request["TrainingJobName"]))
+    return state.public(warm_pools.as_shown(find(request["TrainingJobName"])))
 
 
 def list_jobs(request: dict[str, Any]) -> dict[str, Any]:
     """ListTrainingJobs."""
+    pool = request.get("WarmPoolStatusEquals")
+    found = [warm_pools.as_shown(record) for record in state.training_jobs.values()]
     rows, more = listing.page(
-        state.training_jobs.values(), request, name="TrainingJobName", status="TrainingJobStatus", members=_SUMMARY
+        [record for record in found if not pool or (record.get("WarmPoolStatus") or {}).get("Status") == pool],
+        request,
+        name="TrainingJobName",
+        status="TrainingJobStatus",
+        members=_SUMMARY,
     )
     return {"TrainingJobSummaries": rows, **more}
+
+
+def update(request: dict[str, Any]) -> dict[str, Any]:
+    """UpdateTrainingJob: how long the warm pool is kept."""
+    record = find(request["TrainingJobName"])
+    for member in ("ProfilerConfig", "ProfilerRuleConfigurations", "RemoteDebugConfig"):
+        if request.get(member):
+            raise not_implemented(f"UpdateTrainingJob with {member}")
+    if request.get("ResourceConfig"):
+        warm_pools.keep_for(record, request["ResourceConfig"]["KeepAlivePeriodInSeconds"])
+    return {"TrainingJobArn": record["TrainingJobArn"]}
 
 
 def stop(request: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +120,7 @@ class TrainingRun(JobRun):
         """Download, train, upload; again from the checkpoints when the machine was taken away."""
         self._wait_until = time.monotonic() + self.record["StoppingCondition"].get("MaxWaitTimeInSeconds", 1e9)
         self._move("Starting")
+        capacity.provision_for_job(self.record["ResourceConfig"]["InstanceType"])
         while (ending := self._attempt()) is Ending.INTERRUPTED:
             self.interrupt_asked.clear()
             self._move("Interrupted")
@@ -119,6 +138,7 @@ class TrainingRun(JobRun):
             seconds = max(1, round(moment - started))
             members |= {"TrainingTimeInSeconds": seconds, "BillableTimeInSeconds": seconds}
         self._move(secondary or status, TrainingJobStatus=status, TrainingEndTime=moment, **members)
+        warm_pools.leave(self.record)
 
     def _attempt(self) -> Ending:
         self.fresh_base("input/config", "input/data", "model", "output/data", "checkpoints")
@@ -289,6 +309,7 @@ def _require_valid(request: dict[str, Any]) -> None:
         if channel.get("CompressionType", "None") != "None":
             raise not_implemented("A channel with CompressionType")
     requests.require_one_instance(request["ResourceConfig"])
+    warm_pools.require_valid(request)
     limits = request["StoppingCondition"]
     wait_s, runtime_s = limits.get("MaxWaitTimeInSeconds"), limits.get("MaxRuntimeInSeconds", 86_400)
     if not request.get("EnableManagedSpotTraining"):

@@ -106,6 +106,8 @@ def _text_problems(shape: Shape, value: str, path: str) -> Iterator[str]:
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern[str]:
     """Return a pattern of the model as Python's `re` reads it; one that it cannot read accepts everything."""
+    # outside of brackets a class stands for itself, and what Python has for it needs them
+    pattern = re.sub(r"(?<!\[)\\p\{(Alnum|ASCII|Print)\}(?=[+*?{]|$)", r"[\\p{\1}]", pattern)
     for java, python in _JAVA_CLASSES.items():
         pattern = pattern.replace(java, python)
     pattern = re.sub(r"\$\{\d+,\d+\}", "$", pattern)  # CustomerMetadataKey: a length written behind the end

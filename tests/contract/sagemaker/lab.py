@@ -13,6 +13,7 @@ from typing import Any
 import boto3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.httpsession import URLLib3Session
 
 from contract.support import Cloud, allow, wait_until
@@ -247,11 +248,18 @@ class Lab:
         assert reply["ContentType"] == "application/json"
         return json.loads(reply["Body"].read())
 
-    def send(self, target: str, body: dict[str, Any], scope: str = "sagemaker") -> dict[str, Any]:
-        """Send a request that no SDK has looked at, signed as root; return status and document."""
+    def advance(self, seconds: float) -> None:
+        """Put the clock forward; nothing that it would have to wait for may be left over."""
+        answer = self.control("Advance", Seconds=seconds, BudgetSeconds=30)
+        assert answer["WaitsFor"] == "", answer["WaitsFor"]
+
+    def send(
+        self, target: str, body: dict[str, Any], scope: str = "sagemaker", keys: tuple[str, str] = ("test", "test")
+    ) -> dict[str, Any]:
+        """Send a request that no SDK has looked at, as root unless said otherwise; return the answer."""
         headers = {"X-Amz-Target": target, "Content-Type": "application/x-amz-json-1.1"}
         request = AWSRequest("POST", f"{self.cloud.server.endpoint_url}/", headers, json.dumps(body).encode())
-        SigV4Auth(self.cloud.session().get_credentials(), scope, "us-east-1").add_auth(request)
+        SigV4Auth(Credentials(*keys), scope, "us-east-1").add_auth(request)
         reply = URLLib3Session().send(request.prepare())
         return {"status": reply.status_code, **json.loads(reply.text)}
 
@@ -271,6 +279,16 @@ class Lab:
         yield url
         rules.remove_targets(Rule=name, Ids=["queue"])
         rules.delete_rule(Name=name)
+
+    def assumable(self, *statements: dict) -> str:
+        """A role that trusts the account and holds these statements."""
+        name, iam = f"caller-{next(_numbers)}", self.cloud.client("iam")
+        root = {"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::000000000000:root"}, "Action": "sts:AssumeRole"}
+        trust = json.dumps({"Version": "2012-10-17", "Statement": [root]})
+        arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+        policy = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+        iam.put_role_policy(RoleName=name, PolicyName="given", PolicyDocument=policy)
+        return arn
 
     def session(self, role_arn: str) -> boto3.Session:
         """A session that acts as a role which trusts the account."""

@@ -123,6 +123,42 @@ def test_capacity_that_is_refused_leaves_the_requests_waiting(lab: Lab, endpoint
     assert answer(lab, reply)["got"] == "8,9"
 
 
+def test_the_queue_is_measured_each_minute(lab: Lab, endpoint: str) -> None:
+    scale(lab, endpoint, 0)
+    reply = ask(lab, endpoint, "1")
+    lab.advance(120)
+    assert latest(lab, endpoint, "ApproximateBacklogSize") == 1
+    assert latest(lab, endpoint, "HasBacklogWithoutCapacity") == 1
+    assert latest(lab, endpoint, "ApproximateAgeOfOldestRequest") >= 60
+    scale(lab, endpoint, 1)
+    answer(lab, reply)
+    lab.advance(120)
+    assert latest(lab, endpoint, "ApproximateBacklogSize") == 0
+    assert latest(lab, endpoint, "HasBacklogWithoutCapacity") == 0
+    assert latest(lab, endpoint, "InvocationsProcesssed", "Sum", VariantName="all") is not None
+    assert latest(lab, endpoint, "Invocations", "Sum", VariantName="all") is None, "AWS publishes none here"
+
+
+def test_a_request_that_nobody_takes_expires(lab: Lab, endpoint: str) -> None:
+    scale(lab, endpoint, 0)
+    reply = ask(lab, endpoint, "late", RequestTTLSeconds=120)
+    lab.advance(240)
+    wait_until(lambda: lab.keys(key_of(reply["FailureLocation"])))
+    assert latest(lab, endpoint, "ExpiredRequests", "Sum", VariantName="all") == 1
+    scale(lab, endpoint, 1)
+    assert not lab.keys(key_of(reply["OutputLocation"]))
+
+
+def latest(lab: Lab, endpoint: str, metric: str, stat: str = "Maximum", **dimensions: str) -> float | None:
+    """Return the last value of a metric of the endpoint in its last quarter of an hour."""
+    end = lab.control("Status")["Now"] + 60
+    found = lab.cloud.client("cloudwatch").get_metric_statistics(
+        Namespace="AWS/SageMaker", MetricName=metric, Statistics=[stat], Period=60, StartTime=end - 900, EndTime=end,
+        Dimensions=[{"Name": key, "Value": text} for key, text in {"EndpointName": endpoint, **dimensions}.items()],
+    )["Datapoints"]  # fmt: skip
+    return max(found, key=lambda point: point["Timestamp"])[stat] if found else None
+
+
 def test_topics_are_told_under_the_role_of_the_model(lab: Lab) -> None:
     sns, sqs = lab.cloud.client("sns"), lab.cloud.client("sqs")
     topic = sns.create_topic(Name="inference-results")["TopicArn"]

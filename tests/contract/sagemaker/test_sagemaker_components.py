@@ -1,12 +1,14 @@
 """Inference components: copies come and go, instances follow them, and without copies AWS's own error answers."""
 
 import json
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
 
 from contract.sagemaker.lab import Lab
-from contract.support import wait_until
+from contract.support import Cloud, allow, free_port, wait_until
+from ebb_local import lifecycle
 
 SCALING = {"Status": "ENABLED", "MinInstanceCount": 0, "MaxInstanceCount": 2}
 NO_CAPACITY = (
@@ -115,15 +117,88 @@ def test_instances_follow_the_copies_up_to_their_limit(lab: Lab, endpoint: str) 
     remove(lab, "large")
 
 
-def test_a_component_without_capacity_has_failed_and_can_try_again(lab: Lab, endpoint: str) -> None:
-    component(lab, endpoint, "unlucky", memory_mb=5000, answer="x")
-    component(lab, endpoint, "filler", memory_mb=5000, answer="y")
+def test_a_copy_larger_than_an_instance_fails(lab: Lab, endpoint: str) -> None:
+    large = component(lab, endpoint, "too-large", memory_mb=9000, answer="x")
+    assert (large["InferenceComponentStatus"], large["RuntimeConfig"]["CurrentCopyCount"]) == ("Failed", 0)
+    remove(lab, "too-large")
+
+
+def test_without_copies_the_instances_go_and_come_back_or_not(lab: Lab, endpoint: str) -> None:
+    component(lab, endpoint, "unlucky", answer="x")
     copies(lab, "unlucky", 0)
-    lab.sagemaker.delete_inference_component(InferenceComponentName="filler")
-    big = component(lab, endpoint, "too-large", memory_mb=9000, answer="x")
-    assert (big["InferenceComponentStatus"], big["RuntimeConfig"]["CurrentCopyCount"]) == ("Failed", 0)
+    lab.advance(300)
+    assert instances(lab, endpoint) == 0
+    beats = count(lab, "/aws/sagemaker/Endpoints", "CPUUtilization", EndpointName=endpoint, VariantName="all")
+    lab.advance(180)
+    again = count(lab, "/aws/sagemaker/Endpoints", "CPUUtilization", EndpointName=endpoint, VariantName="all")
+    assert again == beats, "no instance, no heartbeat"
+
+    lab.control("SetFaults", refusedInstanceTypes=["ml.m5.large"])
+    failed = copies(lab, "unlucky", 1)
+    lab.control("ClearFaults")
+    assert failed["InferenceComponentStatus"] == "Failed"
+    assert failed["FailureReason"].startswith("Unable to provision requested ML compute capacity")
+    assert failed["RuntimeConfig"]["CurrentCopyCount"] == 0
     assert copies(lab, "unlucky", 1)["InferenceComponentStatus"] == "InService"
-    remove(lab, "too-large", "unlucky")
+    assert instances(lab, endpoint) == 1
+    assert ask(lab, endpoint, "unlucky")["answer"] == "x"
+    remove(lab, "unlucky")
+
+
+def test_calls_are_metrics_of_the_component(lab: Lab, endpoint: str) -> None:
+    component(lab, endpoint, "measured", copies=2, answer="x")
+    ask(lab, endpoint, "measured")
+    copies(lab, "measured", 0)
+    refusal(lab.runtime.invoke_endpoint, EndpointName=endpoint, InferenceComponentName="measured", Body=b"1")
+    lab.advance(60)
+    of = {"InferenceComponentName": "measured"}
+    assert total(lab, "AWS/SageMaker", "InvocationsPerCopy", **of) == 0.5
+    assert total(lab, "AWS/SageMaker", "NoCapacityInvocationFailures", **of) == 1
+    remove(lab, "measured")
+
+
+def test_a_caller_needs_the_component_as_well_as_its_endpoint(lab: Lab, endpoint: str) -> None:
+    component(lab, endpoint, "guarded", answer="x")
+    account = "arn:aws:sagemaker:us-east-1:000000000000"
+    role = lab.assumable(allow("sagemaker:InvokeEndpoint", f"{account}:endpoint/{endpoint}"))
+    runtime = lab.session(role).client("sagemaker-runtime", endpoint_url=lab.cloud.server.endpoint_url)
+    error = refusal(runtime.invoke_endpoint, EndpointName=endpoint, InferenceComponentName="guarded", Body=b"1")
+    assert error["Code"] == "AccessDeniedException"
+    assert f"{account}:inference-component/guarded" in error["Message"]
+    remove(lab, "guarded")
+
+
+def test_copies_come_back_after_a_restart(home: Path) -> None:
+    lab = Lab(Cloud(lifecycle.start(home, port=free_port())))
+    endpoint = lab.serve({"ManagedInstanceScaling": SCALING}, ExecutionRoleArn=lab.role_arn)
+    component(lab, endpoint, "stays", answer="still here")
+    component(lab, endpoint, "sleeps", answer="asleep")
+    copies(lab, "sleeps", 0)
+    lifecycle.stop(home)
+    lab.cloud = Cloud(lifecycle.start(home, port=free_port()))
+    lab.sagemaker, lab.runtime = lab.cloud.client("sagemaker"), lab.cloud.client("sagemaker-runtime")
+    assert ask(lab, endpoint, "stays")["answer"] == "still here"
+    error = refusal(lab.runtime.invoke_endpoint, EndpointName=endpoint, InferenceComponentName="sleeps", Body=b"1")
+    assert error["Message"] == NO_CAPACITY
+    assert copies(lab, "sleeps", 1)["RuntimeConfig"]["CurrentCopyCount"] == 1
+    assert ask(lab, endpoint, "sleeps")["answer"] == "asleep"
+
+
+def points(lab: Lab, namespace: str, metric: str, stat: str, **dimensions: str) -> list[float]:
+    end = lab.control("Status")["Now"] + 60
+    found = lab.cloud.client("cloudwatch").get_metric_statistics(
+        Namespace=namespace, MetricName=metric, Statistics=[stat], Period=60, StartTime=end - 7200, EndTime=end,
+        Dimensions=[{"Name": key, "Value": text} for key, text in dimensions.items()],
+    )["Datapoints"]  # fmt: skip
+    return [point[stat] for point in found]
+
+
+def count(lab: Lab, namespace: str, metric: str, **dimensions: str) -> float:
+    return sum(points(lab, namespace, metric, "SampleCount", **dimensions))
+
+
+def total(lab: Lab, namespace: str, metric: str, **dimensions: str) -> float:
+    return sum(points(lab, namespace, metric, "Sum", **dimensions))
 
 
 def test_another_model_takes_over_in_place(lab: Lab, endpoint: str) -> None:

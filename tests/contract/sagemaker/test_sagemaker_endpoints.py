@@ -203,7 +203,7 @@ def _processes_of(lab: Lab, endpoint: str) -> list[str]:
 
 
 def _sum(lab: Lab, endpoint: str, metric: str) -> float:
-    end = time.time() + 60
+    end = lab.control("Status")["Now"] + 60
     points = lab.cloud.client("cloudwatch").get_metric_statistics(
         Namespace="AWS/SageMaker", MetricName=metric, Statistics=["Sum"], Period=60, StartTime=end - 600, EndTime=end,
         Dimensions=[{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": "all"}],

@@ -152,11 +152,10 @@ def test_unknown_resources_have_the_texts_of_their_kind(lab: Lab) -> None:
 
 
 def test_an_action_that_is_not_there_says_its_name(lab: Lab) -> None:
-    error = refusal(lab.sagemaker.create_notebook_instance, NotebookInstanceName="n", InstanceType="ml.t3.medium",
-                    RoleArn=lab.role_arn)  # fmt: skip
+    error = refusal(lab.sagemaker.list_monitoring_schedules)
     assert error == {
         "Code": "UnknownOperationException",
-        "Message": "CreateNotebookInstance is not implemented by the embedded cloud",
+        "Message": "ListMonitoringSchedules is not implemented by the embedded cloud",
     }
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import botocore.session
 import pytest
 
-from ebb_local.sagemaker import hosting, registration, service, validation
+from ebb_local.sagemaker import capacity, hosting, placement, registration, service, validation
+from ebb_local.sagemaker.capacity import Size
 from ebb_local.sagemaker.containers import local_text
 from ebb_local.sagemaker.errors import JobFailure
 from ebb_local.sagemaker.storage import _path_in_channel, inside
@@ -81,6 +82,23 @@ def test_the_root_of_a_container_is_the_base_directory(text: str, mapped: str) -
         ("CreateTrainingJob", {"TrainingJobName": "Job"}, f"{ACCOUNT}:training-job/job"),
         ("CreateEndpoint", {"EndpointName": "e", "EndpointConfigName": "c"}, f"{ACCOUNT}:endpoint/e"),
         ("CreateEndpointConfig", {"EndpointConfigName": "c"}, f"{ACCOUNT}:endpoint-config/c"),
+        (
+            "CreateInferenceComponent",
+            {"InferenceComponentName": "I", "EndpointName": "e"},
+            f"{ACCOUNT}:inference-component/i",
+        ),
+        ("UpdateEndpointWeightsAndCapacities", {"EndpointName": "e"}, f"{ACCOUNT}:endpoint/e"),
+        ("CreateTransformJob", {"TransformJobName": "t", "ModelName": "m"}, f"{ACCOUNT}:transform-job/t"),
+        ("StopNotebookInstance", {"NotebookInstanceName": "N"}, f"{ACCOUNT}:notebook-instance/n"),
+        ("CreateDomain", {"DomainName": "d"}, f"{ACCOUNT}:domain/*"),
+        ("DescribeDomain", {"DomainId": "d-1"}, f"{ACCOUNT}:domain/d-1"),
+        ("DeleteSpace", {"DomainId": "d-1", "SpaceName": "S"}, f"{ACCOUNT}:space/d-1/s"),
+        ("DescribeUserProfile", {"DomainId": "d-1", "UserProfileName": "U"}, f"{ACCOUNT}:user-profile/d-1/u"),
+        (
+            "DeleteApp",
+            {"DomainId": "d-1", "SpaceName": "S", "AppType": "JupyterLab", "AppName": "default"},
+            f"{ACCOUNT}:app/d-1/s/jupyterlab/default",
+        ),
         ("ListTags", {"ResourceArn": f"{ACCOUNT}:model/m"}, f"{ACCOUNT}:model/m"),
         ("ListModelPackages", {"ModelPackageGroupName": "g"}, "*"),
         ("CreateModelPackage", {"ModelPackageGroupName": "g"}, f"{ACCOUNT}:model-package/g/*"),
@@ -89,6 +107,45 @@ def test_the_root_of_a_container_is_the_base_directory(text: str, mapped: str) -
 )
 def test_the_resource_that_iam_is_asked_about(action: str, request_: dict, arn: str) -> None:
     assert registration.resource_arn(action, request_) == arn
+
+
+SMALL = placement.Demand("small", 2, Size(0, 1000, 0))
+BIG = placement.Demand("big", 2, Size(0, 3000, 0))
+
+
+@pytest.mark.parametrize(
+    ("demands", "at_least", "instances"),
+    [
+        pytest.param([], 0, 0, id="no copies, no instances"),
+        pytest.param([], 2, 2, id="but as many as are kept"),
+        pytest.param([SMALL], 0, 1, id="small ones share an instance"),
+        pytest.param([BIG, SMALL], 0, 2, id="small ones fill the room beside big ones"),
+        pytest.param([placement.Demand("cpus", 2, Size(1.5, 10, 0))], 0, 2, id="vCPUs are counted too"),
+        pytest.param([placement.Demand("huge", 1, Size(0, 5000, 0))], 0, None, id="larger than an instance"),
+        pytest.param([placement.Demand("gpu", 1, Size(0, 10, 1))], 0, None, id="no accelerator"),
+    ],
+)
+def test_how_many_instances_copies_need(demands: list, at_least: int, instances: int | None) -> None:
+    assert placement.instances_needed(demands, Size(2, 4000, 0), at_least=at_least) == instances
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "cpus", "memory_gib", "accelerators"),
+    [  # https://docs.aws.amazon.com/ec2/latest/instancetypes/: the sheets of each family
+        ("ml.m5.large", 2, 8, 0),
+        ("ml.c5.xlarge", 4, 8, 0),
+        ("ml.r6i.2xlarge", 8, 64, 0),
+        ("ml.t3.medium", 2, 4, 0),
+        ("ml.c7g.4xlarge", 16, 32, 0),
+        ("ml.m6g.large", 2, 8, 0),
+        ("ml.g4dn.xlarge", 4, 16, 1),
+        ("ml.g5.12xlarge", 48, 192, 4),
+    ],
+)
+def test_the_size_of_an_instance(instance_type: str, cpus: float, memory_gib: float, accelerators: float) -> None:
+    found = capacity.size(instance_type)
+    assert (found.cpus, found.accelerators) == (cpus, accelerators)
+    assert found.memory_mb == pytest.approx(memory_gib * 1024 * 0.9)
 
 
 def test_every_action_exists_on_aws() -> None:

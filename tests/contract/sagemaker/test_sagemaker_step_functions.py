@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from botocore.exceptions import ClientError
 
-from contract.sagemaker.lab import Lab
+from contract.sagemaker.lab import Lab, next_number
 from contract.support import Machine, allow, task, wait_until
 
 TRAIN = "arn:aws:states:::sagemaker:createTrainingJob.sync"
@@ -31,7 +31,7 @@ def needed(lab: Lab) -> list[dict]:
 
 
 def machine(lab: Lab, states: dict, statements: list[dict]) -> Machine:
-    name = f"sagemaker-machine-{next(_numbers)}"
+    name = f"sagemaker-machine-{next_number()}"
     iam, states_client = lab.cloud.client("iam"), lab.cloud.client("stepfunctions")
     trust = {"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole"}
     role = iam.create_role(
