@@ -10,11 +10,12 @@ done stay); one payload at a time, whatever MaxConcurrentTransforms allows.
 """
 
 import http.client
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ebb_local.sagemaker import capacity, jobs, keys, listing, models, requests, state, tags
+from ebb_local.sagemaker import capacity, jobs, keys, listing, models, requests, state, tags, threads
 from ebb_local.sagemaker.errors import HostingFailure, JobFailure, ServiceError, not_implemented, validation_exception
 from ebb_local.sagemaker.hosting import Answer, Place, Server
 from ebb_local.sagemaker.storage import Location, Source, inside
@@ -25,6 +26,7 @@ _MB = 1024 * 1024
 _DEFAULT_PAYLOAD_MB = 6
 _MOST_PAYLOAD_MB = 100
 _DEFAULT_TIMEOUT_S = 600
+_LOOK_EVERY_S = 0.5
 _NOT_HERE = ("DataCaptureConfig", "ExperimentConfig")
 
 
@@ -101,7 +103,8 @@ class TransformRun(jobs.JobRun):
         self.publish()
         self.fresh_base("input", "output")
         capacity.provision_for_job(self.record["TransformResources"]["InstanceType"])
-        server = self._server()
+        server, ended = self._server(), threading.Event()
+        threads.start(f"stop-{self.name}", self._end_when_asked, server, ended, counts=False)
         try:
             server.prepare()
             server.start()
@@ -110,13 +113,23 @@ class TransformRun(jobs.JobRun):
             for source in self._sources():
                 self._transform(server, source)
         except HostingFailure as failure:
-            raise JobFailure(f"AlgorithmError: {failure}") from failure
+            if not self.stop_asked.is_set():
+                raise JobFailure(f"AlgorithmError: {failure}") from failure
+            self.finish("Stopped")
         except _Stopped:
             self.finish("Stopped")
         else:
             self.finish("Completed")
         finally:
+            ended.set()
             server.close()
+
+    def _end_when_asked(self, server: Server, ended: threading.Event) -> None:
+        """End the container as soon as somebody stops the job, whatever it works on."""
+        while not ended.is_set():
+            if self.stop_asked.wait(_LOOK_EVERY_S):
+                server.close(0)
+                return
 
     def finish(self, status: str, **members: Any) -> None:
         """Set the final status."""
@@ -194,10 +207,13 @@ class TransformRun(jobs.JobRun):
         }
         client = self.record.get("ModelClientConfig") or {}
         timeout_s = float(client.get("InvocationsTimeoutInSeconds", _DEFAULT_TIMEOUT_S))
-        server.begin()
+        if not server.begin():
+            raise _Stopped
         try:
             answer = server.invoke(payload, {key: value for key, value in wanted.items() if value}, timeout_s)
         except (OSError, http.client.HTTPException) as error:
+            if self.stop_asked.is_set():
+                raise _Stopped from error
             server.log.write(f"{source.location}: {error or type(error).__name__}")
             raise JobFailure(
                 "InternalServerError: the model did not answer. See job logs for more information"

@@ -136,9 +136,8 @@ def test_a_state_machine_waits_for_it_and_stops_it(lab: Lab, tmp_path) -> None:
     )
     wait_until(lambda: "TransformStartTime" in describe(TransformJobName=held["TransformJobName"]))
     lab.cloud.client("stepfunctions").stop_execution(executionArn=execution)
-    wait_until(lambda: describe(TransformJobName=held["TransformJobName"])["TransformJobStatus"] == "Stopping")
-    hold.unlink()
     wait_until(lambda: describe(TransformJobName=held["TransformJobName"])["TransformJobStatus"] == "Stopped")
+    hold.unlink()
     ended = runs.run(transform(lab, slow, {"a": "1"}))
     assert ended["status"] == "SUCCEEDED", ended
     assert ended["output"]["TransformJobStatus"] == "Completed"
