@@ -1,16 +1,17 @@
 """Lambda: choose the candidate to ship from what was measured. Reads the report and the ledger, changes no model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import comparison, deployment, selection
-from ebb.aws import storage
+from ebb import comparison, deployment, names, selection, serving, traffic
+from ebb.aws import hosting, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import ObjectMissingError, ReportMissingError
 from ebb.settings import StackSettings
-from ebb.spec import PipelineSpec
+from ebb.spec import PipelineSpec, ServeSpec
 from ebb.steps import SelectionRequested
 from ebb.telemetry import logger
 
@@ -33,11 +34,16 @@ def handler(asked: SelectionRequested, context: LambdaContext) -> dict[str, Any]
         picked.measured, metric, measured=report.get("champion"), served=served, force=bool(run.get("force"))
     )
     shipped = picked.shipped
+    choice = _kind(asked, book, stack, spec.serve, shipped)
     compared = comparison.compare(report["original"], shipped, region=stack.region, memory_mb=spec.serve.memory_mb)
     book.put_decisions(
         asked.run_id,
         "select",
-        [*selection.decisions(picked, metric, verdict), *deployment.assumptions(shipped, spec.serve)],
+        [
+            *selection.decisions(picked, metric, verdict),
+            choice.decision(),
+            *deployment.assumptions(shipped, spec.serve, choice.row),
+        ],
     )
     return {
         "chosen": picked.name,
@@ -50,6 +56,21 @@ def handler(asked: SelectionRequested, context: LambdaContext) -> dict[str, Any]
         "package": deployment.package(
             stack, plan, task=run["task"], candidate=shipped, metric=metric, comparison=compared
         ),
-        "deploy": deployment.deploy_input(stack, plan, candidate=shipped, serve=spec.serve) if verdict.deploy else None,
+        "deploy": deployment.deploy_input(plan, candidate=shipped, choice=choice) if verdict.deploy else None,
         "deploy_reason": verdict.reason,
     }
+
+
+def _kind(
+    asked: SelectionRequested, book: Ledger, stack: StackSettings, serve: ServeSpec, shipped: Mapping[str, Any]
+) -> serving.Choice:
+    """Return the kind of endpoint that the model gets; the traffic is that of the model before it."""
+    address = book.address(names.endpoint(stack.stack, asked.project))
+    return serving.choose(
+        serve=serve,
+        model=serving.Model.of(shipped),
+        traffic=traffic.best(traffic.expected(serve.requests_per_day), hosting.measured_traffic(address, asked.now)),
+        region=stack.region,
+        current=hosting.current(address),
+        now=asked.now,
+    )

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ebb import comparison, deployment, plan, selection
+from ebb import comparison, deployment, plan, selection, serving, traffic
 from ebb.plan import RunFacts
 from ebb.settings import StackSettings
 from ebb.sizing import Data
@@ -156,6 +156,9 @@ def built_selection() -> dict[str, Any]:
     picked = selection.select(report, spec.compress, spec.serve)
     verdict = selection.against_champion(picked.measured, report["metric"], measured=None, served=None)
     compared = comparison.compare(report["original"], picked.shipped, region=REGION)
+    choice = serving.choose(
+        serve=spec.serve, model=serving.Model.of(picked.shipped), traffic=traffic.UNKNOWN, region=REGION
+    )
     return {
         "chosen": picked.name,
         "metric": report["metric"],
@@ -172,7 +175,7 @@ def built_selection() -> dict[str, Any]:
             metric=report["metric"],
             comparison=compared,
         ),
-        "deploy": deployment.deploy_input(STACK, made, candidate=picked.shipped, serve=spec.serve),
+        "deploy": deployment.deploy_input(made, candidate=picked.shipped, choice=choice),
         "deploy_reason": verdict.reason,
     }
 
@@ -238,6 +241,8 @@ def step_events() -> dict[str, dict[str, Any]]:
         "identify_dataset": asked | {"drop": DROP, "execution_arn": EXECUTION_ARN},
         "plan_pipeline": asked | {"drop": DROP, "identified": identified},
         "select_candidate": asked | {"plan": made},
+        "plan_deployment": {**built_selection()["deploy"], "execution": f"{RUN_ID}-a1", "now": NOW},
+        "plan_deployment_move": {"project": "cancer", "kind": "async", "execution": "move-cancer-1", "now": NOW},
         "record_run_stage_finished": asked
         | {"action": "stage_finished", "stage": "process", "job": job, "report_uri": made["process"]["report_uri"]},
         "record_run_images_built": asked | {"action": "images_built", "builds": [build]},
@@ -246,7 +251,13 @@ def step_events() -> dict[str, dict[str, Any]]:
             "action": "succeeded",
             "plan": made,
             "selection": built_selection(),
-            "deployment": {"deployed": True, "endpoint_name": "ebb-cancer"},
+            "deployment": {
+                "deployed": True,
+                "kind": "serverless",
+                "address": "ebb-cancer",
+                "endpoint_name": "ebb-cancer",
+                "reason": "nothing is known of its traffic",
+            },
         },
         "record_run_failed": asked
         | {"action": "failed", "stage": "train", "error": "States.TaskFailed", "cause": json.dumps(failed_job)},

@@ -1,403 +1,443 @@
-"""The paths of a deployment: newer runs win, what fails is undone, nothing that is served is ever deleted."""
+"""The paths of a deployment: every kind, newer runs win, what fails is undone, nothing that is reached is deleted."""
 
 import json
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from ebb import deployment
-from ebb.settings import StackSettings
-from ebb.spec import ServeSpec
+from ebb.addresses import ASLEEP, WAKING, Address
 from infrastructure import project
+from infrastructure.deployments import ADDRESS, CONDITION_FAILED, EARLIER, Cloud, Hosted
 from infrastructure.interpreter import TaskError, run
+from worked_run import NOW, moment
 
 PATH = project.ROOT / "statemachines" / "deploy_model.asl.yaml"
-ENDPOINT = "ebb-wine"
-NAME = "wine-20261123010203-0a1b2c-a1"
-STACK = StackSettings(
-    stack="ebb",
-    artifact_bucket="artifacts",
-    data_key_arn="arn:aws:kms:us-east-1:000000000000:key/0a1b2c3d-0000-0000-0000-000000000000",
-    serve_image_uri="000000000000.dkr.ecr.us-east-1.amazonaws.com/ebb/serve:0123456789ab",
-    ledger_table="ledger",
-)
+KINDS = ["serverless", "async", "realtime", "shared", "batch"]
+MOVES = [(before, after) for before in KINDS for after in KINDS if before != after]
+ALARMS = {
+    "serverless": {"errors", "latency"},
+    "async": {"errors", "idle"},
+    "realtime": {"errors", "idle"},
+    "shared": {"errors", "idle"},
+    "batch": set(),
+}
+ENDPOINTS = {
+    "serverless": {ADDRESS},
+    "async": {"ebb-wine--async"},
+    "realtime": {"ebb-wine--realtime"},
+    "shared": {"ebb--shared-c5-large"},
+    "batch": set(),
+}
+BUSY_ERROR = TaskError("SageMaker.AmazonSageMakerException", "no")
 
 
-def _given(generation: int = 7) -> dict[str, Any]:
-    plan = {
-        "run_id": "wine-20261123010203-0a1b2c",
-        "attempt": 1,
-        "project": "wine",
-        "generation": generation,
-        "artifacts": {"bundles": "s3://artifacts/bundles/"},
-    }
-    candidate = {"name": "student", "memory_mib": 90, "latency_ms": {"p50": 0.2, "p99": 0.4}}
-    return deployment.deploy_input(STACK, plan, candidate=candidate, serve=ServeSpec())
-
-
-class SageMaker:
-    """One endpoint and the claim on it, as SageMaker and the ledger keep them."""
-
-    def __init__(self, *, status: str | None = None, config: str = "older", deployed: int = 3, looks: int = 1):
-        self.status, self.config, self.deployed, self.looks = status, config, deployed, looks
-        self.previous, self.claimed_by, self.superseded = 0, "", ""
-        self.models: set[str] = set()
-        self.configs: set[str] = set()
-        self.alarms: set[str] = set()
-        self.log_groups: dict[str, dict[str, Any]] = {}
-        self.fails: dict[str, TaskError] = {}
-        self.left = 0  # looks at the endpoint until it is at rest
-        self.ends = "InService"  # the status that a creation or an update ends in
-        self.on_look: Any = lambda: None
-
-    def __call__(self, resource: str, arguments: Any) -> Any:
-        action = resource.rsplit(":", 1)[-1]
-        if action in self.fails:
-            raise self.fails[action]
-        return getattr(self, action)(arguments) or {}
-
-    def updateItem(self, arguments: Any) -> Any:
-        """Claim, confirm the claim, or release it."""
-        values = arguments["ExpressionAttributeValues"]
-        mine = int(values[":generation"]["N"])
-        claiming = "previous_generation =" in arguments["UpdateExpression"]
-        if not (self.deployed < mine if claiming else self.deployed == mine):
-            raise TaskError("DynamoDB.ConditionalCheckFailedException", "The conditional request failed")
-        if "superseded_config" in arguments["UpdateExpression"]:
-            self.superseded = values[":config"]["S"]
-            return
-        self.claimed_by = values[":run"]["S"]
-        self.previous, self.deployed = (self.deployed, mine) if claiming else (self.previous, self.previous)
-
-    def getItem(self, _: Any) -> Any:
-        """Read the claim."""
-        found = {"deployed_generation": {"N": str(self.deployed)}, "claimed_by": {"S": self.claimed_by}}
-        return {"Item": found | ({"superseded_config": {"S": self.superseded}} if self.superseded else {})}
-
-    def createModel(self, arguments: Any) -> None:
-        """Create."""
-        self.models.add(arguments["ModelName"])
-
-    def deleteModel(self, arguments: Any) -> None:
-        """Delete, refused when there is none."""
-        if arguments["ModelName"] not in self.models:
-            raise TaskError("SageMaker.SageMakerException", "Could not find model")
-        self.models.remove(arguments["ModelName"])
-
-    def createEndpointConfig(self, arguments: Any) -> None:
-        """Create."""
-        self.configs.add(arguments["EndpointConfigName"])
-
-    def deleteEndpointConfig(self, arguments: Any) -> None:
-        """Delete, which must not happen under an endpoint that is live or changing.
-
-        Source: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DeleteEndpointConfig.html
-        """
-        live = self.status in ("InService", "Creating", "Updating")
-        assert not (live and self.config == arguments["EndpointConfigName"])
-        self.configs.discard(arguments["EndpointConfigName"])
-
-    def createLogGroup(self, arguments: Any) -> None:
-        """Create, refused when there is one."""
-        if arguments["LogGroupName"] in self.log_groups:
-            raise TaskError("CloudWatchLogs.ResourceAlreadyExistsException", "The specified log group already exists")
-        self.log_groups[arguments["LogGroupName"]] = {"key": arguments["KmsKeyId"], "tags": arguments["Tags"]}
-
-    def putRetentionPolicy(self, arguments: Any) -> None:
-        """Keep what the group holds for so long."""
-        self.log_groups[arguments["LogGroupName"]]["days"] = arguments["RetentionInDays"]
-
-    def describeEndpointConfig(self, arguments: Any) -> Any:
-        """Say which model it serves: the one of the same name."""
-        if arguments["EndpointConfigName"] not in self.configs:
-            raise TaskError("SageMaker.SageMakerException", "Could not find configuration")
-        name = arguments["EndpointConfigName"]
-        return {"EndpointConfigName": name, "ProductionVariants": [{"ModelName": name}]}
-
-    def putMetricAlarm(self, arguments: Any) -> None:
-        """Create."""
-        self.alarms.add(arguments["AlarmName"])
-
-    def deleteAlarms(self, arguments: Any) -> None:
-        """Delete."""
-        self.alarms -= set(arguments["AlarmNames"])
-
-    def describeEndpoint(self, arguments: Any) -> Any:
-        """Say where it is; a change ends after the given number of looks."""
-        assert arguments == {"EndpointName": ENDPOINT}
-        self.on_look()
-        if self.status in ("Creating", "Updating", "Deleting"):
-            self.left -= 1
-            if self.left < 0:
-                self.status = None if self.status == "Deleting" else self.ends
-        if self.status is None:
-            raise TaskError("SageMaker.SageMakerException", "Could not find endpoint")
-        return {"EndpointName": ENDPOINT, "EndpointStatus": self.status, "EndpointConfigName": self.config}
-
-    def createEndpoint(self, arguments: Any) -> None:
-        """Create, refused when there is one."""
-        if self.status:
-            raise TaskError("SageMaker.AmazonSageMakerException", "Cannot create already existing endpoint")
-        self.status, self.config, self.left = "Creating", arguments["EndpointConfigName"], self.looks
-
-    def updateEndpoint(self, arguments: Any) -> None:
-        """Update, refused unless it is in service."""
-        if self.status != "InService":
-            raise TaskError("SageMaker.AmazonSageMakerException", f"Cannot update in status {self.status}")
-        self.status, self.config, self.left = "Updating", arguments["EndpointConfigName"], self.looks
-
-    def deleteEndpoint(self, _: Any) -> None:
-        """Delete, refused while the endpoint is changing."""
-        if self.status not in ("InService", "Failed", "OutOfService"):
-            raise TaskError("SageMaker.SageMakerException", "Cannot update in-progress endpoint")
-        self.status, self.left = "Deleting", self.looks
-
-
-ALARMS = {"ebb-wine-errors", "ebb-wine-latency"}
+def _deploy(cloud: Cloud, **asked: Any) -> Any:
+    return run(PATH, {"project": "wine"} | asked, cloud)
 
 
 def _actions(execution: Any) -> list[str]:
     return [resource.rsplit(":", 1)[-1] for resource, _ in execution.asked]
 
 
-def test_a_first_model_gets_an_endpoint_with_its_alarms():
-    cloud = SageMaker(looks=8)
-    ended = run(PATH, _given(), cloud)
-    assert (ended.status, ended.output) == ("SUCCEEDED", {"deployed": True, "endpoint_name": ENDPOINT})
-    assert (cloud.status, cloud.config, cloud.deployed) == ("InService", NAME, 7)
-    assert cloud.alarms == ALARMS
-    actions = _actions(ended)
-    assert actions[-2:] == ["putMetricAlarm", "putMetricAlarm"]
+def _serving(kind: str = "serverless", **others: Any) -> Cloud:
+    """A cloud in which an earlier run serves; what its deployment made is left as it made it."""
+    cloud = Cloud(kind=kind, generation=3, run_id=EARLIER.removesuffix("-a2"), **others)
+    assert _deploy(cloud).status == "SUCCEEDED"
+    cloud.generation, cloud.run_id = 7, "wine-20261123010203-0a1b2c3d4e"
+    cloud.answering.clear()
+    return cloud
 
 
-LOG = f"/aws/sagemaker/Endpoints/{ENDPOINT}"
+def _state(cloud: Cloud) -> dict[str, Any]:
+    """Everything that a deployment which failed must leave as it was."""
+    address = cloud.address.model_dump(exclude={"generation", "changed_at"}) if cloud.address else None
+    return {
+        "address": address,
+        "endpoints": {name: (each.config, each.status) for name, each in cloud.endpoints.items()},
+        "components": {k: v["status"] for k, v in cloud.components.items() if v["status"] != "Deleting"},
+        "configs": dict(cloud.configs),
+        "models": set(cloud.models),
+        "targets": set(cloud.targets),
+        "alarms": {name: (each["MetricName"], each["Dimensions"]) for name, each in cloud.alarms.items()},
+        "generation": cloud.project["deployed_generation"],
+        "deploying": cloud.project.get("deploying"),
+    }
+
+
+# ---- Each kind, and each move ----
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_first_model_comes_to_its_address_as_any_kind(kind):
+    cloud = Cloud(kind=kind, looks=8)
+    ended = _deploy(cloud)
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert (ended.output["deployed"], ended.output["kind"], ended.output["address"]) == (True, kind, ADDRESS)
+    assert cloud.address
+    assert (cloud.address.kind, cloud.address.state) == (kind, "awake")
+    assert set(cloud.endpoints) == ENDPOINTS[kind]
+    assert cloud.watched() == ALARMS[kind]
+    assert (cloud.project["deployed_generation"], "deploying" in cloud.project) == (7, False)
+
+
+@pytest.mark.parametrize(("before", "after"), MOVES, ids=lambda kind: kind)
+def test_a_model_moves_between_kinds_without_a_moment_in_which_nobody_answers(before, after):
+    cloud = _serving(before)
+    ended = _deploy(cloud, kind=after)
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert all(cloud.answering)
+    assert cloud.address
+    assert cloud.address.kind == after
+    assert (set(cloud.endpoints), cloud.watched()) == (ENDPOINTS[after], ALARMS[after])
+    assert len(cloud.models) == 1
+    assert len(cloud.configs) == len(cloud.endpoints)
+    assert len(cloud.targets) == (after in ("async", "realtime", "shared"))
+    assert EARLIER not in cloud.models
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_newer_model_of_the_same_kind_takes_over_and_the_earlier_one_goes(kind):
+    cloud = _serving(kind)
+    ended = _deploy(cloud)
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert all(cloud.answering)
+    assert {name.rsplit("-a", 1)[0] for name in cloud.models} == {"wine-20261123010203-0a1b2c3d4e"}
+    assert (set(cloud.endpoints), len(cloud.configs)) == (ENDPOINTS[kind], len(ENDPOINTS[kind]))
+    alive = [name for name, each in cloud.components.items() if each["status"] == "InService"]
+    assert alive == ([cloud.address.component] if cloud.address and cloud.address.component else [])
+    assert "deleteEndpoint" not in _actions(ended)
+
+
+@pytest.mark.parametrize("kind", ["realtime", "shared"])
+def test_high_availability_keeps_two_copies_that_never_sleep(kind):
+    cloud = Cloud(kind=kind, serve={"kind": kind, "availability": "high"})
+    ended = _deploy(cloud)
+    (component,) = ended.arguments("createInferenceComponent")
+    assert component["RuntimeConfig"] == {"CopyCount": 2}
+    assert component["Specification"]["SchedulingConfig"]["PlacementStrategy"] == "SPREAD"
+    assert (cloud.watched(), cloud.targets) == ({"errors"}, set())
+    assert cloud.address
+    assert not cloud.address.policy.sleeps
+
+
+def test_a_model_that_only_moves_is_not_made_again():
+    cloud = _serving("serverless")
+    cloud.generation, cloud.run_id = 3, EARLIER.removesuffix("-a2")
+    ended = _deploy(cloud, kind="async")
+    assert ended.status == "SUCCEEDED"
+    assert "createModel" not in _actions(ended)
+    assert len(cloud.models) == 1
+
+
+@pytest.mark.parametrize("name", ["somebody-elses", "wine-red-20261122010203-9f8e7d-a2", "wine-a1"])
+def test_a_configuration_that_no_run_of_the_project_made_is_not_deleted(name):
+    cloud = Cloud()
+    cloud.endpoints[ADDRESS], cloud.configs[name] = Hosted(name), name
+    cloud.models = {name}
+    assert _deploy(cloud).status == "SUCCEEDED"
+    assert name in cloud.configs
+    assert name in cloud.models
+
+
+def test_others_stay_on_a_shared_endpoint():
+    cloud = _serving("shared")
+    cloud.components["ebb-beer--g1"] = {"endpoint": "ebb--shared-c5-large", "status": "InService", "left": 0}
+    ended = _deploy(cloud, kind="serverless")
+    assert ended.status == "SUCCEEDED"
+    assert set(cloud.endpoints) == {ADDRESS, "ebb--shared-c5-large"}
+    assert {name for name, each in cloud.components.items() if each["status"] == "InService"} == {"ebb-beer--g1"}
+
+
+def test_two_projects_that_both_saw_no_shared_endpoint_live_on_one():
+    cloud = Cloud(kind="shared")
+    cloud.on["createEndpoint"] = lambda: cloud.endpoints.setdefault("ebb--shared-c5-large", Hosted("theirs"))
+    ended = _deploy(cloud)
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert cloud.endpoints["ebb--shared-c5-large"].config == "theirs"
 
 
 def test_the_log_of_an_endpoint_is_encrypted_and_forgotten():
     """SageMaker would make the group itself, without a key and for ever."""
-    cloud = SageMaker()
-    ended = run(PATH, _given(), cloud)
+    cloud = Cloud()
+    ended = _deploy(cloud)
     tags = {"ebb:project": "wine", "ebb:stack": "ebb"}
-    assert cloud.log_groups == {LOG: {"key": "${DataKeyArn}", "tags": tags, "days": 30}}
+    log = f"/aws/sagemaker/Endpoints/{ADDRESS}"
+    assert cloud.log_groups == {log: {"key": "${DataKeyArn}", "tags": tags, "days": 30}}
     actions = _actions(ended)
     assert actions.index("putRetentionPolicy") < actions.index("createEndpoint")
 
 
-def test_a_log_group_that_an_earlier_endpoint_left_is_used_again():
-    cloud = SageMaker()
-    cloud.log_groups[LOG] = {}
-    assert run(PATH, _given(), cloud).status == "SUCCEEDED"
-    assert cloud.log_groups[LOG] == {"days": 30}
+def test_a_failed_endpoint_of_earlier_is_replaced():
+    cloud = Cloud()
+    cloud.endpoints[ADDRESS] = Hosted("older", "Failed")
+    assert _deploy(cloud).status == "SUCCEEDED"
+    assert cloud.endpoints[ADDRESS].status == "InService"
 
 
-def test_a_later_model_updates_the_endpoint():
-    cloud = SageMaker(status="InService")
-    ended = run(PATH, _given(), cloud)
-    assert ended.status == "SUCCEEDED"
-    assert "createEndpoint" not in _actions(ended)
-    assert (cloud.config, cloud.models, cloud.configs) == (NAME, {NAME}, {NAME})
-
-
-EARLIER = "wine-20261122010203-9f8e7d6c5b-a2"
-
-
-def _serving(name: str, **others: Any) -> SageMaker:
-    cloud = SageMaker(status="InService", config=name, **others)
-    cloud.models, cloud.configs = {name}, {name}
-    return cloud
-
-
-@pytest.mark.parametrize("earlier", [EARLIER, "wine-20261122010203-9f8e7d-a2"])
-def test_the_model_that_was_superseded_is_deleted_once_the_new_one_serves(earlier):
-    cloud = _serving(earlier)
-    ended = run(PATH, _given(), cloud)
-    assert ended.output == {"deployed": True, "endpoint_name": ENDPOINT}
-    assert (cloud.models, cloud.configs) == ({NAME}, {NAME})
-    actions = _actions(ended)
-    assert actions.index("putMetricAlarm") < actions.index("deleteEndpointConfig")
-
-
-@pytest.mark.parametrize(
-    "name", ["somebody-elses", "wine-red-20261122010203-9f8e7d-a2", "winery-20261122010203-9f8e7d-a2", "wine-a1"]
-)
-def test_a_model_that_no_run_of_the_project_made_is_not_deleted(name):
-    cloud = _serving(name)
-    ended = run(PATH, _given(), cloud)
-    assert ended.status == "SUCCEEDED"
-    assert (cloud.models, cloud.configs) == ({NAME, name}, {NAME, name})
-
-
-@pytest.mark.parametrize("action", ["describeEndpointConfig", "deleteEndpointConfig", "deleteModel"])
-def test_a_deployment_succeeds_even_if_the_superseded_model_cannot_be_deleted(action):
-    cloud = _serving(EARLIER)
-    cloud.fails[action] = TaskError("SageMaker.SageMakerException", "throttled")
-    ended = run(PATH, _given(), cloud)
-    assert (ended.status, ended.output) == ("SUCCEEDED", {"deployed": True, "endpoint_name": ENDPOINT})
-
-
-def test_an_update_that_fails_keeps_the_model_that_serves():
-    cloud = _serving(EARLIER)
-    cloud.fails["updateEndpoint"] = TaskError("SageMaker.AmazonSageMakerException", "no")
-    assert run(PATH, _given(), cloud).status == "FAILED"
-    assert (cloud.models, cloud.configs) == ({EARLIER}, {EARLIER})
+# ---- Whose turn it is ----
 
 
 def test_an_older_run_changes_nothing():
-    cloud = SageMaker(status="InService", deployed=9)
-    ended = run(PATH, _given(generation=7), cloud)
+    cloud = _serving()
+    cloud.project["deployed_generation"] = 9
+    ended = _deploy(cloud)
     assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
-    assert _actions(ended) == ["updateItem"]
+    assert _actions(ended) == ["invoke"]
 
 
-def test_an_update_that_is_given_up_does_not_touch_the_alarms_of_the_model_that_serves():
-    """They carry the limits of the model; one that never serves must not set them."""
-    overtaken, rejected = SageMaker(status="InService"), SageMaker(status="InService")
-    overtaken.on_look = lambda: setattr(overtaken, "deployed", 8)
-    rejected.fails["updateEndpoint"] = TaskError("SageMaker.AmazonSageMakerException", "no")
-    for cloud in (overtaken, rejected):
-        assert "putMetricAlarm" not in _actions(run(PATH, _given(), cloud))
+def test_of_two_deployments_the_second_waits_for_the_first():
+    cloud = _serving()
+    cloud.project |= {"deploying": "other", "deploying_since": NOW}
+    planned, looks = cloud.plan, []
+
+    def plan(asked: Any) -> Any:
+        looks.append(asked)
+        if len(looks) == 3:
+            cloud.project.pop("deploying")
+        return planned(asked)
+
+    cloud.plan = plan  # type: ignore[method-assign]
+    assert _deploy(cloud).status == "SUCCEEDED"
+    assert len(looks) == 3
 
 
-def test_an_update_that_cannot_be_watched_is_taken_back():
-    cloud = SageMaker(status="InService")
-    cloud.fails["putMetricAlarm"] = TaskError("CloudWatch.LimitExceededException", "no")
-    ended = run(PATH, _given(), cloud)
-    assert (ended.status, ended.error) == ("FAILED", "CloudWatch.LimitExceededException")
-    assert (cloud.status, cloud.config, cloud.deployed) == ("InService", "older", 3)
-    assert (cloud.models, cloud.configs) == (set(), set())
+def test_a_deployment_that_died_with_its_claim_does_not_block_for_ever():
+    cloud = _serving()
+    cloud.project |= {"deploying": "dead", "deploying_since": "2026-11-23T01:00:00Z"}
+    assert _deploy(cloud).status == "SUCCEEDED"
 
 
-def test_a_run_overtaken_while_it_waited_takes_its_things_back():
-    """Generation 8 claims while 7 waits for an update of 6 to end."""
-    cloud = SageMaker(status="Updating", looks=3)
-    cloud.left = 3
-    cloud.on_look = lambda: setattr(cloud, "deployed", 8)
-    ended = run(PATH, _given(generation=7), cloud)
-    assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
-    assert not {"updateEndpoint", "createEndpoint", "deleteEndpoint"} & set(_actions(ended))
-    assert (cloud.config, cloud.deployed, cloud.models, cloud.configs) == ("older", 8, set(), set())
+def test_what_was_planned_upon_has_changed_so_it_is_planned_again():
+    cloud = _serving()
+    planned, moved = cloud.plan, []
 
+    def plan(asked: Any) -> Any:
+        made = planned(asked)
+        if not moved:  # another deployment begins and ends between the plan and the claim
+            cloud.project["deployments"] += 1
+            moved.append(True)
+        return made
 
-def test_a_run_overtaken_after_its_endpoint_was_made_leaves_the_newer_model_alone():
-    cloud = SageMaker()
-
-    def overtake() -> None:
-        if cloud.status == "Creating":
-            cloud.status, cloud.config, cloud.deployed = "InService", "newer", 8
-
-    cloud.on_look = overtake
-    ended = run(PATH, _given(generation=7), cloud)
-    assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
-    assert (cloud.status, cloud.config, cloud.deployed) == ("InService", "newer", 8)
-    assert "deleteEndpoint" not in _actions(ended)
-
-
-def test_two_first_runs_at_once_share_one_endpoint():
-    """Both saw none; the other one was created between our look and our creation."""
-    cloud = SageMaker()
-    described = cloud.describeEndpoint
-
-    def describe(arguments: Any) -> Any:
-        try:
-            return described(arguments)
-        except TaskError:
-            cloud.status, cloud.config, cloud.left = "Creating", "other", 2
-            raise
-
-    cloud.describeEndpoint = describe  # type: ignore[method-assign]
-    ended = run(PATH, _given(), cloud)
+    cloud.plan = plan  # type: ignore[method-assign]
+    ended = _deploy(cloud)
     assert ended.status == "SUCCEEDED"
-    assert (cloud.status, cloud.config) == ("InService", NAME)
+    assert _actions(ended)[:4] == ["invoke", "updateItem", "invoke", "updateItem"]
 
 
-def test_an_endpoint_that_never_comes_up_is_removed_with_all_that_belongs_to_it():
-    cloud = SageMaker()
-    cloud.ends = "Failed"
-    ended = run(PATH, _given(), cloud)
-    assert (ended.status, ended.error) == ("FAILED", "EndpointNotInService")
-    assert cloud.status == "Deleting"
-    assert (cloud.models, cloud.configs, cloud.alarms, cloud.deployed) == (set(), set(), set(), 3)
+def test_an_endpoint_that_wakes_is_waited_for_and_one_that_sleeps_is_brought_up_awake():
+    cloud = _serving("async")
+    assert cloud.address
+    cloud.address = cloud.address.model_copy(update={"state": WAKING, "changed_at": moment(NOW)})
+    planned, looks = cloud.plan, []
+
+    def plan(asked: Any) -> Any:
+        looks.append(asked)
+        if len(looks) == 3 and cloud.address:
+            cloud.address = cloud.address.model_copy(update={"state": ASLEEP})
+        return planned(asked)
+
+    cloud.plan = plan  # type: ignore[method-assign]
+    assert _deploy(cloud).status == "SUCCEEDED"
+    assert (len(looks), cloud.address.state) == (3, "awake")
 
 
-def test_an_update_that_is_rolled_back_keeps_the_endpoint_and_fails():
-    cloud = SageMaker(status="InService")
+def test_an_endpoint_that_wakes_for_more_than_an_hour_is_not_waited_for():
+    cloud = _serving("async")
+    assert cloud.address
+    since = moment(NOW) - timedelta(minutes=61)
+    cloud.address = cloud.address.model_copy(update={"state": WAKING, "changed_at": since})
+    assert _deploy(cloud).status == "SUCCEEDED"
+
+
+def test_a_turn_that_never_comes_is_not_waited_for_for_ever():
+    cloud = _serving()
+    cloud.project |= {"deploying": "other", "deploying_since": NOW}
+    ended = _deploy(cloud)
+    assert (ended.status, ended.error) == ("FAILED", "EndpointBusy")
+    assert cloud.project["deploying"] == "other"
+
+
+@pytest.mark.parametrize("action", ["createEndpointConfig", "putMetricAlarm"])
+def test_a_run_whose_claim_a_newer_one_has_taken_changes_nothing_more(action):
+    cloud = _serving()
+    cloud.on[action] = lambda: cloud.project.update(deploying="newer", deployed_generation=8)
+    served = cloud.address
+    ended = _deploy(cloud, kind="async")
+    assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
+    assert cloud.address == served
+    assert (cloud.project["deploying"], cloud.project["deployed_generation"]) == ("newer", 8)
+    assert cloud.endpoints[ADDRESS].status == "InService"
+
+
+# ---- Rollback ----
+
+
+@pytest.mark.parametrize("before", KINDS)
+@pytest.mark.parametrize("after", ["serverless", "realtime", "shared"])
+def test_a_model_that_sets_off_an_alarm_gives_way_to_the_earlier_one(before, after):
+    cloud = _serving(before)
+    left = _state(cloud)
+    cloud.serve = {"watch": "5m"}
+    told: list[bool] = []
+    cloud.on["describeAlarms"] = lambda: (told.append(True), len(told) > 1 and cloud.ringing.append("ebb-wine-errors"))
+    ended = _deploy(cloud, kind=after)
+    assert (ended.status, ended.error) == ("FAILED", "RolledBack"), ended.cause
+    assert "ebb-wine-errors" in str(ended.cause)
+    assert _state(cloud) == left
+    assert all(cloud.answering)
+
+
+def test_a_first_model_that_sets_off_an_alarm_leaves_no_address():
+    cloud = Cloud(serve={"watch": "5m"})
+    told: list[bool] = []
+    cloud.on["describeAlarms"] = lambda: (told.append(True), len(told) > 1 and cloud.ringing.append("ebb-wine-errors"))
+    assert _deploy(cloud).error == "RolledBack"
+    assert (cloud.address, cloud.endpoints, cloud.configs, cloud.models, cloud.alarms) == (None, {}, {}, set(), {})
+
+
+def test_an_async_endpoint_is_watched_by_sagemaker_itself_while_it_is_updated():
+    cloud = _serving("async")
+    cloud.serve = {"watch": "5m"}
+    ended = _deploy(cloud)
+    (update,) = ended.arguments("updateEndpoint")
+    assert update["DeploymentConfig"]["AutoRollbackConfiguration"] == {"Alarms": [{"AlarmName": "ebb-wine-errors"}]}
+    assert update["DeploymentConfig"]["BlueGreenUpdatePolicy"]["TerminationWaitInSeconds"] == 300
+    assert "describeAlarms" not in _actions(ended)
+
+
+@pytest.mark.parametrize("kind", ["serverless", "async"])
+def test_an_update_that_sagemaker_rolls_back_keeps_the_earlier_model(kind):
+    cloud = _serving(kind)
+    left = _state(cloud)
+    (name,) = cloud.endpoints
+    earlier = cloud.endpoints[name].config
     described = cloud.describeEndpoint
 
     def describe(arguments: Any) -> Any:
         found = described(arguments)
-        if cloud.config == NAME and cloud.status == "InService":
-            cloud.config = "older"
-        return {**found, "EndpointConfigName": cloud.config, "FailureReason": "ping failed"}
+        if found["EndpointStatus"] == "InService" and found["EndpointConfigName"] != earlier:
+            cloud.endpoints[name] = Hosted(earlier)
+            return {**found, "EndpointConfigName": earlier, "FailureReason": "alarm ebb-wine-errors"}
+        return found
 
     cloud.describeEndpoint = describe  # type: ignore[method-assign]
-    ended = run(PATH, _given(), cloud)
+    ended = _deploy(cloud)
     assert (ended.status, ended.error) == ("FAILED", "EndpointNotUpdated")
-    assert "ping failed" in ended.cause
-    assert (cloud.status, cloud.models, cloud.configs, cloud.deployed) == ("InService", set(), set(), 3)
+    assert "alarm ebb-wine-errors" in str(ended.cause)
+    assert _state(cloud) == left
 
 
-def test_a_failed_endpoint_of_earlier_is_replaced():
-    cloud = SageMaker(status="Failed")
-    ended = run(PATH, _given(), cloud)
-    assert ended.status == "SUCCEEDED"
-    assert (cloud.status, cloud.config) == ("InService", NAME)
+def test_an_alarm_that_rang_for_the_earlier_model_does_not_take_its_repair_back():
+    cloud = _serving()
+    cloud.ringing = ["ebb-wine-errors"]
+    cloud.serve = {"watch": "1s"}
+    assert _deploy(cloud).status == "SUCCEEDED"
 
 
 @pytest.mark.parametrize(
-    ("action", "error"),
+    ("calls", "spec", "watch_s", "drain_s"),
     [
-        ("createModel", "SageMaker.AmazonSageMakerException"),
-        ("createEndpointConfig", "SageMaker.AmazonSageMakerException"),
-        ("createLogGroup", "CloudWatchLogs.LimitExceededException"),
-        ("createEndpoint", "SageMaker.ResourceLimitExceededException"),
+        pytest.param(0, {}, 0, 0, id="nobody calls: nobody to watch for"),
+        pytest.param(3, {}, 300, 60, id="with calls it is watched for five minutes"),
+        pytest.param(3, {"watch": "1m"}, 60, 60, id="as long as the spec asks"),
+        pytest.param(0, {"watch": "1m"}, 60, 0, id="also without calls"),
     ],
 )
-def test_what_cannot_be_created_leaves_nothing_behind(action, error):
-    cloud = SageMaker()
-    cloud.fails[action] = TaskError(error, "no")
-    ended = run(PATH, _given(), cloud)
-    assert (ended.status, ended.error, ended.cause) == ("FAILED", error, "no")
-    assert (cloud.status, cloud.models, cloud.configs, cloud.alarms, cloud.deployed) == (None, set(), set(), set(), 3)
+def test_how_long_a_deployment_is_watched(calls, spec, watch_s, drain_s):
+    cloud = _serving("serverless")
+    cloud.serve, cloud.calls_last_hour = spec, calls
+    plan = cloud.plan({"project": "wine", "execution": "e", "kind": "realtime"})
+    assert (plan["watch_s"], plan["drain_s"]) == (watch_s, drain_s)
 
 
-def test_a_first_endpoint_that_cannot_be_watched_is_removed():
-    cloud = SageMaker()
-    cloud.fails["putMetricAlarm"] = TaskError("CloudWatch.LimitExceededException", "no")
-    ended = run(PATH, _given(), cloud)
-    assert (ended.status, ended.error, ended.cause) == ("FAILED", "CloudWatch.LimitExceededException", "no")
-    assert (cloud.status, cloud.models, cloud.configs, cloud.deployed) == ("Deleting", set(), set(), 3)
+# ---- What fails is undone ----
+
+FAILING = {
+    "createModel": BUSY_ERROR,
+    "createEndpointConfig": BUSY_ERROR,
+    "createLogGroup": TaskError("CloudWatchLogs.LimitExceededException", "no"),
+    "createEndpoint": TaskError("SageMaker.ResourceLimitExceededException", "no"),
+    "createInferenceComponent": BUSY_ERROR,
+    "registerScalableTarget": TaskError("ApplicationAutoScaling.LimitExceededException", "no"),
+    "putScalingPolicy": TaskError("ApplicationAutoScaling.LimitExceededException", "no"),
+    "putMetricAlarm": TaskError("CloudWatch.LimitExceededException", "no"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "action"),
+    [("realtime", action) for action in FAILING]
+    + [("async", action) for action in FAILING if action != "createInferenceComponent"],
+)
+def test_what_cannot_be_created_leaves_the_earlier_model_serving(action, kind):
+    cloud = _serving("serverless")
+    left = _state(cloud)
+    cloud.fails[action] = FAILING[action]
+    ended = _deploy(cloud, kind=kind)
+    assert (ended.status, ended.error, ended.cause) == ("FAILED", FAILING[action].error, "no")
+    assert _state(cloud) == left
+    assert all(cloud.answering)
+
+
+@pytest.mark.parametrize("action", ["createModel", "createEndpointConfig", "updateEndpoint"])
+def test_an_update_that_fails_keeps_the_model_that_serves(action):
+    cloud = _serving("serverless")
+    left = _state(cloud)
+    cloud.fails[action] = BUSY_ERROR
+    assert _deploy(cloud).status == "FAILED"
+    assert _state(cloud) == left
+
+
+def test_a_component_that_never_comes_up_is_taken_back():
+    cloud = _serving("realtime")
+    left = _state(cloud)
+    cloud.copies_come_up = False
+    ended = _deploy(cloud)
+    assert (ended.status, ended.error) == ("FAILED", "ComponentNotInService")
+    assert "no capacity" in str(ended.cause)
+    assert _state(cloud) == left
+
+
+def test_an_endpoint_that_never_comes_up_is_removed_with_all_that_belongs_to_it():
+    cloud = Cloud(ends="Failed")
+    ended = _deploy(cloud)
+    assert (ended.status, ended.error) == ("FAILED", "EndpointNotInService")
+    assert (cloud.endpoints, cloud.models, cloud.configs, cloud.alarms) == ({}, set(), {}, {})
+    assert cloud.project["deployed_generation"] == 3
 
 
 def test_the_first_error_is_the_one_that_is_told():
-    cloud = SageMaker()
-    for action in ("createEndpoint", "deleteAlarms", "deleteEndpointConfig", "deleteModel", "updateItem"):
+    cloud = Cloud()
+    for action in ("createEndpoint", "deleteAlarms", "deleteEndpointConfig", "deleteModel"):
         cloud.fails[action] = TaskError("SageMaker.SageMakerException", action)
-    claim = cloud.fails.pop("updateItem")
-    update = cloud.updateItem
-
-    def claim_only(arguments: Any) -> None:
-        if arguments["UpdateExpression"].endswith("= previous_generation"):
-            raise claim
-        update(arguments)
-
-    cloud.updateItem = claim_only  # type: ignore[method-assign]
-    ended = run(PATH, _given(), cloud)
+    ended = _deploy(cloud)
     assert (ended.status, ended.cause) == ("FAILED", "createEndpoint")
 
 
+@pytest.mark.parametrize("action", ["deleteEndpoint", "deleteEndpointConfig", "deleteModel", "deleteAlarms"])
+def test_a_deployment_succeeds_even_if_what_was_superseded_cannot_be_deleted(action):
+    cloud = _serving("serverless")
+    cloud.fails[action] = TaskError("SageMaker.SageMakerException", "throttled")
+    ended = _deploy(cloud, kind="async")
+    assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", True)
+
+
 def test_an_endpoint_that_stays_busy_is_waited_for_but_not_for_ever():
-    cloud = SageMaker(status="Updating")
-    cloud.left = 10_000
-    ended = run(PATH, _given(), cloud)
+    cloud = _serving()
+    cloud.endpoints[ADDRESS] = replace(cloud.endpoints[ADDRESS], status="Updating", left=10_000)
+    ended = _deploy(cloud)
     assert (ended.status, ended.error) == ("FAILED", "EndpointBusy")
-    assert (cloud.models, cloud.deployed) == (set(), 3)
+    assert cloud.configs.keys() == {cloud.endpoints[ADDRESS].config}
 
 
 def test_nothing_is_deleted_under_an_endpoint_that_may_still_come_up():
-    cloud = SageMaker(looks=10_000)
-    ended = run(PATH, _given(), cloud)
+    cloud = Cloud(looks=10_000)
+    ended = _deploy(cloud)
     assert (ended.status, ended.error) == ("FAILED", "EndpointNotInService")
-    assert (cloud.models, cloud.configs) == ({NAME}, {NAME})
+    assert (len(cloud.models), len(cloud.configs)) == (1, 1)
+    assert "deploying" not in cloud.project
 
 
 # ---- Stopped from outside: no Catch runs, an event starts the undoing ----
@@ -407,12 +447,14 @@ class Stopped(BaseException):
     """The execution is gone in the middle of a call."""
 
 
-def _stop_in(action: str, cloud: SageMaker, *, before: bool = False, nth: int = 1) -> None:
-    """Run a deployment and stop it in its nth call of `action`, before or after the call took effect."""
+def _stop_in(cloud: Cloud, action: str, *, before: bool = False, nth: int = 1, **asked: Any) -> dict[str, Any]:
+    """Run a deployment and stop it in its nth call of `action`; return the event that this causes."""
     calls = 0
 
     def answer(resource: str, arguments: Any) -> Any:
         nonlocal calls
+        if calls >= nth:  # what runs in a Map is stopped with the rest
+            raise Stopped
         mine = resource.endswith(f":{action}")
         calls += mine
         if mine and before and calls == nth:
@@ -424,92 +466,127 @@ def _stop_in(action: str, cloud: SageMaker, *, before: bool = False, nth: int = 
                 raise Stopped
 
     with pytest.raises(Stopped):
-        run(PATH, _given(), answer)
+        run(PATH, {"project": "wine"} | asked, answer)
+    return _stopped_event({"project": "wine"} | asked, cloud.execution)
 
 
-def _stopped_event(given: dict[str, Any]) -> dict[str, Any]:
+def _stopped_event(given: dict[str, Any], name: str) -> dict[str, Any]:
     event = json.loads((project.ROOT / "events" / "execution_aborted.json").read_text(encoding="utf-8"))
-    event["detail"]["input"] = json.dumps(given)
+    event["detail"] |= {"input": json.dumps(given), "name": name}
     return event
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before it took effect", "after it took effect"])
 @pytest.mark.parametrize(
-    "action", ["updateItem", "createModel", "createEndpointConfig", "describeEndpoint", "createEndpoint"]
+    ("kind", "action"),
+    [
+        *((kind, action) for kind in ("serverless", "async", "realtime") for action in ("createModel", "updateItem")),
+        *((kind, "createEndpoint") for kind in ("serverless", "async", "realtime", "shared")),
+        ("realtime", "createInferenceComponent"),
+        ("shared", "createInferenceComponent"),
+        ("async", "registerScalableTarget"),
+        ("realtime", "putMetricAlarm"),
+    ],
 )
-def test_a_first_deployment_that_is_stopped_leaves_nothing_behind(action, before):
-    cloud = SageMaker(looks=3)
-    _stop_in(action, cloud, before=before)
-    ended = run(PATH, _stopped_event(_given()), cloud)
-    assert ended.status == "SUCCEEDED"
-    assert cloud.status in (None, "Deleting")
-    assert (cloud.models, cloud.configs, cloud.alarms) == (set(), set(), set())
-    assert cloud.deployed == 3
+def test_a_deployment_that_is_stopped_leaves_what_was_there(kind, action, before):
+    for earlier in (None, "serverless" if kind != "serverless" else "realtime"):
+        cloud = _serving(earlier, looks=3) if earlier else Cloud(looks=3)
+        left = _state(cloud)
+        event = _stop_in(cloud, action, before=before, kind=kind)
+        ended = run(PATH, event, cloud)
+        assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+        assert ended.output["deployed"] is False
+        assert _state(cloud) == left
+        assert all(cloud.answering)
 
 
-def test_a_first_deployment_that_is_stopped_at_its_very_end_leaves_nothing_behind():
-    cloud = SageMaker()
-    run(PATH, _given(), cloud)
-    assert cloud.alarms == ALARMS
-    ended = run(PATH, _stopped_event(_given()), cloud)
+@pytest.mark.parametrize("kind", ["serverless", "async"])
+def test_an_update_that_is_stopped_leaves_the_earlier_model_serving(kind):
+    cloud = _serving(kind)
+    left = _state(cloud)
+    event = _stop_in(cloud, "updateEndpoint")
+    ended = run(PATH, event, cloud)
     assert ended.output == {"deployed": False, "reason": "the deployment was stopped, and taken back"}
-    assert (cloud.status, cloud.models, cloud.configs, cloud.alarms) == ("Deleting", set(), set(), set())
-
-
-@pytest.mark.parametrize("action", ["createModel", "createEndpointConfig", "describeEndpoint", "updateEndpoint"])
-def test_an_update_that_is_stopped_leaves_the_earlier_model_serving(action):
-    cloud = SageMaker(status="InService")
-    _stop_in(action, cloud)
-    ended = run(PATH, _stopped_event(_given()), cloud)
-    assert ended.status == "SUCCEEDED"
-    assert (cloud.status, cloud.config, cloud.deployed) == ("InService", "older", 3)
-    assert (cloud.models, cloud.configs) == (set(), set())
+    assert _state(cloud) == left
     assert "deleteEndpoint" not in _actions(ended)
 
 
-def test_the_undoing_waits_until_the_endpoint_may_be_deleted():
-    cloud = SageMaker(looks=6)
-    _stop_in("createEndpoint", cloud)
-    ended = run(PATH, _stopped_event(_given()), cloud)
-    assert _actions(ended).count("describeEndpoint") > 6
-    assert _actions(ended).count("deleteEndpoint") == 1
-    assert cloud.status == "Deleting"
+def test_a_deployment_that_is_stopped_after_the_switch_is_switched_back():
+    cloud = _serving("serverless")
+    left = _state(cloud)
+    event = _stop_in(cloud, "updateItem", nth=4, kind="realtime")
+    assert cloud.address
+    assert cloud.address.kind == "realtime"
+    assert run(PATH, event, cloud).status == "SUCCEEDED"
+    assert _state(cloud) == left
+
+
+def test_what_is_stopped_while_it_deletes_the_earlier_one_is_completed():
+    """There is nothing to go back to any more."""
+    cloud = _serving("serverless")
+    event = _stop_in(cloud, "deleteEndpoint", kind="realtime")
+    ended = run(PATH, event, cloud)
+    assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", True)
+    assert cloud.address
+    assert cloud.address.kind == "realtime"
+    assert cloud.answers()
+    assert set(cloud.endpoints) == {"ebb-wine--realtime"}
+    assert len(cloud.configs) == len(cloud.models) == 1
+    assert "deploying" not in cloud.project
 
 
 def test_a_stopped_undoing_is_undone_too():
-    cloud = SageMaker()
-    _stop_in("createEndpoint", cloud)
-    ended = run(PATH, _stopped_event(_stopped_event(_given())), cloud)
+    cloud = Cloud()
+    event = _stop_in(cloud, "createEndpoint")
+    ended = run(PATH, _stopped_event(event, "the-undoing"), cloud)
     assert ended.status == "SUCCEEDED"
-    assert (cloud.status, cloud.models, cloud.configs, cloud.deployed) == ("Deleting", set(), set(), 3)
+    assert (cloud.endpoints, cloud.models, cloud.configs) == ({}, set(), {})
 
 
 def test_what_a_newer_run_has_taken_over_is_left_alone():
-    cloud = SageMaker()
-    _stop_in("createEndpoint", cloud)
-    cloud.status, cloud.config, cloud.deployed, cloud.claimed_by = "InService", "newer", 8, "newer"
-    cloud.alarms = set(ALARMS)
-    ended = run(PATH, _stopped_event(_given()), cloud)
-    assert ended.status == "SUCCEEDED"
-    assert (cloud.status, cloud.config, cloud.deployed, cloud.alarms) == ("InService", "newer", 8, ALARMS)
-    assert (cloud.models, cloud.configs) == (set(), set())
+    cloud = Cloud()
+    event = _stop_in(cloud, "createEndpoint")
+    cloud.endpoints[ADDRESS] = Hosted("newer")
+    cloud.project |= {"deploying": "newer", "deployed_generation": 8}
+    ended = run(PATH, event, cloud)
+    assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
+    assert cloud.endpoints == {ADDRESS: Hosted("newer")}
 
 
-def test_what_a_newer_run_still_serves_from_us_is_left_to_it():
-    """It has the claim and is about to update the endpoint, which serves our model until then."""
-    cloud = SageMaker()
-    _stop_in("createEndpoint", cloud)
-    cloud.status, cloud.deployed, cloud.claimed_by = "InService", 8, "newer"
-    ended = run(PATH, _stopped_event(_given()), cloud)
-    assert (ended.status, cloud.status, cloud.deployed) == ("SUCCEEDED", "InService", 8)
-    assert (cloud.models, cloud.configs) == ({NAME}, {NAME})
+def test_a_deployment_that_had_ended_is_not_undone():
+    cloud = Cloud()
+    _deploy(cloud)
+    left = _state(cloud)
+    assert run(PATH, _stopped_event({"project": "wine"}, cloud.execution), cloud).output["deployed"] is False
+    assert _state(cloud) == left
 
 
 def test_an_earlier_model_that_does_not_come_back_leaves_the_endpoint_serving_ours():
-    cloud = SageMaker(status="InService")
-    _stop_in("updateEndpoint", cloud)
+    cloud = _serving()
+    event = _stop_in(cloud, "updateEndpoint")
     cloud.fails["updateEndpoint"] = TaskError("SageMaker.AmazonSageMakerException", "Could not find configuration")
-    ended = run(PATH, _stopped_event(_given()), cloud)
+    ended = run(PATH, event, cloud)
     assert (ended.status, ended.error) == ("FAILED", "DeploymentStopped")
-    assert (cloud.status, cloud.config, cloud.deployed) == ("InService", NAME, 7)
-    assert (cloud.models, cloud.configs) == ({NAME}, {NAME})
+    assert cloud.endpoints[ADDRESS].status == "InService"
+    assert cloud.endpoints[ADDRESS].config in cloud.configs
+    assert "deploying" not in cloud.project
+
+
+def test_an_address_that_cannot_be_put_back_keeps_what_it_names():
+    cloud = _serving("serverless")
+    cloud.serve = {"watch": "5m"}
+    told: list[bool] = []
+    cloud.on["describeAlarms"] = lambda: (told.append(True), len(told) > 1 and cloud.ringing.append("ebb-wine-errors"))
+    write = cloud._write_address
+
+    def refuse(arguments: Any, values: dict[str, Any]) -> None:
+        if ":mine" in values:
+            raise TaskError("DynamoDB.RequestLimitExceeded", "no")
+        write(arguments, values)
+
+    cloud._write_address = refuse  # type: ignore[method-assign]
+    ended = _deploy(cloud, kind="realtime")
+    assert (ended.status, ended.error) == ("FAILED", "RolledBack")
+    assert isinstance(cloud.address, Address)
+    assert cloud.answers()
+    assert CONDITION_FAILED not in str(ended.cause)

@@ -52,7 +52,7 @@ def test_a_substitution_is_named_after_the_resource_that_it_stands_for():
                 assert value["Fn::Sub"] == f"${{{name}}}"
                 continue
             resource = value.get("Ref") or value["Fn::GetAtt"][0]
-            assert name == f"{resource}Arn"
+            assert name == (f"{resource}Name" if resource.endswith("Table") else f"{resource}Arn")
 
 
 def test_state_machines_are_spelled_alike():

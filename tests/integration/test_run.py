@@ -5,6 +5,7 @@ import json
 import pytest
 
 import on_run_ended
+import plan_deployment
 import plan_pipeline
 import record_run
 import select_candidate
@@ -183,7 +184,10 @@ def selected(account, context, report: dict) -> dict:
 def test_selecting_answers_with_the_requests_and_keeps_the_reasons(account, book, context):
     answer = selected(account, context, compile_report())
     assert answer["chosen"] == "student"
-    assert answer["deploy"]["requests"]["model"]["PrimaryContainer"]["ModelDataUrl"].endswith("student/model.tar.gz")
+    assert answer["deploy"]["model"]["bundle_uri"].endswith("student/model.tar.gz")
+    assert answer["deploy"]["kind"] == "serverless"
+    (kind,) = [each for each in book.story(RUN_ID).decisions if each["what"] == "kind of serving"]
+    assert {row["kind"] for row in kind["table"]} == {"serverless", "async", "realtime", "shared", "batch"}
     assert answer["comparison"]["shipped"]["size_bytes"] == 20_000
     assert len(json.dumps(answer)) < 60_000
     assert "candidate to ship" in [each["what"] for each in book.story(RUN_ID).decisions]
@@ -231,12 +235,13 @@ LEFT_AS_IS = {
 def test_what_a_script_left_is_deployed_as_it_is_on_the_image_it_was_trained_on(account, book, context):
     answer = selected(account, context, LEFT_AS_IS)
     assert (answer["chosen"], answer["metric"], answer["comparison"]) == ("as-is", None, None)
+    planned = plan_deployment.handler(answer["deploy"] | {"execution": f"{RUN_ID}-a1", "now": NOW}, context)
     for container in (
-        answer["deploy"]["requests"]["model"]["PrimaryContainer"],
+        planned["model"]["PrimaryContainer"],
         answer["package"]["InferenceSpecification"]["Containers"][0],
     ):
         assert "/ebb/jobs:" in container["Image"]
-    config = answer["deploy"]["requests"]["endpoint_config"]["ProductionVariants"][0]["ServerlessConfig"]
+    config = planned["endpoint"]["create_config"]["ProductionVariants"][0]["ServerlessConfig"]
     assert config["MemorySizeInMB"] == 2048, "twice of what loading took, and room for requests"
     decisions = {each["what"]: each for each in book.story(RUN_ID).decisions}
     assert "loading took 900 MiB" in decisions["memory of the endpoint"]["reason"]

@@ -70,29 +70,8 @@ def test_role_requests_are_valid_for_iam(changes):
         assert_valid("iam", "PutRolePolicy", role["policy"])
 
 
-@pytest.mark.parametrize(
-    ("service", "action", "name"),
-    [
-        ("sagemaker", "CreateModel", "model"),
-        ("sagemaker", "CreateEndpointConfig", "endpoint_config"),
-        ("sagemaker", "CreateEndpoint", "create_endpoint"),
-        ("sagemaker", "UpdateEndpoint", "update_endpoint"),
-        ("sagemaker", "DescribeEndpoint", "describe"),
-        ("sagemaker", "DeleteEndpoint", "delete_endpoint"),
-        ("sagemaker", "DeleteEndpointConfig", "delete_endpoint_config"),
-        ("sagemaker", "DeleteModel", "delete_model"),
-        ("dynamodb", "UpdateItem", "claim"),
-        ("dynamodb", "UpdateItem", "release"),
-    ],
-)
-def test_deployment_requests_are_valid(service, action, name):
-    assert_valid(service, action, built_selection()["deploy"]["requests"][name])
-
-
-def test_alarm_and_registry_requests_are_valid():
+def test_registry_requests_are_valid():
     selection = built_selection()
-    for alarm in selection["deploy"]["requests"]["alarms"]:
-        assert_valid("cloudwatch", "PutMetricAlarm", alarm)
     assert_valid("sagemaker", "CreateModelPackageGroup", selection["package_group"])
     assert_valid("sagemaker", "CreateModelPackage", selection["package"])
 

@@ -1,23 +1,23 @@
-"""Deployment: the registry entry of the chosen model and the input of `deploy_model`, as complete request bodies."""
+"""Deployment: the registry entry of the chosen model, the input of `deploy_model`, and what serving the model takes."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ebb import footprint, names, requests
-from ebb.addresses import Address
-from ebb.requests import roles
+from ebb.serving import Choice, Row
 from ebb.settings import StackSettings
-from ebb.spec import SERVERLESS_MEMORY_MB, ServeSpec
+from ebb.spec import ServeSpec
 
-# Small on purpose: new accounts have been given 10 for all serverless endpoints together, whatever the guide says.
-MAX_CONCURRENCY = 5
 # Without a latency asked for: an order of magnitude above what was measured, and never below what HTTP itself takes.
 LATENCY_ALARM_FACTOR = 10
 LATENCY_ALARM_LEAST_S = 0.1
 # Of a model that is served as it is nobody has asked anything. Assumed, and said in the decisions of its run.
 UNKNOWN_LATENCY_ALARM_S = 10.0
-UNKNOWN_MEMORY_MB = 4096
-UNASKED_MEMORY_FACTOR = 2  # what it takes to answer, over what it took to load
+# What serving needs to know of a candidate.
+SERVED_FACTS = (
+    "name", "image", "memory_mib", "size_bytes", "latency_ms", "end_to_end_latency_ms", "cpu_ms_per_prediction",
+    "start_ms",
+)  # fmt: skip
 
 
 def bundle_uri(plan: Mapping[str, Any], candidate: str) -> str:
@@ -77,106 +77,54 @@ def package(
     )
 
 
-def memory_mb(candidate: Mapping[str, Any], serve: ServeSpec) -> int:
-    """Return the memory size of a candidate's serverless endpoint: asked for, measured, or assumed on the safe side."""
-    known = candidate.get("memory_mib")
-    if serve.memory_mb is not None:
-        return serve.memory_mb
-    if known is None:
-        return UNKNOWN_MEMORY_MB
-    if footprint.is_timed(candidate):
-        return footprint.serverless_memory_mb(float(known))
-    most_mib = SERVERLESS_MEMORY_MB[-1] - footprint.HEADROOM_MIB
-    return footprint.serverless_memory_mb(max(float(known), min(float(known) * UNASKED_MEMORY_FACTOR, most_mib)))
-
-
-def assumptions(candidate: Mapping[str, Any], serve: ServeSpec) -> list[dict[str, Any]]:
+def assumptions(candidate: Mapping[str, Any], serve: ServeSpec, row: Row) -> list[dict[str, Any]]:
     """Return, as decisions, what was assumed about a candidate that nobody has asked anything."""
     if footprint.is_timed(candidate):
         return []
     loaded = candidate.get("memory_mib")
     told = "nothing is known of its memory" if loaded is None else f"loading took {float(loaded):.0f} MiB"
-    limit_s = _latency_limit_s(candidate, serve)
-    return [
+    limit_s = latency_limit_s(candidate, serve)
+    memory = [
         {
             "what": "memory of the endpoint",
-            "chosen": f"{memory_mb(candidate, serve)} MB",
+            "chosen": f"{row.memory_mb or row.component_mb} MB",
             "reason": "serve.memory_mb asks for it" if serve.memory_mb else f"{told}, answering was not tried",
             "numbers": {},
             "alternatives": [] if serve.memory_mb else ["another size with serve.memory_mb"],
-        },
+        }
+    ]
+    latency = [
         {
             "what": "limit of the latency alarm",
             "chosen": f"{limit_s:g} s",
             "reason": "serve.p95_latency asks for it" if serve.p95_latency else "its latency was not measured",
             "numbers": {},
             "alternatives": [] if serve.p95_latency else ["another limit with serve.p95_latency"],
-        },
+        }
     ]
+    sized = row.memory_mb or row.component_mb  # an asynchronous endpoint has its instance to itself
+    return (memory if sized else []) + (latency if row.kind == "serverless" else [])
 
 
-def deploy_input(
-    stack: StackSettings, plan: Mapping[str, Any], *, candidate: Mapping[str, Any], serve: ServeSpec
-) -> dict[str, Any]:
-    """Return the input of `deploy_model`: every request that it may send, creation and its undoing alike."""
-    project, run_id = plan["project"], plan["run_id"]
-    name, endpoint = names.execution(run_id, plan["attempt"]), names.endpoint(stack.stack, project)
-    tags = names.tags(stack.stack, project, run_id)
+def deploy_input(plan: Mapping[str, Any], *, candidate: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
+    """Return the input of `deploy_model` for the chosen model of a run; it plans the rest when its turn has come."""
+    known = {name: candidate[name] for name in SERVED_FACTS if candidate.get(name) is not None}
     return {
-        "run_id": run_id,
-        "project": project,
-        "generation": plan["generation"],
-        "requests": {
-            "claim": claim(stack.ledger_table, project, run_id, plan["generation"]),
-            "release": release(stack.ledger_table, project, run_id, plan["generation"]),
-            "model": requests.create_model(
-                name=name,
-                role_arn=roles.role_arn(stack, project, "model"),
-                image_uri=image_uri(stack, candidate),
-                bundle_uri=bundle_uri(plan, candidate["name"]),
-                environment={"EBB_RUN_ID": run_id, "EBB_CANDIDATE": candidate["name"]},
-                tags=tags,
-            ),
-            "endpoint_config": requests.create_endpoint_config(
-                name=name,
-                model_name=name,
-                memory_mb=memory_mb(candidate, serve),
-                max_concurrency=MAX_CONCURRENCY,
-                kms_key=stack.data_key_arn,
-                tags=tags,
-            ),
-            # The endpoint outlives its runs, so it is tagged with the project only.
-            "create_endpoint": requests.create_endpoint(
-                name=endpoint, config_name=name, tags=names.tags(stack.stack, project)
-            ),
-            "update_endpoint": requests.update_endpoint(name=endpoint, config_name=name),
-            "describe": {"EndpointName": endpoint},
-            "alarms": alarms(stack, project, candidate=candidate, serve=serve),
-            "delete_endpoint": {"EndpointName": endpoint},
-            "delete_endpoint_config": {"EndpointConfigName": name},
-            "delete_model": {"ModelName": name},
+        "project": plan["project"],
+        "kind": choice.kind,
+        "reason": choice.reason,
+        "model": {
+            "run_id": plan["run_id"],
+            "attempt": plan["attempt"],
+            "generation": plan["generation"],
+            "bundle_uri": bundle_uri(plan, candidate["name"]),
+            "candidate": known,
         },
     }
 
 
-def alarms(
-    stack: StackSettings, project: str, *, candidate: Mapping[str, Any], serve: ServeSpec
-) -> list[dict[str, Any]]:
-    """Return the alarms that are born with an endpoint: it fails, or it is slow."""
-    tags = names.tags(stack.stack, project)
-    at = Address(
-        address=names.endpoint(stack.stack, project),
-        kind="serverless",
-        endpoint_name=names.endpoint_of_kind(stack.stack, project, "serverless"),
-    )
-    actions = [stack.notifications_topic_arn] if stack.notifications_topic_arn else []
-    return [
-        requests.alarms.errors(at, actions=actions, tags=tags),
-        requests.alarms.latency(at, limit_s=_latency_limit_s(candidate, serve), actions=actions, tags=tags),
-    ]
-
-
-def _latency_limit_s(candidate: Mapping[str, Any], serve: ServeSpec) -> float:
+def latency_limit_s(candidate: Mapping[str, Any], serve: ServeSpec) -> float:
+    """Return what the latency alarm allows: what was asked for, or an order of magnitude above what was measured."""
     if serve.p95_latency:
         return serve.p95_latency.total_seconds()
     if not footprint.is_timed(candidate):
@@ -195,39 +143,3 @@ def _figures(shipped: Mapping[str, Any], metric: str) -> dict[str, str]:
         "carbon-g-per-million": f"{million['carbon_g']['value']:.6g}",
         "cost-usd-per-million": f"{million['cost_usd']['value']:.6g}",
     }
-
-
-def claim(table: str, project: str, run_id: str, generation: int) -> dict[str, Any]:
-    """Return the UpdateItem by which a run takes the endpoint; refused when a newer run has it."""
-    return {
-        "TableName": table,
-        "Key": _project_key(project),
-        "UpdateExpression": (
-            "SET previous_generation = if_not_exists(deployed_generation, :none), "
-            "deployed_generation = :generation, claimed_by = :run"
-        ),
-        "ConditionExpression": (
-            "attribute_not_exists(deployed_generation) OR deployed_generation < :generation "
-            "OR (deployed_generation = :generation AND claimed_by = :run)"
-        ),
-        "ExpressionAttributeValues": {
-            ":generation": {"N": str(generation)},
-            ":none": {"N": "0"},
-            ":run": {"S": run_id},
-        },
-    }
-
-
-def release(table: str, project: str, run_id: str, generation: int) -> dict[str, Any]:
-    """Return the UpdateItem by which a failed deployment gives the endpoint back; refused when a newer run has it."""
-    return {
-        "TableName": table,
-        "Key": _project_key(project),
-        "UpdateExpression": "SET deployed_generation = previous_generation",
-        "ConditionExpression": "deployed_generation = :generation AND claimed_by = :run",
-        "ExpressionAttributeValues": {":generation": {"N": str(generation)}, ":run": {"S": run_id}},
-    }
-
-
-def _project_key(project: str) -> dict[str, Any]:
-    return {"pk": {"S": f"PROJECT#{project}"}, "sk": {"S": "PROJECT"}}

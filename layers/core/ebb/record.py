@@ -228,6 +228,8 @@ def success_fields(request: Succeeded) -> dict[str, Any]:
         "deployed": deployed,
         "deploy_reason": answer.get("reason") or selection["deploy_reason"],
         "endpoint_name": answer.get("endpoint_name") if deployed else None,
+        "address": answer.get("address") if deployed else None,
+        "kind": answer.get("kind") if deployed else None,
     }
 
 
@@ -247,6 +249,7 @@ def served_fields(request: Succeeded) -> dict[str, Any] | None:
         "quality": shipped.get("quality"),
         "bundle_uri": deployment.bundle_uri(request.plan, selection["chosen"]),
         "endpoint_name": (request.deployment or {}).get("endpoint_name"),
+        "address": (request.deployment or {}).get("address"),
     }
 
 
@@ -280,8 +283,8 @@ def notification(run_id: str, project: str, status: str, run: Mapping[str, Any])
     if status == "succeeded" and run.get("scored_uri"):
         lines.append(f"{run.get('source')}, scored by {run.get('scored_by')}: {run['scored_uri']}")
     elif status == "succeeded":
-        where = f"served by {run.get('endpoint_name')}" if run.get("deployed") else f"{run.get('deploy_reason')}"
-        lines.append(f"{run.get('chosen')}: {where}")
+        served = f"served at {run.get('address')} ({run.get('kind')})"
+        lines.append(f"{run.get('chosen')}: {served if run.get('deployed') else run.get('deploy_reason')}")
     if run.get("reason"):
         lines.append(str(run["reason"]))
     used = run.get("footprint")

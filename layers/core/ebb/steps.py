@@ -1,11 +1,11 @@
 """What the steps of `run_pipeline` tell each other."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from ebb import names
+from ebb import names, rollout
 from ebb.events import Drop, Message, RunRequested
 from ebb.sources import Source
 
@@ -86,4 +86,17 @@ class SelectionRequested(Message):
     attempt: int = Field(ge=1)
     project: str = Field(pattern=names.PROJECT_PATTERN)
     plan: dict[str, Any]
+    now: datetime
+
+
+class DeploymentRequested(Message):
+    """The input of `plan_deployment`: a model of a run, or none to move what the project serves to another kind."""
+
+    model_config = ConfigDict(extra="ignore")  # Step Functions adds who started a nested execution
+
+    project: str = Field(pattern=names.PROJECT_PATTERN)
+    model: rollout.Model | None = None
+    kind: Annotated[str, Field(pattern="^(auto|serverless|async|realtime|shared|batch)$")] | None = None
+    reason: str | None = None
+    execution: str
     now: datetime

@@ -2,15 +2,26 @@
 
 from ebb.requests.alarms import put_metric_alarm
 from ebb.requests.builds import start_build
-from ebb.requests.hosting import create_endpoint, create_endpoint_config, create_model, update_endpoint
+from ebb.requests.components import create_inference_component
+from ebb.requests.hosting import (
+    create_async_endpoint_config,
+    create_component_endpoint_config,
+    create_endpoint,
+    create_endpoint_config,
+    create_model,
+    update_endpoint,
+)
 from ebb.requests.jobs import create_processing_job, create_training_job
 from ebb.requests.registry import create_model_package, create_model_package_group
 from ebb.requests.roles import create_role, put_role_policy
 from ebb.requests.transforms import create_transform_job
 
 __all__ = [
+    "create_async_endpoint_config",
+    "create_component_endpoint_config",
     "create_endpoint",
     "create_endpoint_config",
+    "create_inference_component",
     "create_model",
     "create_model_package",
     "create_model_package_group",

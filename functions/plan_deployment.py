@@ -1,0 +1,66 @@
+"""Lambda: plan how a model comes to its address. Reads ledger, endpoint, alarms and calls; changes nothing."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.parser import event_parser
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from ebb import names, rollout, serving, traffic
+from ebb.addresses import Address
+from ebb.aws import hosting
+from ebb.aws.ledger import Ledger
+from ebb.rollout import Seen, Wanted
+from ebb.settings import StackSettings
+from ebb.spec import PipelineSpec
+from ebb.steps import DeploymentRequested
+from ebb.telemetry import logger
+
+
+@logger.inject_lambda_context
+@event_parser
+def handler(asked: DeploymentRequested, context: LambdaContext) -> dict[str, Any]:
+    """Answer with everything that `deploy_model` sends, or with why it has to wait or has nothing to do."""
+    stack = StackSettings.for_selection()
+    book = Ledger(stack.ledger_table)
+    project, address = book.project(asked.project), book.address(names.endpoint(stack.stack, asked.project))
+    model = asked.model or _served(book, project)
+    if model is None:
+        return {"action": "none", "reason": f"the project {asked.project} serves no model yet"}
+    held = rollout.hold(project, address, generation=model.generation, execution=asked.execution, now=asked.now)
+    if held:
+        return held
+    wanted = _wanted(asked, model, book, stack, address)
+    if asked.model is None and rollout.already(wanted, address):
+        return {"action": "none", "reason": f"it is served as {wanted.kind} already: {wanted.reason}"}
+    seen = Seen(
+        address=address,
+        endpoint=hosting.endpoint(rollout.endpoint_name(stack, wanted)),
+        superseded=hosting.endpoint(address.endpoint_name if address else names.endpoint(stack.stack, asked.project)),
+        alarms=hosting.address_alarms(names.endpoint(stack.stack, asked.project)),
+        calls_last_hour=hosting.calls_last_hour(address, asked.now),
+    )
+    return rollout.build(stack, wanted, seen, project, execution=asked.execution, now=asked.now)
+
+
+def _served(book: Ledger, project: dict[str, Any]) -> rollout.Model | None:
+    """Return the model that a project serves, as the ledger remembers it."""
+    served = project.get("served")
+    run = book.run(served["run_id"]) if served else None
+    return rollout.served_model(served, run, int(project["served_generation"])) if served and run else None
+
+
+def _wanted(
+    asked: DeploymentRequested, model: rollout.Model, book: Ledger, stack: StackSettings, address: Address | None
+) -> Wanted:
+    serve = PipelineSpec.model_validate((book.run(model.run_id) or {})["spec"]).serve
+    seen = hosting.measured_traffic(address, asked.now)
+    choice = serving.choose(
+        serve=serve,
+        model=serving.Model.of(model.candidate),
+        traffic=traffic.best(traffic.expected(serve.requests_per_day), seen),
+        region=stack.region,
+        current=hosting.current(address),
+        now=asked.now,
+        asked=asked.kind,
+    )
+    return rollout.wanted(asked.project, model, choice, serve, reason=asked.reason)
