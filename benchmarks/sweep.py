@@ -14,7 +14,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +28,8 @@ import yaml  # noqa: E402
 from ebb import control_plane  # noqa: E402
 from ebb.control_plane import HOURS_PER_MONTH, Line, total_usd  # noqa: E402
 
-SIZES = (0, 10, 100, 1_000, 10_000)
+SIZES = ((0, False), (1, False), (1, True), (10, False), (100, False), (1_000, False), (10_000, False))  # all own?
+PHASES = ("first", "hourly", "quarterly")
 LIMITS = {"idle_stack_usd": 5.0, "swept_endpoint_usd": 0.05, "own_endpoint_usd": 0.25, "seconds_10000": 60.0}
 SWEEPS = HOURS_PER_MONTH * 4  # rate(15 minutes)
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -55,12 +55,12 @@ def main() -> None:
     options.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     options.add_argument("--latency-ms", type=float, default=120, help="assumed of each request (default 120)")
     options.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    options.add_argument("--sizes", type=int, nargs="+", default=SIZES, help=argparse.SUPPRESS)
+    options.add_argument("--own", action="store_true", help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.one is not None:
-        print(json.dumps(measure(given.one, given.latency_ms / 1000)))
+        print(json.dumps(measure(given.one, given.latency_ms / 1000, own=given.own)))
         return
-    runs = [_in_a_process_of_its_own(size, given.latency_ms) for size in given.sizes]
+    runs = [_in_a_process_of_its_own(size, own, given.latency_ms) for size, own in SIZES]
     figures = concluded(runs, given.latency_ms)
     show(figures)
     if given.json:
@@ -68,9 +68,10 @@ def main() -> None:
     sys.exit(0 if all(each["holds"] for each in figures["limits"]) else 1)
 
 
-def _in_a_process_of_its_own(size: int, latency_ms: float) -> dict[str, Any]:
+def _in_a_process_of_its_own(size: int, own: bool, latency_ms: float) -> dict[str, Any]:
     """Peak memory is a process's: each size has one."""
     command = [sys.executable, __file__, "--one", str(size), "--latency-ms", str(latency_ms)]
+    command += ["--own"] if own else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
@@ -78,30 +79,47 @@ def _in_a_process_of_its_own(size: int, latency_ms: float) -> dict[str, Any]:
     return found
 
 
-def measure(size: int, latency_s: float) -> dict[str, Any]:
-    """Sweep an account twice: new to Ebb, and again an hour later, when what was looked at is remembered."""
-    account, handler, context = _prepared(size)
-    runs = {}
-    for name, now in (("first", NOW), ("steady", NOW + timedelta(minutes=15))):
+def measure(size: int, latency_s: float, *, own: bool) -> dict[str, Any]:
+    """Sweep an account: new to Ebb; once its candidates are known, with lists of metrics; and without.
+
+    `own`: all endpoints are Ebb's. Else a tenth is.
+    """
+    account, handler, context = _prepared(size, own=own)
+
+    def sweep(minutes: int, asked_by: str, latency: float) -> dict[str, Any]:
         account.calls.clear()
-        account.latency_s = latency_s
+        account.latency_s = latency
         wall, cpu = time.perf_counter(), time.process_time()
-        told = handler({"now": now.isoformat()}, context)
+        told = handler({"now": (NOW + timedelta(minutes=minutes)).isoformat(), "asked_by": asked_by}, context)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        slower = FULL_CORE_MB / memory_mb() - 1
-        runs[name] = {
+        return {
             "wall_s": wall,
             "cpu_s": cpu,
-            "lambda_s": wall + max(slower, 0) * cpu,
+            "lambda_s": wall + max(FULL_CORE_MB / memory_mb() - 1, 0) * cpu,
             "calls": dict(account.calls),
             "told": {each: told[each] for each in ("counts", "started", "deferred", "unread_count")},
             "answer_bytes": len(json.dumps(told)),
         }
+
+    runs = {"first": sweep(0, "schedule", latency_s)}
+    catching_up = runs["first"]
+    sweeps_to_know_all = 1
+    while catching_up["told"]["deferred"]:
+        catching_up = sweep(1, "schedule", 0)
+        sweeps_to_know_all += 1
+    runs |= {"hourly": sweep(2, "benchmark", latency_s), "quarterly": sweep(3, "schedule", latency_s)}
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"endpoints": size, "peak_mib": peak_mib, **runs, "report_bytes": len(account.objects["report.json"])}
+    return {
+        "endpoints": size,
+        "own": own,
+        "peak_mib": peak_mib,
+        **runs,
+        "sweeps_to_know_all": sweeps_to_know_all,
+        "report_bytes": len(account.objects["report.json"]),
+    }
 
 
-def _prepared(size: int) -> tuple[Any, Any, Any]:
+def _prepared(size: int, *, own: bool) -> tuple[Any, Any, Any]:
     """Return an account: a tenth is Ebb's own, three fifths are called, the others have a heartbeat only."""
     import boto3
     from fake_account import FakeAccount
@@ -112,16 +130,18 @@ def _prepared(size: int) -> tuple[Any, Any, Any]:
 
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
-        "STACK_NAME": "ebb", "MANAGE_FOREIGN_ENDPOINTS": "yes", "LEDGER_TABLE": "ledger", "ARTIFACT_BUCKET": "artifacts",
+        "STACK_NAME": "ebb", "LEDGER_TABLE": "ledger", "ARTIFACT_BUCKET": "artifacts",
+        "MANAGE_FOREIGN_ENDPOINTS": "yes",
     }  # fmt: skip
     for name in ("DEPLOY_MODEL", "REAP_RESOURCES", "SCALE_TO_ZERO", "WAKE_ENDPOINT"):
         os.environ[f"{name}_ARN"] = f"arn:aws:states:us-east-1:000000000000:stateMachine:{name}"
     account = FakeAccount(now=NOW)
     for number in range(size):
-        name, own, called = f"endpoint-{number:05}", number % 10 == 0, number % 5 < 3
+        name, called = f"endpoint-{number:05}", number % 5 < 3
+        ours = own or number % 10 == 9
         tags = {"ebb:sleep": "allowed"} if number % 40 == 3 else {}
-        account.endpoint(f"ebb-{name}" if own else name, called=called, tags=tags)
-        if own:
+        account.endpoint(f"ebb-{name}" if ours else name, called=called, tags=tags)
+        if ours:
             born = (NOW - timedelta(days=9)).isoformat()
             fields = {"address": f"ebb-{name}", "endpoint_name": f"ebb-{name}", "kind": "async", "changed_at": born}
             item = Address.model_validate(fields).model_dump(mode="json", exclude_none=True)
@@ -163,28 +183,29 @@ def memory_mb() -> int:
     return int(own.get("MemorySize", known["Globals"]["Function"]["MemorySize"]))
 
 
-def sweep_lines(run: dict[str, Any], *, sweeps: float = SWEEPS) -> list[Line]:
-    """Return what a month of sweeps of one account costs, each item counted in one of them."""
+def sweep_lines(run: dict[str, Any]) -> list[Line]:
+    """Return what a month of sweeps of one account costs: one in four lists metrics and alarms."""
+    hourly, quarterly = HOURS_PER_MONTH, SWEEPS - HOURS_PER_MONTH
+    traced, logged = "xray_trace", 2 * SWEEPS * control_plane.assumed("log_bytes_per_invocation") / 1e9
     lines = [
-        Line("Scheduler", "sweeps", "scheduler_invocation", sweeps),
-        Line("Step Functions", "sweeps", "states_transition", sweeps * SWEEP_TRANSITIONS),
-        Line("X-Ray", "sweeps", "xray_trace", sweeps, "assumed"),
-        *control_plane.invocation("Lambda", "on_schedule", count=sweeps, seconds=REACTOR_S, memory_mb=REACTOR_MB, how="assumed"),
-        *control_plane.invocation("Lambda", "sweep_account", count=sweeps, seconds=run["lambda_s"], memory_mb=memory_mb(), how="measured"),
-    ]  # fmt: skip
-    logged = 2 * sweeps * control_plane.assumed("log_bytes_per_invocation") / 1e9
-    lines.append(Line("CloudWatch", "logs of the sweeps", "logs_ingested", logged, "assumed"))
-    for operation, price in BILLED.items():
-        lines.append(
-            Line(
-                "S3" if "Object" in operation else "CloudWatch",
-                operation,
-                price,
-                sweeps * run["calls"].get(operation, 0),
-            )
-        )
-    read_units = run["told"]["counts"]["addresses"] * ADDRESS_BYTES / 4096 / 2 + 0.5
-    return [*lines, Line("DynamoDB", "addresses", "dynamodb_read", sweeps * read_units)]
+        Line("Scheduler", "sweeps", "scheduler_invocation", SWEEPS),
+        Line("Step Functions", "sweeps", "states_transition", SWEEPS * SWEEP_TRANSITIONS),
+        Line("X-Ray", "sweeps", traced, SWEEPS, "assumed"),
+        Line("CloudWatch", "logs of the sweeps", "logs_ingested", logged, "assumed"),
+        *_invoked("on_schedule", SWEEPS, REACTOR_S, REACTOR_MB),
+    ]
+    read_units = run["hourly"]["told"]["counts"]["addresses"] * ADDRESS_BYTES / 4096 / 2 + 0.5
+    lines.append(Line("DynamoDB", "addresses", "dynamodb_read", SWEEPS * read_units))
+    for name, count in (("hourly", hourly), ("quarterly", quarterly)):
+        lines += _invoked(f"sweep_account, {name}", count, run[name]["lambda_s"], memory_mb())
+        for operation, price in BILLED.items():
+            service = "S3" if "Object" in operation else "CloudWatch"
+            lines.append(Line(service, operation, price, count * run[name]["calls"].get(operation, 0)))
+    return lines
+
+
+def _invoked(what: str, count: float, seconds: float, memory: int) -> list[Line]:
+    return control_plane.invocation("Lambda", what, count=count, seconds=seconds, memory_mb=memory, how="measured")
 
 
 def own_endpoint_lines(swept: float) -> list[tuple[str, float]]:
@@ -209,23 +230,23 @@ def _path_states(name: str) -> int:
 
 def concluded(runs: list[dict[str, Any]], latency_ms: float) -> dict[str, Any]:
     """Return every figure, and whether each limit holds."""
-    by_size = {run["endpoints"]: run for run in runs}
-    standing = control_plane.standing(template()["Resources"])
-    idle = [*standing, *sweep_lines(by_size[0]["steady"])] if 0 in by_size else standing
-    base = total_usd(sweep_lines(by_size[0]["steady"])) if 0 in by_size else 0.0
+    empty = next(run for run in runs if run["endpoints"] == 0)
+    idle = [*control_plane.standing(template()["Resources"]), *sweep_lines(empty)]
+    base = total_usd(sweep_lines(empty))
     sizes = []
-    for size, run in by_size.items():
-        monthly = total_usd(sweep_lines(run["steady"]))
+    for run in runs:
+        monthly, size = total_usd(sweep_lines(run)), run["endpoints"]
         each = (monthly - base) / size if size else None
         sizes.append({**run, "sweeps_usd_per_month": monthly, "usd_per_endpoint_month": each})
-    largest = max(by_size)
-    swept = max(each["usd_per_endpoint_month"] or 0.0 for each in sizes)
-    own = own_endpoint_lines(swept)
+    largest = max(run["endpoints"] for run in runs)
+    swept = max(run["usd_per_endpoint_month"] or 0.0 for run in sizes if not run["own"])
+    own = own_endpoint_lines(max(run["usd_per_endpoint_month"] or 0.0 for run in sizes if run["own"]))
+    slowest = max(run[name]["lambda_s"] for run in runs for name in PHASES if run["endpoints"] == largest)
     measured = {
         "idle_stack_usd": total_usd(idle),
         "swept_endpoint_usd": swept,
         "own_endpoint_usd": sum(usd for _, usd in own),
-        f"seconds_{largest}": max(by_size[largest][name]["lambda_s"] for name in ("first", "steady")),
+        f"seconds_{largest}": slowest,
     }
     limits = [
         {"what": name, "measured": value, "limit": LIMITS[name], "holds": value <= LIMITS[name]}
@@ -247,18 +268,18 @@ def concluded(runs: list[dict[str, Any]], latency_ms: float) -> dict[str, Any]:
 def naive(endpoints: int) -> list[dict[str, Any]]:
     """Return what the obvious designs cost a month for as many endpoints."""
     reads = endpoints * 2 * HOURS_PER_MONTH * 12
-    return [
-        {"what": "GetMetricData, two metrics each, every 5 minutes", "usd": Line("", "", "cloudwatch_metric_read", reads).usd},
-        {"what": "one alarm each", "usd": Line("", "", "cloudwatch_alarm", endpoints).usd},
-    ]  # fmt: skip
+    designs = {
+        "GetMetricData, two metrics each, every 5 minutes": Line("", "", "cloudwatch_metric_read", reads),
+        "one alarm each": Line("", "", "cloudwatch_alarm", endpoints),
+    }
+    return [{"what": what, "usd": line.usd} for what, line in designs.items()]
 
 
 def show(figures: dict[str, Any]) -> None:
     """Print the tables."""
     prices = figures["prices"]
-    print(
-        f"Prices: {prices['region']}, {prices['date']}, confidence {prices['confidence']}. No free tier is subtracted.\n"
-    )
+    told = f"{prices['region']}, {prices['date']}, confidence {prices['confidence']}"
+    print(f"Prices: {told}. No free tier is subtracted.\n")
     print("An idle stack, by the month")
     services: dict[str, float] = {}
     for line in figures["idle_stack"]:
@@ -267,13 +288,14 @@ def show(figures: dict[str, Any]) -> None:
         print(f"  {service:16}{usd:9.4f} USD")
     total = sum(services.values())
     print(f"  {'together':16}{total:9.4f} USD  (free tiers would take off {figures['idle_stack_free_usd']:.2f})\n")
-    print("endpoints   first s  steady s   CPU s   MiB   API calls  USD/month  USD/endpoint")
+    print("endpoints          first s  hourly s  quarterly s  CPU s   MiB  requests/h  USD/month  USD/endpoint")
     for run in figures["sizes"]:
-        first, steady = run["first"], run["steady"]
+        calls = sum(run["hourly"]["calls"].values()) + 3 * sum(run["quarterly"]["calls"].values())
         each = run["usd_per_endpoint_month"]
         print(
-            f"{run['endpoints']:9,}{first['lambda_s']:10.2f}{steady['lambda_s']:10.2f}{steady['cpu_s']:8.2f}"
-            f"{run['peak_mib']:6.0f}{sum(steady['calls'].values()):12,}{run['sweeps_usd_per_month']:11.3f}"
+            f"{run['endpoints']:9,}{' own' if run['own'] else '':8}{run['first']['lambda_s']:9.2f}"
+            f"{run['hourly']['lambda_s']:10.2f}{run['quarterly']['lambda_s']:13.2f}{run['hourly']['cpu_s']:7.2f}"
+            f"{run['peak_mib']:6.0f}{calls:12,}{run['sweeps_usd_per_month']:11.3f}"
             f"{'-' if each is None else f'{each:.5f}':>14}"
         )
     largest = figures["sizes"][-1]["endpoints"]
@@ -285,11 +307,9 @@ def show(figures: dict[str, Any]) -> None:
         print(f"  {item['what']:50}{item['usd']:10.4f} USD")
     print("\nLimits")
     for each in figures["limits"]:
-        print(
-            f"  {'holds' if each['holds'] else 'BROKEN':8}{each['what']:24}{each['measured']:10.4f}  limit {each['limit']:g}"
-        )
+        verdict = "holds" if each["holds"] else "BROKEN"
+        print(f"  {verdict:8}{each['what']:24}{each['measured']:10.4f}  limit {each['limit']:g}")
 
 
 if __name__ == "__main__":
-    tempfile.tempdir = tempfile.gettempdir()
     main()
