@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from botocore.exceptions import ClientError, WaiterError
 
-from ebb import ledger, names
+from ebb import addresses, ledger, names
+from ebb.requests import hosting
 from ebb_cli import output, owned
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import USAGE, CommandError
@@ -17,6 +18,7 @@ from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Region, St
 
 ENDPOINT_GONE_WITHIN_S = 600
 KEY_DELETION_DAYS = 30  # the longest that KMS allows: until then the deletion can be cancelled
+IN_LOGS = ("serverless", "async", "realtime")
 GONE = {"ResourceNotFound", "ResourceNotFoundException", "NoSuchEntity", "NoSuchBucket"}
 
 Removal = tuple[str, str]
@@ -74,7 +76,9 @@ def remove(target: Target, outputs: dict[str, str], *, with_stack: bool, with_da
     in_stack = {name for _, name in resources}
     groups = _endpoint_logs(target)
     yield from _executions(target, outputs)
+    yield from _components(target)
     yield from _endpoints(target, outputs)
+    yield from _addresses(target, outputs)
     yield from _packages(target)
     yield from _alarms(target, in_stack)
     yield from _roles(target, in_stack)
@@ -90,19 +94,58 @@ def remove(target: Target, outputs: dict[str, str], *, with_stack: bool, with_da
 
 def _executions(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
     states = target.client("stepfunctions")
-    for name in ("RunPipelineStateMachineArn", "DeployModelStateMachineArn"):
-        if name not in outputs:
-            continue
+    for name in sorted(each for each in outputs if each.endswith("StateMachineArn")):
         pages = states.get_paginator("list_executions").paginate(stateMachineArn=outputs[name], statusFilter="RUNNING")
         for item in [item for page in pages for item in page["executions"]]:
             states.stop_execution(executionArn=item["executionArn"], error="Cancelled", cause="ebb destroy")
             yield "running execution", item["name"]
 
 
+def _components(target: Target) -> Iterator[Removal]:
+    """An endpoint can only go once nothing lives on it."""
+    sagemaker, deleted = target.client("sagemaker"), []
+    for component in owned.components(target):
+        yield from _scalable(target, f"inference-component/{component.name}", "inference-component:DesiredCopyCount")
+        if _unless_gone(sagemaker.delete_inference_component, InferenceComponentName=component.name):
+            deleted.append(component.name)
+    deadline = time.monotonic() + ENDPOINT_GONE_WITHIN_S
+    for name in deleted:
+        while _unless_gone(sagemaker.describe_inference_component, InferenceComponentName=name):
+            if time.monotonic() > deadline:
+                raise CommandError(f"Component {name} is still being deleted.", "Call ebb destroy again later.")
+            time.sleep(target.poll_s)
+        yield "inference component", name
+
+
+def _scalable(target: Target, resource: str, dimension: str) -> Iterator[Removal]:
+    """A scalable target goes with its policies; it would outlive what it scales."""
+    scaling = target.client("application-autoscaling")
+    found = scaling.describe_scalable_targets(
+        ServiceNamespace="sagemaker", ResourceIds=[resource], ScalableDimension=f"sagemaker:{dimension}"
+    )["ScalableTargets"]
+    for each in found:
+        what = {name: each[name] for name in ("ServiceNamespace", "ResourceId", "ScalableDimension")}
+        scaling.deregister_scalable_target(**what)
+        yield "scalable target", each["ResourceId"]
+
+
+def _addresses(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
+    """Of endpoints that Ebb did not make it keeps what it knows: from that they are woken."""
+    for at in Ledger(target).addresses():
+        if at.origin != "ebb":
+            continue
+        key = {name: {"S": value} for name, value in addresses.key(at.address).items()}
+        target.client("dynamodb").delete_item(TableName=outputs["LedgerTableName"], Key=key)
+        _forget_served(target, outputs, str(at.project))
+        yield "address", at.address
+
+
 def _endpoints(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
     sagemaker = target.client("sagemaker")
     deleted = []
     for endpoint in owned.endpoints(target):
+        variant = f"endpoint/{endpoint.name}/variant/{hosting.VARIANT}"
+        yield from _scalable(target, variant, "variant:DesiredInstanceCount")
         if _unless_gone(sagemaker.delete_endpoint, EndpointName=endpoint.name):
             deleted.append((endpoint.name, endpoint.project))
     deadline = time.monotonic() + ENDPOINT_GONE_WITHIN_S
@@ -111,7 +154,8 @@ def _endpoints(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
             if time.monotonic() > deadline:
                 raise CommandError(f"Endpoint {name} is still being deleted.", "Call ebb destroy again later.")
             time.sleep(target.poll_s)
-        _forget_served(target, outputs, project)
+        if project != "shared":  # it serves several
+            _forget_served(target, outputs, project)
         yield "endpoint", name
     listing = ("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", "EndpointConfigArn")
     for config in owned.in_sagemaker(target, *listing):
@@ -148,10 +192,18 @@ def _resources(target: Target) -> list[tuple[str, str]]:
 
 
 def _endpoint_logs(target: Target) -> list[str]:
-    """Return the log groups of the stack's endpoints, also of those that a failed deployment took away again."""
+    """Return the log groups of the stack's endpoints and components, also of those that are gone again."""
     projects = {run["project"] for run in Ledger(target).runs()}
-    endpoints = {item.name for item in owned.endpoints(target)} | {names.endpoint(target.stack, p) for p in projects}
-    return [f"/aws/sagemaker/Endpoints/{name}" for name in sorted(endpoints)]
+    endpoints = {item.name for item in owned.endpoints(target)}
+    endpoints |= {names.endpoint_of_kind(target.stack, p, kind) for p in projects for kind in IN_LOGS}
+    found = {f"/aws/sagemaker/Endpoints/{name}" for name in endpoints}
+    shared = names.shared_endpoint(target.stack, "")
+    prefixes = [f"Endpoints/{shared}", *(f"InferenceComponents/{target.stack}-{p}--" for p in projects)]
+    pages = target.client("logs").get_paginator("describe_log_groups")
+    for prefix in prefixes:
+        for page in pages.paginate(logGroupNamePrefix=f"/aws/sagemaker/{prefix}"):
+            found |= {each["logGroupName"] for each in page["logGroups"]}
+    return sorted(found)
 
 
 def _stack_logs(resources: list[tuple[str, str]]) -> list[str]:

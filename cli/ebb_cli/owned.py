@@ -36,6 +36,12 @@ def endpoints(target: Target) -> list[Owned]:
     return in_sagemaker(target, "list_endpoints", "Endpoints", "EndpointName", "EndpointArn")
 
 
+def components(target: Target) -> list[Owned]:
+    """Return the stack's inference components."""
+    listing = ("list_inference_components", "InferenceComponents", "InferenceComponentName", "InferenceComponentArn")
+    return in_sagemaker(target, *listing)
+
+
 def package_groups(target: Target) -> list[Owned]:
     """Return the stack's groups of model packages."""
     listing = ("list_model_package_groups", "ModelPackageGroupSummaryList")

@@ -169,6 +169,14 @@ def test_the_log_of_an_endpoint_is_encrypted_and_forgotten():
     assert actions.index("putRetentionPolicy") < actions.index("createEndpoint")
 
 
+def test_the_log_of_a_component_is_encrypted_and_forgotten_too():
+    cloud = Cloud(kind="realtime")
+    _deploy(cloud)
+    assert cloud.address
+    log = f"/aws/sagemaker/InferenceComponents/{cloud.address.component}"
+    assert cloud.log_groups[log] == cloud.log_groups[f"/aws/sagemaker/Endpoints/{cloud.address.endpoint_name}"]
+
+
 def test_a_failed_endpoint_of_earlier_is_replaced():
     cloud = Cloud()
     cloud.endpoints[ADDRESS] = Hosted("older", "Failed")

@@ -179,7 +179,7 @@ def test_every_step_of_a_run_hands_any_error_to_its_recorder():
 def test_a_claimed_deployment_gives_its_claim_back_however_it_ends():
     """But for one thing: where the claim cannot even be read, it is found stale later."""
     definition = project.machine(DEPLOY_MODEL)
-    reached = project.reachable(definition, "Model needed?", without=frozenset({"Give claim back"}))
+    reached = project.reachable(definition, "Create log groups", without=frozenset({"Give claim back"}))
     ends = {"Deployed", "Not deployed", "Deployment failed"}
     before = {name for name in reached if ends & set(project.successors(definition["States"][name]))}
     assert before == {"Read claim", "What is there to undo?"}
@@ -194,7 +194,7 @@ def test_an_undoing_creates_nothing():
 
 def test_every_failure_after_the_claim_is_undone():
     definition = project.machine(DEPLOY_MODEL)
-    forward = project.reachable(definition, "Model needed?", without=frozenset({"Read claim", "Let calls end"}))
+    forward = project.reachable(definition, "Create log groups", without=frozenset({"Read claim", "Let calls end"}))
     for name in forward:
         state = definition["States"][name]
         if state["Type"] in ("Task", "Map"):

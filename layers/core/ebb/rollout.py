@@ -187,6 +187,8 @@ class _Rollout:
             "watch_s": self.watch_s if at.endpoint_name and not self.watched_by_aws else 0,
             "drain_s": self.drain_s,
             **self.claims(),
+            "logs": self.logs(),
+            "log_tags": {each["Key"]: each["Value"] for each in self.lasting_tags},
             **({"model": self.create_model()} if not self.has_model else {}),
             **({"endpoint": self.endpoint()} if at.endpoint_name else {}),
             **({"component": self.component()} if kind in WITH_COMPONENT else {}),
@@ -378,6 +380,15 @@ class _Rollout:
         return {name: ledger.as_action(self.stack.ledger_table, body) for name, body in bodies.items()}
 
     # ---- What is brought up ----
+
+    def logs(self) -> list[str]:
+        """Where SageMaker writes what containers say.
+
+        Source: https://docs.aws.amazon.com/sagemaker/latest/dg/logging-cloudwatch.html
+        """
+        at = self.at
+        groups = [("Endpoints", at.endpoint_name), ("InferenceComponents", at.component)]
+        return [f"/aws/sagemaker/{group}/{name}" for group, name in groups if name]
 
     def create_model(self) -> dict[str, Any]:
         wanted = self.wanted

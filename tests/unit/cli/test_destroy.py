@@ -5,6 +5,7 @@ import json
 import pytest
 from botocore.exceptions import ClientError
 
+from ebb import addresses
 from ebb_cli import destroy as module
 from ebb_cli.target import Target
 
@@ -24,6 +25,7 @@ def account(target: Target, monkeypatch):
     """Runs of two stacks, something that belongs to nobody, and the stack's own alarm and role."""
     monkeypatch.setattr(module, "find", lambda **_: target)
     monkeypatch.setattr(module, "_resources", lambda _: RESOURCES)
+    monkeypatch.setattr(module.owned, "components", lambda _: [])  # moto knows of none
     iam, sagemaker, cloudwatch, logs = (target.client(name) for name in ("iam", "sagemaker", "cloudwatch", "logs"))
     for name, path in (
         ("ebb-churn-train", "/ebb/"), ("ebb-boundary-holder", "/ebb/"), ("ebb2-churn-train", "/ebb2/"), ("admin", "/"),
@@ -98,6 +100,33 @@ def test_a_project_whose_endpoint_is_removed_serves_nothing_any_more(account):
     dynamodb.put_item(TableName=table, Item={**key, "served": {"M": {}}, "generation": {"N": "3"}})
     list(module.remove(account, account.outputs, with_stack=False, with_data=False))
     assert dynamodb.get_item(TableName=table, Key=key)["Item"] == {**key, "generation": {"N": "3"}}
+
+
+def test_the_address_of_a_model_goes_and_that_of_an_endpoint_which_others_made_stays(account):
+    dynamodb, table = account.client("dynamodb"), account.outputs["LedgerTableName"]
+    for name, origin in (("ebb-wine", "ebb"), ("theirs", "foreign")):
+        fields = {"address": name, "origin": origin, "project": "wine", "kind": "batch", "state": "awake"}
+        item = {**addresses.key(name), **fields, "gsi_pk": addresses.LISTED, "gsi_sk": name}
+        dynamodb.put_item(TableName=table, Item={key: {"S": value} for key, value in item.items()})
+    removed = list(module.remove(account, account.outputs, with_stack=False, with_data=False))
+    assert [name for kind, name in removed if kind == "address"] == ["ebb-wine"]
+    kept = dynamodb.scan(
+        TableName=table, FilterExpression="begins_with(pk, :a)", ExpressionAttributeValues={":a": {"S": "ADDRESS#"}}
+    )["Items"]
+    assert [each["address"]["S"] for each in kept] == ["theirs"]
+
+
+def test_what_scales_an_endpoint_goes_with_it(account):
+    scaling = account.client("application-autoscaling")
+    what = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": "endpoint/ebb-churn-run-a1/variant/AllTraffic",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    scaling.register_scalable_target(**what, MinCapacity=0, MaxCapacity=1)
+    removed = list(module.remove(account, account.outputs, with_stack=False, with_data=False))
+    assert ("scalable target", what["ResourceId"]) in removed
+    assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
 
 
 def test_a_second_destroy_finds_nothing(account):
