@@ -19,7 +19,7 @@ from ebb_local.sagemaker.errors import ServiceError, validation_exception
 # Java's classes of characters, which `re` does not know; where Python has none, the class is taken as wide as needed.
 _JAVA_CLASSES = {
     r"\p{L}": r"\w", r"\p{M}": r"\w", r"\p{N}": r"\w", r"\p{Z}": r"\s", r"\p{S}": r"\W", r"\p{P}": r"\W",
-    r"\p{Alnum}": "a-zA-Z0-9", r"\p{ASCII}": r"[\x00-\x7F]", r"\p{Print}": r"\x20-\x7E", r"\z": r"\Z",
+    r"\p{Alnum}": "a-zA-Z0-9", r"\p{ASCII}": r"\x00-\x7F", r"\p{Print}": r"\x20-\x7E", r"\z": r"\Z",
 }  # fmt: skip
 _KINDS = {"string": "a String", "integer": "an Integer", "long": "a Long", "boolean": "a Boolean",
           "float": "a Float", "double": "a Double", "list": "a List", "map": "a Map", "structure": "a Structure",
