@@ -19,6 +19,7 @@ GAPS = (
     "lambda_logs",
     "lambda_async",
     "lambda_event_sources",
+    "function_urls",
     "queue_urls",
     "bucket_encryption",
     "definitions",
