@@ -175,3 +175,15 @@ def _parts(shape) -> list:
     if shape.type_name == "list":
         return [shape.member]
     return [shape.key, shape.value] if shape.type_name == "map" else []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "fits"),
+    [
+        pytest.param(r"\p{ASCII}*", "text/csv", True, id="a class by itself"),
+        pytest.param(r"\p{ASCII}*", "größe", False, id="not in the class"),
+        pytest.param(r"\A\S[\p{Print}]*\z", "an id", True, id="a class in brackets"),
+    ],
+)
+def test_classes_of_java_patterns_are_read(pattern: str, text: str, fits: bool) -> None:
+    assert bool(validation._compiled(pattern).fullmatch(text)) is fits
