@@ -108,11 +108,15 @@ def test_random_calls_that_forbid_cold_starts_keep_it_awake():
     assert said.reason == "its SLA forbids cold starts, and its calls of 14 days do not tell when none will come"
 
 
-@pytest.mark.parametrize("cold_start", ["allowed", "avoid"])
-def test_what_nobody_called_for_a_week_sleeps_whatever_its_sla(cold_start):
-    said = window([NOW - 9 * DAY], now=NOW, costs=COSTS, cold_start=cold_start, observed_since=NOW - 12 * DAY)
-    assert said.idle_after == SHORTEST
-    assert said.reason == "no call in the last 7 days: the next one wakes it"
+@pytest.mark.parametrize(("cold_start", "days"), [("allowed", 7), ("avoid", 14)])
+def test_what_nobody_called_for_a_week_or_two_sleeps_whatever_its_sla(cold_start, days):
+    def said(last: timedelta):
+        calls = [NOW - last - number * HOUR for number in range(3)]
+        return window(calls, now=NOW, costs=COSTS, cold_start=cold_start, observed_since=NOW - 40 * DAY)
+
+    assert said((days + 0.8) * DAY).idle_after == SHORTEST
+    assert said((days + 0.8) * DAY).reason == f"no call in the last {days} days: the next one wakes it"
+    assert "no call" not in said((days - 1) * DAY).reason
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from ebb import catalog, control_plane, footprint
 from ebb.carbon import Band
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.simulation import clairvoyant
-from ebb_cli.simulation.policies import Fixed, HybridHistogram, Learned
+from ebb_cli.simulation.policies import LOOK_MIN, Fixed, HybridHistogram, Learned
 from ebb_cli.simulation.replay import Machine, Outcome, Policy, replay
 from ebb_cli.simulation.traffic import Endpoint, Fleet
 
@@ -24,9 +26,10 @@ MINUTES_PER_HOUR = 60
 ALWAYS, EBB, NEVER_LATE, AS_LATE = "always on", "Ebb", "clairvoyant, never late", "clairvoyant, as late as Ebb"
 POLICIES: tuple[Callable[[], Policy], ...] = (Fixed, HybridHistogram, Learned)
 
-# What one sleep and its wake cost in the control plane: transitions of both state machines, decisions, metrics read.
-# Counted from statemachines/*.asl.yaml and functions/decide_scaling.py, rounded up.
-TRANSITIONS_PER_CYCLE, LAMBDA_GB_S_PER_CYCLE, METRICS_PER_CYCLE = 40, 4.0, 10
+# What one look at a silence and what one sleep with its wake cost in the control plane: state transitions, Lambda time,
+# metrics read. Counted from statemachines/ and functions/decide_scaling.py, rounded up; assumed for Lambda's time.
+LOOK = {"states_transition": 10, "lambda_gb_second": 1.0, "cloudwatch_metric_read": 4}
+CYCLE = {"states_transition": 40, "lambda_gb_second": 4.0, "cloudwatch_metric_read": 8}
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Totals:
     instance_hours: float = 0.0
     gpu_hours: float = 0.0  # of these, on machines with a GPU
     usd: float = 0.0
+    forbidding_usd: float = 0.0  # of these, on endpoints that forbid cold starts
     kwh: float = 0.0
     carbon_g: float = 0.0
     control_usd: float = 0.0  # of Ebb itself, for its sleeps and wakes
@@ -67,6 +71,7 @@ class Totals:
         self.lost += outcome.lost
         self.longest_wait_min = max(self.longest_wait_min, outcome.longest_wait_min)
         if endpoint.cold_start == "avoid":
+            self.forbidding_usd += hours * machine.usd_per_hour
             self.forbidden_cold_starts += outcome.cold_starts
             self.forbidden_late_requests += outcome.late_requests
             share = outcome.late_requests / endpoint.requests if endpoint.requests else 0.0
@@ -109,6 +114,18 @@ class Comparison:
         best = self.saving(clairvoyant_name)
         return self.saving(name) / best if best > 0 else 1.0
 
+    def of_clairvoyant_where(self, *, forbidden: bool, name: str = EBB) -> float:
+        """Return the same for the endpoints alone that forbid cold starts, or that allow them."""
+
+        def saved(row: Totals) -> float:
+            always = self.rows[ALWAYS]
+            if forbidden:
+                return always.forbidding_usd - row.forbidding_usd
+            return always.usd - always.forbidding_usd - (row.usd - row.forbidding_usd)
+
+        best = saved(self.rows[AS_LATE])
+        return saved(self.rows[name]) / best if best > 0 else 1.0
+
     def forbidden_share(self, name: str) -> float:
         """Return the share of the requests to endpoints that forbid cold starts which met one."""
         return self.rows[name].forbidden_late_requests / self.forbidden_requests if self.forbidden_requests else 0.0
@@ -127,6 +144,10 @@ class Comparison:
                 name: {"as_late": self.of_clairvoyant(name), "never_late": self.of_clairvoyant(name, NEVER_LATE)}
                 for name in self.rows
                 if name not in {ALWAYS, NEVER_LATE, AS_LATE}
+            },
+            "share_of_clairvoyant_where_cold_starts_are": {
+                "allowed": self.of_clairvoyant_where(forbidden=False),
+                "forbidden": self.of_clairvoyant_where(forbidden=True),
             },
             "forbidden_late_share": {name: self.forbidden_share(name) for name in self.rows},
             "decision_calls": self.calls,
@@ -155,13 +176,13 @@ def machine_of(name: str) -> Machine:
     )
 
 
-def cycle_usd() -> float:
-    """Return what one sleep and its wake cost in Ebb's own control plane."""
-    units = {
-        "states_transition": TRANSITIONS_PER_CYCLE,
-        "lambda_gb_second": LAMBDA_GB_S_PER_CYCLE,
-        "cloudwatch_metric_read": METRICS_PER_CYCLE,
-    }
+def control_usd(endpoint: Endpoint, outcome: Outcome) -> float:
+    """Return what Ebb itself cost for an endpoint: a look at each silence as long as the alarm's window, each sleep."""
+    looks = int((np.diff(endpoint.minutes) - 1 >= LOOK_MIN).sum()) + outcome.prewakes
+    return looks * _usd(LOOK) + outcome.wakes * _usd(CYCLE)
+
+
+def _usd(units: dict[str, float]) -> float:
     return sum(number * control_plane.price(name).usd for name, number in units.items())
 
 
@@ -201,7 +222,7 @@ def _of_share(task: tuple[Sequence[Endpoint], int, int]) -> _Part:
             outcome = replay(endpoint, policy, machine, start=start, end=end)
             rows[policy.name].add(endpoint, machine, outcome)
             if policy.name == EBB:
-                rows[EBB].control_usd += outcome.wakes * cycle_usd()
+                rows[EBB].control_usd += control_usd(endpoint, outcome)
                 bound = clairvoyant.bound_min(endpoint, machine, start=start, end=end, cold_starts=outcome.cold_starts)
                 as_late = Outcome(bound, cold_starts=outcome.cold_starts, late_requests=outcome.late_requests)
                 rows[AS_LATE].add(endpoint, machine, as_late)

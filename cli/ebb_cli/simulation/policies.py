@@ -132,9 +132,7 @@ class Learned:
         day = at // DAY
         if day != self.day:
             until = day * DAY
-            first, end = np.searchsorted(
-                self.endpoint.minutes, (until - keep_alive.LEARNED_DAYS * DAY, until)
-            )
+            first, end = np.searchsorted(self.endpoint.minutes, (until - keep_alive.LEARNED_DAYS * DAY, until))
             self.habit = keep_alive.learn(
                 self.endpoint.minutes[first:end].tolist(),
                 self.endpoint.counts[first:end].tolist(),

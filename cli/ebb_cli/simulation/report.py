@@ -57,6 +57,11 @@ def print_comparison(found: Comparison) -> None:
         f"with none (promised: {CLAIRVOYANT_SHARE:.0%})"
     )
     say(
+        f"  {found.of_clairvoyant_where(forbidden=False):.1%} where cold starts are allowed, "
+        f"{found.of_clairvoyant_where(forbidden=True):.1%} where they are forbidden: "
+        "what calls at random cannot sleep there, and only a clairvoyant knows when nobody will call"
+    )
+    say(
         f"{_kept(found.forbidden_share(EBB) <= FORBIDDEN_SHARE)} of the requests to endpoints that forbid cold starts "
         f"{found.forbidden_share(EBB):.4%} met one (promised: at most {FORBIDDEN_SHARE:.1%}); "
         f"the worst endpoint: {ebb.forbidden_worst_share:.2%}"

@@ -8,7 +8,7 @@ that would have cost least; `window` says what the habit means now. A habit is o
               little history, after the break-even time, which never costs more than twice the best choice
     timer     its calls come at steady distances: it sleeps after each and is woken just before the next is due
     hours     it is called at certain hours of the week: awake then, asleep otherwise, woken before they begin
-    silent    it was not called for a week or more
+    silent    it was not called for a week, or for two where the SLA forbids cold starts
 
 What a silence of `g` minutes costs, in minutes awake, for a window of `w` minutes (ski rental: to rent is to stay
 awake, to buy is to sleep and wake again):
@@ -35,11 +35,13 @@ Calls = Mapping[datetime, float] | Iterable[datetime]
 MINUTE = timedelta(minutes=1)
 DAY_MIN = 24 * 60
 WEEK_MIN = 7 * DAY_MIN
-HISTORY = timedelta(days=15)  # to read: what CloudWatch keeps minute by minute
+# To read: CloudWatch keeps minutes for 15 days, and an earlier start must not ask for minutes.
+# https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_GetMetricData.html (Period)
+HISTORY = timedelta(days=14, hours=23, minutes=50)
 LEARNED_DAYS = 14  # complete ones
-# The bounds of a learned window. The shortest is the window of the idle alarm, which is what asks at all: an earlier
-# one would start an execution in each short silence of a busy endpoint, a later one keeps awake who need not be.
-SHORTEST, LONGEST = timedelta(minutes=5), timedelta(hours=2)
+# The bounds of a learned window. The shortest is the window of the idle alarm, which is what asks at all: an execution
+# in each longer silence costs less than the minutes that a later alarm would keep awake (benchmarks/simulate.py).
+SHORTEST, LONGEST = timedelta(minutes=2), timedelta(hours=2)
 
 # Chosen on the tuning seeds of benchmarks/simulate.py, reported on others.
 ENOUGH_SILENCES = 8  # fewer say nothing of the next one
@@ -52,7 +54,8 @@ UNSEEN = 0.5  # misses beside those seen: the expectation of a rare event under 
 WORTH_SHARE = 0.05  # of the silent time: less is not worth a risk that the SLA forbids
 SLOT_MIN = 30  # of the week, for `hours`
 AROUND_SLOTS = (0, 1, 3)  # and so many slots before and after each, whichever costs least
-SILENT_DAYS = 7
+SILENT_DAYS: Mapping[ColdStart, int] = {"allowed": 7, "avoid": 14}  # without a call: nobody uses it
+ENOUGH_DAYS = 7  # to tell the hours of a week, and to risk a cold start that the SLA forbids
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,8 @@ def window(
 ) -> KeepAlive:
     """Return how long to keep an endpoint awake, from its own calls up to `now`.
 
-    `calls` are the minutes in which it was called, with or without how often; `observed_since` is when it began to be
-    watched (None: with its first call, at most 15 days ago); `awake_since` when it last came into service. A window
+    `calls` are the minutes in which it was called, with or without how often, as far back as HISTORY; `observed_since`
+    is when it began to be watched (None: with its first call); `awake_since` when it last came into service. A window
     that the user gave wins over everything learned.
     """
     minutes, counts = history(calls, now=now)
@@ -155,7 +158,7 @@ def given(idle_after: timedelta) -> KeepAlive:
 
 
 def history(calls: Calls, *, now: datetime) -> tuple[list[int], list[float]]:
-    """Return the minutes with calls of the last 15 days up to `now`, sorted, and how many calls each had."""
+    """Return the minutes with calls of the last days, HISTORY, up to `now`, sorted, and how many calls each had."""
     counted = calls.items() if isinstance(calls, Mapping) else ((moment, 1.0) for moment in calls)
     first, last = _minute(now - HISTORY), _minute(now)
     seen: dict[int, float] = {}
@@ -185,11 +188,11 @@ def learn(
     days = max(0.0, (until - since) / DAY_MIN)
     last_before = minutes[high - 1] if high else None
     silent_since = since if high == low else minutes[high - 1]
-    if days >= SILENT_DAYS and until - silent_since >= SILENT_DAYS * DAY_MIN:
-        return Habit("silent", days, (Window(SHORTEST // MINUTE, 0, 0),), wake_min=costs.wake_min)
+    if until - silent_since >= SILENT_DAYS[cold_start] * DAY_MIN:
+        return Habit("silent", SILENT_DAYS[cold_start], (Window(SHORTEST // MINUTE, 0, 0),), wake_min=costs.wake_min)
     seen = _Seen.of(minutes[low:high], counts[low:high], since=since, until=until, costs=costs)
     forbidden = cold_start == "avoid"
-    if forbidden and (days < SILENT_DAYS or last_before is None):
+    if forbidden and (days < ENOUGH_DAYS or last_before is None):
         return Habit("awake", days, wake_min=costs.wake_min)
     if len(seen.silences) < ENOUGH_SILENCES and not forbidden:
         return Habit(
@@ -343,7 +346,7 @@ def _hours_habits(seen: _Seen, days: float) -> list[_Offer]:
     A call at an hour that no other day shares would have been missed had its own day not been seen: so often a miss is
     expected (leave one day out).
     """
-    if days < SILENT_DAYS:
+    if days < ENOUGH_DAYS:
         return []
     offers: list[_Offer] = []
     for around in AROUND_SLOTS:
@@ -445,7 +448,7 @@ def decide(habit: Habit, *, at: int, last: int | None, awake_since: int | None =
         case "hours":
             return _by_hours(habit, at=at, quiet_from=quiet_from)
         case "silent":
-            return KeepAlive(SHORTEST, None, f"no call in the last {_days(SILENT_DAYS)}: the next one wakes it")
+            return KeepAlive(SHORTEST, None, f"no call in the last {_days(habit.days)}: the next one wakes it")
     best = habit.windows[part_of_week(quiet_from) if len(habit.windows) > 1 else 0]
     return KeepAlive(best.minutes * MINUTE, None, _told_window(best, habit), habit.numbers)
 
@@ -501,7 +504,7 @@ def _weekend(day: int) -> bool:
 
 
 def _told_awake(habit: Habit) -> str:
-    if habit.days < SILENT_DAYS:
+    if habit.days < ENOUGH_DAYS:
         return (
             f"its SLA forbids cold starts, and {_days(habit.days)} of history are too few to tell when it is not called"
         )
