@@ -12,6 +12,7 @@ from ebb.aws.ledger import Ledger
 from ebb.events import SCHEDULE, SweepRequested
 from ebb.reaping import Policy
 from ebb.settings import SweepSettings
+from ebb.sweep import Start
 from ebb.telemetry import logger
 
 
@@ -27,7 +28,8 @@ def handler(asked: SweepRequested, context: LambdaContext) -> dict[str, Any]:
     seen = reader.seen(table=settings.ledger_table, stack=settings.stack, machines=machines, lists=lists)
     looks = sweep.looks(seen, before.memory, policy, now=now)
     done = sweep.judge(reader.looked(seen, looks), before.memory, policy, now=now, deferred=looks.deferred)
-    moves, daily = [], before.daily
+    moves: list[Start] = []
+    daily = before.daily
     if sweep.is_daily(before, now):
         models = sweeping.models_of_kind_auto(book, seen.known or ())
         moves, daily = sweep.moves(models, reader.calls_per_day(models, until=now), before.daily, now=now)

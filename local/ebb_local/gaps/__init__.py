@@ -37,6 +37,7 @@ GAPS = (
     "alarm_actions",
     "alarm_evaluation",
     "cloudwatch_metrics",
+    "usage_metrics",
 )
 
 

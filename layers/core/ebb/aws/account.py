@@ -123,7 +123,7 @@ class Reader:
 
     def _sums(self, queries: list[dict[str, Any]], since: datetime, until: datetime) -> dict[str, float]:
         sums: dict[str, float] = {}
-        request = {"MetricDataQueries": queries, "StartTime": since, "EndTime": until}
+        request: dict[str, Any] = {"MetricDataQueries": queries, "StartTime": since, "EndTime": until}
         for each in self._pages("get_metric_data", "MetricDataResults", "cloudwatch", **request):
             sums[each["Id"]] = sums.get(each["Id"], 0.0) + sum(each["Values"])
         return sums
@@ -194,7 +194,7 @@ class Reader:
 
     def _addresses(self, table: str) -> list[Address]:
         """Return every address of the ledger, from its index: eventually consistent, as a sweep may be."""
-        request = {
+        request: dict[str, Any] = {
             "TableName": table,
             "IndexName": "runs",
             "KeyConditionExpression": "gsi_pk = :listed",

@@ -1,0 +1,94 @@
+"""What services are billed by is published as AWS publishes it, so that `ebb cost` reads the same on both clouds."""
+
+import inspect
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from ministack.services import dynamodb, lambda_svc, sns, sqs, stepfunctions
+
+
+def summed(cloud: Any, namespace: str, metric: str, **dimensions: str) -> float:
+    now = datetime.now(UTC)
+    found = cloud.client("cloudwatch").get_metric_data(
+        StartTime=now - timedelta(hours=1),
+        EndTime=now + timedelta(minutes=5),
+        MetricDataQueries=[
+            {
+                "Id": "m",
+                "MetricStat": {
+                    "Metric": {
+                        "Namespace": namespace,
+                        "MetricName": metric,
+                        "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
+                    },
+                    "Period": 3600,
+                    "Stat": "Sum",
+                },
+            }
+        ],
+    )
+    return sum(found["MetricDataResults"][0]["Values"])
+
+
+def test_ministack_has_the_functions_that_are_wrapped():
+    for module, names in (
+        (stepfunctions, ["_run_execution"]),
+        (dynamodb, ["_get_item", "_query", "_scan", "_put_item", "_update_item", "_delete_item"]),
+        (sns, ["_publish", "_p"]),
+        (sqs, ["_act_send_message", "_act_receive_message", "_act_delete_message", "_receive_messages_for_esm"]),
+    ):
+        assert all(callable(getattr(module, name)) for name in names), module.__name__
+    assert {"SendMessage", "ReceiveMessage", "DeleteMessage"} <= set(sqs._HANDLERS)
+
+
+def test_ministack_itself_publishes_the_calls_of_functions():
+    source = inspect.getsource(lambda_svc)
+    assert '"AWS/Lambda", "Invocations"' in source
+    assert "Duration" in source
+
+
+def test_messages_are_counted_by_queue(cloud, queue):
+    client, name = cloud.client("sqs"), queue.rpartition("/")[2]
+    for number in range(3):
+        client.send_message(QueueUrl=queue, MessageBody=str(number))
+    (message,) = client.receive_message(QueueUrl=queue, MaxNumberOfMessages=1)["Messages"]
+    client.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+    counts = [
+        summed(cloud, "AWS/SQS", f"NumberOfMessages{what}", QueueName=name) for what in ("Sent", "Received", "Deleted")
+    ]
+    assert counts == [3, 1, 1]
+
+
+def test_units_of_a_table_follow_the_size_of_what_is_read_and_written(cloud, name):
+    client = cloud.client("dynamodb")
+    client.create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+    )
+    client.put_item(TableName=name, Item={"pk": {"S": "a"}, "text": {"S": "x" * 5000}})
+    written = summed(cloud, "AWS/DynamoDB", "ConsumedWriteCapacityUnits", TableName=name)
+    assert 5 <= written <= 6, "a unit for each KB"
+    client.get_item(TableName=name, Key={"pk": {"S": "a"}})
+    assert summed(cloud, "AWS/DynamoDB", "ConsumedReadCapacityUnits", TableName=name) == 1, "two units, half as dear"
+    client.get_item(TableName=name, Key={"pk": {"S": "a"}}, ConsistentRead=True)
+    assert summed(cloud, "AWS/DynamoDB", "ConsumedReadCapacityUnits", TableName=name) == 3
+
+
+def test_executions_and_notices_are_counted(cloud, machine, name):
+    topic = cloud.client("sns").create_topic(Name=name)["TopicArn"]
+    cloud.client("sns").publish(TopicArn=topic, Message="hello")
+    assert summed(cloud, "AWS/SNS", "NumberOfMessagesPublished", TopicName=name) == 1
+    made = machine({"Done": {"Type": "Succeed"}})
+    client = cloud.client("stepfunctions")
+    started = client.start_execution(stateMachineArn=made.arn, input=json.dumps({}))["executionArn"]
+    deadline = time.monotonic() + 20
+    while client.describe_execution(executionArn=started)["status"] == "RUNNING":
+        if time.monotonic() > deadline:
+            pytest.fail("an empty execution does not end")
+        time.sleep(0.1)
+    assert summed(cloud, "AWS/States", "ExecutionsStarted", StateMachineArn=made.arn) == 1
