@@ -32,11 +32,13 @@ def handler(asked: DeploymentRequested, context: LambdaContext) -> dict[str, Any
     wanted = _wanted(asked, model, book, stack, address)
     if asked.model is None and rollout.already(wanted, address):
         return {"action": "none", "reason": f"it is served as {wanted.kind} already: {wanted.reason}"}
+    alarms, ringing = hosting.address_alarms(names.endpoint(stack.stack, asked.project))
     seen = Seen(
         address=address,
         endpoint=hosting.endpoint(rollout.endpoint_name(stack, wanted)),
         superseded=hosting.endpoint(address.endpoint_name if address else names.endpoint(stack.stack, asked.project)),
-        alarms=hosting.address_alarms(names.endpoint(stack.stack, asked.project)),
+        alarms=alarms,
+        ringing=ringing,
         calls_last_hour=hosting.calls_last_hour(address, asked.now),
     )
     return rollout.build(stack, wanted, seen, project, execution=asked.execution, now=asked.now)

@@ -109,6 +109,7 @@ class Cloud:
             endpoint=self.seen(rollout.endpoint_name(STACK, wanted)),
             superseded=self.seen(self.address.endpoint_name if self.address else ADDRESS),
             alarms=list(self.alarms.values()),
+            ringing=[name for name in self.alarms if name in self.ringing],
             calls_last_hour=self.calls_last_hour,
         )
         return rollout.build(STACK, wanted, seen, self.project, execution=asked["execution"], now=now)

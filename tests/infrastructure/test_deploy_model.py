@@ -315,6 +315,16 @@ def test_an_async_endpoint_is_watched_by_sagemaker_itself_while_it_is_updated():
     assert "describeAlarms" not in _actions(ended)
 
 
+def test_an_async_model_whose_alarm_rings_can_be_repaired():
+    """SageMaker would roll back at once, so Ebb watches itself."""
+    cloud = _serving("async")
+    cloud.serve, cloud.ringing = {"watch": "1s"}, ["ebb-wine-errors"]
+    ended = _deploy(cloud)
+    (update,) = ended.arguments("updateEndpoint")
+    assert "AutoRollbackConfiguration" not in update["DeploymentConfig"]
+    assert (ended.status, "describeAlarms" in _actions(ended)) == ("SUCCEEDED", True)
+
+
 @pytest.mark.parametrize("kind", ["serverless", "async"])
 def test_an_update_that_sagemaker_rolls_back_keeps_the_earlier_model(kind):
     cloud = _serving(kind)

@@ -100,6 +100,7 @@ class Seen:
     endpoint: Endpoint | None = None  # the one that the wanted kind would have
     superseded: Endpoint | None = None  # the one behind the address
     alarms: Sequence[Mapping[str, Any]] = ()  # the address's, as PutMetricAlarm takes them
+    ringing: Sequence[str] = ()  # the names of those that are in ALARM
     calls_last_hour: float = 0.0
 
 
@@ -273,8 +274,9 @@ class _Rollout:
 
     @property
     def rollback_on(self) -> list[str]:
-        there = [str(each["AlarmName"]) for each in self.seen.alarms]
-        return [each for each in there if each.endswith(f"-{alarms.ERRORS}")]
+        """The alarm that SageMaker watches; not one that rings already, for the model that this one repairs."""
+        name = alarms.alarm_name(self.at.address, alarms.ERRORS)
+        return [name] if name in self.alarm_names and name not in self.seen.ringing else []
 
     @property
     def updates(self) -> bool:
@@ -406,7 +408,7 @@ class _Rollout:
         name = str(self.at.endpoint_name)
         shared = self.wanted.kind == "shared"
         tags = names.tags(self.stack.stack, "shared") if shared else self.lasting_tags
-        watch_s = self.watch_s if self.wanted.kind == "async" else None
+        watch_s = self.watch_s if self.watched_by_aws else 0 if self.wanted.kind == "async" else None
         update = requests.update_endpoint(
             name=name, config_name=self.config_name, watch_s=watch_s, rollback_on=self.rollback_on
         )
@@ -536,7 +538,7 @@ class _Rollout:
         return {
             **({"address": self.put_back(before)} if before else {}),
             "earlier_config": self.seen.endpoint.config if self.updates and self.seen.endpoint else "",
-            "alarms": [dict(each) for each in self.seen.alarms],
+            "alarms": [{**each, "Tags": self.lasting_tags} for each in self.seen.alarms],  # for one made anew
             "delete": gone,
         }
 

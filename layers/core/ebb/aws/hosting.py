@@ -37,11 +37,12 @@ def endpoint(name: str | None) -> Endpoint | None:
     return Endpoint(str(name), found["EndpointStatus"], found["EndpointConfigName"], variant.get("ModelName"))
 
 
-def address_alarms(address: str) -> list[dict[str, Any]]:
-    """Return an address's alarms as PutMetricAlarm takes them, without their tags."""
+def address_alarms(address: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return an address's alarms as PutMetricAlarm takes them, without their tags, and which are in ALARM."""
     names = [alarms.alarm_name(address, what) for what in _WHATS]
     found = client("cloudwatch").describe_alarms(AlarmNames=names, AlarmTypes=["MetricAlarm"])["MetricAlarms"]
-    return [{name: each[name] for name in _ALARM_FIELDS if each.get(name) not in (None, [])} for each in found]
+    bodies = [{name: each[name] for name in _ALARM_FIELDS if each.get(name) not in (None, [])} for each in found]
+    return bodies, [each["AlarmName"] for each in found if each["StateValue"] == "ALARM"]
 
 
 def calls(at: Address, *, since: datetime, until: datetime, period: timedelta) -> list[tuple[datetime, float]]:
