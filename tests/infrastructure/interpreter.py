@@ -94,7 +94,8 @@ def run(path: Path, given: Any, answer: Answer) -> Execution:
 @contextmanager
 def _machine(path: Path) -> Iterator[str]:
     name = path.name.removesuffix(".asl.yaml")
-    arn = f"arn:aws:states:us-east-1:000000000000:stateMachine:{name}"
+    # of a name of its own: a test may run a machine while another execution of it is in a call
+    arn = f"arn:aws:states:us-east-1:000000000000:stateMachine:{name}-{uuid.uuid4().hex[:8]}"
     definition = json.dumps(project.machine(path)).replace("${LogRetentionDays}", "30")
     stepfunctions._state_machines[arn] = {"definition": definition, "name": name, "roleArn": "", "stateMachineArn": arn}
     try:

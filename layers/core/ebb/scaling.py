@@ -51,7 +51,7 @@ Outcome = Literal["keep", "wait", "work", "asleep", "awake", "failed"]
 
 
 class Step(BaseModel):
-    """What a state machine does next, in this order: write, calls, event, notice, start another, wait, ask again.
+    """What a state machine does next, in this order: write, event, calls, notice, start another, wait, ask again.
 
     A refused write and a call that fails make it ask again at once; the next step knows.
     """
@@ -96,6 +96,7 @@ class Asked(BaseModel):
     looks: int = 0  # steps that this execution has asked for
     troubles: int = 0  # steps of which a call failed
     problem: Body | None = None  # Error and Cause of the call that failed last
+    sent: tuple[Body, ...] = ()  # the calls of the step before, when they were answered
 
 
 # ---- Falling asleep ----
@@ -200,14 +201,16 @@ def go_on_sleeping(
     if world.endpoint is not None and world.status in CHANGING:
         return Step(outcome="wait", reason=f"it is {world.status}", wait_s=_pace(asked), again=True)
     calls = snapshot.to_sleep(at, goal, world, idle=_alarm(at, alarms.IDLE), wake_alarm=_wake_alarm(at, world, place))
-    if calls and asked.troubles < MOST_TROUBLES:  # at zero, what is left over is an alarm: not worth an owner's night
+    again = bool(calls) and list(asked.sent) == calls
+    # at zero, what is left over is an alarm, or one that AWS shows otherwise than it was sent
+    if calls and not (zero and (again or asked.troubles >= MOST_TROUBLES)):
         # the change of state comes first: whoever was faster has changed the generation, and this one looks again
         return Step(
             outcome="work",
             reason=at.reason or asked.reason,
             write=_change(at, FALLING_ASLEEP, asked.now, place, {}, unless_wanted=not zero),
             calls=tuple(calls),
-            wait_s=LOOK_AGAIN_S if asked.troubles else 0,
+            wait_s=_pace(asked) if asked.problem or again else 0,
             again=True,
         )
     return _settle_asleep(at, goal, asked, place)
@@ -344,8 +347,11 @@ def _go_on_waking(at: Address, goal: Snapshot, world: World, asked: Asked, place
         return fail(at, f"waking it failed {asked.troubles} times: {_told(asked.problem)}", asked, place)
     if at.kind == "classic" and world.status in snapshot.BROKEN and not asked.problem:  # as this execution made it
         return fail(at, f"it ended as {world.status}: {world.failure or 'no reason given'}", asked, place)
-    if calls := _calls(at, goal, world, another_type(at)):
-        wait_s = _pace(asked) if asked.problem else 0
+    calls = _calls(at, goal, world, another_type(at))
+    again = bool(calls) and list(asked.sent) == calls
+    # what AWS shows otherwise than it was sent, of alarms and scaling, is not sent for ever
+    if calls and not (again and all(each["do"] in snapshot.ASIDE for each in calls)):
+        wait_s = _pace(asked) if asked.problem or again else 0
         return Step(outcome="work", reason=asked.reason, calls=tuple(calls), wait_s=wait_s, again=True)
     if world.status != "InService":
         return fail(at, f"it is {world.status}: {world.failure or 'no reason given'}", asked, place)
@@ -368,12 +374,15 @@ def _refused(at: Address, goal: Snapshot, world: World, problem: Mapping[str, An
     if problem:
         told = _told(problem)
         return told if snapshot.wants_capacity(told) else None
-    if world.endpoint is None or not snapshot.wants_capacity(world.failure):
-        return None
-    if world.component and _changed(world.component) < _changed(world.endpoint):
+    if world.endpoint is None:
         return None
     there = world.status == "InService" and snapshot.has_capacity(at, world)
-    return None if there and not snapshot.lacks_capacity(at, goal, world) else world.failure
+    if there and not snapshot.lacks_capacity(at, goal, world):
+        return None
+    told = [world.endpoint.get("FailureReason") or ""]
+    if world.component and _changed(world.component) >= _changed(world.endpoint):
+        told.append(world.component.get("FailureReason") or "")
+    return next((each for each in told if snapshot.wants_capacity(each)), None)
 
 
 def _changed(described: Mapping[str, Any]) -> float:
@@ -405,7 +414,7 @@ def _next_type(at: Address, goal: Snapshot, world: World, refused: str, asked: A
         reason=f"no capacity of {current}, trying {left[0]}",
         write=_change(at, WAKING, asked.now, place, {"tried": tried}),
         # in the same step: a refusal that is seen from now on is one of this type
-        calls=tuple(_calls(at, goal, world, left[0])),
+        calls=tuple(_calls(at, goal, world.model_copy(update={"config": None}), left[0])),
         event=event(place, at, asked.now, "capacity refused", reason=refused, instance_type=current, next_type=left[0]),
         again=True,
     )

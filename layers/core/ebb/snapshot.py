@@ -23,6 +23,7 @@ from ebb.errors import SnapshotUnreadableError
 
 VERSION = 1
 Body = dict[str, Any]
+ASIDE = {"register target", "put policy", "put scheduled action", "put alarm", "delete alarms"}  # not the capacity
 BROKEN = {"Failed", "OutOfService"}  # of an endpoint: it can only be deleted
 # What an item may hold of it: DynamoDB allows 400 KB, and every read of the address is billed by size.
 LONGEST_COPY = 60_000

@@ -35,7 +35,7 @@ def start(state_machine_arn: str, request: RunRequested) -> bool:
 
 
 def ensure(state_machine_arn: str, name: str, given: Mapping[str, Any], states: Any = None) -> bool:
-    """Let an execution of this name run; return False when one runs already.
+    """Let an execution of this name run; return False when one with another input runs already.
 
     A name is free once in 90 days. What ended under it without doing its work must not keep the work from being done,
     so that the next free one of `name`, `name-r1`, `name-r2`, … is taken.

@@ -1,0 +1,538 @@
+"""Endpoints fall asleep and wake by the real functions and state machines, whatever breaks on the way.
+
+In each test: nothing that is busy is stopped, and whatever was put to sleep comes back as it was.
+"""
+
+import pytest
+
+from ebb import addresses
+from ebb.errors import EndpointUnreadableError, MetricsUnavailableError
+from infrastructure.interpreter import TaskError
+from integration.sleeping import MINUTE, WAKE, Cloud, Stopped, asynchronous, classic, component, everything
+
+KINDS = {"async": asynchronous, "component": component, "classic": classic}
+SLEEPING_CALLS = {
+    "async": ["putMetricAlarm", "updateEndpointWeightsAndCapacities", "deleteAlarms"],
+    "component": ["putMetricAlarm", "updateInferenceComponentRuntimeConfig", "deleteAlarms"],
+    "classic": ["disableAlarmActions", "deregisterScalableTarget", "deleteEndpoint"],
+}
+CHANGING = {each for calls in SLEEPING_CALLS.values() for each in calls}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def cloud(kind, account, monkeypatch) -> Cloud:
+    return KINDS[kind](account, monkeypatch)
+
+
+def _want(cloud: Cloud) -> bool:
+    """Note a request that met it not awake, as the front door does."""
+    return cloud.book.apply(addresses.want(cloud.at.address, cloud.now))
+
+
+def _untouched(cloud: Cloud) -> bool:
+    return not CHANGING & set(cloud.sent)
+
+
+# ---- The whole way ----
+
+
+def test_an_idle_endpoint_sleeps_and_wakes_exactly_as_it_was(cloud: Cloud, kind):
+    before = everything(cloud)
+    slept = cloud.sleep()
+    assert (slept.status, slept.output["outcome"]) == ("SUCCEEDED", "asleep")
+    asleep = cloud.state()
+    assert (asleep.state, asleep.worked_by) == ("asleep", None)
+    assert [each for each in cloud.sent if each in CHANGING] == SLEEPING_CALLS[kind]
+    assert everything(cloud) != before
+    cloud.now += 60 * MINUTE
+    assert _want(cloud)
+    woken = cloud.wake()
+    assert (woken.status, woken.output["outcome"]) == ("SUCCEEDED", "awake")
+    assert everything(cloud) == before
+    awake = cloud.state()
+    assert (awake.state, awake.wanted_at, awake.worked_by, awake.tried) == ("awake", None, None, ())
+
+
+def test_the_owner_is_told_what_was_stopped_why_how_it_wakes_and_what_it_saves(account, monkeypatch):
+    cloud = asynchronous(account, monkeypatch)
+    cloud.sleep()
+    (told,) = cloud.told
+    for words in ("ebb-pets (async, ml.m5.large)", "no call within 15 min", "ebb invoke pets", "83.70 USD a month"):
+        assert words in told["Message"]  # 0.115 USD * 730 h - 0.25 USD for watching
+
+
+def test_the_ledger_tells_of_each_sleep_and_wake_with_seconds_and_savings(account, monkeypatch):
+    cloud = asynchronous(account, monkeypatch)
+    cloud.sleep()
+    cloud.now += 60 * MINUTE
+    _want(cloud)
+    cloud.wake()
+    slept, woke = cloud.events()
+    assert (slept["what"], slept["kind"], slept["project"]) == ("slept", "async", "pets")
+    assert slept["took_s"] >= 150  # the grace
+    assert slept["saves_usd_per_month"] == 83.7
+    assert woke["what"] == "woke"
+    assert 3600 <= woke["asleep_s"] <= 3660
+    assert woke["saved_usd"] == pytest.approx(0.115, rel=0.02)
+    assert woke["saved_kwh"] == pytest.approx(0.02, rel=0.02)
+    assert woke["took_s"] < 30
+
+
+def test_the_first_calls_go_out_with_the_first_step_of_a_wake(cloud: Cloud):
+    cloud.sleep()
+    cloud.sent.clear()
+    woken = cloud.wake()
+    assert woken.entered.index("Send calls") < [i for i, n in enumerate(woken.entered) if n == "Plan wake"][1]
+
+
+def test_waking_twice_is_harmless(cloud: Cloud):
+    cloud.sleep()
+    cloud.wake()
+    cloud.sent.clear()
+    assert cloud.wake().output == {"outcome": "awake", "reason": "it is awake"}
+    assert cloud.sent == []
+
+
+def test_of_two_that_wake_at_once_one_does_it(cloud: Cloud):
+    cloud.sleep()
+    others = []
+    cloud.before["decide"] = lambda: None
+    cloud.after["updateItem"] = lambda: others.append(cloud.wake())  # the first has changed the state, and goes on
+    before = len(cloud.sent)
+    assert cloud.wake().output["outcome"] == "awake"
+    assert others[0].output["reason"] == "another execution wakes it"
+    sent = cloud.sent[before:]
+    for once in ("createEndpoint", "updateInferenceComponentRuntimeConfig"):
+        assert sent.count(once) <= 1
+    assert cloud.state().state == "awake"
+
+
+def test_it_is_woken_ahead_of_the_calls_that_its_habit_promises(account, monkeypatch):
+    cloud = asynchronous(account, monkeypatch)
+    cloud.after["updateItem"] = lambda: account.table.update_item(
+        Key=addresses.key("ebb-pets"),
+        UpdateExpression="SET prewake_at = :at",
+        ExpressionAttributeValues={":at": "2026-11-24T06:00:00Z"},
+    )
+    cloud.sleep()
+    ((name, given),) = cloud.started
+    assert name.startswith("ahead-wake-ebb-pets-g")
+    assert given["generation"] == cloud.state().generation
+    cloud.wake()  # by a request, in the night
+    cloud.sleep()
+    state = cloud.state()
+    ended = cloud.wake(**{**given, "generation": given["generation"]})
+    assert "since it was to be woken ahead" in ended.output["reason"]
+    assert cloud.state() == state
+
+
+# ---- Nothing busy is stopped ----
+
+
+def test_a_call_within_the_window_keeps_it_awake(cloud: Cloud):
+    cloud.calls = [cloud.now + number * MINUTE for number in range(-5, 200, 5)]
+    ended = cloud.sleep()
+    assert ended.output["outcome"] == "keep"
+    assert cloud.state().state == "awake"
+    assert _untouched(cloud)
+
+
+def test_a_call_between_the_decision_and_the_act_calls_it_off(cloud: Cloud):
+    before = everything(cloud)
+    cloud.after["updateItem"] = lambda: cloud.calls.append(cloud.now)
+    ended = cloud.sleep()
+    assert ended.output["outcome"] == "awake"
+    assert cloud.state().state == "awake"
+    assert _untouched(cloud)
+    assert everything(cloud) == before
+
+
+def test_a_request_through_the_front_door_calls_it_off(cloud: Cloud):
+    cloud.after["updateItem"] = lambda: _want(cloud)
+    ended = cloud.sleep()
+    assert ended.output == {"outcome": "awake", "reason": "a request came while it was falling asleep"}
+    assert (cloud.state().state, cloud.state().wanted_at) == ("awake", None)
+    assert _untouched(cloud)
+
+
+def test_a_request_just_before_the_act_is_seen_by_the_write_that_allows_it(cloud: Cloud):
+    """It came after the second decision: the ledger refuses, the third decision knows."""
+    seen = []
+
+    def want_once() -> None:
+        cloud.before["updateItem"] = lambda: seen.append(_want(cloud))
+
+    cloud.after["updateItem"] = want_once
+    ended = cloud.sleep()
+    assert seen == [True]
+    assert ended.output["outcome"] == "awake"
+    assert _untouched(cloud)
+
+
+def test_a_request_while_it_goes_is_followed_by_a_wake(cloud: Cloud, kind):
+    before = everything(cloud)
+    cloud.after[SLEEPING_CALLS[kind][-1]] = lambda: _want(cloud)
+    assert cloud.sleep().output["outcome"] == "asleep"
+    ((name, given),) = cloud.started
+    assert name == addresses.wake_execution(cloud.at.address, cloud.state().generation)
+    assert cloud.told == []  # nobody needs to know that it slept for a second
+    cloud.wake(**given)
+    assert everything(cloud) == before
+
+
+@pytest.mark.parametrize("status", ["Updating", "RollingBack", "Failed"])
+def test_an_endpoint_that_is_changing_or_has_failed_is_left_alone(cloud: Cloud, status):
+    assert cloud.endpoint
+    cloud.endpoint["EndpointStatus"] = status
+    assert cloud.sleep().output["outcome"] == "keep"
+    assert _untouched(cloud)
+    assert cloud.state().state == "awake"
+
+
+# ---- Metrics missing, late, throttled, of something else ----
+
+
+def test_silence_without_a_heartbeat_is_not_idleness(cloud: Cloud):
+    """Metrics that are lost, or were read under wrong dimensions, look alike."""
+    cloud.hears = False
+    ended = cloud.sleep()
+    assert "silence alone proves nothing" in ended.output["reason"]
+    assert _untouched(cloud)
+
+
+def test_a_heartbeat_that_stops_between_the_decision_and_the_act_calls_it_off(cloud: Cloud):
+    def deaf() -> None:
+        cloud.hears = False
+
+    cloud.after["updateItem"] = deaf
+    assert cloud.sleep().output["outcome"] == "awake"
+    assert _untouched(cloud)
+
+
+def test_a_throttled_read_is_tried_again(cloud: Cloud):
+    cloud.unreadable = [MetricsUnavailableError("GetMetricData: Throttling")] * 2
+    assert cloud.sleep().output["outcome"] == "asleep"
+
+
+@pytest.mark.parametrize("error", [MetricsUnavailableError, EndpointUnreadableError])
+def test_a_read_that_keeps_failing_is_an_error_and_never_idle(cloud: Cloud, error):
+    cloud.unreadable = [error("throttled")] * 20
+    ended = cloud.sleep()
+    assert (ended.status, ended.error) == ("FAILED", error.__name__)
+    assert cloud.state().state == "awake"
+    assert _untouched(cloud)
+
+
+def test_what_can_no_longer_be_read_after_it_was_noted_is_woken_again(cloud: Cloud):
+    before = everything(cloud)
+
+    def deaf() -> None:
+        cloud.unreadable = [MetricsUnavailableError("throttled")] * 5
+
+    cloud.after["updateItem"] = deaf
+    assert cloud.sleep().status == "FAILED"
+    assert cloud.state().state == "falling-asleep"
+    ((_, given),) = cloud.started
+    assert cloud.wake(**given).output["outcome"] == "awake"
+    assert everything(cloud) == before
+    assert _untouched(cloud) or cloud.state().state == "awake"
+
+
+# ---- Snapshots ----
+
+
+def test_what_cannot_be_kept_does_not_sleep(account, monkeypatch):
+    cloud = classic(account, monkeypatch)
+    cloud.configs.clear()
+    ended = cloud.sleep()
+    assert ended.output["outcome"] == "keep"
+    assert "could not be put back" in ended.output["reason"]
+    assert _untouched(cloud)
+
+
+def test_a_snapshot_that_is_gone_before_the_act_calls_it_off(cloud: Cloud, account):
+    def lose() -> None:
+        bucket, _, key = cloud.state().snapshot["uri"].removeprefix("s3://").partition("/")
+        account.s3.delete_object(Bucket=bucket, Key=key)
+
+    cloud.after["updateItem"] = lose
+    ended = cloud.sleep()
+    assert ended.output["outcome"] == "awake"
+    assert "not readable" in ended.output["reason"]
+    assert _untouched(cloud)
+
+
+def _spoil(cloud: Cloud, account, *, uri: bool, copy: bool) -> None:
+    held = cloud.state().snapshot
+    assert held
+    if uri:
+        bucket, _, key = held["uri"].removeprefix("s3://").partition("/")
+        account.s3.put_object(Bucket=bucket, Key=key, Body=b'{"not": "a snapshot"}')
+    if copy:
+        account.table.update_item(
+            Key=addresses.key(cloud.at.address),
+            UpdateExpression="SET #snapshot.#copy = :spoilt",
+            ExpressionAttributeNames={"#copy": "copy", "#snapshot": "snapshot"},
+            ExpressionAttributeValues={":spoilt": "AAAA"},
+        )
+
+
+@pytest.mark.parametrize("spoilt", [{"uri": True, "copy": False}, {"uri": False, "copy": True}], ids=["S3", "ledger"])
+def test_one_readable_copy_is_enough_to_wake(cloud: Cloud, account, spoilt):
+    before = everything(cloud)
+    cloud.sleep()
+    _spoil(cloud, account, **spoilt)
+    assert cloud.wake().output["outcome"] == "awake"
+    assert everything(cloud) == before
+
+
+def test_without_a_readable_copy_it_fails_loudly_and_the_request_stays_wanted(cloud: Cloud, account):
+    cloud.sleep()
+    _spoil(cloud, account, uri=True, copy=True)
+    _want(cloud)
+    cloud.told.clear()
+    ended = cloud.wake()
+    assert (ended.status, ended.error) == ("FAILED", "EndpointNotAwake")
+    assert cloud.state().state == "failed"
+    assert cloud.state().wanted_at is not None
+    (told,) = cloud.told
+    assert "could not be woken" in told["Subject"]
+    assert "wait for up to 60 minutes" in told["Message"]
+
+
+# ---- Killed, twice, at once ----
+
+
+def _actions_of_sleep(kind: str) -> list[str]:
+    return ["updateItem", *SLEEPING_CALLS[kind]]
+
+
+@pytest.mark.parametrize("effective", [False, True], ids=["before it took effect", "after it took effect"])
+@pytest.mark.parametrize("place", range(4))
+def test_killed_anywhere_on_its_way_to_sleep_the_next_request_brings_it_back(cloud: Cloud, kind, place, effective):
+    before = everything(cloud)
+    cloud.killed_in(_actions_of_sleep(kind)[place], effective=effective)
+    _want(cloud)
+    assert cloud.wake().output["outcome"] == "awake"
+    assert cloud.state().state == "awake"
+    assert everything(cloud) == before
+
+
+@pytest.mark.parametrize("effective", [False, True], ids=["before it took effect", "after it took effect"])
+@pytest.mark.parametrize("place", range(4))
+def test_killed_anywhere_on_its_way_to_sleep_the_sweep_carries_on(cloud: Cloud, kind, place, effective):
+    before = everything(cloud)
+    cloud.killed_in(_actions_of_sleep(kind)[place], effective=effective)
+    assert cloud.sleep().output["outcome"] == "asleep"
+    assert cloud.state().state == "asleep"
+    cloud.wake()
+    assert everything(cloud) == before
+
+
+def test_killed_between_snapshot_and_delete_a_busy_endpoint_stays(account, monkeypatch):
+    cloud = classic(account, monkeypatch)
+    before = everything(cloud)
+    cloud.killed_in("deleteEndpoint", effective=False)
+    cloud.calls = [cloud.now]
+    ended = cloud.sleep()  # the sweep: it is not idle any more
+    assert ended.output["outcome"] == "awake"
+    assert cloud.endpoint["EndpointStatus"] == "InService"
+    ((_, given),) = cloud.started  # its scaling was gone already
+    cloud.wake(**given)
+    assert everything(cloud) == before
+
+
+WAKING_CALLS = {
+    "async": ["updateItem", "updateEndpointWeightsAndCapacities", "putMetricAlarm", "deleteAlarms"],
+    "component": ["updateItem", "updateInferenceComponentRuntimeConfig", "putMetricAlarm", "deleteAlarms"],
+    "classic": ["updateItem", "createEndpoint", "putScalingPolicy", "putMetricAlarm"],
+}
+
+
+@pytest.mark.parametrize("effective", [False, True], ids=["before it took effect", "after it took effect"])
+@pytest.mark.parametrize("place", range(4))
+def test_killed_anywhere_while_it_wakes_the_next_request_carries_on(cloud: Cloud, kind, place, effective):
+    before = everything(cloud)
+    cloud.sleep()
+    cloud.killed_in(WAKING_CALLS[kind][place], WAKE, effective=effective)
+    assert cloud.wake().output["outcome"] == "awake"
+    assert everything(cloud) == before
+    assert cloud.state().state == "awake"
+
+
+def test_an_alarm_that_fires_twice_puts_it_to_sleep_once(cloud: Cloud, kind):
+    second = []
+    cloud.after["updateItem"] = lambda: second.append(cloud.sleep())
+    assert cloud.sleep().output["outcome"] == "asleep"
+    assert "another execution works on it" in second[0].output["reason"]
+    assert [each for each in cloud.sent if each in CHANGING] == SLEEPING_CALLS[kind]
+    assert cloud.sleep().output == {"outcome": "keep", "reason": "it is asleep"}
+
+
+def test_a_wake_that_meets_it_falling_asleep_calls_it_off(cloud: Cloud):
+    """The one that puts it to sleep still works: it is told, gives way, and nothing has to be woken."""
+    before, woken = everything(cloud), []
+
+    def meet() -> None:  # the wake is killed while it waits for the other one
+        cloud.before["decide"] = lambda: cloud.before.update({"decide": _stop})
+        with pytest.raises(Stopped):
+            woken.append(cloud.wake())
+
+    cloud.after["updateItem"] = meet
+    assert cloud.sleep().output == {"outcome": "awake", "reason": "a request came while it was falling asleep"}
+    assert _untouched(cloud)
+    assert everything(cloud) == before
+
+
+def _stop() -> None:
+    raise Stopped
+
+
+def test_a_deployment_in_between_wins(cloud: Cloud):
+    """It writes the address anew: what was decided before is refused, and decided again on what is there now."""
+    later = cloud.at.model_copy(update={"policy": cloud.at.policy.model_copy(update={"sleeps": False})})
+    cloud.after["updateItem"] = lambda: cloud.book.apply(addresses.put(later, now=cloud.now))
+    ended = cloud.sleep()
+    assert ended.output["outcome"] == "keep"
+    assert _untouched(cloud)
+    assert cloud.state().state == "awake"
+
+
+# ---- Calls that fail, capacity that is refused ----
+
+
+def test_a_call_that_keeps_failing_is_given_up_and_taken_back(cloud: Cloud, kind):
+    before = everything(cloud)
+    call = {"classic": "deleteEndpoint"}.get(kind, SLEEPING_CALLS[kind][1])
+    cloud.fails[call] = [TaskError("SageMaker.SageMakerException", "Rate exceeded")] * 40
+    ended = cloud.sleep()
+    assert ended.output["outcome"] == "awake"
+    assert "failed 5 times" in ended.output["reason"]
+    cloud.fails.clear()
+    for _, given in cloud.started:
+        cloud.wake(**given)
+    assert cloud.state().state == "awake"
+    assert everything(cloud) == before
+
+
+def test_a_call_that_fails_once_does_not_matter(cloud: Cloud, kind):
+    before = everything(cloud)
+    for call in CHANGING | set(WAKING_CALLS[kind][1:]):
+        cloud.fails[call] = [TaskError("SageMaker.ResourceInUseException", "once")]
+    assert cloud.sleep().output["outcome"] == "asleep"
+    assert cloud.wake().output["outcome"] == "awake"
+    assert everything(cloud) == before
+
+
+def test_capacity_refused_the_next_instance_type_is_taken(kind, account, monkeypatch):
+    cloud = KINDS[kind](account, monkeypatch, instance_types=("ml.m5.large", "ml.c5.xlarge", "ml.m5.xlarge"))
+    cloud.sleep()
+    cloud.refused = {"ml.m5.large", "ml.c5.xlarge"}
+    assert cloud.wake().output["outcome"] == "awake"
+    state = cloud.state()
+    assert (state.state, state.instance_type, state.tried) == ("awake", "ml.m5.xlarge", ())
+    refusals = [each for each in cloud.events() if each["what"] == "capacity refused"]
+    assert [each["instance_type"] for each in refusals] == ["ml.m5.large", "ml.c5.xlarge"]
+    assert cloud.endpoint["EndpointStatus"] == "InService"
+    variants = cloud.configs[cloud.endpoint["EndpointConfigName"]]["ProductionVariants"]
+    assert {each["InstanceType"] for each in variants} == {"ml.m5.xlarge"}
+    cloud.now += 60 * MINUTE
+    before = everything(cloud)
+    assert cloud.sleep().output["outcome"] == "asleep"
+    assert cloud.wake().output["outcome"] == "awake"  # on the type that it has now
+    assert everything(cloud) == before
+
+
+def test_capacity_refused_by_all_types_the_owner_is_told_and_the_next_request_tries_again(kind, account, monkeypatch):
+    cloud = KINDS[kind](account, monkeypatch, instance_types=("ml.m5.large", "ml.c5.xlarge"))
+    before = everything(cloud)
+    cloud.sleep()
+    cloud.told.clear()
+    _want(cloud)
+    cloud.refused = {"ml.m5.large", "ml.c5.xlarge"}
+    ended = cloud.wake()
+    assert (ended.status, cloud.state().state) == ("FAILED", "failed")
+    (told,) = cloud.told
+    assert "no capacity of ml.m5.large, ml.c5.xlarge" in told["Message"]
+    assert cloud.state().wanted_at is not None
+    cloud.refused = set()
+    assert cloud.wake().output["outcome"] == "awake"
+    assert (cloud.state().state, cloud.state().wanted_at) == ("awake", None)
+    assert everything(cloud) == before
+
+
+# ---- The ledger and AWS tell different stories ----
+
+
+@pytest.mark.parametrize("kind", ["async", "component"])
+def test_what_aws_has_woken_itself_is_brought_in_line(account, monkeypatch, kind):
+    """Its wake alarm has added a copy: everything else is put back, and the ledger knows."""
+    cloud = KINDS[kind](account, monkeypatch)
+    before = everything(cloud)
+    cloud.sleep()
+    if kind == "async":
+        cloud.endpoint["ProductionVariants"][0] |= {"DesiredInstanceCount": 1, "CurrentInstanceCount": 1}
+    else:
+        cloud.component["RuntimeConfig"] = {"DesiredCopyCount": 1, "CurrentCopyCount": 1}
+    told = cloud.sleep()  # the sweep sees it
+    assert "with capacity" in told.output["reason"]
+    ((_, given),) = cloud.started
+    cloud.wake(**given)
+    assert everything(cloud) == before
+    assert cloud.state().state == "awake"
+
+
+@pytest.mark.parametrize("kind", ["async", "component"])
+def test_what_somebody_else_has_scaled_to_nothing_is_noted_as_asleep_and_wakes(account, monkeypatch, kind):
+    cloud = KINDS[kind](account, monkeypatch)
+    before = everything(cloud)
+    if kind == "async":
+        cloud.endpoint["ProductionVariants"][0] |= {"DesiredInstanceCount": 0, "CurrentInstanceCount": 0}
+    else:
+        cloud.component["RuntimeConfig"] = {"DesiredCopyCount": 0, "CurrentCopyCount": 0}
+    assert cloud.sleep().output["outcome"] == "asleep"
+    assert cloud.wake().output["outcome"] == "awake"
+    assert everything(cloud) == before
+
+
+def test_a_request_that_nobody_serves_is_found_by_the_sweep(cloud: Cloud):
+    cloud.sleep()
+    _want(cloud)
+    told = cloud.sleep()
+    assert told.output["reason"] == "a request waits for it"
+    assert len(cloud.started) == 1
+
+
+def test_an_endpoint_that_is_gone_is_left_alone(cloud: Cloud):
+    cloud.endpoint = None
+    ended = cloud.sleep()
+    assert (ended.output["outcome"], cloud.state().state) == ("keep", "awake")
+
+
+def test_an_address_that_nobody_knows_starts_nothing(cloud: Cloud):
+    assert cloud.sleep(address="ebb-nobody").output["reason"] == "the ledger knows no such address"
+    assert cloud.wake(address="ebb-nobody").output["reason"] == "the ledger knows no such address"
+
+
+# ---- What Ebb did not make ----
+
+
+def test_without_the_stacks_consent_a_foreign_endpoint_is_not_even_looked_at(account, monkeypatch):
+    cloud = classic(account, monkeypatch)
+    monkeypatch.setenv("MANAGE_FOREIGN_ENDPOINTS", "no")
+    cloud.unreadable = [EndpointUnreadableError("may not be read")]
+    ended = cloud.sleep()
+    assert "ManageForeignEndpoints" in ended.output["reason"]
+    assert len(cloud.unreadable) == 1
+
+
+def test_without_its_owners_consent_it_is_left_alone(account, monkeypatch):
+    cloud = classic(account, monkeypatch)
+    del cloud.tags["ebb:sleep"]
+    assert "no tag ebb:sleep=allowed" in cloud.sleep().output["reason"]
+    assert _untouched(cloud)
