@@ -24,7 +24,7 @@ RUN_FIELDS = (
     "run_id", "project", "status", "attempt", "created_at", "started_at", "ended_at", "duration_s", "drop", "task",
     "target", "format", "metric", "spec", "identity", "generation", "sources", "reuses", "reason", "error", "stages",
     "candidates", "chosen", "comparison", "footprint", "deployed", "deploy_reason", "endpoint_name", "record_uri",
-    "execution_arn", "serving",
+    "execution_arn", "serving", "purpose", "source", "scored_by", "scored_uri",
 )  # fmt: skip
 STAGE_FIELDS = (
     "stage", "status", "attempt", "earlier_attempts", "duration_s", "billable_s", "cpu_seconds", "utilisation",
