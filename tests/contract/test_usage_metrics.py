@@ -33,6 +33,17 @@ def summed(cloud: Any, namespace: str, metric: str, **dimensions: str) -> float:
     return sum(found["MetricDataResults"][0]["Values"])
 
 
+def finished(cloud: Any, machine_arn: str) -> None:
+    client = cloud.client("stepfunctions")
+    started = client.start_execution(stateMachineArn=machine_arn, input=json.dumps({}))["executionArn"]
+    deadline = time.monotonic() + 20
+    while client.describe_execution(executionArn=started)["status"] == "RUNNING":
+        if time.monotonic() > deadline:
+            pytest.fail("the execution does not end")
+        time.sleep(0.1)
+    assert client.describe_execution(executionArn=started)["status"] == "SUCCEEDED"
+
+
 def test_ministack_has_the_functions_that_are_wrapped():
     for module, names in (
         (stepfunctions, ["_run_execution"]),
@@ -44,10 +55,30 @@ def test_ministack_has_the_functions_that_are_wrapped():
     assert {"SendMessage", "ReceiveMessage", "DeleteMessage"} <= set(sqs._HANDLERS)
 
 
-def test_ministack_itself_publishes_the_calls_of_functions():
-    source = inspect.getsource(lambda_svc)
-    assert '"AWS/Lambda", "Invocations"' in source
-    assert "Duration" in source
+def test_ministack_publishes_the_calls_of_functions_where_it_is_replaced():
+    parameters = list(inspect.signature(lambda_svc._emit_lambda_metrics).parameters)
+    assert parameters == ["function_name", "duration_ms", "error", "throttle"]
+    assert list(inspect.signature(lambda_svc._execute_function_warm).parameters)[:3] == ["func", "event", "request_id"]
+
+
+def test_a_function_is_counted_once_whoever_calls_it(cloud, function, machine):
+    arn = function("def handler(event, context):\n    return {}")
+    name = arn.rpartition(":")[2]
+    cloud.client("lambda").invoke(FunctionName=arn)
+    made = machine(
+        {
+            "Call": {
+                "Type": "Task",
+                "Resource": "arn:aws:states:::lambda:invoke",
+                "Arguments": {"FunctionName": arn},
+                "End": True,
+            }
+        },
+        {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": arn},
+    )
+    finished(cloud, made.arn)
+    assert summed(cloud, "AWS/Lambda", "Invocations", FunctionName=name) == 2
+    assert 0 < summed(cloud, "AWS/Lambda", "Duration", FunctionName=name) < 60_000
 
 
 def test_messages_are_counted_by_queue(cloud, queue):
@@ -84,11 +115,5 @@ def test_executions_and_notices_are_counted(cloud, machine, name):
     cloud.client("sns").publish(TopicArn=topic, Message="hello")
     assert summed(cloud, "AWS/SNS", "NumberOfMessagesPublished", TopicName=name) == 1
     made = machine({"Done": {"Type": "Succeed"}})
-    client = cloud.client("stepfunctions")
-    started = client.start_execution(stateMachineArn=made.arn, input=json.dumps({}))["executionArn"]
-    deadline = time.monotonic() + 20
-    while client.describe_execution(executionArn=started)["status"] == "RUNNING":
-        if time.monotonic() > deadline:
-            pytest.fail("an empty execution does not end")
-        time.sleep(0.1)
+    finished(cloud, made.arn)
     assert summed(cloud, "AWS/States", "ExecutionsStarted", StateMachineArn=made.arn) == 1

@@ -1,5 +1,6 @@
-"""Services publish what they are billed by, which `ebb cost` reads; MiniStack publishes the calls of functions only.
+"""Services publish what they are billed by, which `ebb cost` reads; MiniStack publishes a function's own callers only.
 
+    AWS/Lambda    Invocations, Duration, Errors              FunctionName: by whomever it was called
     AWS/States    ExecutionsStarted                          StateMachineArn
     AWS/SQS       NumberOfMessagesSent, Received, Deleted    QueueName
     AWS/DynamoDB  ConsumedReadCapacityUnits, Write           TableName (and GlobalSecondaryIndexName)
@@ -7,7 +8,8 @@
 
 Units of the table are reckoned from the size of what is sent and answered, as JSON, which is a little more than AWS's
 own form. How often Lambda polls an empty queue is not published: here it is not as often as on AWS.
-Source: https://docs.aws.amazon.com/step-functions/latest/dg/procedure-cw-metrics.html,
+Source: https://docs.aws.amazon.com/lambda/latest/dg/monitoring-metrics-types.html,
+https://docs.aws.amazon.com/step-functions/latest/dg/procedure-cw-metrics.html,
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-available-cloudwatch-metrics.html,
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/metrics-dimensions.html,
 https://docs.aws.amazon.com/sns/latest/dg/sns-monitoring-using-cloudwatch.html
@@ -16,10 +18,11 @@ https://docs.aws.amazon.com/sns/latest/dg/sns-monitoring-using-cloudwatch.html
 import functools
 import json
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
-from ministack.services import cloudwatch, dynamodb, sns, sqs, stepfunctions
+from ministack.services import cloudwatch, dynamodb, lambda_svc, sns, sqs, stepfunctions
 
 READ_UNIT_BYTES, WRITE_UNIT_BYTES = 4096, 1024
 _READS = ("_get_item", "_query", "_scan")
@@ -28,11 +31,33 @@ _WRITES = ("_put_item", "_update_item", "_delete_item")
 
 def install() -> None:
     """Publish after each call that AWS would bill."""
+    lambda_svc._execute_function_warm = _counting_calls(lambda_svc._execute_function_warm)
+    lambda_svc._emit_lambda_metrics = _emit_throttles
     stepfunctions._run_execution = _counting_executions(stepfunctions._run_execution)
     for name in _READS + _WRITES:
         setattr(dynamodb, name, _counting_units(getattr(dynamodb, name), writes=name in _WRITES))
     sns._publish = _counting_notices(sns._publish)
     _count_messages()
+
+
+def _counting_calls(execute: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    def counted(func: dict[str, Any], event: Any, request_id: str) -> dict[str, Any]:
+        began = time.perf_counter()  # the real clock: an advance of the virtual one is no work
+        result = execute(func, event, request_id)
+        milliseconds = (time.perf_counter() - began) * 1000
+        dimensions = {"FunctionName": (func.get("config") or func).get("FunctionName", "")}
+        cloudwatch.record_metric("AWS/Lambda", "Invocations", 1, "Count", dimensions)
+        cloudwatch.record_metric("AWS/Lambda", "Errors", int(bool(result.get("error"))), "Count", dimensions)
+        cloudwatch.record_metric("AWS/Lambda", "Duration", milliseconds, "Milliseconds", dimensions)
+        return result
+
+    return counted
+
+
+def _emit_throttles(function_name: str, duration_ms: float, error: bool, throttle: bool) -> None:
+    """MiniStack counts here what is called through Invoke; all but the refusals has been counted above."""
+    count = int(bool(throttle))
+    cloudwatch.record_metric("AWS/Lambda", "Throttles", count, "Count", {"FunctionName": function_name})
 
 
 def _counting_executions(run: Callable[[str], Any]) -> Callable[[str], Any]:
