@@ -379,10 +379,10 @@ def _refused(at: Address, goal: Snapshot, world: World, problem: Mapping[str, An
     there = world.status == "InService" and snapshot.has_capacity(at, world)
     if there and not snapshot.lacks_capacity(at, goal, world):
         return None
-    told = [world.endpoint.get("FailureReason") or ""]
+    reasons = [str(world.endpoint.get("FailureReason") or "")]
     if world.component and _changed(world.component) >= _changed(world.endpoint):
-        told.append(world.component.get("FailureReason") or "")
-    return next((each for each in told if snapshot.wants_capacity(each)), None)
+        reasons.append(str(world.component.get("FailureReason") or ""))
+    return next((each for each in reasons if snapshot.wants_capacity(each)), None)
 
 
 def _changed(described: Mapping[str, Any]) -> float:

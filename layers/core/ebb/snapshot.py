@@ -338,7 +338,7 @@ def lacks_capacity(at: Address, goal: Snapshot, world: World) -> bool:
 
 def _create(goal: Snapshot, world: World) -> list[Body]:
     found = [_create_config(goal)] if world.config is None else []
-    body = {"EndpointName": goal.endpoint_name, "EndpointConfigName": goal.config_name, "Tags": _tags(goal.tags)}
+    body: Body = {"EndpointName": goal.endpoint_name, "EndpointConfigName": goal.config_name, "Tags": _tags(goal.tags)}
     if goal.deployment:
         body["DeploymentConfig"] = goal.deployment
     return [*found, call("create endpoint", {name: value for name, value in body.items() if value})]

@@ -3,7 +3,7 @@
 What is not there is None; what could not be read is an error, never "not there".
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -181,7 +181,9 @@ def _component_body(described: Mapping[str, Any] | None) -> dict[str, Any] | Non
     return body
 
 
-def _all_as(service: str, action: str, found: Iterable[Mapping[str, Any]], without: Sequence[str] | set[str] = ()):
+def _all_as(
+    service: str, action: str, found: Iterable[Mapping[str, Any]], without: Container[str] = ()
+) -> Iterator[dict[str, Any]]:
     for each in found:
         body = _as(service, action, each)
         if body is not None:
