@@ -51,7 +51,7 @@ def _gains(endpoint: Endpoint, machine: Machine, end: int) -> Minutes:
     at, wake = endpoint.minutes, machine.wake_min
     silences = np.diff(at) - 1
     billed = np.concatenate(([0], np.cumsum(1 + np.minimum(silences, wake))))  # at each call, since the first
-    until = at + wake
+    until: Minutes = at + wake
     last = np.searchsorted(at, until, side="right") - 1  # the last call in those minutes
     following = np.append(at, at[-1] + 10**9)[last + 1]
     # of the silence behind it: all when it stays awake, else the wake just before the next call; none at the end

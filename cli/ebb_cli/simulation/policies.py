@@ -132,7 +132,8 @@ class Learned:
         day = at // DAY
         if day != self.day:
             until = day * DAY
-            first, end = np.searchsorted(self.endpoint.minutes, (until - keep_alive.LEARNED_DAYS * DAY, until))
+            first = int(np.searchsorted(self.endpoint.minutes, until - keep_alive.LEARNED_DAYS * DAY))
+            end = int(np.searchsorted(self.endpoint.minutes, until))
             self.habit = keep_alive.learn(
                 self.endpoint.minutes[first:end].tolist(),
                 self.endpoint.counts[first:end].tolist(),

@@ -17,7 +17,7 @@ import numpy as np
 from ebb import idle
 from ebb.addresses import IdlePolicy
 from ebb.keep_alive import MINUTE
-from ebb_cli.simulation.traffic import Endpoint
+from ebb_cli.simulation.traffic import Endpoint, Minutes
 
 # From the end of the window until nothing is billed: metrics that may be late, the grace before it is decided again.
 LAG_MIN = math.ceil((idle.PUBLISHING_LAG + idle.GRACE) / MINUTE)
@@ -90,7 +90,7 @@ def replay(
     total = np.concatenate(([0], np.cumsum(endpoint.counts)))
     wake = machine.wake_min
     # the calls after which there is a silence worth asking about
-    ends = np.append(endpoint.minutes, end)
+    ends: Minutes = np.append(endpoint.minutes, end)
     worth: list[int] = np.flatnonzero(np.diff(ends) - 1 > policy.shortest_min).tolist()
     outcome = Outcome()
     state = _State(outcome, keep_bands, billed_from=start)

@@ -155,7 +155,7 @@ def _poisson(chance: np.random.Generator, per_minute: np.ndarray[Any, Any]) -> t
     """Return independent calls at a rate that changes from minute to minute."""
     expected = float(per_minute.sum())
     if expected > len(per_minute) / 4:
-        counts = chance.poisson(per_minute)
+        counts = np.asarray(chance.poisson(per_minute))
         minutes = np.flatnonzero(counts)
         return minutes.astype(np.int64), counts[minutes].astype(np.int64)
     until = np.cumsum(per_minute)
@@ -218,7 +218,7 @@ def _bursty(chance: np.random.Generator, per_day: float, length: int) -> tuple[M
     until = np.cumsum(weights)
     starts = np.searchsorted(until, chance.random(sessions) * until[-1], side="right")
     lasts = chance.lognormal(math.log(median), spread, sessions)
-    calls = chance.poisson(in_session * lasts)
+    calls = np.asarray(chance.poisson(in_session * lasts))
     at = np.repeat(starts, calls) + (chance.random(int(calls.sum())) * np.repeat(lasts, calls)).astype(np.int64)
     return _counted(at[at < length])
 

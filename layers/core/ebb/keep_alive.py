@@ -45,9 +45,7 @@ SHORTEST, LONGEST = timedelta(minutes=2), timedelta(hours=2)
 
 # Chosen on the tuning seeds of benchmarks/simulate.py, reported on others.
 ENOUGH_SILENCES = 8  # fewer say nothing of the next one
-PATIENCE = (
-    0.5  # what one allowed cold start is worth, in wakes: a caller who waits for a wake counts half of what it costs
-)
+PATIENCE = 0.5  # what one allowed cold start is worth, in wakes: a caller who waits counts half of what the wake costs
 FORBIDDEN_SHARE = 0.004  # of requests that may be expected to meet it cold where the SLA forbids it; promised: 0.5 %
 LATE_PRICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # of a late request that the SLA forbids, in wakes
 UNSEEN = 0.5  # misses beside those seen: the expectation of a rare event under Jeffreys' prior
@@ -64,9 +62,7 @@ class Costs:
 
     awake_per_hour: float = 1.0  # USD or watts
     wake_s: float = 300.0  # from the wake call until it answers; billed
-    lag_s: float = (
-        270.0  # from the end of the window until nothing is billed: late metrics, and the grace before it acts
-    )
+    lag_s: float = 270.0  # from the end of the window until nothing is billed: late metrics, the grace before it acts
     cold_start_allowed: float | None = None  # USD or watt-hours that one is worth; default: PATIENCE wakes
 
     @cached_property
@@ -275,7 +271,7 @@ def _window_habit(seen: _Seen, days: float, most_late: float | None) -> _Offer:
     offer = None
     for price in (None,) if most_late is None else LATE_PRICES:
         chosen = [(members, *_best_window(seen, members, price)) for _, members in groups]
-        awake, cold, late = (sum(each[place] for each in chosen) for place in (2, 3, 4))
+        awake, cold, late = (sum(column) for column in list(zip(*chosen, strict=True))[2:])
         by_group = {
             id(members): replace(best, part=told) for (told, members), (_, best, *_) in zip(groups, chosen, strict=True)
         }
