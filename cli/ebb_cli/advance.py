@@ -96,8 +96,10 @@ def _send(target: Target, document: dict[str, Any]) -> dict[str, Any]:
     """Ask the control endpoint of the embedded cloud, as the account's root."""
     headers = {"X-Amz-Target": "Ebb.Advance", "Content-Type": "application/x-amz-json-1.1"}
     request = botocore.awsrequest.AWSRequest("POST", f"{target.endpoint_url}/", headers, json.dumps(document).encode())
-    botocore.auth.SigV4Auth(target.session.get_credentials(), "ebb", target.region).add_auth(request)
-    reply = botocore.httpsession.URLLib3Session(timeout=PATIENCE_S).send(request.prepare())
+    credentials = target.session.get_credentials()
+    assert credentials is not None  # the embedded cloud's own
+    botocore.auth.SigV4Auth(credentials, "ebb", target.region).add_auth(request)
+    reply = botocore.httpsession.URLLib3Session(timeout=int(PATIENCE_S)).send(request.prepare())
     answer = json.loads(reply.text)
     if reply.status_code != 200:
         raise CommandError(f"The clock was not advanced: {answer.get('message', reply.text)}")

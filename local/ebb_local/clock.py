@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-_REACTION_S = 0.05  # real: how long what a step set off may take to begin (a thread that starts, a batch picked up)
+_REACTION_S = 0.02  # real: how long what a step set off may take to show, where nothing counts it from the start
 _LOOK_EVERY_S = 0.01  # real: between two looks at what works
 _UNTIL_EVERY_S = 0.1  # real: between two looks at a wait's own condition
 _LONGEST_WAIT_S = 1.0  # real: how late a deadline may be noticed that somebody else moved
@@ -313,16 +313,13 @@ def _next_deadline(*, waits: bool = True) -> float:
 def _settle(patience_s: float) -> None:
     """Wait until nothing works and nothing was set off that is about to."""
     deadline = time.monotonic() + patience_s
-    while True:
-        if _stirred.is_set():
+    while at_work := working() or _stirred.is_set():
+        if time.monotonic() > deadline:
+            raise ClockError(f"the clock waits for what works: {', '.join(working()[:5]) or 'requests'}")
+        if at_work is True:
             _stirred.clear()
             time.sleep(_REACTION_S)
-        at_work = working()
-        if not at_work and not _stirred.is_set():
-            return
-        if time.monotonic() > deadline:
-            raise ClockError(f"the clock waits for what works: {', '.join(at_work[:5])}")
-        if at_work:
+        else:
             _stirred.set()  # what ends may set off the next
             time.sleep(_LOOK_EVERY_S)
 
@@ -338,8 +335,11 @@ def _call_due() -> None:
         kept = [each for each in appointments if _guarded(each.name, each.due, float("inf")) <= moment]
         first = [task for task in tasks if not task.last]
         last = [task for task in tasks if task.last]
-        for each in [*first, *kept, *last]:
-            _guarded(each.name, each.function, None)
+        named = [(each.name, each.function) for each in first]
+        named += [(each.name, each.function) for each in kept]
+        named += [(each.name, each.function) for each in last]
+        for name, function in named:
+            _guarded(name, function, None)
 
 
 def _guarded(name: str, function: Callable[[], Any], otherwise: Any) -> Any:

@@ -94,6 +94,7 @@ def test_missing_data_as_the_tables_of_the_guide_say(row):
     [
         ({"Threshold": None}, "Threshold"),
         ({"Metrics": [{"Id": "a", "Expression": "b + 1"}], "MetricName": None}, "refers to b"),
+        ({"Metrics": [{"Id": "a", "Expression": "SEARCH('x', 'Sum', 60)"}], "MetricName": None}, "SEARCH"),
         ({"Period": 45}, "Period"),
         ({"Period": 300, "EvaluationPeriods": 300}, "more than a day"),
         ({"DatapointsToAlarm": 4}, "DatapointsToAlarm"),

@@ -117,6 +117,8 @@ def _validate_queries(request: Record) -> None:
         if not statistics.is_known(statistic):
             raise _invalid(f"The embedded cloud does not compute the statistic {statistic}.")
     for query in queries:
+        if "SEARCH(" in (query.get("Expression") or "").replace(" ", "").upper():
+            raise _invalid("SEARCH is not supported on Metric Alarms.")
         unknown = expressions.identifiers(query.get("Expression") or "") - {each["Id"] for each in queries}
         if unknown:
             raise _invalid(f"Invalid metrics list: {query['Id']} refers to {', '.join(sorted(unknown))}")
@@ -158,10 +160,10 @@ def datapoints(alarm: Record, now_s: float) -> list[Point]:
     return [Point(start + index * period_s, points.get(start + index * period_s)) for index in reversed(range(many))]
 
 
-def watched(alarm: Record) -> list[store.Series | None]:
-    """Return the metrics that an alarm watches, None for one that was never published."""
+def watched(alarm: Record) -> list[store.Key]:
+    """Return the metrics that an alarm watches; those that a search finds are not among them."""
     named = [query["MetricStat"]["Metric"] for query in queries_of(alarm) if "MetricStat" in query]
-    return [store.find(each["Namespace"], each["MetricName"], each.get("Dimensions")) for each in named]
+    return [(each["Namespace"], each["MetricName"], store.dimensions_of(each.get("Dimensions"))) for each in named]
 
 
 def judge(alarm: Record, points: list[Point]) -> Judgement:
@@ -174,7 +176,7 @@ def judge(alarm: Record, points: list[Point]) -> Judgement:
     needed = alarm.get("DatapointsToAlarm") or periods
     breaches, _ = _COMPARE[alarm["ComparisonOperator"]]
     known = [(age, point) for age, point in enumerate(points, 1) if point.value is not None][:periods]
-    breaching = [age for age, point in known if breaches(point.value, alarm["Threshold"])]
+    breaching = [age for age, point in known if point.value is not None and breaches(point.value, alarm["Threshold"])]
     missing, treatment = periods - len(known), alarm.get("TreatMissingData") or "missing"
     used = [point for _, point in known]
     if not known:

@@ -47,7 +47,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*)|(?P<text>'[^']*'|\"[^\"]*\")"
     r"|(?P<sign>==|!=|<=|>=|&&|\|\||[-+*/^<>(),\[\]]))"
 )
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
+_COMPARE: dict[str, Callable[[float, float], Any]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 
@@ -97,16 +97,14 @@ class _Parser:
     def logical(self) -> Any:
         left = self._comparison()
         while self.sign() in ("AND", "OR", "&&", "||"):
-            both = self._take()[1] in ("AND", "&&")
-            right = self._comparison()
-            left = _joined(left, right, lambda a, b, both=both: float(bool(a and b) if both else bool(a or b)))
+            apply = _both if self._take()[1] in ("AND", "&&") else _either
+            left = _joined(left, self._comparison(), apply)
         return left
 
     def _comparison(self) -> Any:
         left = self._sum()
         while self.sign() in _COMPARE:
-            compare = _COMPARE[self._take()[1]]
-            left = _joined(left, self._sum(), lambda a, b, compare=compare: float(compare(a, b)))
+            left = self._binary(left, self._sum, _COMPARE)
         return left
 
     def _sum(self) -> Any:
@@ -177,6 +175,14 @@ class _Parser:
             raise ExpressionError(f"{name} cannot take these arguments") from error
 
 
+def _both(left: float, right: float) -> float:
+    return float(bool(left and right))
+
+
+def _either(left: float, right: float) -> float:
+    return float(bool(left or right))
+
+
 def _divide(left: float, right: float) -> float | None:
     return left / right if right else None
 
@@ -197,8 +203,8 @@ def _joined(left: Any, right: Any, apply: Callable[[float, float], Any]) -> Any:
         found = {moment: apply(left, value) for moment, value in right.items()}
     else:
         result = apply(left, right)
-        return float("nan") if result is None else result
-    return {moment: value for moment, value in found.items() if value is not None}
+        return float("nan") if result is None else float(result)
+    return {moment: float(value) for moment, value in found.items() if value is not None}
 
 
 def _mapped(value: Any, apply: Callable[[float], Any]) -> Any:

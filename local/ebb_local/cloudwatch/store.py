@@ -18,6 +18,7 @@ TIERS = ((1, 3 * HOUR_S), (60, 15 * DAY_S), (300, 63 * DAY_S), (3600, 455 * DAY_
 _KEPT_VALUES = 500  # distinct values of one sample; beyond, they are told apart by two digits only
 
 Dimensions = tuple[tuple[str, str], ...]
+Key = tuple[str, str, Dimensions]  # namespace, name, dimensions
 lock = threading.RLock()
 
 
@@ -159,7 +160,7 @@ class Series:
         return [{"Name": name, "Value": value} for name, value in self.dimensions]
 
 
-_series: dict[tuple[str, str], dict[tuple[str, str, Dimensions], Series]] = {}
+_series: dict[tuple[str, str], dict[Key, Series]] = {}
 
 
 def dimensions_of(given: Any) -> Dimensions:
@@ -188,6 +189,12 @@ def find(namespace: str, name: str, dimensions: Any) -> Series | None:
     """Return the metric with exactly these dimensions."""
     known = _series.get((get_account_id(), get_region()), {})
     return known.get((namespace, name, dimensions_of(dimensions)))
+
+
+def version(key: Key) -> int:
+    """Return how often a metric was published, 0 for one that never was."""
+    found = _series.get((get_account_id(), get_region()), {}).get(key)
+    return found.version if found else 0
 
 
 def every(namespace: str | None = None, name: str | None = None) -> list[Series]:
@@ -253,5 +260,5 @@ def _row(sample: Sample) -> list[Any]:
 def _unpacked(row: list[Any]) -> Sample:
     if len(row) <= 2:
         return Sample.of(*row)
-    *numbers, values = row
-    return Sample(*numbers, None if values is None else {value: count for value, count in values})
+    count, total, low, high, values = row
+    return Sample(count, total, low, high, None if values is None else dict(values))

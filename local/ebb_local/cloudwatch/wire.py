@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 import botocore.session
-from botocore.model import ServiceModel, Shape
+from botocore.model import ServiceModel
 
 Reply = tuple[int, dict[str, str], bytes]
 _XML = "http://monitoring.amazonaws.com/doc/2010-08-01/"
@@ -86,7 +86,7 @@ def refusal(kind: str, error: ServiceError) -> Reply:
     return error.status, headers | {"Content-Type": "application/x-amz-json-1.0"}, json.dumps(body).encode()
 
 
-def typed(value: Any, shape: Shape) -> Any:
+def typed(value: Any, shape: Any) -> Any:
     """Return a document with moments as seconds, numbers as numbers, and without unknown members."""
     if shape.type_name == "structure" and isinstance(value, dict):
         return {name: typed(each, shape.members[name]) for name, each in value.items() if name in shape.members}
@@ -95,7 +95,7 @@ def typed(value: Any, shape: Shape) -> Any:
     return _scalar(value, shape)
 
 
-def _scalar(value: Any, shape: Shape) -> Any:
+def _scalar(value: Any, shape: Any) -> Any:
     kind = shape.type_name
     if value is None:
         return None
@@ -118,7 +118,7 @@ def _moment(value: Any) -> float:
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
-def _from_query(given: dict[str, str], prefix: str, shape: Shape) -> Any:
+def _from_query(given: dict[str, str], prefix: str, shape: Any) -> Any:
     if shape.type_name == "structure":
         inside = {
             name: found
@@ -134,7 +134,7 @@ def _from_query(given: dict[str, str], prefix: str, shape: Shape) -> Any:
     return _scalar(given[prefix], shape) if prefix in given else None
 
 
-def _xml(value: Any, shape: Shape) -> str:
+def _xml(value: Any, shape: Any) -> str:
     if shape.type_name == "structure":
         known = ((name, each) for name, each in value.items() if name in shape.members and each is not None)
         return "".join(f"<{name}>{_xml(each, shape.members[name])}</{name}>" for name, each in known)

@@ -16,13 +16,14 @@ from ministack.core.responses import get_account_id, get_region, request_scope
 from ministack.services import cloudwatch, eventbridge
 
 from ebb_local import clock
-from ebb_local.cloudwatch import alarms
+from ebb_local.cloudwatch import alarms, store
 from ebb_local.gaps import alarm_actions, queue_metrics
 
 EVERY_S = 5.0
 _AGAIN_EVERY_S = 60.0
 _logger = logging.getLogger("ebb.cloudwatch")
 _quiet: dict[str, tuple[Any, ...]] = {}  # alarm ARN -> what it would have to differ in to mean another state
+_watched: dict[str, tuple[Any, list[store.Key]]] = {}  # alarm ARN -> (when it was configured, what it watches)
 _acted: dict[str, float] = {}  # alarm ARN -> when its scaling actions ran last
 
 
@@ -43,7 +44,7 @@ def install() -> None:
 
     cloudwatch._evaluate_alarm = evaluate
     cloudwatch._set_alarm_state = set_metric_alarm_state
-    clock.every(60, "queue metrics", lambda: [queue_metrics.publish() for _ in _scopes()])
+    clock.every(60, "queue metrics", _publish)
     clock.every(60, "alarms", _evaluate_all, last=True)
     clock.in_real_time(EVERY_S, "alarms between the minutes", _publish_and_evaluate)
 
@@ -104,7 +105,10 @@ def _remember(alarm: dict, points: list[alarms.Point]) -> None:
 
 def _key(alarm: dict) -> tuple[Any, ...]:
     changed = alarm["AlarmConfigurationUpdatedTimestamp"], alarm["StateValue"], alarm["StateUpdatedTimestamp"]
-    return (*changed, *(series.version if series else 0 for series in alarms.watched(alarm)))
+    known = _watched.get(alarm["AlarmArn"])
+    if known is None or known[0] != changed[0]:
+        known = _watched[alarm["AlarmArn"]] = (changed[0], alarms.watched(alarm))
+    return (*changed, *(store.version(metric) for metric in known[1]))
 
 
 def _state(alarm: dict, values: list[float | None]) -> tuple[str, str]:
@@ -161,9 +165,13 @@ def _evaluate_all() -> None:
             _guarded(alarm)
 
 
-def _publish_and_evaluate() -> None:
+def _publish() -> None:
     for _ in _scopes():
         queue_metrics.publish()
+
+
+def _publish_and_evaluate() -> None:
+    _publish()
     _evaluate_all()
 
 

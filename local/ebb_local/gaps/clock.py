@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC
 from types import ModuleType
 from typing import Any
@@ -23,9 +23,11 @@ from ministack.services import lambda_svc, s3, sqs, stepfunctions, sts
 
 from ebb_local import clock
 
+_NAP_S = 0.01
 _RETRY_PAUSE_S = 2.5  # real: as long as MiniStack waits before it calls a function again that failed
 _meter: contextvars.ContextVar[clock.Meter | None] = contextvars.ContextVar("ebb_meter", default=None)
 _running: dict[int, tuple[clock.Meter, str]] = {}
+_awaited: contextvars.ContextVar[Callable[[], None] | None] = contextvars.ContextVar("ebb_awaited", default=None)
 _counting = threading.Lock()
 _failed_until = 0.0
 
@@ -44,11 +46,48 @@ class _RealTime(ModuleType):
         return time_machine.escape_hatch.time.time()
 
 
+class _Brisk(ModuleType):
+    """The module `time`, except that naps are short."""
+
+    def __init__(self) -> None:
+        super().__init__("time")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        time.sleep(min(seconds, _NAP_S))
+
+
+class _Beginning:
+    """What was set off and is not counted as running yet, by kind."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def add(self, kind: str) -> None:
+        with _counting:
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+
+    def remove(self, kind: str) -> None:
+        with _counting:
+            self._counts[kind] = max(0, self._counts.get(kind, 0) - 1)
+        clock.stir()
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, count in list(self._counts.items()) if count]
+
+
+_beginning = _Beginning()
+
+
 def install() -> None:
     """Choose for each part of MiniStack which clock it looks at, and tell the clock what works."""
     _keep_real()
     _meter_executions()
-    _notice_failed_calls()
+    _notice_calls()
+    clock.busy("an", _beginning.kinds)
     clock.busy("execution", lambda: [name for meter, name in list(_running.values()) if meter.at_work > 0])
     clock.busy("function", _functions)
     clock.busy("queue", _batches)
@@ -78,6 +117,8 @@ def _keep_real() -> None:
     sigv4.presigned_request_is_expired = s3.presigned_request_is_expired = expired_in_real_time
     for module in (sts, iam_evaluator, lambda_runtime):
         module.time = _RealTime()
+    # Each execution begins with a nap, so that its start is answered first: a short one does.
+    stepfunctions.time = _Brisk()
     sts._future = lambda seconds: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.real_now() + seconds))
 
 
@@ -89,12 +130,16 @@ def _meter_executions() -> None:
     )
 
     def start_noticed(data: dict) -> Any:
-        clock.stir()  # its thread begins in a moment
-        return start(data)
+        _beginning.add("execution")  # until its thread runs
+        status, *reply = start(data)
+        if status >= 400:
+            _beginning.remove("execution")
+        return (status, *reply)
 
     def run_metered(execution_arn: str) -> None:
         meter = clock.Meter()
         _running[id(meter)] = (meter, execution_arn.rsplit(":", 1)[-1])
+        _beginning.remove("execution")
         token = _meter.set(meter)
         try:
             run(execution_arn)
@@ -137,17 +182,34 @@ def _count_branch(parent: clock.Meter, change: int) -> None:
         parent.at_work += bool(before) - bool(parent.branches)
 
 
-def _notice_failed_calls() -> None:
-    execute = lambda_svc._execute_function
+def _notice_calls() -> None:
+    """Count calls of functions, those that are about to begin in a thread of their own included."""
+    execute, execute_later = lambda_svc._execute_function, lambda_svc.invoke_async_with_retry
 
     def execute_noticed(*arguments: Any, **keywords: Any) -> Any:
         global _failed_until
-        result = execute(*arguments, **keywords)
+        _beginning.add("call")
+        if awaited := _awaited.get():
+            awaited()
+        try:
+            result = execute(*arguments, **keywords)
+        finally:
+            _beginning.remove("call")
         if result.get("error"):
             _failed_until = time.monotonic() + _RETRY_PAUSE_S
         return result
 
+    def execute_later_noticed(func: dict, event: dict) -> None:
+        _beginning.add("asynchronous call")
+        once = iter([lambda: _beginning.remove("asynchronous call")])
+        token = _awaited.set(lambda: next(once, lambda: None)())
+        try:
+            execute_later(func, event)
+        finally:
+            _awaited.reset(token)
+
     lambda_svc._execute_function = execute_noticed
+    lambda_svc.invoke_async_with_retry = execute_later_noticed
 
 
 def _note_end(execution_arn: str) -> None:

@@ -73,7 +73,7 @@ def _name(kind: str, key: Key) -> str:
 def _next(kind: str, key: Key, record: dict[str, Any]) -> float:
     """Return when it fires next, kept until the schedule or what has fired is another."""
     name = _name(kind, key)
-    follows = tuple(
+    follows: tuple[Any, ...] = tuple(
         str(record.get(member))
         for member in ("ScheduleExpression", "ScheduleExpressionTimezone", "StartDate", "EndDate", "CreationDate",
                        "LastModificationDate", "CreationTime", "FlexibleTimeWindow")

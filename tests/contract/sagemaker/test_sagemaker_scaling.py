@@ -8,7 +8,6 @@ from botocore.exceptions import ClientError
 from ministack.core import iam_actions, router
 from ministack.services import iam, stepfunctions
 
-from contract.sagemaker.conftest import lab, variables  # noqa: F401 - fixtures
 from contract.sagemaker.lab import Lab
 from contract.support import Cloud, Role, allow, free_port, wait_until
 from ebb_local import lifecycle
@@ -62,7 +61,7 @@ def test_step(configuration, breach, has, wanted):
 
 
 @pytest.fixture(scope="module")
-def endpoint(lab: Lab):  # noqa: F811
+def endpoint(lab: Lab):
     output = {"S3OutputPath": f"s3://{lab.bucket}/answers", "S3FailurePath": f"s3://{lab.bucket}/failures"}
     name = lab.serve({"ModelName": lab.model(answer="one")}, AsyncInferenceConfig={"OutputConfig": output})
     yield name
@@ -70,7 +69,7 @@ def endpoint(lab: Lab):  # noqa: F811
 
 
 @pytest.fixture
-def target(lab: Lab, endpoint: str):  # noqa: F811
+def target(lab: Lab, endpoint: str):
     """A registered target from 0 to 3; gone after the test, with one instance left."""
     client = lab.cloud.client("application-autoscaling")
     named = {"ServiceNamespace": "sagemaker", "ResourceId": f"endpoint/{endpoint}/variant/all",
@@ -81,31 +80,31 @@ def target(lab: Lab, endpoint: str):  # noqa: F811
     scale(lab, endpoint, 1)
 
 
-def scale(lab: Lab, endpoint: str, count: int) -> None:  # noqa: F811
+def scale(lab: Lab, endpoint: str, count: int) -> None:
     wanted = [{"VariantName": "all", "DesiredInstanceCount": count}]
     lab.sagemaker.update_endpoint_weights_and_capacities(EndpointName=endpoint, DesiredWeightsAndCapacities=wanted)
     lab.settled(endpoint)
 
 
-def instances(lab: Lab, endpoint: str) -> int:  # noqa: F811
+def instances(lab: Lab, endpoint: str) -> int:
     return lab.settled(endpoint)["ProductionVariants"][0]["DesiredInstanceCount"]
 
 
-def watch(lab: Lab, arn: str, namespace: str) -> None:  # noqa: F811
+def watch(lab: Lab, arn: str, namespace: str) -> None:
     lab.cloud.client("cloudwatch").put_metric_alarm(
         AlarmName=namespace, Namespace=namespace, MetricName="Backlog", Statistic="Maximum", Period=60,
         EvaluationPeriods=1, Threshold=1, ComparisonOperator="GreaterThanOrEqualToThreshold", AlarmActions=[arn],
     )  # fmt: skip
 
 
-def publish(lab: Lab, namespace: str, value: float, metric: str = "Backlog", **dimensions: str) -> None:  # noqa: F811
+def publish(lab: Lab, namespace: str, value: float, metric: str = "Backlog", **dimensions: str) -> None:
     listed = [{"Name": name, "Value": text} for name, text in dimensions.items()]
     lab.cloud.client("cloudwatch").put_metric_data(
         Namespace=namespace, MetricData=[{"MetricName": metric, "Value": value, "Dimensions": listed}]
     )
 
 
-def test_step_policy_wakes_an_endpoint_once_and_waits_for_its_cooldown(lab: Lab, endpoint: str, target):  # noqa: F811
+def test_step_policy_wakes_an_endpoint_once_and_waits_for_its_cooldown(lab: Lab, endpoint: str, target):
     client, namespace = lab.cloud.client("application-autoscaling"), f"ns-{next(_numbers)}"
     put = client.put_scaling_policy(
         PolicyName="wake", **target, PolicyType="StepScaling", StepScalingPolicyConfiguration=ONE_MORE
@@ -136,7 +135,7 @@ def test_step_policy_wakes_an_endpoint_once_and_waits_for_its_cooldown(lab: Lab,
     lab.cloud.client("cloudwatch").delete_alarms(AlarmNames=[namespace])
 
 
-def test_target_tracking_scales_out_and_in_by_alarms_of_its_own(lab: Lab, endpoint: str, target):  # noqa: F811
+def test_target_tracking_scales_out_and_in_by_alarms_of_its_own(lab: Lab, endpoint: str, target):
     client = lab.cloud.client("application-autoscaling")
     configuration = {
         "TargetValue": 5.0,
@@ -165,7 +164,7 @@ def test_target_tracking_scales_out_and_in_by_alarms_of_its_own(lab: Lab, endpoi
     assert lab.cloud.client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"] == []
 
 
-def test_scheduled_action_changes_the_bounds_and_the_capacity(lab: Lab, endpoint: str, target):  # noqa: F811
+def test_scheduled_action_changes_the_bounds_and_the_capacity(lab: Lab, endpoint: str, target):
     client = lab.cloud.client("application-autoscaling")
     client.put_scheduled_action(
         ScheduledActionName="more", **target, Schedule="rate(1 hour)", ScalableTargetAction={"MinCapacity": 2}
@@ -179,7 +178,7 @@ def test_scheduled_action_changes_the_bounds_and_the_capacity(lab: Lab, endpoint
     client.delete_scheduled_action(ScheduledActionName="more", **target)
 
 
-def test_suspended_target_is_left_alone(lab: Lab, endpoint: str, target):  # noqa: F811
+def test_suspended_target_is_left_alone(lab: Lab, endpoint: str, target):
     client, namespace = lab.cloud.client("application-autoscaling"), f"ns-{next(_numbers)}"
     client.register_scalable_target(**target, SuspendedState={"DynamicScalingOutSuspended": True})
     arn = client.put_scaling_policy(
@@ -192,7 +191,7 @@ def test_suspended_target_is_left_alone(lab: Lab, endpoint: str, target):  # noq
     lab.cloud.client("cloudwatch").delete_alarms(AlarmNames=[namespace])
 
 
-def test_deregistering_forgets_policies_and_alarms(lab: Lab, endpoint: str):  # noqa: F811
+def test_deregistering_forgets_policies_and_alarms(lab: Lab, endpoint: str):
     client = lab.cloud.client("application-autoscaling")
     named = {"ServiceNamespace": "sagemaker", "ResourceId": f"endpoint/{endpoint}/variant/all",
              "ScalableDimension": VARIANT}  # fmt: skip
@@ -221,7 +220,7 @@ def test_deregistering_forgets_policies_and_alarms(lab: Lab, endpoint: str):  # 
         ({"ScalableDimension": "sagemaker:variant:DesiredProvisionedConcurrency"}, "does not scale"),
     ],
 )
-def test_registration_is_refused(lab: Lab, endpoint: str, changes, text):  # noqa: F811
+def test_registration_is_refused(lab: Lab, endpoint: str, changes, text):
     request = {"ServiceNamespace": "sagemaker", "ResourceId": f"endpoint/{endpoint}/variant/all",
                "ScalableDimension": VARIANT, "MinCapacity": 0, "MaxCapacity": 3}  # fmt: skip
     with pytest.raises(ClientError, match=text) as refused:
@@ -230,7 +229,7 @@ def test_registration_is_refused(lab: Lab, endpoint: str, changes, text):  # noq
 
 
 @pytest.mark.parametrize("dimension", [VARIANT, "other"])
-def test_role_is_held_to_namespace_and_dimension(lab: Lab, endpoint: str, dimension: str):  # noqa: F811
+def test_role_is_held_to_namespace_and_dimension(lab: Lab, endpoint: str, dimension: str):
     arn = "arn:aws:application-autoscaling:us-east-1:000000000000:scalable-target/*"
     keys = {"application-autoscaling:service-namespace": "sagemaker",
             "application-autoscaling:scalable-dimension": dimension}  # fmt: skip
@@ -249,7 +248,7 @@ def test_role_is_held_to_namespace_and_dimension(lab: Lab, endpoint: str, dimens
             client.register_scalable_target(**request)
 
 
-def role_of(lab: Lab, *statements: dict) -> Role:  # noqa: F811
+def role_of(lab: Lab, *statements: dict) -> Role:
     name = f"scaling-role-{next(_numbers)}"
     trusted = ({"Service": "states.amazonaws.com"}, {"AWS": "arn:aws:iam::000000000000:root"})
     trust = [{"Effect": "Allow", "Principal": each, "Action": "sts:AssumeRole"} for each in trusted]
@@ -261,7 +260,7 @@ def role_of(lab: Lab, *statements: dict) -> Role:  # noqa: F811
     return Role(name, arn, lab.session(arn))
 
 
-def test_state_machine_registers_a_target_and_catches_errors_by_name(lab: Lab, endpoint: str):  # noqa: F811
+def test_state_machine_registers_a_target_and_catches_errors_by_name(lab: Lab, endpoint: str):
     named = {"ServiceNamespace": "sagemaker", "ResourceId": f"endpoint/{endpoint}/variant/all",
              "ScalableDimension": VARIANT}  # fmt: skip
     sdk = "arn:aws:states:::aws-sdk:applicationautoscaling:"
