@@ -87,6 +87,12 @@ def test_rate_fires_as_often_as_it_should(cloud, schedule):
     assert sum(note["kind"] == "schedule" for note in happened) >= 8
 
 
+def test_input_holds_the_moment_that_was_scheduled():
+    target = {"Input": '{"time": "<aws.scheduler.scheduled-time>", "schedule": "<aws.scheduler.schedule-arn>"}'}
+    filled = schedules._filled_in(target, {"EventId": "e"}, {"Arn": "arn:a"}, NOON)
+    assert json.loads(filled["Input"]) == {"time": "2026-03-28T12:00:00Z", "schedule": "arn:a"}
+
+
 def test_rule_fires_as_often_as_it_should(cloud, queue, name):
     events = cloud.client("events")
     rule = events.put_rule(Name=name, ScheduleExpression="rate(1 hour)")["RuleArn"]

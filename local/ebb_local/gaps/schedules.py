@@ -162,9 +162,26 @@ def _event(source: str, key: Key, record: dict[str, Any], due: float) -> dict[st
 def _fire_schedule(key: Key, record: dict[str, Any], due: float) -> None:
     target = record.get("Target") or {}
     if target.get("Arn"):
-        eventbridge._invoke_target(target, _event("aws.scheduler", key, record, due), record)
+        event = _event("aws.scheduler", key, record, due)
+        eventbridge._invoke_target(_filled_in(target, event, record, due), event, record)
     if occurrence_after(record, due) == _NEVER and record.get("ActionAfterCompletion") == "DELETE":
         scheduler._schedules._data.pop(key, None)
+
+
+def _filled_in(target: dict[str, Any], event: dict[str, Any], record: dict[str, Any], due: float) -> dict[str, Any]:
+    """Return a target with the context attributes in its input replaced.
+
+    Source: https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-schedule-context-attributes.html
+    """
+    text = target.get("Input")
+    if not text or "<aws.scheduler." not in text:
+        return target
+    moment = datetime.fromtimestamp(due, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    known = {"schedule-arn": record.get("Arn", ""), "scheduled-time": moment, "execution-id": event["EventId"],
+             "attempt-number": "1"}  # fmt: skip
+    for name, value in known.items():
+        text = text.replace(f"<aws.scheduler.{name}>", value)
+    return {**target, "Input": text}
 
 
 def _fire_rule(key: Key, record: dict[str, Any], due: float) -> None:
