@@ -106,7 +106,7 @@ def _components(target: Target) -> Iterator[Removal]:
     sagemaker, deleted = target.client("sagemaker"), []
     for component in owned.components(target):
         yield from _scalable(target, f"inference-component/{component.name}", "inference-component:DesiredCopyCount")
-        if _unless_gone(sagemaker.delete_inference_component, InferenceComponentName=component.name):
+        if _at_rest(target, sagemaker.delete_inference_component, InferenceComponentName=component.name):
             deleted.append(component.name)
     deadline = time.monotonic() + ENDPOINT_GONE_WITHIN_S
     for name in deleted:
@@ -146,7 +146,7 @@ def _endpoints(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
     for endpoint in owned.endpoints(target):
         variant = f"endpoint/{endpoint.name}/variant/{hosting.VARIANT}"
         yield from _scalable(target, variant, "variant:DesiredInstanceCount")
-        if _unless_gone(sagemaker.delete_endpoint, EndpointName=endpoint.name):
+        if _at_rest(target, sagemaker.delete_endpoint, EndpointName=endpoint.name):
             deleted.append((endpoint.name, endpoint.project))
     deadline = time.monotonic() + ENDPOINT_GONE_WITHIN_S
     for name, project in deleted:
@@ -282,6 +282,18 @@ def _empty_and_delete(target: Target, bucket: str) -> None:
                 first = answer["Errors"][0]
                 raise CommandError(f"{bucket}/{first['Key']} was not deleted: {first['Code']}: {first['Message']}")
     s3.delete_bucket(Bucket=bucket)
+
+
+def _at_rest(target: Target, call: Callable[..., object], **request: object) -> bool:
+    """Call once what it is about does not change any more; False when it is not there."""
+    deadline = time.monotonic() + ENDPOINT_GONE_WITHIN_S
+    while True:
+        try:
+            return _unless_gone(call, **request)
+        except ClientError as problem:
+            if "in-progress" not in problem.response["Error"]["Message"] or time.monotonic() > deadline:
+                raise
+        time.sleep(target.poll_s)
 
 
 def _unless_gone(call: Callable[..., object], **request: object) -> bool:

@@ -62,6 +62,7 @@ class Cloud:
         self.log_groups: dict[str, dict[str, Any]] = {}
         self.fails: dict[str, TaskError] = {}
         self.on: dict[str, Any] = {}
+        self.backlog = 0
         self.execution = ""
         self.answering: list[bool] = []  # after each call: whether something answers at the address
 
@@ -290,6 +291,12 @@ class Cloud:
     def describeAlarms(self, arguments: Any) -> Any:
         states = {name: "ALARM" if name in self.ringing else "OK" for name in arguments["AlarmNames"]}
         return {"MetricAlarms": [{"AlarmName": name, "StateValue": state} for name, state in states.items()]}
+
+    def getMetricStatistics(self, arguments: Any) -> Any:
+        assert arguments["MetricName"] == "ApproximateBacklogSize"
+        self.backlog = max(0, self.backlog - 1)
+        points = [{"Timestamp": f"2026-11-23T09:{minute:02}:00Z", "Maximum": 9} for minute in (1, 2)]
+        return {"Datapoints": [*points, {"Timestamp": "2026-11-23T09:30:00Z", "Maximum": self.backlog}]}
 
     def createLogGroup(self, arguments: Any) -> None:
         if arguments["LogGroupName"] in self.log_groups:

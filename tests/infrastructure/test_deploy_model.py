@@ -184,6 +184,22 @@ def test_a_failed_endpoint_of_earlier_is_replaced():
     assert cloud.endpoints[ADDRESS].status == "InService"
 
 
+def test_an_async_endpoint_is_deleted_only_once_its_queue_is_empty():
+    cloud = _serving("async")
+    cloud.backlog = 4
+    ended = _deploy(cloud, kind="serverless")
+    actions = _actions(ended)
+    assert actions.count("getMetricStatistics") == 4
+    assert actions.index("deleteEndpoint") > actions.index("getMetricStatistics")
+
+
+def test_an_async_endpoint_whose_queue_cannot_be_read_is_not_deleted():
+    cloud = _serving("async")
+    cloud.fails["getMetricStatistics"] = TaskError("CloudWatch.InternalServiceFault", "no")
+    assert _deploy(cloud, kind="serverless").status == "SUCCEEDED"
+    assert "ebb-wine--async" in cloud.endpoints
+
+
 # ---- Whose turn it is ----
 
 
@@ -358,8 +374,8 @@ def test_an_alarm_that_rang_for_the_earlier_model_does_not_take_its_repair_back(
     ("calls", "spec", "watch_s", "drain_s"),
     [
         pytest.param(0, {}, 0, 0, id="nobody calls: nobody to watch for"),
-        pytest.param(3, {}, 300, 60, id="with calls it is watched for five minutes"),
-        pytest.param(3, {"watch": "1m"}, 60, 60, id="as long as the spec asks"),
+        pytest.param(3, {}, 300, 0, id="with calls it is watched for five minutes, in which the old one answers"),
+        pytest.param(3, {"watch": "20s"}, 20, 40, id="as long as the spec asks, and the old one answers for a minute"),
         pytest.param(0, {"watch": "1m"}, 60, 0, id="also without calls"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_move_plans_the_served_model_as_the_kind_asked_for(served, context):
     assert "model" not in plan
     assert plan["endpoint"]["create_config"]["ProductionVariants"][0]["ModelName"] == MODEL
     assert plan["superseded"] == [
-        {"what": "endpoint", "name": "ebb-cancer", "config": MODEL},
+        {"what": "endpoint", "name": "ebb-cancer", "config": MODEL, "queue": []},
         {"what": "alarms", "names": ["ebb-cancer-latency"]},
     ]
 
@@ -126,7 +126,7 @@ def test_an_older_model_is_not_deployed_over_a_newer_one(book, served, context):
     assert _plan(context, "plan_deployment")["action"] == "none"
 
 
-def test_with_calls_in_the_last_hour_it_is_watched_and_the_old_one_left_to_answer(served, context):
+def test_with_calls_in_the_last_hour_it_is_watched_while_the_old_one_still_answers(served, context):
     now = datetime.now(UTC)
     made("cloudwatch").put_metric_data(
         Namespace="AWS/SageMaker",
@@ -141,7 +141,7 @@ def test_with_calls_in_the_last_hour_it_is_watched_and_the_old_one_left_to_answe
     )
     assert hosting.calls_last_hour(served, now) == 3
     plan = _plan(context, now=now.isoformat())
-    assert (plan["watch_s"], plan["drain_s"]) == (300, 60)
+    assert (plan["watch_s"], plan["drain_s"]) == (300, 0)
 
 
 def test_the_traffic_of_an_endpoint_of_minutes_is_not_known(served):

@@ -264,8 +264,8 @@ class _Rollout:
 
     @property
     def drain_s(self) -> int:
-        """How long what is superseded is left to end the requests that it has taken."""
-        return LONGEST_CALL_S if self.busy and self.replaced else 0
+        """How long after the watch what is superseded is left to end the requests that it has taken."""
+        return max(0, LONGEST_CALL_S - self.watch_s) if self.busy and self.replaced else 0
 
     @property
     def watched_by_aws(self) -> bool:
@@ -527,7 +527,7 @@ class _Rollout:
         if self.wanted.kind in WITH_COMPONENT:
             gone.append({"what": "component", "name": self.component_name})
         if made and self.seen.endpoint is None:
-            gone.append({"what": "endpoint", "name": made["name"], "config": self.config_name})
+            gone.append({"what": "endpoint", "name": made["name"], "config": self.config_name, "queue": []})
         elif made:
             gone.append({"what": "config", "name": self.config_name})
         if not self.has_model:
@@ -580,7 +580,8 @@ def _behind(before: Address, found: Endpoint | None, *, keep: str | None) -> lis
     if before.component:
         gone.append({"what": "component", "name": before.component})
     if before.endpoint_name and before.endpoint_name != keep and found:
-        gone.append({"what": "endpoint", "name": before.endpoint_name, "config": found.config})
+        queue = [{"Name": "EndpointName", "Value": before.endpoint_name}] if before.kind == "async" else []
+        gone.append({"what": "endpoint", "name": before.endpoint_name, "config": found.config, "queue": queue})
     return gone
 
 
