@@ -23,9 +23,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / each) for each in ("layers/core", "functions", "benchmarks")]
 
+import jsonata  # noqa: E402
 import yaml  # noqa: E402
 
-from ebb import control_plane  # noqa: E402
+from ebb import control_plane, scaling  # noqa: E402
 from ebb.control_plane import HOURS_PER_MONTH, Line, total_usd  # noqa: E402
 
 SIZES = ((0, False), (1, False), (1, True), (10, False), (100, False), (1_000, False), (10_000, False))  # all own?
@@ -44,9 +45,10 @@ BILLED = {
     "PutObject": "s3_write",
 }
 ADDRESS_BYTES = 2_000  # assumed; a read unit is 4 KB, half as dear when eventually consistent
-CYCLES = 20  # times a month that an endpoint of Ebb's own falls asleep and wakes; assumed: once per working day
-METRICS_PER_DECISION = 3  # calls, heartbeat, requests under way
-DECISIONS_PER_CYCLE = 2  # and once more just before it acts
+CYCLES = 1  # times a month that an endpoint falls asleep and wakes; each time has to earn more than it costs
+CALLS_EACH = 3  # to AWS, of a step that does something
+METRICS_PER_DECISION = 3  # calls, heartbeat, requests under way; read twice, the second time just before it acts
+WAKE_S = 300.0  # until it answers; AWS: "several minutes" (dg/endpoint-auto-scaling-zero-instances)
 
 
 def main() -> None:
@@ -209,23 +211,60 @@ def _invoked(what: str, count: float, seconds: float, memory: int) -> list[Line]
 
 
 def own_endpoint_lines(swept: float) -> list[tuple[str, float]]:
-    """Return what a month of an endpoint that Ebb made costs: two alarms, and that it sleeps and wakes."""
-    states = {name: _path_states(name) for name in ("scale_to_zero", "wake_endpoint")}
-    cycles = [
-        Line("Step Functions", "sleeping and waking", "states_transition", CYCLES * sum(states.values())),
-        Line("CloudWatch", "decisions", "cloudwatch_metric_read", CYCLES * DECISIONS_PER_CYCLE * METRICS_PER_DECISION),
-        *control_plane.invocation("Lambda", "decisions", count=CYCLES * 5, seconds=1.0, memory_mb=512, how="assumed"),
-    ]
+    """Return what a month of an endpoint that Ebb made costs: two alarms, its part of the sweeps, and one sleep."""
     alarms = 2 * control_plane.price("cloudwatch_alarm").usd
-    return [("two alarms", alarms), ("asleep and awake again, 20 times", total_usd(cycles)), ("swept", swept)]
+    return [("two alarms", alarms), ("swept", swept), (f"asleep and awake again, {CYCLES} times", CYCLES * cycle_usd())]
 
 
-def _path_states(name: str) -> int:
-    """Return how many states an execution passes at most once each: an upper bound for the usual way through."""
-    path = ROOT / "statemachines" / f"{name}.asl.yaml"
-    if not path.exists():
-        return 25
-    return sum(1 for each in yaml.safe_load(path.read_text("utf-8"))["States"].values() if each["Type"] != "Fail")
+def cycle_usd() -> float:
+    """Return what it costs to fall asleep and wake once: states passed, functions called, metrics read.
+
+    The states are counted in the machines as they are, along the way that such steps take; how often a wake looks, by
+    the pace that `ebb.scaling` sets.
+    """
+    work = {"outcome": "work", "write": {}, "calls": [{}] * CALLS_EACH, "wait_s": 1, "again": True}
+    wait = {"outcome": "wait", "calls": [], "wait_s": 1, "again": True}
+    sleep = [work, work, {"outcome": "asleep", "write": {}, "calls": [], "event": {}, "notice": {}, "again": False}]
+    looks, waited = 0, 0.0
+    while waited < WAKE_S:
+        waited += scaling._pace(SimpleNamespace(looks=looks))  # type: ignore[arg-type]
+        looks += 1
+    wake = [work, *[wait] * looks, {"outcome": "awake", "write": {}, "calls": [], "event": {}, "again": False}]
+    states = 1 + _states("scale_to_zero", "Decide scaling", sleep) + 1 + _states("wake_endpoint", "Plan wake", wake)
+    lines = [
+        Line("Step Functions", "states", "states_transition", states),
+        Line("CloudWatch", "decisions", "cloudwatch_metric_read", 2 * METRICS_PER_DECISION),
+        *_invoked("decide_scaling, plan_wake", len(sleep) + len(wake), 0.5, 512),
+    ]
+    return total_usd(lines)
+
+
+def _states(name: str, first: str, steps: list[dict[str, Any]]) -> int:
+    """Return how many states of a machine are entered until all steps are done."""
+    definition = yaml.safe_load((ROOT / "statemachines" / f"{name}.asl.yaml").read_text("utf-8"))
+    count, ahead, current = 1, list(steps), definition["StartAt"]
+    step: dict[str, Any] = {}
+    while True:
+        state = definition["States"][current]
+        count += 1
+        if current == first:
+            step = ahead.pop(0)
+        if state["Type"] == "Map":
+            count += 2 * len(step["calls"])  # which call, and the call
+        if state["Type"] == "Choice":
+            current = next(
+                (rule["Next"] for rule in state["Choices"] if _holds(rule["Condition"], step)), state["Default"]
+            )
+        elif state.get("End") or state["Type"] in ("Succeed", "Fail"):
+            return count
+        else:
+            current = state["Next"]
+
+
+def _holds(condition: str, step: dict[str, Any]) -> bool:
+    expression = jsonata.Jsonata.jsonata(condition.removeprefix("{%").removesuffix("%}").strip())
+    expression.assign("step", step)
+    return bool(expression.evaluate(None))
 
 
 def concluded(runs: list[dict[str, Any]], latency_ms: float) -> dict[str, Any]:
@@ -259,6 +298,7 @@ def concluded(runs: list[dict[str, Any]], latency_ms: float) -> dict[str, Any]:
         "idle_stack": [line.as_dict() for line in idle],
         "idle_stack_free_usd": control_plane.free_usd(idle),
         "own_endpoint": [{"what": what, "usd": usd} for what, usd in own],
+        "cycle_usd": cycle_usd(),
         "sizes": sizes,
         "naive": naive(largest),
         "limits": limits,
@@ -305,6 +345,9 @@ def show(figures: dict[str, Any]) -> None:
     print("\nAn endpoint that Ebb made, by the month")
     for item in figures["own_endpoint"]:
         print(f"  {item['what']:50}{item['usd']:10.4f} USD")
+    cycle, price = figures["cycle_usd"], control_plane.instance_usd_per_hour("ml.m5.large") or 0.0
+    earned = f"earned after {cycle / price * 60:.0f} minutes of an ml.m5.large"
+    print(f"  each further sleep and wake {cycle:.4f} USD: {earned}")
     print("\nLimits")
     for each in figures["limits"]:
         verdict = "holds" if each["holds"] else "BROKEN"
