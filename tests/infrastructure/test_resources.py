@@ -2,6 +2,7 @@
 
 import pytest
 
+from ebb import door
 from infrastructure import project
 
 KEY = {"Fn::GetAtt": ["DataKey", "Arn"]}
@@ -102,13 +103,32 @@ def test_every_function_that_events_call_keeps_what_it_cannot_handle():
             assert target == {"Fn::GetAtt": ["EventsDeadLetterQueue", "Arn"]}, name
 
 
-def test_a_message_is_invisible_for_six_times_as_long_as_its_function_may_run():
+@pytest.mark.parametrize(
+    ("name", "function", "source"),
+    [("UploadsQueue", "OnUploadFunction", "Uploads"), ("RequestsQueue", "DeliverRequestFunction", "Requests")],
+)
+def test_a_message_is_invisible_for_six_times_as_long_as_its_function_may_run(name, function, source):
     """https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html"""
     default = project.template()["Globals"]["Function"]["Timeout"]
-    timeout = FUNCTIONS["OnUploadFunction"]["Properties"].get("Timeout", default)
-    assert QUEUES["UploadsQueue"]["Properties"]["VisibilityTimeout"] >= 6 * timeout
-    event = FUNCTIONS["OnUploadFunction"]["Properties"]["Events"]["Uploads"]["Properties"]
+    timeout = FUNCTIONS[function]["Properties"].get("Timeout", default)
+    assert QUEUES[name]["Properties"]["VisibilityTimeout"] >= 6 * timeout
+    event = FUNCTIONS[function]["Properties"]["Events"][source]["Properties"]
     assert event["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+
+
+def test_the_front_door_is_for_signed_callers_who_may_and_lives_longer_than_they_wait():
+    front = FUNCTIONS["FrontDoorFunction"]["Properties"]
+    assert front["FunctionUrlConfig"]["AuthType"] == "AWS_IAM"
+    assert not project.resources("AWS::Lambda::Permission"), "nobody is let in but by a policy of their own"
+    assert front["Timeout"] >= 65 + door.LONGEST_WAIT_S
+    allowed = project.template()["Resources"]["CallerPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert {"lambda:InvokeFunctionUrl", "lambda:InvokeFunction"} <= {each["Action"] for each in allowed}
+
+
+def test_a_request_waits_in_its_queue_longer_than_any_deadline():
+    requests = QUEUES["RequestsQueue"]["Properties"]
+    assert requests["MessageRetentionPeriod"] == 1_209_600
+    assert requests["RedrivePolicy"]["maxReceiveCount"] == 1000, "a look at what waits is no failure"
 
 
 def test_a_good_upload_survives_throttling_and_a_poisoned_one_is_seen_within_minutes():
@@ -212,6 +232,9 @@ def test_a_deployment_that_is_cut_short_is_taken_back():
         "ServeRepositoryUri",
         "JobBoundaryArn",
         "JobsUri",
+        "FrontDoorUrl",
+        "CallerPolicyArn",
+        "RequestsDeadLetterQueueUrl",
     ],
 )
 def test_the_command_line_finds_its_outputs(output):
