@@ -64,7 +64,14 @@ def parse(text: str) -> timedelta:
     return wanted
 
 
-def _go(wanted: timedelta, send: Callable[[dict[str, Any]], dict[str, Any]]) -> tuple[float, float, list[dict]]:
+def quietly(target: Target, wanted: timedelta) -> list[dict[str, Any]]:
+    """Put the clock forward without a word and return what happened: `at` (seconds since the epoch), `kind`, `text`."""
+    return _go(wanted, lambda request: _send(target, request), say=False)[2]
+
+
+def _go(
+    wanted: timedelta, send: Callable[[dict[str, Any]], dict[str, Any]], *, say: bool = True
+) -> tuple[float, float, list[dict]]:
     """Advance slice by slice; return when it began and ended in virtual time, and what happened."""
     reply = send({"Seconds": wanted.total_seconds(), "BudgetSeconds": SLICE_S})
     first, notes = reply["Began"], list(reply["Notes"])
@@ -77,7 +84,7 @@ def _go(wanted: timedelta, send: Callable[[dict[str, Any]], dict[str, Any]]) -> 
             raise CommandError(
                 f"It came to {_moment(reply['Now']):%Y-%m-%d %H:%M:%S} and no further: {reply['WaitsFor']}."
             )
-        if reply["Now"] - told > 0 or reply["WaitsFor"]:
+        if say and (reply["Now"] - told > 0 or reply["WaitsFor"]):
             _say(first, reply, until)
             told = reply["Now"]
         request = {"Seconds": until - reply["Now"], "BudgetSeconds": SLICE_S, "After": reply["Position"]}

@@ -8,13 +8,28 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from ebb_cli import cloud, demo_data, drop, output, payload, pictures, progress, serving, show
+from ebb import addresses
+from ebb_cli import (
+    advance,
+    cloud,
+    demo_data,
+    deploy,
+    drop,
+    endpoints,
+    output,
+    payload,
+    pictures,
+    progress,
+    serving,
+    show,
+)
 from ebb_cli.demo_data import DemoData
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import EXIT_OF_STATUS, CommandError
@@ -23,6 +38,7 @@ from ebb_cli.target import Target, home
 ROWS_PER_CALL = 500
 SHOWN = 5
 DIGIT_COLUMNS, DIGIT_GAP = 20, 3
+SLEEPS_WITHIN = timedelta(hours=1)  # on the embedded cloud's clock: the first window and the looks around it
 DIGIT_MARGIN = 1 / 7
 """A digit is drawn within the middle 20 of its 28 pixels."""
 
@@ -47,7 +63,9 @@ def demo(
         run = _served(ledger, run)
     with _step(f"4  ebb invoke {project}: what no stage has seen", "answers", seconds):
         (_ask_pictures if found.held_out.is_dir() else _ask_rows)(target, project, found)
-    output.out().rule("[bold]5  What came out", align="left")
+    with _step("5  An endpoint with an instance falls asleep, and wakes with its first request", "sleep", seconds):
+        _sleep_and_wake(target, ledger, project, found)
+    output.out().rule("[bold]6  What came out", align="left")
     show.print_run(run)
     record = _keep_record(target, run)
     seconds["everything"] = round(time.monotonic() - began, 1)
@@ -58,7 +76,8 @@ def demo(
     if example.is_dir():
         example = min(example.iterdir())
     _say(
-        f"\nTry next:\n  {ebb} why {run['run_id']}\n  {ebb} show latest\n  {ebb} invoke {project} {example}\n"
+        f"\nTry next:\n  {ebb} why {run['run_id']}\n  {ebb} show latest\n  {ebb} idle --dry-run\n"
+        f"  {ebb} invoke {project} {example}\n"
         f"  {ebb} drop YOUR_DATA --project mine --wait\n  {ebb} down"
     )
 
@@ -127,6 +146,48 @@ def _ask_pictures(target: Target, project: str, data: DemoData) -> None:
     ]
     _say("\n" + pictures.side_by_side(drawn, captions, gap=" " * DIGIT_GAP) + "\n")
     _say(f"{len(predictions)} held-out pictures: {score(predictions, data.answers)}")
+
+
+def _sleep_and_wake(target: Target, ledger: Ledger, project: str, data: DemoData) -> None:
+    """Move the model to an asynchronous endpoint, let an hour without calls pass, and ask again: then move it back.
+
+    The hour passes on the embedded cloud's clock: `ebb advance` does the same. The address stays what it is.
+    """
+    _move(target, project, "async")
+    _say(
+        "moved from serverless, where nothing can sleep, to an asynchronous endpoint with an instance, at its old address"
+    )
+    happened = advance.quietly(target, SLEEPS_WITHIN)
+    at = endpoints.known(ledger, target, project)
+    if at.state != addresses.ASLEEP:
+        raise CommandError(f"{at.address} is {at.state} after an hour without a call.", "ebb idle --dry-run says why.")
+    kinds = [note["kind"] for note in happened]
+    _say(f"an hour later: {kinds.count('schedule')} schedules fired, {kinds.count('alarm')} alarms changed")
+    cost = f", and costs nothing instead of {at.awake_usd_per_hour:.3g} USD an hour" if at.awake_usd_per_hour else ""
+    _say(f"{at.address} is asleep{cost}: {at.reason}")
+    asked = time.monotonic()
+    example = min(data.held_out.iterdir()) if data.held_out.is_dir() else None
+    request = payload.of_file(example) if example else payload.Request(_first_row(data.held_out), "text/csv")
+    answer = serving.call(target, project, request.body, request.content_type)
+    took = output.duration(time.monotonic() - asked)
+    _say(f"the first request woke it and was answered after {took}: {told(answer['predictions'][0])}")
+    _move(target, project, "serverless")
+    _say("moved back to serverless")
+
+
+def _move(target: Target, project: str, kind: str) -> None:
+    """Deploy as another kind; the minutes in which the new endpoint is watched pass on the embedded cloud's clock."""
+    execution = deploy.start(target, project, kind, reason="the demo shows it")
+    states = target.client("stepfunctions")
+    while states.describe_execution(executionArn=execution)["status"] == "RUNNING":
+        advance.quietly(target, timedelta(minutes=1))
+    deploy.follow(target, execution)
+
+
+def _first_row(file: Path) -> bytes:
+    """Return a table's header and its first row."""
+    with file.open("rb") as lines:
+        return lines.readline() + lines.readline()
 
 
 def worth_showing(predictions: Sequence[dict[str, Any]], truth: Sequence[str], count: int) -> list[int]:
