@@ -154,9 +154,7 @@ def _sleep_and_wake(target: Target, ledger: Ledger, project: str, data: DemoData
     The hour passes on the embedded cloud's clock: `ebb advance` does the same. The address stays what it is.
     """
     _move(target, project, "async")
-    _say(
-        "moved from serverless, where nothing can sleep, to an asynchronous endpoint with an instance, at its old address"
-    )
+    _say("moved from serverless, where nothing can sleep, to an asynchronous endpoint with an instance; same address")
     happened = advance.quietly(target, SLEEPS_WITHIN)
     at = endpoints.known(ledger, target, project)
     if at.state != addresses.ASLEEP:
