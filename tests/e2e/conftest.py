@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
 import pytest
@@ -335,3 +336,77 @@ def lines(fetched: Path) -> list[tuple[str, str]]:
                 said.update(line for talk in talks for line in talk if isinstance(line, str) and len(line.split()) > 2)
     chosen = {language: sorted(spoken[language]) for language in LANGUAGES}
     return [(line, language) for language, said in chosen.items() for line in said[:: len(said) // 150][:150]]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A small model that a project serves: three kinds of penguins by four measures, trained once for the session.
+
+    `move` brings it to another kind, `ask` asks it as a user does, `at` is its address in the ledger. It is of the kind
+    that the test before has left: a test moves it to the one that it needs.
+    """
+
+    ebb: Ebb
+    project: str
+    run: dict[str, Any]
+
+    ROWS: ClassVar[dict[str, Any]] = {"instances": [[39.1, 18.7, 181.0, 3750.0], [47.5, 15.0, 218.0, 4950.0]]}
+    LABELS: ClassVar[tuple[str, ...]] = ("Adelie", "Gentoo")
+
+    def ask(self, *more: str) -> list[dict[str, Any]]:
+        """Return the predictions for two birds, by `ebb invoke`."""
+        return self.ebb.json("invoke", self.project, "-", *more, stdin=json.dumps(self.ROWS))["predictions"]
+
+    @property
+    def at(self) -> dict[str, Any]:
+        cloud = connect(self.ebb)
+        key = {"pk": {"S": f"ADDRESS#{cloud.stack}-{self.project}"}, "sk": {"S": "ADDRESS"}}
+        found = cloud.client("dynamodb").get_item(TableName=cloud.outputs["LedgerTableName"], Key=key)["Item"]
+        return {name: _plain(value) for name, value in found.items()}
+
+    def start_move(self, kind: str) -> str:
+        """Begin to move it and return the execution."""
+        return self.ebb.json("deploy", self.project, "--kind", kind)["execution_arn"]
+
+    def ended(self, execution: str, *, advance: str = "1m") -> dict[str, Any]:
+        """Return how a deployment ended; what it waits for comes by the embedded cloud's clock."""
+        states, began = connect(self.ebb).client("stepfunctions"), time.monotonic()
+
+        def look() -> dict[str, Any] | None:
+            found = states.describe_execution(executionArn=execution)
+            if found["status"] != "RUNNING":
+                return found
+            if not ACCOUNT_PROFILE and time.monotonic() - began > 2:
+                self.ebb("advance", advance)
+            return None
+
+        return wait_until(look, f"{execution} ends", within_s=120)
+
+    def move(self, kind: str) -> dict[str, Any]:
+        """Bring it to another kind and return its address."""
+        if self.at["kind"] != kind:
+            done = self.ended(self.start_move(kind))
+            assert done["status"] == "SUCCEEDED", (done.get("error"), done.get("cause"))
+        return self.at
+
+
+def _plain(value: dict[str, Any]) -> Any:
+    """Return a value of DynamoDB without its types, as far as addresses hold them."""
+    ((kind, held),) = value.items()
+    if kind == "M":
+        return {name: _plain(each) for name, each in held.items()}
+    return [_plain(each) for each in held] if kind == "L" else float(held) if kind == "N" else held
+
+
+@pytest.fixture(scope="session")
+def served_project(ebb: Ebb, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """A served model for tests of serving, sleeping and waking. Not watched when it moves, so that moves are quick."""
+    folder = tmp_path_factory.mktemp("served") / "birds"
+    data = ROOT / "tests/unit/jobs/data"
+    shutil.copytree(data / "custom_export", folder)
+    shutil.copyfile(data / "penguins.csv", folder / "penguins.csv")
+    spec = folder.parent / "pipeline.yaml"
+    spec.write_text("task: custom\nserve: {watch: 0s}\n")
+    run = ebb.drop(folder, "birds", "--spec", spec)
+    assert run["status"] == "succeeded", run
+    return Served(ebb, "birds", run)
