@@ -6,7 +6,7 @@ from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from ebb import scaling, snapshot
-from ebb.addresses import AWAKE, FALLING_ASLEEP, WAKING, Address
+from ebb.addresses import ASLEEP, AWAKE, FAILED, FALLING_ASLEEP, WAKING, Address
 from ebb.aws import endpoints, executions
 from ebb.aws.ledger import Ledger
 from ebb.errors import SnapshotUnreadableError
@@ -45,7 +45,8 @@ def _step(at: Address, asked: Asked, settings: ScalingSettings) -> Step:
     goal, unreadable = _goal(at)
     kind = scaling.another_type(at)
     wanted = snapshot.on_type(goal, kind).config_name if goal and kind else (goal.config_name if goal else None)
-    world = endpoints.observe(at, config_name=wanted)
+    first = at.state in (ASLEEP, FAILED)  # the first calls are for capacity; a request waits for them
+    world = endpoints.observe(at, config_name=wanted, whole=not first)
     try:
         if at.state == AWAKE and world.endpoint:  # at zero by another's hand: what it has is what it is to be
             goal = snapshot.take(at, world, asked.now)

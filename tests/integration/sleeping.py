@@ -85,13 +85,17 @@ class Cloud:
 
     # ---- What can be read ----
 
-    def observe(self, at: Address, *, config_name: str | None = None) -> World:
+    def observe(self, at: Address, *, config_name: str | None = None, whole: bool = True) -> World:
         """As `ebb.aws.endpoints.observe`."""
         self._may_fail(EndpointUnreadableError)
         if self.endpoint and self.endpoint["EndpointStatus"] == "Deleting":
             self.endpoint = None
         named = config_name or (self.endpoint or {}).get("EndpointConfigName")
         alive = at.component or self.endpoint
+        if not whole:
+            return copy.deepcopy(
+                World(endpoint=self.endpoint, config=self.configs.get(str(named)), component=self.component)
+            )
         return copy.deepcopy(
             World(
                 endpoint=self.endpoint,

@@ -320,7 +320,10 @@ def wake(
 
 
 def _begin(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place) -> Step:
-    """Note that it wakes, and send the first calls at once: this is what the first request waits for."""
+    """Note that it wakes, and ask for capacity at once: this is what the first request waits for.
+
+    `world` may hold no more than what tells the capacity.
+    """
     anew = at.state == FAILED
     fields = {"worked_by": place.execution, "asleep_since": at.asleep_since or at.changed_at}
     fields |= {"tried": None} if anew else {}
@@ -331,7 +334,7 @@ def _begin(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place
         outcome="work",
         reason=asked.reason or "it is wanted",
         write=_change(at, WAKING, asked.now, place, fields),
-        calls=tuple(calls),
+        calls=tuple(each for each in calls if each["do"] not in snapshot.ASIDE),
         again=True,
     )
 

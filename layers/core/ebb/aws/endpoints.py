@@ -26,9 +26,10 @@ from ebb.snapshot import Snapshot, World
 _GONE = ("could not find", "does not exist", "not found")
 
 
-def observe(at: Address, *, config_name: str | None = None) -> World:
+def observe(at: Address, *, config_name: str | None = None, whole: bool = True) -> World:
     """Return what is there of an endpoint. `config_name` is looked at in place of the endpoint's own configuration.
 
+    Not `whole` it is only what tells its capacity: while a request waits, each further service costs a connection.
     Raises: EndpointUnreadableError.
     """
     name = str(at.endpoint_name)
@@ -38,11 +39,13 @@ def observe(at: Address, *, config_name: str | None = None) -> World:
     component = (
         _described("describe_inference_component", InferenceComponentName=at.component) if at.component else None
     )
+    if not whole:
+        return World(endpoint=_plain(described), config=_as_config(config), component=_plain(component))
     targets, policies, scheduled = _scaling_of(at, described)
     arns = {snapshot.policy_key(each): each["PolicyARN"] for each in policies}
     return World(
         endpoint=_plain(described),
-        config=_as("sagemaker", "CreateEndpointConfig", config),
+        config=_as_config(config),
         config_tags=_tags(config, "EndpointConfigArn") if at.kind == "classic" else {},
         tags=_tags(described, "EndpointArn"),
         component=_plain(component),
@@ -168,6 +171,10 @@ def _alarms_of(at: Address, policy_arns: Iterable[str]) -> list[dict[str, Any]]:
     found = _pages("cloudwatch", "describe_alarms", "MetricAlarms", AlarmTypes=["MetricAlarm"])
     names = [name for name in (at.endpoint_name if not at.component else None, at.component) if name]
     return snapshot.alarms_of(_all_as("cloudwatch", "PutMetricAlarm", found), names, policy_arns)
+
+
+def _as_config(described: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return _as("sagemaker", "CreateEndpointConfig", described)
 
 
 def _component_body(described: Mapping[str, Any] | None) -> dict[str, Any] | None:
