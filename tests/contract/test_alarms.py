@@ -328,3 +328,19 @@ def test_alarm_notifies_an_encrypted_topic_only_with_its_key(cloud, queue, name,
     decision = "Allow" if may_use_key else "ImplicitDeny"
     wait_until(lambda: cloud.calls(principal="cloudwatch.amazonaws.com", resource=key, decision=decision))
     assert bool(messages(cloud, queue, timeout_s=5 if may_use_key else 1)) is may_use_key
+
+
+@pytest.mark.parametrize("math", [True, False])
+def test_alarm_of_a_template_is_judged_as_any_other(cloud, name, math):
+    metric = {"Namespace": name, "MetricName": "m"}
+    stat = {"Id": "m", "MetricStat": {"Metric": metric, "Period": "60", "Stat": "Sum"}, "ReturnData": False}
+    watched = {"Metrics": [stat, {"Id": "e", "Expression": "m * 2"}]} if math else {
+        **metric, "Statistic": "Sum", "Period": 60}  # fmt: skip
+    properties = {"AlarmName": name, "EvaluationPeriods": 1, "Threshold": 1, "TreatMissingData": "notBreaching",
+                  "ComparisonOperator": "GreaterThanThreshold", **watched}  # fmt: skip
+    template = {"Resources": {"Alarm": {"Type": "AWS::CloudWatch::Alarm", "Properties": properties}}}
+    cloud.client("cloudformation").create_stack(StackName=name, TemplateBody=json.dumps(template))
+    client = cloud.client("cloudwatch")
+    wait_until(lambda: client.describe_alarms(AlarmNames=[name])["MetricAlarms"])
+    client.put_metric_data(Namespace=name, MetricData=[{"MetricName": "m", "Value": 2}])
+    wait_until(lambda: client.describe_alarms(AlarmNames=[name])["MetricAlarms"][0]["StateValue"] == "ALARM")
