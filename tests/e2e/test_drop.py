@@ -121,3 +121,33 @@ def test_plan_prints_what_would_be_done_and_starts_nothing(ebb, cloud, tables):
     for stage in ("process", "train", "compress", "compile"):
         assert stage in planned.stdout
     assert cloud.executions() == before
+
+
+def test_rows_dropped_below_score_come_back_with_the_predictions_that_the_endpoint_gives(
+    ebb, cloud: Cloud, cut_run, tables, tmp_path
+):
+    rows = without_target(tables / "cut.csv", "cut", rows=40)
+    sent = tmp_path / "new.csv"
+    with sent.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    run = ebb.json("score", sent, "--project", "cut", "--wait", "--output", tmp_path / "scored")
+    assert run["status"] == "succeeded", run
+    with (tmp_path / "scored" / "new.scored.csv").open(newline="") as file:
+        scored = list(csv.DictReader(file))
+    assert [{name: row[name] for name in rows[0]} for row in scored] == rows
+    answer = ebb.json("invoke", "cut", "-", stdin=json.dumps(rows))
+    assert [row["prediction"] for row in scored] == [each["label"] for each in answer["predictions"]]
+    assert run["scored_uri"].startswith(run["record_uri"].removesuffix("run.json"))
+    assert run["footprint"]["cost_usd"]["value"] > 0
+    models = cloud.client("sagemaker").list_models(NameContains=run["run_id"])["Models"]
+    assert models == []  # nothing is left that could run
+
+
+def test_a_file_that_cannot_be_scored_is_refused_before_anything_starts(ebb, cut_run, tmp_path):
+    refused = tmp_path / "new.parquet"
+    refused.write_bytes(b"PAR1")
+    done = ebb("score", refused, "--project", "cut")
+    assert done.returncode == 3
+    assert ".jsonl" in done.stderr
