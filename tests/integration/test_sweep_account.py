@@ -115,6 +115,7 @@ def test_a_foreign_endpoint_is_noted_in_the_ledger_before_it_can_sleep(account, 
     }
     (item,) = account.items
     assert (item["origin"], item["kind"], item["gsi_pk"]) == ({"S": "foreign"}, {"S": "classic"}, {"S": "ADDRESSES"})
+    assert item["changed_at"]["S"] == "2026-11-14T12:00:00Z", "awake since it was made, not since it was noted"
 
 
 def test_the_report_is_the_memory_of_the_next_sweep(account, context):

@@ -296,8 +296,11 @@ class Reader:
 
     def _space(self, keys: dict[str, str]) -> Resource | None:
         """Return a space in which no app runs; None when one has been started meanwhile."""
-        only = {"DomainIdEquals": keys["DomainId"], "SpaceNameEquals": keys["SpaceName"], "MaxResults": 100}
-        if any(each["Status"] in ("InService", "Pending") for each in self._pages("list_apps", "Apps", **only)):
+        only: dict[str, Any] = {"DomainIdEquals": keys["DomainId"], "SpaceNameEquals": keys["SpaceName"]}
+        if any(
+            each["Status"] in ("InService", "Pending")
+            for each in self._pages("list_apps", "Apps", MaxResults=100, **only)
+        ):
             return None
         return _space(self._call("sagemaker", "describe_space", **keys))
 

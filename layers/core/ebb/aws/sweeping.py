@@ -108,7 +108,8 @@ def _noted(start: Start, foreign: dict[str, Address], book: Ledger, done: Sweep)
         return start
     known = book.address(at.address)
     if known is None:
-        book.apply(addresses.put(at, now=done.swept_at))
+        # awake since then, not since it was noted
+        book.apply(addresses.put(at, now=at.in_service_since or done.swept_at))
         known = book.address(at.address)
     if known is None:
         raise LedgerUnavailableError(f"{at.address} was noted and is not there")
