@@ -43,7 +43,7 @@ def endpoints(target: Target, as_json: Json = False) -> None:
     rows = [
         (
             each["address"], each["kind"], _state(each), escape(_reached(each)), _window(each),
-            output.moment(each["last_call_at"]) if each["last_call_at"] else "-",
+            output.moment(each["last_call_at"].isoformat())[:16] if each["last_call_at"] else "-",
             output.number(each["awake_usd_per_hour"]), output.number(each["always_on_usd_per_month"]),
         )
         for each in listed
@@ -164,7 +164,7 @@ def _document(at: Address, last_call: datetime | None) -> dict[str, Any]:
 def _state(document: dict[str, Any]) -> str:
     state = document["state"]
     if state in (addresses.ASLEEP, addresses.FAILED) and document["since"]:
-        return f"{state} since {output.moment(document['since'].isoformat())}"
+        return f"{state} since {output.moment(document['since'].isoformat())[:16]}"
     return str(state)
 
 
