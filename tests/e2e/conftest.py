@@ -141,10 +141,10 @@ class Cloud:
     def client(self, service: str) -> Any:
         return self.session.client(service, endpoint_url=self.endpoint_url)
 
-    def control(self, operation: str) -> dict[str, Any]:
+    def control(self, operation: str, asked: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask the embedded cloud itself, which only the account's root may."""
         assert self.endpoint_url, "only the embedded cloud has controls: mark the test embedded_only"
-        request = AWSRequest("POST", self.endpoint_url, {"X-Amz-Target": f"Ebb.{operation}"}, b"{}")
+        request = AWSRequest("POST", self.endpoint_url, {"X-Amz-Target": f"Ebb.{operation}"}, json.dumps(asked or {}).encode())
         SigV4Auth(self.session.get_credentials(), "ebb", self.session.region_name).add_auth(request)
         prepared = request.prepare()
         sent = urllib.request.Request(prepared.url, prepared.body, dict(prepared.headers))
