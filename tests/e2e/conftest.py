@@ -144,7 +144,8 @@ class Cloud:
     def control(self, operation: str, asked: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask the embedded cloud itself, which only the account's root may."""
         assert self.endpoint_url, "only the embedded cloud has controls: mark the test embedded_only"
-        request = AWSRequest("POST", self.endpoint_url, {"X-Amz-Target": f"Ebb.{operation}"}, json.dumps(asked or {}).encode())
+        body = json.dumps(asked or {}).encode()
+        request = AWSRequest("POST", self.endpoint_url, {"X-Amz-Target": f"Ebb.{operation}"}, body)
         SigV4Auth(self.session.get_credentials(), "ebb", self.session.region_name).add_auth(request)
         prepared = request.prepare()
         sent = urllib.request.Request(prepared.url, prepared.body, dict(prepared.headers))
