@@ -128,6 +128,8 @@ def test_with_parameter_and_tags_each_is_stopped_and_its_owner_told(ebb: Ebb, cl
     assert would["endpoint", "theirs"]["action"] == "sleep"
     did = findings(ebb)
     assert did["warm-pool", "theirs"]["action"] == "stop"
+    # stopping takes minutes, and an endpoint waits for metrics that may be late
+    assert ebb("advance", "12m").returncode == 0
     wait_until(lambda: notebook_status(cloud, "lab") == "Stopped", "the notebook is stopped")
     wait_until(lambda: pool_status(cloud) == "Terminated", "the warm pool has ended")
     wait_until(lambda: sagemaker.describe_app(**left_running["app"])["Status"] == "Deleted", "the app is stopped")
@@ -139,7 +141,6 @@ def test_with_parameter_and_tags_each_is_stopped_and_its_owner_told(ebb: Ebb, cl
         ExpressionAttributeValues={":events": {"S": "EVENTS"}},
     )["Items"]
     assert {each["kind"]["S"] for each in events} >= {"notebook", "app", "warm-pool"}
-    assert ebb("advance", "10m").returncode == 0  # an endpoint waits for metrics that may be late
     wait_until(lambda: endpoint_status(cloud) is None, "the endpoint is asleep", within_s=30)
     again = findings(ebb, "--dry-run")
     assert ("notebook", "lab") not in again
