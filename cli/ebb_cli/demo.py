@@ -168,7 +168,8 @@ def _sleep_and_wake(target: Target, ledger: Ledger, project: str, data: DemoData
     request = payload.of_file(example) if example else payload.Request(_first_row(data.held_out), "text/csv")
     answer = serving.call(target, project, request.body, request.content_type)
     took = output.duration(time.monotonic() - asked)
-    _say(f"the first request woke it and was answered after {took}: {told(answer['predictions'][0])}")
+    answered = told(answer["predictions"][0])
+    _say(f"the first request woke it and was answered after {took}, on AWS after minutes: {answered}")
     _move(target, project, "serverless")
     _say("moved back to serverless")
 

@@ -43,6 +43,8 @@ def destroy(
         raise CommandError("--delete-data needs --with-stack: a stack without its buckets cannot run.", status=USAGE)
     confirm(target, with_stack=with_stack, with_data=delete_data, yes=yes)
     outputs = dict(target.outputs)
+    if with_stack:
+        _refuse_sleeping_foreigners(target)
     removed = []
     for kind, name in remove(target, outputs, with_stack=with_stack, with_data=delete_data):
         removed.append({"kind": kind, "name": name})
@@ -54,6 +56,16 @@ def destroy(
         output.out().print("There was nothing to remove.")
     if with_stack and not delete_data:
         output.err().print("The buckets, the ledger and the key are kept; --delete-data removes them.")
+
+
+def _refuse_sleeping_foreigners(target: Target) -> None:
+    """Without the stack nothing could wake an endpoint that somebody else made and Ebb put to sleep."""
+    asleep = [at.address for at in Ledger(target).addresses() if at.origin != "ebb" and at.state != addresses.AWAKE]
+    if asleep:
+        raise CommandError(
+            f"Ebb put these to sleep and did not make them: {', '.join(asleep)}. Without the stack nothing wakes them.",
+            f"First: ebb wake {asleep[0]} --wait",
+        )
 
 
 def confirm(target: Target, *, with_stack: bool, with_data: bool, yes: bool) -> None:

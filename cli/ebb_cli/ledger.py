@@ -130,8 +130,11 @@ class Ledger:
         }
         if limit:
             return [_plain(item) for item in self._client.query(**request, Limit=limit)["Items"]]
-        pages = self._client.get_paginator("query").paginate(**request)
-        return [_plain(item) for page in pages for item in page["Items"]]
+        found = []
+        for page in self._client.get_paginator("query").paginate(**request):
+            self._note_time(page)
+            found += [_plain(item) for item in page["Items"]]
+        return found
 
 
 def _named(drop_id: str) -> dict[str, Any]:

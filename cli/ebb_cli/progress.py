@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -132,7 +132,8 @@ def follow(target: Target, ledger: Ledger, run_id: str, *, attempt: int = 1) -> 
             run = ledger.run(run_id)
             current = run if run and (run.get("attempt") or 1) >= attempt else None
             history = _history(target, current["execution_arn"]) if current and current.get("execution_arn") else []
-            view.show(steps(history, ((current or {}).get("error") or {}).get("stage")), current)
+            # The embedded cloud's clock may be ahead of this machine's.
+            view.show(steps(history, ((current or {}).get("error") or {}).get("stage")), current, ledger.now)
             if current and current["status"] != "running":
                 return current
             if history and history[-1]["type"].startswith("Execution") and history[-1]["type"] != "ExecutionStarted":
@@ -181,8 +182,7 @@ class _Live:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, found: list[Step], run: dict[str, Any] | None) -> None:
-        now = datetime.now(UTC)
+    def show(self, found: list[Step], run: dict[str, Any] | None, now: datetime) -> None:
         lines: list[Any] = []
         for step in found:
             text = f"{step.name:18}{output.duration(step.seconds(now)):>12}   {_remark(run, step.name)}"
@@ -209,8 +209,7 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def show(self, found: list[Step], run: dict[str, Any] | None) -> None:
-        now = datetime.now(UTC)
+    def show(self, found: list[Step], run: dict[str, Any] | None, now: datetime) -> None:
         for step in found:
             remark = _remark(run, step.name)
             running = run is not None and run["status"] == "running"

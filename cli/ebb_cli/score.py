@@ -32,11 +32,14 @@ def score(
     if into is not None and not wait:
         raise CommandError("--output fetches what has been scored.", "Add --wait.", status=USAGE)
     upload = prepare(path, project)
+    ledger = Ledger(target)
+    if not ledger.project(project).get("served"):
+        remedy = f"ebb drop PATH --project {project} makes one."
+        raise CommandError(f"{project} has no model yet.", remedy, status=REJECTED)
     bucket, s3 = target.outputs["LandingBucketName"], target.client("s3")
     drop_id = send(s3, bucket, upload, on_bytes=lambda count: None)
     told = f"dropped {path} ({output.size(upload.size_bytes)}) as s3://{bucket}/{upload.key}"
     output.err().print(escape(told), style="dim", soft_wrap=True)
-    ledger = Ledger(target)
     run = progress.wait_for_drop(target, ledger, drop_id, within_s=BEGINS_WITHIN_S)
     output.err().print(f"run {run['run_id']}", style="bold", soft_wrap=True)
     if not wait:

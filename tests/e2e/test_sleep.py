@@ -250,7 +250,7 @@ def test_a_foreign_endpoint_sleeps_only_where_all_allow_it_and_comes_back_exactl
 ):
     ask = {"address": "shop", "generation": 1, "reason": "the sweep has seen no call"}
     refused = ended(cloud, run(cloud, "ScaleToZero", **ask))
-    assert "ManageForeignEndpoints is no" in refused["output"]
+    assert "ManageForeignEndpoints is not yes" in refused["output"]
     manage_foreign(cloud, "yes")
     refused = ended(cloud, run(cloud, "ScaleToZero", **ask))
     assert "no tag ebb:sleep=allowed" in refused["output"]

@@ -201,7 +201,8 @@ def test_environments_name_resources_of_the_stack():
 def test_every_start_of_a_run_ends_in_the_ledger_even_when_it_is_cut_short():
     event = FUNCTIONS["OnRunEndedFunction"]["Properties"]["Events"]["RunEnded"]["Properties"]["Pattern"]
     assert set(event["detail"]["status"]) == {"ABORTED", "FAILED", "TIMED_OUT"}
-    assert event["detail"]["stateMachineArn"] == [{"Ref": "RunPipelineStateMachine"}]
+    machines = [{"Ref": "RunPipelineStateMachine"}, {"Ref": "ScoreDataStateMachine"}]
+    assert event["detail"]["stateMachineArn"] == machines
 
 
 def test_a_deployment_that_is_cut_short_is_taken_back():

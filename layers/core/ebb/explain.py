@@ -180,6 +180,8 @@ def _outcome(run: Mapping[str, Any]) -> Step:
         return Step("outcome", status, told + (f" {error['remedy']}" if error.get("remedy") else ""))
     if status == "reused":
         return Step("outcome", status, f"{run.get('reason')}")
+    if status == "succeeded" and run.get("scored_uri"):
+        return Step("outcome", status, f"scored by the model of {run.get('scored_by')}: {run['scored_uri']}")
     if status == "succeeded":
         served = (
             f"served by {run['endpoint_name']}" if run.get("deployed") else f"not deployed: {run.get('deploy_reason')}"

@@ -137,7 +137,7 @@ def _foreign(seen: Facts, allowed: bool) -> str | None:
     if seen.origin != "foreign":
         return None
     if not allowed:
-        return "Ebb did not make it, and the stack's parameter ManageForeignEndpoints is no"
+        return "Ebb did not make it, and the stack's parameter ManageForeignEndpoints is not yes"
     if seen.tags.get(SLEEP_TAG) != "allowed":
         return f"Ebb did not make it, and it has no tag {SLEEP_TAG}=allowed"
     if not seen.wakes_by_itself:

@@ -244,7 +244,7 @@ def _refused(seen: Resource, policy: Policy) -> str | None:
     tags = seen.tags or {}
     allowed = is_ours(seen, policy) or (policy.foreign and tags.get(SLEEP_TAG) == ALLOWED)
     if not allowed and not policy.foreign:
-        return "Ebb did not make it, and the stack's parameter ManageForeignEndpoints is no"
+        return "Ebb did not make it, and the stack's parameter ManageForeignEndpoints is not yes"
     if not allowed:
         return f"Ebb did not make it, and it has no tag {SLEEP_TAG}={ALLOWED}"
     if seen.kind == "space" and tags.get(DELETE_TAG) != ALLOWED:

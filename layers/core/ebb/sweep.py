@@ -39,7 +39,7 @@ MOST_STARTS = 400
 # Descriptions and tags are read one by one: so many candidates per sweep, the others at the next one.
 MOST_LOOKS = 300
 MOVED_BY = 1.5  # times as many or as few calls a day: enough for another kind to be worth a look
-NOT_MANAGED = "Ebb did not make it, and the stack's parameter ManageForeignEndpoints is no"
+NOT_MANAGED = "Ebb did not make it, and the stack's parameter ManageForeignEndpoints is not yes"
 _EXECUTION = re.compile(r"^(?:wake|sleep)-(?P<address>.+)-g\d+")
 
 
