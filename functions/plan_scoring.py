@@ -33,7 +33,8 @@ def handler(asked: ScoringRequested, context: LambdaContext) -> dict[str, Any]:
     sources.few_enough(len(found))
     form = scoring.form_of(found, folder=drop.key)
     run = book.run(served["run_id"]) or {}
-    candidate = next((each for each in run.get("candidates", ()) if each["name"] == served["candidate"]), {})
+    measured: list[dict[str, Any]] = run.get("candidates", [])
+    candidate = next((each for each in measured if each["name"] == served["candidate"]), {})
     key = names.manifest_key(asked.run_id)
     storage.write_json(stack.artifact_bucket, key, [{"prefix": f"s3://{drop.bucket}/"}, *(each.key for each in found)])
     planned = scoring.build(

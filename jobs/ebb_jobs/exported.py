@@ -102,7 +102,7 @@ def choosing(targets: np.ndarray) -> np.ndarray:
     """Return which rows choose: of every two rows that are neighbours by target one, at random."""
     random = np.random.default_rng(SEED)
     order = np.lexsort((random.random(len(targets)), targets))
-    chosen = np.zeros(len(targets), dtype=bool)
+    chosen: np.ndarray = np.zeros(len(targets), dtype=bool)
     for start in range(0, len(order), 2):
         pair = order[start : start + 2]
         chosen[pair[random.integers(len(pair))]] = True

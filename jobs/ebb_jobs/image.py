@@ -163,7 +163,7 @@ class ImageCodec:
 
     def encode(self, raws: Sequence[bytes]) -> np.ndarray:
         """Return the network's input [images, height, width, channels] for image files. Raises BadRequestError."""
-        encoded = np.empty((len(raws), *self.shape.values()), dtype=np.uint8)
+        encoded: np.ndarray = np.empty((len(raws), *self.shape.values()), dtype=np.uint8)
         for number, data in enumerate(raws):
             try:
                 encoded[number] = pixels(data, **self.shape)

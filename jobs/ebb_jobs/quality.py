@@ -90,7 +90,7 @@ def interval(metric: str, truth: np.ndarray, predicted: np.ndarray, *, seed: int
     for _ in range(BOOTSTRAP_ROUNDS):
         rows = random.integers(0, count, size)
         scores.append(score(metric, truth[rows], predicted[rows]))
-    spread = np.quantile(scores, [0.025, 0.975]) - np.median(scores)
+    spread: np.ndarray = np.quantile(scores, [0.025, 0.975]) - np.median(scores)
     centre = score(metric, truth, predicted)
     return {"low": centre + float(spread[0]), "high": centre + float(spread[1])}
 

@@ -212,7 +212,7 @@ class Preprocessor:
     def encode(self, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> np.ndarray:
         """Return the network's input [rows, width] for raw columns. Raises InvalidValueError."""
         rows = len(next(iter(columns.values())))
-        encoded = np.zeros((rows, self.width), dtype=np.float32)
+        encoded: np.ndarray = np.zeros((rows, self.width), dtype=np.float32)
         blocks = [
             self.read_numbers(feature, columns[feature["name"]])
             for feature in self.features

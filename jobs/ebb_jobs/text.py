@@ -64,7 +64,7 @@ class TextCodec:
 
     def encode(self, raws: Sequence[str]) -> np.ndarray:
         """Return the network's input, int32 [texts, length]: the first tokens of each text, then PADDING."""
-        encoded = np.full((len(raws), self.length), PADDING, dtype=np.int32)
+        encoded: np.ndarray = np.full((len(raws), self.length), PADDING, dtype=np.int32)
         for start in range(0, len(raws), CHUNK_TEXTS):
             texts = [self._normalized(text) for text in raws[start : start + CHUNK_TEXTS]]
             found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)

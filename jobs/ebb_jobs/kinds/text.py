@@ -112,7 +112,7 @@ class TextKind:
         rows = _count(curated, split)
         inputs = _room(rows, codec.length)
         index = {label: position for position, label in enumerate(codec.classes)}
-        targets = np.empty(rows, dtype=np.int64)
+        targets: np.ndarray = np.empty(rows, dtype=np.int64)
         start = 0
         for found in _read(curated, split, read):
             stop = start + len(found)

@@ -93,7 +93,7 @@ def assumptions(candidate: Mapping[str, Any], serve: ServeSpec, row: Row) -> lis
             "alternatives": [] if serve.memory_mb else ["another size with serve.memory_mb"],
         }
     ]
-    latency = [
+    latency: list[dict[str, Any]] = [
         {
             "what": "limit of the latency alarm",
             "chosen": f"{limit_s:g} s",

@@ -51,7 +51,9 @@ class Model(Message):
 
 def served_model(served: Mapping[str, Any], run: Mapping[str, Any], generation: int) -> Model:
     """Return the model that a project serves, from the ledger's `served` and its run."""
-    found = next((each for each in run.get("candidates", ()) if each["name"] == served["candidate"]), {})
+    found: Mapping[str, Any] = next(
+        (each for each in run.get("candidates", ()) if each["name"] == served["candidate"]), {}
+    )
     return Model(
         run_id=served["run_id"],
         attempt=run["attempt"],
@@ -320,7 +322,7 @@ class _Rollout:
             **self.awake(first),
         )
 
-    def awake(self, instance_type: str | None) -> dict[str, float]:
+    def awake(self, instance_type: str | None) -> dict[str, Any]:
         """What it takes by the hour while it is awake: a component among others has its share of the instance."""
         machine = catalog.instance(instance_type) if instance_type else None
         if machine is None:
