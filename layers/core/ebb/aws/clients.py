@@ -13,13 +13,18 @@ _CONFIG = Config(
     read_timeout=60,
     max_pool_connections=THREADS,
 )
+# A URL for a bucket whose objects have a key of KMS is signed with version 4, and names the bucket's own Region: what
+# comes to the global name of a young bucket S3 sends elsewhere, where the signature does not fit.
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html#VirtualHostingBackwardsCompatibility
+_OF_SERVICE = {"s3": Config(signature_version="s3v4", s3={"addressing_style": "virtual"})}
 
 
 @cache
 def client(service: str) -> Any:
     """Return the client of a service."""
     make: Any = boto3.client  # typed per service name; ours is a variable
-    return make(service, config=_CONFIG)
+    return make(service, config=_CONFIG.merge(_OF_SERVICE.get(service, Config())))
 
 
 @cache
