@@ -279,6 +279,24 @@ def test_a_wake_that_died_is_started_anew(street: Street):
     assert street.look(ticket.headers["location"]).status == 202
 
 
+@pytest.mark.parametrize("state", ["falling-asleep", "waking"])
+@pytest.mark.parametrize(("alive", "wakes"), [(False, 1), (True, 0)], ids=["dead", "alive"])
+def test_what_was_killed_at_work_on_an_endpoint_does_not_keep_its_requests_waiting(street: Street, state, alive, wakes):
+    """Nobody else would go on with it, and each request ran into its deadline."""
+    started = street.account.states.start_execution(stateMachineArn=street.account.machine_arn, name="worker")
+    street.serve(PETS, "falling-asleep", "asleep")
+    street.change("ebb-pets", state, worked_by=started["executionArn"])
+    if not alive:
+        street.account.states.stop_execution(executionArn=started["executionArn"])
+    street.ask()
+    assert street.wakes() == ["worker"], "what changed it a moment ago may still be about to go on"
+    since = addresses.ledger.iso(datetime.now(UTC) - tickets.ABANDONED_AFTER)
+    street.book.apply(addresses.ledger.update(addresses.key("ebb-pets"), {"changed_at": since}))
+    street.deliver()
+    street.ask()
+    assert len(street.wakes()) == 1 + wakes
+
+
 def test_it_is_falling_asleep_while_it_is_asked(street: Street):
     """The request is noted, which calls the sleep off; nothing is started beside the machine that decides that."""
     street.serve(PETS, "falling-asleep")
@@ -597,6 +615,7 @@ def test_a_payload_that_lambda_does_not_take_is_uploaded_first(street: Street):
     where = street.ask(what="uploads", x_ebb_request_id="big").told
     assert where["method"] == "PUT"
     assert "/requests/ebb-pets/big" in where["url"]
+    assert "X-Amz-Signature" in where["url"], "with its key, the bucket takes nothing that is signed otherwise"
     assert street.ask(b"", x_ebb_upload="big").told["code"] == "nothing-uploaded"
     street.account.s3.put_object(Bucket=ARTIFACTS, Key="requests/ebb-pets/big", Body=b"large cat")
     assert street.ask(b"", x_ebb_upload="big").body == b"answer to large cat"
@@ -610,6 +629,7 @@ def test_an_answer_that_lambda_does_not_give_is_fetched_where_it_lies(street: St
     assert found.status == 303
     assert found.headers["location"] == found.told["url"]
     assert ".out" in found.told["url"]
+    assert "X-Amz-Signature" in found.told["url"]
     address, _, number = found.told["ticket"].partition("/")
     kept = street.account.s3.get_object(Bucket=ARTIFACTS, Key=tickets.body_key(address, number))
     assert (kept["ContentLength"], kept["ContentType"]) == (len(large), "image/x-any")

@@ -86,6 +86,20 @@ def test_when_a_waiting_request_starts_a_wake(address, starts):
     assert tickets.wakes_now(address, NOW) is starts
 
 
+@pytest.mark.parametrize(
+    ("address", "asks"),
+    [
+        pytest.param(_address("waking", timedelta(minutes=1)), False, id="wakes since a minute"),
+        pytest.param(_address("waking", timedelta(minutes=2)), True, id="wakes since a while"),
+        pytest.param(_address("falling-asleep", timedelta(minutes=2)), True, id="falls asleep since a while"),
+        pytest.param(_address("asleep", timedelta(days=2)), False, id="asleep: nobody works on it"),
+        pytest.param(_address("awake", timedelta(days=2)), False, id="awake"),
+    ],
+)
+def test_when_a_waiting_request_asks_whether_somebody_still_works_on_its_endpoint(address, asks):
+    assert tickets.may_be_abandoned(address, NOW) is asks
+
+
 def test_a_request_waits_as_long_as_its_policy_says():
     assert tickets.deadline(_address(), NOW) == NOW + timedelta(hours=2)
 

@@ -34,6 +34,9 @@ FIRST_PAUSE_S = 2
 LONGEST_PAUSE_S = 60
 # A failed wake has tried every instance type of its list; capacity does not come back within seconds.
 WAKE_AGAIN_AFTER = timedelta(minutes=5)
+# Whoever puts an endpoint to sleep or wakes it changes its state within seconds, unless it waits for instances; so only
+# then it is worth a call to ask whether that execution still runs. Assumed.
+ABANDONED_AFTER = timedelta(minutes=2)
 # Until then a request whose time is up may still be on its way to its record.
 RECORDED_WITHIN = timedelta(minutes=5)
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpointAsync.html (RequestTTLSeconds)
@@ -175,8 +178,14 @@ def wakes_now(address: Address, now: datetime) -> bool:
     While it falls asleep nothing is started either: that the request has been noted calls the sleep off.
     """
     if address.state == addresses.FAILED:
-        return address.changed_at is None or now - address.changed_at >= WAKE_AGAIN_AFTER
+        return _is_since(address, WAKE_AGAIN_AFTER, now)
     return address.state == addresses.ASLEEP
+
+
+def may_be_abandoned(address: Address, now: datetime) -> bool:
+    """Return whether the one who works on an endpoint may have died: then a request that waits starts a wake too."""
+    working = address.state in (addresses.WAKING, addresses.FALLING_ASLEEP)
+    return working and _is_since(address, ABANDONED_AFTER, now)
 
 
 def expired(waiting: Waiting | Message, now: datetime, why: str | None) -> Ended:
@@ -199,3 +208,7 @@ def location(uri: str) -> tuple[str, str]:
     """Return bucket and key of what SageMaker calls a location: an `s3://` URI."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
+
+
+def _is_since(address: Address, least: timedelta, now: datetime) -> bool:
+    return address.changed_at is None or now - address.changed_at >= least

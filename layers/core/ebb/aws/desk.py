@@ -95,7 +95,7 @@ class Desk:
         name = outcome.address.address
         noted = self.book.apply(addresses.want(name, now))
         address = self.book.address(name)
-        if address is None or (noted and not tickets.wakes_now(address, now)):
+        if address is None or (noted and not tickets.wakes_now(address, now) and not _is_abandoned(address, now)):
             return False
         if not noted and (not outcome.nobody or door.moved(outcome.address, address)):
             return False  # awake by now: the delivery asks it
@@ -146,3 +146,10 @@ class Desk:
         handed = given.model_copy(update={"elsewhere": not self.box.holds(given.output_location)})
         self.box.note_handed_over(request.asked, handed)
         return handed
+
+
+def _is_abandoned(address: Address, now: datetime) -> bool:
+    """Return whether nobody works any more on an endpoint that wakes or falls asleep: whoever did was killed."""
+    if not tickets.may_be_abandoned(address, now):
+        return False
+    return address.worked_by is None or not executions.is_running(address.worked_by)
