@@ -134,6 +134,7 @@ def test_the_layer_holds_the_locked_versions():
 
 
 def test_only_the_adapters_import_boto3():
+    callers_own = "client.py"  # a file that is copied to where callers are, and that nothing here imports
     for path in (ROOT / "layers/core/ebb").rglob("*.py"):
         uses = re.search(r"^\s*(import|from) (boto3|botocore)", path.read_text(), re.MULTILINE)
-        assert not uses or path.parent.name == "aws", path
+        assert not uses or path.parent.name == "aws" or path.name == callers_own, path
