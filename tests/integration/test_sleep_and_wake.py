@@ -305,33 +305,41 @@ def test_without_a_readable_copy_it_fails_loudly_and_the_request_stays_wanted(cl
     assert "wait for up to 60 minutes" in told["Message"]
 
 
+def test_what_still_serves_is_awake_whatever_became_of_its_snapshot(cloud: Cloud, account):
+    before = everything(cloud)
+    cloud.killed_in("updateItem", effective=True)
+    _spoil(cloud, account, uri=True, copy=True)
+    _want(cloud)
+    assert cloud.wake().output["outcome"] == "awake"
+    assert (cloud.state().state, cloud.state().wanted_at) == ("awake", None)
+    assert everything(cloud) == before
+
+
 # ---- Killed, twice, at once ----
 
 
-def _actions_of_sleep(kind: str) -> list[str]:
-    return ["updateItem", *SLEEPING_CALLS[kind]]
+@pytest.mark.parametrize("effective", [False, True], ids=["before it took effect", "after it took effect"])
+def test_killed_anywhere_on_its_way_to_sleep_the_next_request_brings_it_back(kind, effective, account, monkeypatch):
+    for action in ["updateItem", *SLEEPING_CALLS[kind]]:
+        cloud = KINDS[kind](account, monkeypatch)
+        before = everything(cloud)
+        cloud.killed_in(action, effective=effective)
+        _want(cloud)
+        assert cloud.wake().output["outcome"] == "awake", action
+        assert cloud.state().state == "awake", action
+        assert everything(cloud) == before, action
 
 
 @pytest.mark.parametrize("effective", [False, True], ids=["before it took effect", "after it took effect"])
-@pytest.mark.parametrize("place", range(4))
-def test_killed_anywhere_on_its_way_to_sleep_the_next_request_brings_it_back(cloud: Cloud, kind, place, effective):
-    before = everything(cloud)
-    cloud.killed_in(_actions_of_sleep(kind)[place], effective=effective)
-    _want(cloud)
-    assert cloud.wake().output["outcome"] == "awake"
-    assert cloud.state().state == "awake"
-    assert everything(cloud) == before
-
-
-@pytest.mark.parametrize("effective", [False, True], ids=["before it took effect", "after it took effect"])
-@pytest.mark.parametrize("place", range(4))
-def test_killed_anywhere_on_its_way_to_sleep_the_sweep_carries_on(cloud: Cloud, kind, place, effective):
-    before = everything(cloud)
-    cloud.killed_in(_actions_of_sleep(kind)[place], effective=effective)
-    assert cloud.sleep().output["outcome"] == "asleep"
-    assert cloud.state().state == "asleep"
-    cloud.wake()
-    assert everything(cloud) == before
+def test_killed_anywhere_on_its_way_to_sleep_the_sweep_carries_on(kind, effective, account, monkeypatch):
+    for action in ["updateItem", *SLEEPING_CALLS[kind]]:
+        cloud = KINDS[kind](account, monkeypatch)
+        before = everything(cloud)
+        cloud.killed_in(action, effective=effective)
+        assert cloud.sleep().output["outcome"] == "asleep", action
+        assert cloud.state().state == "asleep", action
+        cloud.wake()
+        assert everything(cloud) == before, action
 
 
 def test_killed_between_snapshot_and_delete_a_busy_endpoint_stays(account, monkeypatch):
@@ -355,14 +363,15 @@ WAKING_CALLS = {
 
 
 @pytest.mark.parametrize("effective", [False, True], ids=["before it took effect", "after it took effect"])
-@pytest.mark.parametrize("place", range(4))
-def test_killed_anywhere_while_it_wakes_the_next_request_carries_on(cloud: Cloud, kind, place, effective):
-    before = everything(cloud)
-    cloud.sleep()
-    cloud.killed_in(WAKING_CALLS[kind][place], WAKE, effective=effective)
-    assert cloud.wake().output["outcome"] == "awake"
-    assert everything(cloud) == before
-    assert cloud.state().state == "awake"
+def test_killed_anywhere_while_it_wakes_the_next_request_carries_on(kind, effective, account, monkeypatch):
+    for action in WAKING_CALLS[kind]:
+        cloud = KINDS[kind](account, monkeypatch)
+        before = everything(cloud)
+        cloud.sleep()
+        cloud.killed_in(action, WAKE, effective=effective)
+        assert cloud.wake().output["outcome"] == "awake", action
+        assert everything(cloud) == before, action
+        assert cloud.state().state == "awake", action
 
 
 def test_an_alarm_that_fires_twice_puts_it_to_sleep_once(cloud: Cloud, kind):

@@ -313,10 +313,18 @@ def wake(
             again=True,
         )
     if unreadable or goal is None:
-        return fail(at, unreadable or "no snapshot of it was kept", asked, place)
+        why = unreadable or "no snapshot of it was kept"
+        serves = world.status == "InService" and not snapshot.at_zero(at, world) and snapshot.has_capacity(at, world)
+        return _as_it_is(at, why, asked, place) if serves else fail(at, why, asked, place)
     if at.state != WAKING or not mine:
         return _begin(at, goal, world, asked, place)
     return _go_on_waking(at, goal, world, asked, place)
+
+
+def _as_it_is(at: Address, why: str, asked: Asked, place: Place) -> Step:
+    """Return the step that notes an endpoint as awake because it serves, though nobody can say what it was before."""
+    fields = {"worked_by": None, "asleep_since": None, "tried": None}
+    return Step(outcome="awake", reason=f"it serves; {why}", write=_change(at, AWAKE, asked.now, place, fields))
 
 
 def _begin(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place) -> Step:
