@@ -29,14 +29,14 @@ def handler(asked: Asked, context: LambdaContext) -> dict[str, Any]:
 
 
 def _step(at: Address, asked: Asked, settings: ScalingSettings) -> Step:
-    if asked.reason == scaling.PREWAKE and asked.looks == 0 and at.generation != asked.generation:
-        return Step(outcome="awake", reason="it has been woken, or deployed anew, since it was to be woken ahead")
     place = Place(
         stack=settings.stack,
         table=settings.ledger_table,
         topic_arn=settings.notifications_topic_arn,
         execution=asked.execution,
     )
+    if early := scaling.ahead(at, asked, place):
+        return early
     other_runs = (
         at.state in (FALLING_ASLEEP, WAKING)
         and at.worked_by not in (None, asked.execution)

@@ -1,9 +1,11 @@
 """The sweep's machines: one state that is cheap to run, and a reaper that stops nothing without deciding once more."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from ebb import sweep
 from infrastructure import project
 from infrastructure.interpreter import TaskError, run
 
@@ -105,6 +107,8 @@ def test_the_schedule_is_the_quarter_of_an_hour_that_the_bill_counts():
     schedule = events["Sweep"]["Properties"]
     assert schedule["ScheduleExpression"] == "rate(15 minutes)"
     assert schedule["FlexibleTimeWindow"]["Mode"] == "FLEXIBLE"
+    latest = timedelta(minutes=15 + schedule["FlexibleTimeWindow"]["MaximumWindowInMinutes"])
+    assert latest < sweep.SEEN_TO_AHEAD, "what is to be woken before the next sweep is seen to by this one"
     assert schedule["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": ["EventsDeadLetterQueue", "Arn"]}
 
 

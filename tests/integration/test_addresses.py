@@ -56,3 +56,23 @@ def test_deploying_anew_forgets_what_was_there_before(book: Ledger):
     found = book.address("ebb-pets")
     assert (found.kind, found.state, found.snapshot, found.policy.idle_after_s) == ("serverless", "awake", None, 900)
     assert found.generation == 3
+
+
+@pytest.mark.parametrize("to", ["waking", "awake"])
+def test_whatever_wakes_it_makes_it_forget_when_it_was_to_be_woken(book: Ledger, to):
+    assert _change(book, "awake", "falling-asleep", fields={"prewake_at": NOW + timedelta(days=3)})
+    assert _change(book, "falling-asleep", "asleep")
+    assert book.address("ebb-pets").prewake_at == NOW + timedelta(days=3)
+    assert _change(book, "asleep", to)
+    assert book.address("ebb-pets").prewake_at is None
+
+
+def test_executions_of_long_names_that_begin_alike_are_two():
+    one, other = (f"{'a-customers-endpoint-with-a-name-of-many-words-and-more'}-{last}" for last in "ab")
+    for name in (
+        lambda at: addresses.sleep_execution(at, 9_999, NOW),
+        lambda at: addresses.prewake_execution(at, 9_999),
+        lambda at: addresses.wake_execution(at, 9_999),
+    ):
+        assert name(one) != name(other)
+        assert max(len(name(at)) for at in (one, other, "x" * 63)) <= 76, "room for the names of repeats"

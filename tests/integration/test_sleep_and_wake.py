@@ -3,9 +3,11 @@
 In each test: nothing that is busy is stopped, and whatever was put to sleep comes back as it was.
 """
 
+from datetime import timedelta
+
 import pytest
 
-from ebb import addresses
+from ebb import addresses, ledger, scaling
 from ebb.errors import EndpointUnreadableError, MetricsUnavailableError
 from infrastructure.interpreter import TaskError
 from integration.sleeping import MINUTE, WAKE, Cloud, Stopped, asynchronous, classic, component, everything
@@ -120,15 +122,29 @@ def test_it_is_woken_ahead_of_the_calls_that_its_habit_promises(account, monkeyp
         ExpressionAttributeValues={":at": "2026-11-24T06:00:00Z"},
     )
     cloud.sleep()
-    ((name, given),) = cloud.started
-    assert name.startswith("ahead-wake-ebb-pets-g")
-    assert given["generation"] == cloud.state().generation
+    assert not cloud.started, "no execution waits for days: the sweep starts one in time"
+    given = {"generation": cloud.state().generation, "reason": scaling.PREWAKE}
     cloud.wake()  # by a request, in the night
+    assert cloud.state().prewake_at is None
     cloud.sleep()
     state = cloud.state()
-    ended = cloud.wake(**{**given, "generation": given["generation"]})
+    ended = cloud.wake(**given)
     assert "since it was to be woken ahead" in ended.output["reason"]
     assert cloud.state() == state
+
+
+def test_an_execution_that_is_to_wake_it_ahead_waits_for_the_moment(account, monkeypatch):
+    cloud = asynchronous(account, monkeypatch)
+    cloud.sleep()
+    due = (cloud.now + 20 * MINUTE).replace(microsecond=0)
+    cloud.account.table.update_item(
+        Key=addresses.key("ebb-pets"),
+        UpdateExpression="SET prewake_at = :at",
+        ExpressionAttributeValues={":at": ledger.iso(due)},
+    )
+    cloud.wake(generation=cloud.state().generation, reason=scaling.PREWAKE)
+    assert cloud.state().state == "awake"
+    assert timedelta(0) <= cloud.now - due < MINUTE
 
 
 # ---- Nothing busy is stopped ----

@@ -228,9 +228,9 @@ def test_who_waits_for_a_sleeping_endpoint_wakes_it_even_when_every_event_was_lo
 
 def test_a_change_of_state_is_only_repaired_when_no_execution_works_on_it(account, context):
     long_ago = (NOW - timedelta(hours=1)).isoformat()
-    for name in ("ebb-a", "ebb-b"):
-        address(account, name, state="waking", changed_at=long_ago)
     name = "wake-ebb-a-g2"
+    for each in ("ebb-a", "ebb-b"):  # the one that worked on b was stopped
+        address(account, each, state="waking", changed_at=long_ago, worked_by=f"arn:wake-{each}-g2")
     account.executions.append(
         {
             "stateMachineArn": MACHINES["WAKE_ENDPOINT"],

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ebb import sweep
+from ebb import addresses, scaling, sweep
 from ebb.addresses import Address, IdlePolicy
 from ebb.reaping import Policy, Resource
 from ebb.sweep import Daily, Described, Finding, Listed, Report, Seen
@@ -130,6 +130,32 @@ COMPONENT = address(kind="realtime", component="ebb-wine--g4", endpoint_name="eb
             id="a heartbeat from before it fell asleep is none",
         ),
         pytest.param(
+            seen(at=address("failed", changed_at=ago(hours=9))),
+            "wake_endpoint",
+            id="a wake that failed and left instances running",
+        ),
+        pytest.param(seen(at=address("failed", changed_at=ago(hours=9)), beating=set()), None, id="failed, at zero"),
+        pytest.param(
+            seen(at=address("asleep", changed_at=ago(hours=1), prewake_at=NOW + timedelta(minutes=22))),
+            "wake_endpoint",
+            id="to be woken before the sweep after this one could do it",
+        ),
+        pytest.param(
+            seen(at=address("asleep", changed_at=ago(hours=1), prewake_at=NOW + timedelta(minutes=40))),
+            None,
+            id="to be woken, but the next sweep comes before that",
+        ),
+        pytest.param(
+            seen(at=address("asleep", changed_at=ago(days=5), prewake_at=ago(hours=1)), beating=set()),
+            "wake_endpoint",
+            id="it should have been woken an hour ago, while no sweep ran",
+        ),
+        pytest.param(
+            seen(at=address("waking", changed_at=ago(minutes=30), worked_by="arn:dead"), running={"wake-ebb-wine-g4"}),
+            "wake_endpoint",
+            id="another execution runs for it, and not the one that works on it",
+        ),
+        pytest.param(
             seen(at=address("falling-asleep", changed_at=ago(minutes=30))),
             "scale_to_zero",
             id="falling asleep, and nobody works on it",
@@ -138,7 +164,7 @@ COMPONENT = address(kind="realtime", component="ebb-wine--g4", endpoint_name="eb
             seen(at=address("waking", changed_at=ago(minutes=30))), "wake_endpoint", id="waking, and nobody works on it"
         ),
         pytest.param(
-            seen(at=address("waking", changed_at=ago(minutes=30)), running={"wake-ebb-wine-g3"}),
+            seen(at=address("waking", changed_at=ago(minutes=30), worked_by="arn:x"), running={"arn:x"}),
             None,
             id="waking, and its execution runs",
         ),
@@ -316,3 +342,10 @@ def test_the_day_is_that_of_the_event():
     assert sweep.is_daily(Report(), NOW)
     assert sweep.is_daily(earlier, datetime(2026, 11, 23, 0, 1, tzinfo=UTC))
     assert not sweep.is_daily(earlier, datetime(2026, 11, 22, 23, 59, 30, tzinfo=UTC))
+
+
+def test_who_is_woken_ahead_is_woken_at_its_moment_and_for_this_sleep_only():
+    at = address("asleep", changed_at=ago(days=4), prewake_at=NOW + timedelta(minutes=20))
+    (start,) = judged(seen(at=at, beating=set())).starts
+    assert start.input == {"address": "ebb-wine", "generation": 4, "reason": scaling.PREWAKE}
+    assert start.name != addresses.wake_execution("ebb-wine", 4), "a request must be free to wake it before"

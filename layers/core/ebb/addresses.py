@@ -9,6 +9,7 @@ so that of two that want to change the same state one is refused.
                    +-> awake (wanted)       +-> failed (-> waking: tried again)
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -26,6 +27,8 @@ ASLEEP: State = "asleep"
 WAKING: State = "waking"
 FAILED: State = "failed"
 SLEEPABLE: tuple[Kind, ...] = ("async", "realtime", "shared", "classic")
+# Of an address in the name of an execution, which has at most 80 characters; the name of an endpoint has 63.
+NAMED_CHARS = 50
 LISTED = "ADDRESSES"  # partition of the table's index under which all of them are found
 
 
@@ -126,6 +129,8 @@ def change(
     condition = f"#generation = :generation AND #state IN ({', '.join(given)})"
     condition += " AND attribute_not_exists(#wanted_at)" if unless_wanted else ""
     remove = [name for name, value in (fields or {}).items() if value is None]
+    # it need not be woken ahead of anything any more
+    remove += ["prewake_at"] if to in (WAKING, AWAKE) and "prewake_at" not in (fields or {}) else []
     # what met the endpoint asleep is served once it is awake
     remove += ["wanted_at"] if to == AWAKE else []
     request = ledger.update(
@@ -165,4 +170,20 @@ def wake_execution(address: str, generation: int) -> str:
 
 def sleep_execution(address: str, generation: int, moment: datetime) -> str:
     """Return the name of the execution that puts an address to sleep: one for each state and minute."""
-    return f"sleep-{address[:50]}-g{generation}-{moment:%y%m%d%H%M}"
+    return f"sleep-{_named(address)}-g{generation}-{moment:%y%m%d%H%M}"
+
+
+def prewake_execution(address: str, generation: int) -> str:
+    """Return the name of the execution that wakes an address ahead of its next call: once for each sleep.
+
+    It is not the one that requests ask for: those wake it before, and at once.
+    """
+    return f"ahead-{_named(address)}-g{generation}"
+
+
+def _named(address: str) -> str:
+    """Return what an address is called in the name of an execution: cut, two that begin alike stay two."""
+    if len(address) <= NAMED_CHARS:
+        return address
+    digest = hashlib.sha256(address.encode()).hexdigest()[:8]
+    return f"{address[: NAMED_CHARS - 9]}-{digest}"

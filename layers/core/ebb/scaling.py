@@ -21,6 +21,7 @@ decide at once, one is refused and looks again.
 Each sleep and each wake leaves an event beside its address (`event`): pk ADDRESS#<address>, sk EVENT#<time>.
 """
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
@@ -66,8 +67,6 @@ class Step(BaseModel):
     notice: Body | None = None  # a Publish
     wake: Body | None = None  # {"name", "input"} of an execution of wake_endpoint
     wait_s: int = 0
-    prewake_at: str | None = None  # when to start `prewake`, which wakes it ahead of its next call
-    prewake: Body | None = None
     again: bool = False
     numbers: dict[str, Any] = Field(default_factory=dict)
 
@@ -260,17 +259,7 @@ def _settle_asleep(at: Address, goal: Snapshot, asked: Asked, place: Place) -> S
         event=event(place, at, now, "slept", reason=at.reason, took_s=took_s, saves_usd_per_month=saves),
         notice=None if wanted else _slept_notice(at, goal, place, saves),
         wake=wake_request(at.address, at.generation + 1, "a request came while it fell asleep") if wanted else None,
-        **_ahead(at, now),
     )
-
-
-def _ahead(at: Address, now: datetime) -> dict[str, Any]:
-    """Return when it is to be woken ahead of its next call; a request that waits already is served at once."""
-    if at.wanted_at or at.prewake_at is None or at.prewake_at <= now:
-        return {}
-    given = {"address": at.address, "generation": at.generation + 1, "reason": PREWAKE}
-    name = f"ahead-{addresses.wake_execution(at.address, at.generation + 1)}"[:80]
-    return {"prewake_at": ledger.iso(at.prewake_at), "prewake": {"name": name, "input": given}}
 
 
 def saving_usd_per_month(at: Address) -> float | None:
@@ -284,6 +273,21 @@ def saving_usd_per_month(at: Address) -> float | None:
 
 
 # ---- Waking ----
+
+
+def ahead(at: Address, asked: Asked, place: Place) -> Step | None:
+    """Return the step of an execution that the sweep has started ahead of the moment, None once it may wake it.
+
+    It is of one sleep only: woken meanwhile, or deployed anew, the generation is another one and nothing happens.
+    """
+    if asked.reason != PREWAKE or at.worked_by == place.execution:
+        return None
+    if at.generation != asked.generation:
+        return Step(outcome="awake", reason="it has been woken, or deployed anew, since it was to be woken ahead")
+    if at.prewake_at is None or at.prewake_at <= asked.now:
+        return None
+    wait_s = max(math.ceil((at.prewake_at - asked.now).total_seconds()), LOOK_AGAIN_S)
+    return Step(outcome="wait", reason=f"its time is {at.prewake_at:%H:%M} UTC", wait_s=wait_s, again=True)
 
 
 def wake(

@@ -6,7 +6,6 @@ read precisely, by `decide_scaling`, which decides; the sweep itself puts nothin
 candidate: it is reported, and read again at the next sweep.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ebb import addresses, idle, reaping
+from ebb import addresses, idle, reaping, scaling
 from ebb.addresses import Address, IdlePolicy
 from ebb.ledger import iso
 from ebb.reaping import HOURS_PER_MONTH, KEEP_TAG, STACK_TAG, Policy, Resource, told
@@ -29,6 +28,9 @@ SURELY_RECENT = RECENT + timedelta(minutes=50)
 EVENT_LOST_AFTER = timedelta(minutes=5)
 WORK_LOST_AFTER = timedelta(minutes=10)
 ASKED_LONG_AGO = timedelta(minutes=1)
+# Who is to be woken within this time is seen to by this sweep: the next one comes a quarter of an hour later, or with
+# the flexible window of its schedule 20 minutes, and takes a while itself. The execution waits for the moment.
+SEEN_TO_AHEAD = timedelta(minutes=25)
 LISTED_EVERY = timedelta(minutes=55)  # every fourth sweep, however late the flexible window makes one of them
 # A candidate that was refused is asked about again later and later: an execution costs more than a month of sweeps.
 FIRST_PAUSE = timedelta(hours=1)
@@ -40,7 +42,6 @@ MOST_STARTS = 400
 MOST_LOOKS = 300
 MOVED_BY = 1.5  # times as many or as few calls a day: enough for another kind to be worth a look
 NOT_MANAGED = "Ebb did not make it, and the stack's parameter ManageForeignEndpoints is not yes"
-_EXECUTION = re.compile(r"^(?:wake|sleep)-(?P<address>.+)-g\d+")
 
 
 class _Frozen(BaseModel):
@@ -291,7 +292,6 @@ class _Account:
         self.seen, self.memory, self.policy, self.now = seen, memory, policy, now
         self.listed = {each.name: each for each in seen.endpoints or ()}
         self.described = {each.name: each for each in seen.described}
-        self.working = _addresses_of(seen.running or frozenset())
         ours = {at.endpoint_name for at in seen.known or ()}
         # while the ledger could not be read, any endpoint may be ours
         self.foreign = [] if seen.known is None else [each for each in seen.endpoints or () if each.name not in ours]
@@ -413,12 +413,19 @@ class _Account:
         rang = (self.seen.ringing or {}).get(f"{at.address}-wake")
         if rang and may_wake and self.now - rang >= ASKED_LONG_AGO:
             return "wake", f"its wake alarm has stood in ALARM for {told(self.now - rang)}"
-        if at.state == addresses.ASLEEP and quiet_for >= SURELY_RECENT and listed and listed.status == "InService":
+        if self._is_due_ahead(at):
+            return "wake", f"it is to be woken at {at.prewake_at:%H:%M} UTC, {scaling.PREWAKE}"
+        # one that could not be woken may have come up after all
+        if quiet_for >= SURELY_RECENT and listed and listed.status == "InService":
             if at.kind == "classic":
-                return "repair", "the ledger calls it asleep, and its endpoint is in service"
+                return "repair", f"the ledger calls it {at.state}, and its endpoint is in service"
             if (at.component or at.endpoint_name) in (self.seen.beating or ()):
-                return "repair", "the ledger calls it asleep, and it publishes metrics of running instances"
+                return "repair", f"the ledger calls it {at.state}, and it publishes metrics of running instances"
         return None
+
+    def _is_due_ahead(self, at: Address) -> bool:
+        due = at.prewake_at is not None and at.prewake_at - self.now <= SEEN_TO_AHEAD
+        return due and at.state == addresses.ASLEEP and at.wanted_at is None
 
     def _changing(self, at: Address) -> tuple[Action, str] | None:
         """A change of state that nobody works on any more: its execution was stopped, timed out or lost."""
@@ -426,7 +433,7 @@ class _Account:
             return None
         if self.seen.running is None:
             return "unread", "the running executions could not be read: not judged"
-        if at.worked_by in self.seen.running or at.address[:50] in self.working:
+        if at.worked_by in self.seen.running:  # another one that runs for it does not work on it
             return None
         return "repair", f"{at.state} for {told(self.now - at.changed_at)}, and no execution works on it"
 
@@ -436,6 +443,8 @@ class _Account:
             name = addresses.sleep_execution(at.address, at.generation, self.now)
             return Start(machine="scale_to_zero", name=name, input={**given, "reason": reason, "now": iso(self.now)})
         name = addresses.wake_execution(at.address, at.generation)
+        if action == "wake" and self._is_due_ahead(at):
+            name, given = addresses.prewake_execution(at.address, at.generation), given | {"reason": scaling.PREWAKE}
         return Start(machine="wake_endpoint", name=name, input=given)
 
     def _allowed(self, close: Described | None) -> tuple[Action, str]:
@@ -499,9 +508,3 @@ def _foreign_address(listed: Listed, close: Described, usd_per_hour: float | Non
         in_service_since=listed.modified_at,
         awake_usd_per_hour=usd_per_hour,
     )
-
-
-def _addresses_of(running: Iterable[str]) -> frozenset[str]:
-    """Return the addresses, as far as names hold them, that executions work on: `wake-<address>-g<generation>…`."""
-    found = (_EXECUTION.match(name) for name in running)
-    return frozenset(match["address"][:50] for match in found if match)
