@@ -5,7 +5,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import names, rollout, serving, traffic
+from ebb import names, rollout, serving, sharing, traffic
 from ebb.addresses import Address
 from ebb.aws import hosting
 from ebb.aws.ledger import Ledger
@@ -56,7 +56,9 @@ def _wanted(
 ) -> Wanted:
     serve = PipelineSpec.model_validate((book.run(model.run_id) or {})["spec"]).serve
     seen = hosting.measured_traffic(address, asked.now)
-    choice = serving.choose(
+    choice = sharing.choose(
+        stack.stack,
+        sharing.others(book.every_address(), names.endpoint(stack.stack, asked.project)),
         serve=serve,
         model=serving.Model.of(model.candidate),
         traffic=traffic.best(traffic.expected(serve.requests_per_day), seen),
@@ -64,5 +66,6 @@ def _wanted(
         current=hosting.current(address),
         now=asked.now,
         asked=asked.kind,
+        idle_after_s=address.idle_window_s if address else None,
     )
     return rollout.wanted(asked.project, model, choice, serve, reason=asked.reason)

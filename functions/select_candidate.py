@@ -6,7 +6,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import comparison, deployment, names, selection, serving, traffic
+from ebb import comparison, deployment, names, selection, serving, sharing, traffic
 from ebb.aws import hosting, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import ObjectMissingError, ReportMissingError
@@ -65,12 +65,16 @@ def _kind(
     asked: SelectionRequested, book: Ledger, stack: StackSettings, serve: ServeSpec, shipped: Mapping[str, Any]
 ) -> serving.Choice:
     """Return the kind of endpoint that the model gets; the traffic is that of the model before it."""
-    address = book.address(names.endpoint(stack.stack, asked.project))
-    return serving.choose(
+    name = names.endpoint(stack.stack, asked.project)
+    address = book.address(name)
+    return sharing.choose(
+        stack.stack,
+        sharing.others(book.every_address(), name),
         serve=serve,
         model=serving.Model.of(shipped),
         traffic=traffic.best(traffic.expected(serve.requests_per_day), hosting.measured_traffic(address, asked.now)),
         region=stack.region,
         current=hosting.current(address),
         now=asked.now,
+        idle_after_s=address.idle_window_s if address else None,
     )

@@ -201,3 +201,11 @@ def test_a_snapshot_that_is_too_long_for_the_ledger_lies_in_s3_only(sagemaker):
     assert "copy" in snapshot.kept(taken, "s3://b/k")
     many = [{"AlarmName": hashlib.sha256(str(number).encode()).hexdigest()} for number in range(2000)]
     assert "copy" not in snapshot.kept(taken.model_copy(update={"alarms": tuple(many)}), "s3://b/k")
+
+
+def test_the_habit_is_that_of_all_components_that_served_at_the_address(cloudwatch):
+    fake = cloudwatch(_page())
+    at = COMPONENT.model_copy(update={"earlier_components": ("ebb-pets--g0", "ebb-pets--g9")})
+    metrics.history(at, ("AllTraffic",), since=NOW - 20 * MINUTE, now=NOW)
+    asked = [each["MetricStat"]["Metric"]["Dimensions"] for each in fake.asked[0]["MetricDataQueries"]]
+    assert [each[0]["Value"] for each in asked] == [COMPONENT.component, "ebb-pets--g0", "ebb-pets--g9"]

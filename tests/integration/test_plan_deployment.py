@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import plan_deployment
-from ebb import addresses, ledger
+from ebb import addresses, ledger, names, serving
 from ebb.addresses import Address, IdlePolicy
 from ebb.aws import hosting
 from ebb.aws.clients import client as made
@@ -149,3 +149,61 @@ def test_the_traffic_of_an_endpoint_of_minutes_is_not_known(served):
     young = served.model_copy(update={"in_service_since": now - timedelta(minutes=30)})
     assert hosting.measured_traffic(young, now) is None
     assert hosting.measured_traffic(served, now).source == "measured"
+
+
+def test_waking_and_deploying_the_same_kind_again_cut_nothing_off_the_history(book, served):
+    now = datetime.now(UTC)
+    kept = served.model_copy(update={"kind_since": now - timedelta(days=9), "in_service_since": now})
+    assert hosting.measured_traffic(kept, now).days == 9
+    assert hosting.current(kept).since == kept.kind_since
+
+
+def test_the_calls_of_the_components_before_it_count_too(served):
+    now = datetime.now(UTC).replace(minute=5)
+    at = served.model_copy(
+        update={"kind": "realtime", "component": "ebb-cancer--g2", "earlier_components": ("ebb-cancer--g1",)}
+    )
+    for component in ("ebb-cancer--g1", "ebb-cancer--g2", "another--g1"):
+        _publish("InvocationsPerCopy", {"InferenceComponentName": component}, now)
+    assert hosting.calls_last_hour(at, now) == 2
+
+
+@pytest.mark.parametrize("spelt", ["InvocationsProcesssed", "InvocationsProcessed"])
+def test_the_calls_of_an_asynchronous_endpoint_count_however_their_metric_is_spelt(served, spelt):
+    now = datetime.now(UTC).replace(minute=5)
+    at = served.model_copy(update={"kind": "async"})
+    _publish(spelt, {"EndpointName": "ebb-cancer", "VariantName": "AllTraffic"}, now)
+    assert hosting.calls_last_hour(at, now) == 1
+
+
+def _publish(metric: str, dimensions: dict[str, str], now: datetime) -> None:
+    point = {
+        "MetricName": metric,
+        "Dimensions": [{"Name": name, "Value": value} for name, value in dimensions.items()],
+        "Timestamp": now - timedelta(minutes=2),
+        "Value": 1.0,
+    }
+    made("cloudwatch").put_metric_data(Namespace="AWS/SageMaker", MetricData=[point])
+
+
+def test_what_others_hold_on_the_shared_endpoint_and_the_learned_window_are_part_of_the_choice(
+    book, served, context, monkeypatch
+):
+    chosen: list[tuple[dict[str, Any], serving.Choice]] = []
+    choose = serving.choose
+
+    def watched(**asked: Any) -> serving.Choice:
+        chosen.append((asked, choose(**asked)))
+        return chosen[-1][1]
+
+    monkeypatch.setattr(serving, "choose", watched)
+    _plan(context)
+    machine = next(row.instance_type for row in chosen[0][1].rows if row.kind == "shared")
+    there = names.shared_endpoint("ebb", machine)
+    for name, kind, memory in (("ebb-a", "shared", 128), ("ebb-b", "shared", 128), ("ebb-c", "realtime", 999)):
+        at = Address(address=name, kind=kind, endpoint_name=there, memory_mb=memory)
+        book.apply(addresses.put(at, now=datetime.now(UTC)))
+    book.apply(addresses.put(served.model_copy(update={"idle_window_s": 420.0}), now=datetime.now(UTC)))
+    _plan(context)
+    asked, _ = chosen[-1]
+    assert (asked["others_memory_mb"], asked["idle_after_s"]) == (256, 420.0)

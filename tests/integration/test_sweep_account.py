@@ -14,6 +14,7 @@ import on_schedule
 import sweep_account
 from ebb import ledger
 from ebb.addresses import Address
+from ebb.aws import account as account_reader
 from ebb.aws import clients, executions
 from integration.fake_account import ACCOUNT, FakeAccount
 
@@ -396,3 +397,27 @@ def test_a_schedule_that_fires_starts_one_sweep_by_its_own_time(account, context
 def test_another_event_is_refused(account, context):
     with pytest.raises(Exception, match="source"):
         on_schedule.handler(fired("schedule_sweep.json") | {"source": "aws.events"}, context)
+
+
+def test_a_series_that_was_not_read_to_its_end_is_not_no_calls(account):
+    at = Address(address="ebb-a", kind="async", endpoint_name="ebb-a--async")
+    other = at.model_copy(update={"address": "ebb-b", "endpoint_name": "ebb-b--async"})
+
+    class Answers:
+        def get_paginator(self, _: str) -> Any:
+            return self
+
+        def paginate(self, **request: Any) -> Any:
+            wanted = [each["Id"] for each in request["MetricDataQueries"]]
+            names = {each["Id"]: each["MetricStat"]["Metric"]["MetricName"] for each in request["MetricDataQueries"]}
+            assert set(names.values()) == {"InvocationsProcesssed", "InvocationsProcessed"}
+            results = [
+                {"Id": each, "Values": [7.0] if each.endswith("_0") else [], "StatusCode": "Complete"}
+                for each in wanted
+            ]
+            results[-1] |= {"StatusCode": "InternalError"}
+            yield {"MetricDataResults": results}
+
+    reader = account_reader.Reader(lambda _: Answers())
+    assert reader.calls_per_day([at, other], until=NOW) == {"ebb-a": 1.0}
+    assert [each.what for each in reader.unread] == ["calls of ebb-b"]

@@ -1,12 +1,13 @@
 """What deploy_model is given to send: valid for AWS in every kind, creation and undoing alike, and true to the spec."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from aws_shapes import assert_valid
-from ebb import addresses, names, rollout, serving, traffic
+from ebb import addresses, keep_alive, names, rollout, serving, traffic
 from ebb.addresses import Address
 from ebb.rollout import Endpoint, Model, Seen
 from ebb.spec import ServeSpec
@@ -203,3 +204,30 @@ def test_what_sleeps_or_wakes_for_too_long_is_not_waited_for():
     since = NOON - timedelta(minutes=61)
     at = Address(address="ebb-cancer", kind="async", state=addresses.WAKING, changed_at=since)
     assert rollout.hold({}, at, generation=3, execution="me", now=NOON) is None
+
+
+def test_another_model_of_the_same_kind_keeps_what_is_known_of_the_calls():
+    before = _earlier("realtime")
+    known = {"kind_since": NOON - timedelta(days=20), "idle_window_s": 300.0, "earlier_components": ("a", "b")}
+    at = _switched("realtime", replace(before, address=before.address.model_copy(update=known)))
+    assert (at.kind_since, at.idle_window_s) == (NOON - timedelta(days=20), 300.0)
+    assert at.earlier_components == ("ebb-cancer--g2", "a", "b")
+    assert at.memory_mb
+    moved = _switched("async", replace(before, address=before.address.model_copy(update=known)))
+    assert (moved.kind_since, moved.earlier_components, moved.memory_mb) == (NOON, (), None)
+
+
+def test_no_more_earlier_components_are_read_than_are_worth_a_metric_each():
+    before = _earlier("realtime")
+    many = before.address.model_copy(update={"earlier_components": tuple("abcdefgh")})
+    assert len(_switched("realtime", replace(before, address=many)).earlier_components) == addresses.MOST_EARLIER
+
+
+def test_without_a_window_of_its_own_the_alarm_asks_as_early_as_anything_sleeps():
+    (idle,) = [each for each in _plan("realtime")["alarms"] if each["AlarmName"].endswith("-idle")]
+    assert idle["Period"] * idle["EvaluationPeriods"] == keep_alive.SHORTEST.total_seconds()
+
+
+def _switched(kind: str, seen: Seen) -> Address:
+    values = _plan(kind, seen)["switch"]["ExpressionAttributeValues"]
+    return Address.model_validate({key.removeprefix(":"): _plain(value) for key, value in values.items()})

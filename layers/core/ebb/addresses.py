@@ -29,6 +29,7 @@ FAILED: State = "failed"
 SLEEPABLE: tuple[Kind, ...] = ("async", "realtime", "shared", "classic")
 # Of an address in the name of an execution, which has at most 80 characters; the name of an endpoint has 63.
 NAMED_CHARS = 50
+MOST_EARLIER = 5  # components whose calls are read as well; each is a metric that is billed
 LISTED = "ADDRESSES"  # partition of the table's index under which all of them are found
 
 
@@ -68,6 +69,10 @@ class Address(BaseModel):
     policy: IdlePolicy = Field(default_factory=IdlePolicy)
     snapshot: dict[str, Any] | None = None  # {"uri", "sha256"} of what is put back when it wakes
     in_service_since: datetime | None = None
+    kind_since: datetime | None = None  # of this kind, through all its sleeps and models: what a move is decided on
+    earlier_components: tuple[str, ...] = ()  # latest first: their calls are this address's too
+    memory_mb: float | None = None  # what its component reserves on its endpoint, in MiB
+    idle_window_s: float | None = None  # without a call, after which it fell asleep last
     changed_at: datetime | None = None  # of `state`
     last_request_at: datetime | None = None  # through the front door, to the minute
     wanted_at: datetime | None = None  # the last request that met it not awake

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ebb import addresses, catalog, deployment, ledger, names, requests, serving
+from ebb import addresses, catalog, deployment, keep_alive, ledger, names, requests, serving
 from ebb.addresses import Address, IdlePolicy, Kind
 from ebb.carbon import Band
 from ebb.events import Message
@@ -31,7 +31,7 @@ CLAIM_STALE_AFTER = timedelta(hours=6)
 CHANGING_STALE_AFTER = timedelta(hours=1)  # what sleeps or wakes longer than this is not waited for
 WATCH_BUSY_S = 300  # where there were calls in the last hour and the spec does not say
 LONGEST_CALL_S = 60  # a request that the old one has taken is answered within this: InvokeEndpoint
-IDLE_ALARM_AFTER = timedelta(minutes=15)  # without idle_after the alarm only asks; ebb.keep_alive decides
+IDLE_ALARM_AFTER = keep_alive.SHORTEST  # without idle_after the alarm only asks; ebb.keep_alive decides
 LEAST_CORES = 0.25  # InferenceComponentComputeResourceRequirements.NumberOfCpuCoresRequired
 ASYNC_CONCURRENCY = 4  # requests that one instance of an asynchronous endpoint works on at once; assumed
 # Of an instance that is awake and mostly waits. Assumed; Cloud Carbon Footprint's 50 % is for what works.
@@ -318,9 +318,25 @@ class _Rollout:
             copies=self.copies,
             policy=policy,
             in_service_since=self.now,
+            **self.remembered(),
             reason=wanted.reason,
             **self.awake(first),
         )
+
+    def remembered(self) -> dict[str, Any]:
+        """What the address goes on knowing of its calls, whatever model answers them."""
+        before, kind = self.seen.address, self.wanted.kind
+        same = before is not None and before.kind == kind
+        component = self.component_name if kind in WITH_COMPONENT else None
+        earlier = (before.component, *before.earlier_components) if before and component else ()
+        return {
+            "kind_since": (before.kind_since or before.in_service_since or self.now) if before and same else self.now,
+            "earlier_components": tuple(dict.fromkeys(each for each in earlier if each and each != component))[
+                : addresses.MOST_EARLIER
+            ],
+            "memory_mb": self.wanted.row.component_mb if component else None,
+            "idle_window_s": before.idle_window_s if before else None,
+        }
 
     def awake(self, instance_type: str | None) -> dict[str, Any]:
         """What it takes by the hour while it is awake: a component among others has its share of the instance."""

@@ -129,6 +129,7 @@ def fall_asleep(
         "worked_by": place.execution,
         "reason": decision.reason,
         "prewake_at": prewake_at,
+        "idle_window_s": decision.numbers.get("idle_after_s"),
         "asleep_since": None,
     }
     return Step(

@@ -15,8 +15,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ebb import addresses, ledger
 from ebb.addresses import Address
+from ebb.aws.metrics import counters
 from ebb.reaping import Resource
-from ebb.requests import alarms
 from ebb.sweep import Described, Listed, Looks, Seen, Unread
 
 T = TypeVar("T")
@@ -35,6 +35,7 @@ Metric = tuple[str, str]
 CALLS: dict[str, Metric] = {
     "classic": (ACCOUNT_NAMESPACE, "Invocations"),
     "component": (ACCOUNT_NAMESPACE, "InvocationsPerCopy"),
+    # of each request that it took; how its count of requests is spelt is not sure (`ebb.aws.metrics.counters`)
     "async": (ACCOUNT_NAMESPACE, "TimeInBacklog"),
 }
 HEARTBEATS: dict[str, Metric] = {
@@ -109,24 +110,33 @@ class Reader:
 
     def calls_per_day(self, models: Sequence[Address], *, until: datetime) -> dict[str, float]:
         """Return how often each address was called a day, over the last week; without those that could not be read."""
-        since, found = until - WEEK, dict.fromkeys((at.address for at in models), 0.0)
-        for first in range(0, len(models), METRICS_PER_CALL):
-            batch = models[first : first + METRICS_PER_CALL]
-            queries = [_query(f"m{number}", at) for number, at in enumerate(batch)]
+        since, found = until - WEEK, {}
+        together = METRICS_PER_CALL // (1 + addresses.MOST_EARLIER)
+        for first in range(0, len(models), together):
+            batch = models[first : first + together]
+            asked = [[f"m{number}_{each}" for each, _ in enumerate(counters(at))] for number, at in enumerate(batch)]
+            queries = [
+                _query(name, metric, dimensions)
+                for at, names in zip(batch, asked, strict=True)
+                for name, (metric, dimensions) in zip(names, counters(at), strict=True)
+            ]
             read = self._try("calls of a week", self._sums, queries, since, until)
-            for number, at in enumerate(batch):
-                if read is None:
-                    del found[at.address]
-                else:
-                    found[at.address] = read.get(f"m{number}", 0.0) / WEEK.days
+            for at, names in zip(batch, asked, strict=True):
+                if read is not None and all(name in read for name in names):
+                    found[at.address] = sum(read[name] for name in names) / WEEK.days
+                elif read is not None:
+                    self.unread.append(Unread(what=f"calls of {at.address}", error="not complete"))
         return found
 
     def _sums(self, queries: list[dict[str, Any]], since: datetime, until: datetime) -> dict[str, float]:
+        """Return the sum of each series, of those that CloudWatch calls complete: half of one is not its calls."""
         sums: dict[str, float] = {}
+        complete: dict[str, bool] = {}
         request: dict[str, Any] = {"MetricDataQueries": queries, "StartTime": since, "EndTime": until}
         for each in self._pages("get_metric_data", "MetricDataResults", "cloudwatch", **request):
             sums[each["Id"]] = sums.get(each["Id"], 0.0) + sum(each["Values"])
-        return sums
+            complete[each["Id"]] = each["StatusCode"] == "Complete"  # PartialData: the rest is on a later page
+        return {name: total for name, total in sums.items() if complete[name]}
 
     def resource(self, kind: str, keys: Mapping[str, str]) -> Resource | None:
         """Return one resource as it is now, with its tags; None when it is gone.
@@ -446,15 +456,12 @@ def _pool(found: Mapping[str, Any]) -> Resource:
     )
 
 
-def _query(name: str, at: Address) -> dict[str, Any]:
-    """Return the query for the calls of an address; an asynchronous one counts what left its queue."""
-    metric, statistic = ("TimeInBacklog", "SampleCount") if at.kind == "async" else ("Invocations", "Sum")
-    metric = "InvocationsPerCopy" if at.component else metric
-    dimensions = [{"Name": key, "Value": value} for key, value in alarms.invocations(at).items()]
+def _query(name: str, metric: str, dimensions: Mapping[str, str]) -> dict[str, Any]:
+    where = [{"Name": key, "Value": value} for key, value in dimensions.items()]
     stat = {
-        "Metric": {"Namespace": ACCOUNT_NAMESPACE, "MetricName": metric, "Dimensions": dimensions},
+        "Metric": {"Namespace": ACCOUNT_NAMESPACE, "MetricName": metric, "Dimensions": where},
         "Period": 86_400,
-        "Stat": statistic,
+        "Stat": "Sum",
     }
     return {"Id": name, "MetricStat": stat}
 

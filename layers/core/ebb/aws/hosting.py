@@ -7,6 +7,7 @@ from botocore.exceptions import ClientError
 
 from ebb import serving, traffic
 from ebb.addresses import Address
+from ebb.aws import metrics
 from ebb.aws.clients import client
 from ebb.requests import alarms
 from ebb.rollout import Endpoint
@@ -46,24 +47,23 @@ def address_alarms(address: str) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def calls(at: Address, *, since: datetime, until: datetime, period: timedelta) -> list[tuple[datetime, float]]:
-    """Return the sums of an address's calls per period; none for a period without a call.
-
-    Asynchronous endpoints publish no Invocations, but what they have worked off, spelled so in AWS's guide:
-    https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-monitor.html
-    """
+    """Return the sums of an address's calls per period; none for a period without a call."""
     if at.kind == "batch" or at.endpoint_name is None:
         return []
-    metric = "InvocationsPerCopy" if at.component else "InvocationsProcesssed" if at.kind == "async" else "Invocations"
-    found = client("cloudwatch").get_metric_statistics(
-        Namespace="AWS/SageMaker",
-        MetricName=metric,
-        Dimensions=[{"Name": key, "Value": value} for key, value in alarms.invocations(at).items()],
-        StartTime=since,
-        EndTime=until,
-        Period=int(period.total_seconds()),
-        Statistics=["Sum"],
-    )
-    return sorted((each["Timestamp"], float(each["Sum"])) for each in found["Datapoints"])
+    sums: dict[datetime, float] = {}
+    for metric, dimensions in metrics.counters(at):
+        found = client("cloudwatch").get_metric_statistics(
+            Namespace=metrics.SERVING,
+            MetricName=metric,
+            Dimensions=[{"Name": key, "Value": value} for key, value in dimensions.items()],
+            StartTime=since,
+            EndTime=until,
+            Period=int(period.total_seconds()),
+            Statistics=["Sum"],
+        )
+        for each in found["Datapoints"]:
+            sums[each["Timestamp"]] = sums.get(each["Timestamp"], 0.0) + float(each["Sum"])
+    return sorted(sums.items())
 
 
 def calls_last_hour(at: Address | None, now: datetime) -> float:
@@ -74,18 +74,23 @@ def calls_last_hour(at: Address | None, now: datetime) -> float:
 
 def measured_traffic(at: Address | None, now: datetime) -> Traffic | None:
     """Return what an address's own calls say, None before it has served."""
-    if at is None or at.in_service_since is None:
+    began = _kind_since(at)
+    if at is None or began is None:
         return None
-    since = max(at.in_service_since, now - traffic.MOST_HISTORY)
+    since = max(began, now - traffic.MOST_HISTORY)
     if now - since < timedelta(hours=1):
         return None
-    return traffic.measured(
-        calls(at, since=since, until=now, period=timedelta(hours=1)), since=at.in_service_since, until=now
-    )
+    return traffic.measured(calls(at, since=since, until=now, period=timedelta(hours=1)), since=began, until=now)
 
 
 def current(at: Address | None) -> serving.Current | None:
     """Return what serves an address now, as the choice of a kind takes it."""
-    if at is None or at.in_service_since is None or at.kind == "classic":
+    began = _kind_since(at)
+    if at is None or began is None or at.kind == "classic":
         return None
-    return serving.Current(at.kind, at.in_service_since)
+    return serving.Current(at.kind, began)
+
+
+def _kind_since(at: Address | None) -> datetime | None:
+    """Return since when an address is of its kind; it may have slept and been woken since."""
+    return (at.kind_since or at.in_service_since) if at else None

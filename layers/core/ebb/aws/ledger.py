@@ -62,6 +62,19 @@ class Ledger:
         found = self._get(addresses.key(name))
         return addresses.read(found) if found else None
 
+    def every_address(self) -> list[addresses.Address]:
+        """Return every address, as far as the table's index knows it yet; without snapshots."""
+        names = [name for name in addresses.Address.model_fields if name != "snapshot"]
+        return [
+            addresses.read(item)
+            for item in self._pages(
+                IndexName="runs",
+                KeyConditionExpression=Key("gsi_pk").eq(addresses.LISTED),
+                ProjectionExpression=", ".join(f"#{name}" for name in names),
+                ExpressionAttributeNames={f"#{name}": name for name in names},
+            )
+        ]
+
     def stage(self, run_id: str, stage: str) -> dict[str, Any] | None:
         """Return a stage of a run, None before it was recorded."""
         return self._get(ledger.stage_key(run_id, stage))
@@ -127,8 +140,10 @@ class Ledger:
         return ledger.from_item(found) if found else None
 
     def _query(self, pk: str) -> list[dict[str, Any]]:
+        return self._pages(KeyConditionExpression=Key("pk").eq(pk), ConsistentRead=True)
+
+    def _pages(self, **request: Any) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []
-        request: dict[str, Any] = {"KeyConditionExpression": Key("pk").eq(pk), "ConsistentRead": True}
         while True:
             page = self._call("query", **request)
             items += ledger.from_item(page["Items"])

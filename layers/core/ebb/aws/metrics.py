@@ -59,9 +59,27 @@ def history(at: Address, variants: Sequence[str], *, since: datetime, now: datet
 
     Raises: MetricsUnavailableError.
     """
-    called = [each for each in _calls(at, variants) if each.statistic == "Sum"]
+    called = [
+        Query(f"calls{number}", SERVING, metric, dimensions, "Sum")
+        for number, (metric, dimensions) in enumerate(counters(at, variants))
+    ]
     points = read(called, since=since, now=now)
     return tuple(sorted({moment for query in called for moment, value in points[query.name] if value > 0}))
+
+
+def counters(at: Address, variants: Sequence[str] = ()) -> list[tuple[str, dict[str, str]]]:
+    """Return the metrics, with their dimensions, whose sums together are the calls of an address.
+
+    An asynchronous endpoint publishes no Invocations, but what it has processed, under one of two names: AWS's guide
+    spells it with three s, which may be what is published or a slip of the pen.
+    Source: https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-monitor.html
+    """
+    if at.component:
+        names = (at.component, *at.earlier_components)
+        return [("InvocationsPerCopy", {"InferenceComponentName": name}) for name in names]
+    if at.kind == "async":
+        return [(metric, _variant(at, at.variant)) for metric in ("InvocationsProcesssed", "InvocationsProcessed")]
+    return [("Invocations", _variant(at, name)) for name in variants or (at.variant,)]
 
 
 def _calls(at: Address, variants: Sequence[str]) -> list[Query]:
@@ -69,10 +87,9 @@ def _calls(at: Address, variants: Sequence[str]) -> list[Query]:
         backlog = Query(
             "backlog", SERVING, "ApproximateBacklogSize", {"EndpointName": str(at.endpoint_name)}, "Maximum"
         )
-        # the guide writes the name with three s, which may be what is published or a slip of the pen
         return [backlog] + [
-            Query(f"done{number}", SERVING, metric, _variant(at, at.variant), "Sum")
-            for number, metric in enumerate(("InvocationsProcesssed", "InvocationsProcessed"))
+            Query(f"done{number}", SERVING, metric, dimensions, "Sum")
+            for number, (metric, dimensions) in enumerate(counters(at))
         ]
     if at.component:
         where = {"InferenceComponentName": at.component}
