@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ebb import rollout, serving, traffic
-from ebb.addresses import Address
+from ebb.addresses import Address, State
 from ebb.rollout import Endpoint, Model, Seen
 from ebb.settings import StackSettings
 from ebb.spec import ServeSpec
@@ -136,7 +136,7 @@ class Cloud:
         expression = arguments["UpdateExpression"]
         if arguments["Key"]["pk"]["S"].startswith("ADDRESS#"):
             return self._write_address(arguments, values)
-        if ":plan" in values:
+        if ":generation" in values:
             self._claim(values)
         elif self.project.get("deploying") != values[":me"]:
             raise TaskError(CONDITION_FAILED, "The conditional request failed")
@@ -147,6 +147,8 @@ class Cloud:
                 self.project.pop(name, None)
         elif "committed_by" in expression:
             self.project["committed_by"] = values[":me"]
+        elif ":plan" in values:
+            self.project["deployment"] = values[":plan"]
 
     def _claim(self, values: dict[str, Any]) -> None:
         there = self.project
@@ -167,8 +169,19 @@ class Cloud:
     def _write_address(self, arguments: Any, values: dict[str, Any]) -> None:
         if ":mine" in values and self.deployed_by != values[":mine"]:
             raise TaskError(CONDITION_FAILED, "The conditional request failed")
+        there = self.address.generation if self.address else None
+        if ":seen" in values and there != int(values[":seen"]) and self.deployed_by != values[":deployed_by"]:
+            raise TaskError(CONDITION_FAILED, "The conditional request failed")
         plain = {key.removeprefix(":"): _plain(value) for key, value in arguments["ExpressionAttributeValues"].items()}
+        plain["generation"] = (there or 0) + 1
         self.address, self.deployed_by = Address.model_validate(plain), plain["deployed_by"]
+
+    def change_address(self, *states: State, **fields: Any) -> None:
+        """Let somebody else change the state, as falling asleep and waking do."""
+        assert self.address
+        for state in states:
+            told = {"state": state, "generation": self.address.generation + 1, "changed_at": moment(NOW)}
+            self.address = self.address.model_copy(update=told | fields)
 
     def deleteItem(self, arguments: Any) -> None:
         if self.deployed_by != arguments["ExpressionAttributeValues"][":mine"]["S"]:

@@ -386,6 +386,91 @@ def test_how_long_a_deployment_is_watched(calls, spec, watch_s, drain_s):
     assert (plan["watch_s"], plan["drain_s"]) == (watch_s, drain_s)
 
 
+def _asleep_meanwhile(cloud: Cloud, action: str) -> None:
+    """Let what serves fall asleep while the new one is brought up; its snapshot is the ledger's only one."""
+    done: list[bool] = []
+
+    def fall_asleep() -> None:
+        if not done:
+            done.append(True)
+            cloud.change_address("falling-asleep", "asleep", snapshot={"sha256": "kept"})
+            cloud.alarms["ebb-wine-wake"] = {"AlarmName": "ebb-wine-wake"}
+            cloud.alarms.pop("ebb-wine-idle")
+
+    cloud.on[action] = fall_asleep
+
+
+def test_an_endpoint_that_fell_asleep_while_another_was_brought_up_is_put_back_asleep():
+    cloud = _serving("async")
+    cloud.serve = {"watch": "5m"}
+    told: list[bool] = []
+    cloud.on["describeAlarms"] = lambda: (told.append(True), len(told) > 1 and cloud.ringing.append("ebb-wine-errors"))
+    _asleep_meanwhile(cloud, "registerScalableTarget")
+    ended = _deploy(cloud, kind="realtime")
+    assert (ended.status, ended.error) == ("FAILED", "RolledBack"), ended.cause
+    assert cloud.address
+    assert (cloud.address.state, cloud.address.snapshot) == ("asleep", {"sha256": "kept"})
+    assert "ebb-wine-wake" in cloud.alarms
+
+
+def test_a_deployment_that_is_stopped_puts_back_what_fell_asleep_meanwhile():
+    """The undoing knows no more than the claim."""
+    cloud = _serving("async")
+    cloud.serve = {"watch": "5m"}
+    _asleep_meanwhile(cloud, "registerScalableTarget")
+    event = _stop_in(cloud, "describeAlarms", before=True, kind="realtime")
+    assert run(PATH, event, cloud).output["deployed"] is False
+    assert cloud.address
+    assert (cloud.address.kind, cloud.address.state, cloud.address.snapshot) == ("async", "asleep", {"sha256": "kept"})
+
+
+@pytest.mark.parametrize("kind", ["async", "realtime"])
+def test_a_model_takes_the_place_of_what_fell_asleep_meanwhile_with_the_alarms_of_what_is_awake(kind):
+    cloud = _serving("async")
+    _asleep_meanwhile(cloud, "putScalingPolicy" if kind == "realtime" else "updateEndpoint")
+    ended = _deploy(cloud, kind=kind)
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert cloud.address
+    assert (cloud.address.kind, cloud.address.state) == (kind, "awake")
+    assert cloud.watched() == {"errors", "idle"}
+
+
+def test_what_falls_asleep_at_the_switch_is_waited_for():
+    cloud = _serving("async")
+    looks: list[str] = []
+    planned = cloud.plan
+
+    def plan(asked: Any) -> Any:
+        found = planned(asked)
+        looks.append(found["action"])
+        if len(looks) == 3:
+            cloud.change_address("asleep")
+        return found
+
+    cloud.plan = plan  # type: ignore[method-assign]
+    cloud.on["putScalingPolicy"] = lambda: len(looks) == 1 and cloud.change_address("falling-asleep")
+    ended = _deploy(cloud, kind="realtime")
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert looks == ["deploy", "wait", "wait", "deploy"]
+
+
+@pytest.mark.parametrize("action", ["registerScalableTarget", "describeAlarms"])
+def test_an_update_of_what_sleeps_is_undone_to_what_sleeps_with_the_alarm_that_wakes_it(action):
+    """A wake alarm on what is called awake is what no later wake gets over; the sweep wakes what has capacity."""
+    cloud = _serving("async")
+    cloud.alarms["ebb-wine-wake"] = cloud.alarms.pop("ebb-wine-idle") | {"AlarmName": "ebb-wine-wake"}
+    cloud.change_address("falling-asleep", "asleep", snapshot={"sha256": "kept"})
+    cloud.serve, cloud.ringing = {"watch": "5m"}, ["ebb-wine-errors"]
+    cloud.fails[action] = FAILING["registerScalableTarget"]
+    ended = _deploy(cloud)
+    assert (ended.status, action in _actions(ended)) == ("FAILED", True)
+    assert cloud.address
+    assert (cloud.address.state, cloud.address.snapshot) == ("asleep", {"sha256": "kept"})
+    assert cloud.watched() == {"errors", "wake"}
+    restored = ended.arguments("putMetricAlarm")
+    assert "ebb-wine-wake" not in {each["AlarmName"] for each in restored}
+
+
 # ---- What fails is undone ----
 
 FAILING = {
@@ -471,6 +556,38 @@ def test_nothing_is_deleted_under_an_endpoint_that_may_still_come_up():
     ended = _deploy(cloud)
     assert (ended.status, ended.error) == ("FAILED", "EndpointNotInService")
     assert (len(cloud.models), len(cloud.configs)) == (1, 1)
+    assert "deploying" not in cloud.project
+
+
+@pytest.mark.parametrize("times", [2, 10_000], ids=["for a moment", "for ever"])
+def test_an_endpoint_that_cannot_be_read_is_not_taken_for_one_that_is_not_there(times):
+    cloud = _serving("serverless")
+    left, throttled = _state(cloud), []
+
+    def throttle() -> None:
+        if len(throttled) < times:
+            throttled.append(True)
+            raise TaskError("SageMaker.SageMakerException", "Rate exceeded")
+
+    cloud.on["describeEndpoint"] = throttle
+    ended = _deploy(cloud)
+    assert "createEndpoint" not in _actions(ended)
+    if times == 2:
+        assert (ended.status, "updateEndpoint" in _actions(ended)) == ("SUCCEEDED", True)
+    else:
+        assert (ended.status, ended.error) == ("FAILED", "EndpointUnreadable")
+        assert "Rate exceeded" in str(ended.cause)
+        assert _state(cloud)["endpoints"] == left["endpoints"]
+        assert "deploying" not in cloud.project
+
+
+def test_nothing_is_deleted_under_an_endpoint_that_cannot_be_read():
+    cloud = _serving("serverless")
+    event = _stop_in(cloud, "updateEndpoint")
+    cloud.fails["describeEndpoint"] = TaskError("SageMaker.SageMakerException", "Rate exceeded")
+    ended = run(PATH, event, cloud)
+    assert (ended.status, ended.error) == ("FAILED", "DeploymentStopped")
+    assert cloud.endpoints[ADDRESS].config in cloud.configs
     assert "deploying" not in cloud.project
 
 

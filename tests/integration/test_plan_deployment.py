@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 import plan_deployment
 from ebb import addresses, ledger, names, serving
@@ -118,6 +119,34 @@ def test_a_deployment_waits_for_an_endpoint_that_falls_asleep(book, served, cont
         addresses.change("ebb-cancer", expected="awake", generation=at.generation, to=addresses.FALLING_ASLEEP, now=now)
     )
     assert _plan(context) == {"action": "wait", "reason": "the endpoint is falling-asleep"}
+
+
+def test_an_address_that_has_changed_since_the_plan_is_not_switched(book, served, context):
+    now = moment(load("plan_deployment_move")["now"])
+    switch = _plan(context)["switch"]
+    at = book.address("ebb-cancer")
+    assert book.apply(
+        addresses.change("ebb-cancer", expected="awake", generation=at.generation, to=addresses.FALLING_ASLEEP, now=now)
+    )
+    with pytest.raises(ClientError, match="ConditionalCheckFailed"):
+        made("dynamodb").update_item(**switch)
+    assert book.apply(
+        addresses.change(
+            "ebb-cancer", expected="falling-asleep", generation=at.generation + 1, to=addresses.ASLEEP, now=now
+        )
+    )
+    again = _plan(context)
+    made("dynamodb").update_item(**again["switch"])
+    made("dynamodb").update_item(**again["switch"])  # its answer was lost: sent again, it is the same
+    assert (book.address("ebb-cancer").kind, book.address("ebb-cancer").state) == ("async", "awake")
+    made("dynamodb").update_item(**again["undo"]["address"])
+    assert (book.address("ebb-cancer").kind, book.address("ebb-cancer").state) == ("serverless", "asleep")
+
+
+def test_a_first_address_is_made_once(book, context):
+    switch = _plan(context, "plan_deployment")["switch"]
+    made("dynamodb").update_item(**switch)
+    assert book.address("ebb-cancer").state == "awake"
 
 
 def test_an_older_model_is_not_deployed_over_a_newer_one(book, served, context):

@@ -387,6 +387,7 @@ class _Rollout:
         bodies = {
             "claim": claim,
             "confirm": {**key, "UpdateExpression": "SET confirmed_by = :me", **held},
+            "replan": {**key, "UpdateExpression": "SET deployment = :plan", **held},
             "commit": {**key, "UpdateExpression": "SET committed_by = :me", **held},
             "release": {
                 **key,
@@ -515,10 +516,17 @@ class _Rollout:
     # ---- The switch, and what goes after it ----
 
     def switch(self) -> dict[str, Any]:
+        """Refused when the address has changed since the plan, which holds what would be put back."""
         told = {"deployed_by": self.execution, "deployed_generation": self.wanted.generation}
         request = _also(addresses.put(self.at, now=self.now), told | {"choice": dict(self.wanted.choice)})
+        before = self.seen.address
+        if before:
+            request["ExpressionAttributeValues"][":seen"] = before.generation
+        unchanged = "#generation = :seen" if before else "attribute_not_exists(#generation)"
         request["ConditionExpression"] = (
-            "attribute_not_exists(deployed_generation) OR deployed_generation <= :deployed_generation"
+            "(attribute_not_exists(deployed_generation) OR deployed_generation <= :deployed_generation) "
+            # of two writes whose first answer was lost, the second changes nothing more
+            f"AND ({unchanged} OR deployed_by = :deployed_by)"
         )
         return ledger.as_action(self.stack.ledger_table, request)
 
@@ -556,15 +564,15 @@ class _Rollout:
         return {
             **({"address": self.put_back(before)} if before else {}),
             "earlier_config": self.seen.endpoint.config if self.updates and self.seen.endpoint else "",
-            "alarms": [{**each, "Tags": self.lasting_tags} for each in self.seen.alarms],  # for one made anew
+            # Tags for one made anew. The one that wakes it has not been touched: it belongs to what sleeps.
+            "alarms": [{**each, "Tags": self.lasting_tags} for each in self.seen.alarms if not self.is_wake(each)],
             "delete": gone,
         }
 
     def put_back(self, before: Address) -> dict[str, Any]:
-        """The address as it was; what is updated in its place comes back awake."""
+        """The address as it was. What slept and is updated in its place has capacity then: the sweep wakes that."""
         request = _also(addresses.put(before, now=self.now), {"deployed_by": "put back"})
-        if self.replaced:
-            request["ExpressionAttributeValues"][":state"] = before.state
+        request["ExpressionAttributeValues"][":state"] = before.state
         request["ConditionExpression"] = "deployed_by = :mine"
         request["ExpressionAttributeValues"][":mine"] = self.execution
         return ledger.as_action(self.stack.ledger_table, request)
@@ -579,6 +587,9 @@ class _Rollout:
 
     def is_idle(self, alarm: Mapping[str, Any]) -> bool:
         return str(alarm["AlarmName"]) == alarms.alarm_name(self.at.address, alarms.IDLE)
+
+    def is_wake(self, alarm: Mapping[str, Any]) -> bool:
+        return str(alarm["AlarmName"]) == alarms.alarm_name(self.at.address, alarms.WAKE)
 
     @property
     def alarm_names(self) -> set[str]:
