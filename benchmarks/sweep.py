@@ -26,12 +26,13 @@ sys.path[:0] = [str(ROOT / each) for each in ("layers/core", "functions", "bench
 import jsonata  # noqa: E402
 import yaml  # noqa: E402
 
-from ebb import control_plane, scaling  # noqa: E402
+from ebb import control_plane  # noqa: E402
 from ebb.control_plane import HOURS_PER_MONTH, Line, total_usd  # noqa: E402
 
 SIZES = ((0, False), (1, False), (1, True), (10, False), (100, False), (1_000, False), (10_000, False))  # all own?
 PHASES = ("first", "hourly", "quarterly")
 LIMITS = {"idle_stack_usd": 5.0, "swept_endpoint_usd": 0.05, "own_endpoint_usd": 0.25, "seconds_10000": 60.0}
+LIMITS["own_endpoint_asleep_at_night_usd"] = LIMITS["own_endpoint_usd"]
 SWEEPS = HOURS_PER_MONTH * 4  # rate(15 minutes)
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 FULL_CORE_MB = 1769  # https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
@@ -45,10 +46,7 @@ BILLED = {
     "PutObject": "s3_write",
 }
 ADDRESS_BYTES = 2_000  # assumed; a read unit is 4 KB, half as dear when eventually consistent
-CYCLES = 1  # times a month that an endpoint falls asleep and wakes; each time has to earn more than it costs
-CALLS_EACH = 3  # to AWS, of a step that does something
-METRICS_PER_DECISION = 3  # calls, heartbeat, requests under way; read twice, the second time just before it acts
-WAKE_S = 300.0  # until it answers; AWS: "several minutes" (dg/endpoint-auto-scaling-zero-instances)
+CYCLES = 21  # times a month that an endpoint falls asleep and wakes: each night before a working day
 
 
 def main() -> None:
@@ -59,6 +57,8 @@ def main() -> None:
     options.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options.add_argument("--own", action="store_true", help=argparse.SUPPRESS)
     given = options.parse_args()
+    if differing := {name: count for name, count in counted_states().items() if getattr(control_plane, name) != count}:
+        sys.exit(f"The state machines have changed: put these into ebb.control_plane: {differing}")
     if given.one is not None:
         print(json.dumps(measure(given.one, given.latency_ms / 1000, own=given.own)))
         return
@@ -211,32 +211,33 @@ def _invoked(what: str, count: float, seconds: float, memory: int) -> list[Line]
 
 
 def own_endpoint_lines(swept: float) -> list[tuple[str, float]]:
-    """Return what a month of an endpoint that Ebb made costs: two alarms, its part of the sweeps, and one sleep."""
+    """Return what a month of an endpoint that Ebb made costs: two alarms, its part of the sweeps, and its sleeps."""
     alarms = 2 * control_plane.price("cloudwatch_alarm").usd
-    return [("two alarms", alarms), ("swept", swept), (f"asleep and awake again, {CYCLES} times", CYCLES * cycle_usd())]
+    return [("two alarms", alarms), ("swept", swept), (f"{CYCLES} sleeps and wakes", CYCLES * cycle_usd())]
 
 
 def cycle_usd() -> float:
-    """Return what it costs to fall asleep and wake once: states passed, functions called, metrics read.
+    """Return what it costs to fall asleep and wake once: states passed, functions called, metrics read."""
+    return total_usd(control_plane.cycle())
 
-    The states are counted in the machines as they are, along the way that such steps take; how often a wake looks, by
-    the pace that `ebb.scaling` sets.
+
+def counted_states() -> dict[str, int]:
+    """Return how many states the machines enter, as they are, along the ways that an endpoint takes through them.
+
+    By the names of the figures in `ebb.control_plane`; the start of an execution is a transition as well.
     """
-    work = {"outcome": "work", "write": {}, "calls": [{}] * CALLS_EACH, "wait_s": 1, "again": True}
+    work = {"outcome": "work", "write": {}, "calls": [{}] * control_plane.CHANGES_PER_STEP, "wait_s": 1, "again": True}
     wait = {"outcome": "wait", "calls": [], "wait_s": 1, "again": True}
-    sleep = [work, work, {"outcome": "asleep", "write": {}, "calls": [], "event": {}, "notice": {}, "again": False}]
-    looks, waited = 0, 0.0
-    while waited < WAKE_S:
-        waited += scaling._pace(SimpleNamespace(looks=looks))  # type: ignore[arg-type]
-        looks += 1
-    wake = [work, *[wait] * looks, {"outcome": "awake", "write": {}, "calls": [], "event": {}, "again": False}]
-    states = 1 + _states("scale_to_zero", "Decide scaling", sleep) + 1 + _states("wake_endpoint", "Plan wake", wake)
-    lines = [
-        Line("Step Functions", "states", "states_transition", states),
-        Line("CloudWatch", "decisions", "cloudwatch_metric_read", 2 * METRICS_PER_DECISION),
-        *_invoked("decide_scaling, plan_wake", len(sleep) + len(wake), 0.5, 512),
-    ]
-    return total_usd(lines)
+    keep = {"outcome": "keep", "calls": [], "wait_s": 0, "again": False}
+    awake = {"outcome": "awake", "write": {}, "calls": [], "event": {}, "again": False}
+    asleep = {**awake, "outcome": "asleep", "notice": {}}
+    wake = _states("wake_endpoint", "Plan wake", [work, awake])
+    return {
+        "SLEEP_STATES": 1 + _states("scale_to_zero", "Decide scaling", [work, work, asleep]),
+        "LOOK_STATES": 1 + _states("scale_to_zero", "Decide scaling", [wait, keep]),
+        "WAKE_STATES": 1 + wake,
+        "WAIT_STATES": _states("wake_endpoint", "Plan wake", [work, wait, awake]) - wake,
+    }
 
 
 def _states(name: str, first: str, steps: list[dict[str, Any]]) -> int:
@@ -280,11 +281,13 @@ def concluded(runs: list[dict[str, Any]], latency_ms: float) -> dict[str, Any]:
     largest = max(run["endpoints"] for run in runs)
     swept = max(run["usd_per_endpoint_month"] or 0.0 for run in sizes if not run["own"])
     own = own_endpoint_lines(max(run["usd_per_endpoint_month"] or 0.0 for run in sizes if run["own"]))
+    watched = sum(usd for _, usd in own[:-1])
     slowest = max(run[name]["lambda_s"] for run in runs for name in PHASES if run["endpoints"] == largest)
     measured = {
         "idle_stack_usd": total_usd(idle),
         "swept_endpoint_usd": swept,
-        "own_endpoint_usd": sum(usd for _, usd in own),
+        "own_endpoint_usd": watched,
+        "own_endpoint_asleep_at_night_usd": sum(usd for _, usd in own),
         f"seconds_{largest}": slowest,
     }
     limits = [
@@ -299,6 +302,7 @@ def concluded(runs: list[dict[str, Any]], latency_ms: float) -> dict[str, Any]:
         "idle_stack_free_usd": control_plane.free_usd(idle),
         "own_endpoint": [{"what": what, "usd": usd} for what, usd in own],
         "cycle_usd": cycle_usd(),
+        "cycles_within_limit": max(0.0, (LIMITS["own_endpoint_usd"] - watched) / cycle_usd()),
         "sizes": sizes,
         "naive": naive(largest),
         "limits": limits,
@@ -338,6 +342,10 @@ def show(figures: dict[str, Any]) -> None:
             f"{run['peak_mib']:6.0f}{calls:12,}{run['sweeps_usd_per_month']:11.3f}"
             f"{'-' if each is None else f'{each:.5f}':>14}"
         )
+    print("\nendpoints          candidates that the first sweep leaves to the next  sweeps until all are known")
+    for run in figures["sizes"]:
+        name = f"{run['endpoints']:9,}{' own' if run['own'] else '':8}"
+        print(f"{name}{run['first']['told']['deferred']:51,}{run['sweeps_to_know_all']:28}")
     largest = figures["sizes"][-1]["endpoints"]
     print(f"\nThe obvious designs, for {largest:,} endpoints")
     for other in figures["naive"]:
@@ -345,13 +353,15 @@ def show(figures: dict[str, Any]) -> None:
     print("\nAn endpoint that Ebb made, by the month")
     for item in figures["own_endpoint"]:
         print(f"  {item['what']:50}{item['usd']:10.4f} USD")
+    print(f"  {'together':50}{sum(item['usd'] for item in figures['own_endpoint']):10.4f} USD")
     cycle, price = figures["cycle_usd"], control_plane.instance_usd_per_hour("ml.m5.large") or 0.0
-    earned = f"earned after {cycle / price * 60:.0f} minutes of an ml.m5.large"
-    print(f"  each further sleep and wake {cycle:.4f} USD: {earned}")
+    print(f"  a sleep and wake {cycle:.5f} USD: earned after {cycle / price * 60:.1f} minutes of an ml.m5.large asleep")
+    crossed, limit = figures["cycles_within_limit"], LIMITS["own_endpoint_usd"]
+    print(f"  the limit of {limit} USD holds up to {crossed:.1f} of them a month, for one endpoint in an account")
     print("\nLimits")
     for each in figures["limits"]:
         verdict = "holds" if each["holds"] else "BROKEN"
-        print(f"  {verdict:8}{each['what']:24}{each['measured']:10.4f}  limit {each['limit']:g}")
+        print(f"  {verdict:8}{each['what']:34}{each['measured']:10.4f}  limit {each['limit']:g}")
 
 
 if __name__ == "__main__":

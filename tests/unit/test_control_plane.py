@@ -1,8 +1,10 @@
 """Ebb's own bill: nothing is billed that has no price, nothing stands in the template that is not counted."""
 
+import importlib
+
 import pytest
 
-from ebb import control_plane
+from ebb import control_plane, pace
 from ebb.control_plane import Line
 from infrastructure import project
 
@@ -62,6 +64,23 @@ def test_a_data_key_that_is_reused_for_longer_is_asked_for_less_often():
         )
 
     assert requests(300) == 12 * requests(3600)
+
+
+def test_the_states_of_a_sleep_a_wake_and_a_look_are_those_of_the_machines(monkeypatch):
+    monkeypatch.syspath_prepend(str(project.ROOT / "benchmarks"))
+    counted = importlib.import_module("sweep").counted_states()
+    assert counted == {name: getattr(control_plane, name) for name in counted}
+
+
+def test_worked_example_a_sleep_and_a_wake_of_five_minutes():
+    """8 looks of 2 s, 4 of 15 s and 8 of 30 s pass 300 s: 46 + 27 + 20 * 7 = 213 states at 0.000025 USD."""
+    assert (pace.looks_until(300), [pace.wait_s(looks) for looks in (1, 8, 9, 12, 13, 99)]) == (
+        20,
+        [2, 2, 15, 15, 30, 30],
+    )
+    states = next(line for line in control_plane.cycle() if line.price == "states_transition")
+    assert states.units == 213
+    assert 213 * 2.5e-5 < control_plane.total_usd(control_plane.cycle()) < 1.1 * 213 * 2.5e-5
 
 
 def test_an_instance_type_is_priced_by_either_table():

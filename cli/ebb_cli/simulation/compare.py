@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,14 +23,10 @@ from ebb_cli.simulation.traffic import Endpoint, Fleet
 REGION = "us-east-1"
 LOAD = Band.exact(0.10)  # mean load of a processor of an endpoint that is awake; assumed
 MINUTES_PER_HOUR = 60
+ALARMS = 2  # of each endpoint at any time
 
 ALWAYS, EBB, NEVER_LATE, AS_LATE = "always on", "Ebb", "clairvoyant, never late", "clairvoyant, as late as Ebb"
 POLICIES: tuple[Callable[[], Policy], ...] = (Fixed, HybridHistogram, Learned)
-
-# What one look at a silence and what one sleep with its wake cost in the control plane: state transitions, Lambda time,
-# metrics read. Counted from statemachines/ and functions/decide_scaling.py, rounded up; assumed for Lambda's time.
-LOOK = {"states_transition": 10, "lambda_gb_second": 1.0, "cloudwatch_metric_read": 4}
-CYCLE = {"states_transition": 40, "lambda_gb_second": 4.0, "cloudwatch_metric_read": 8}
 
 
 @dataclass
@@ -43,7 +40,8 @@ class Totals:
     forbidding_usd: float = 0.0  # of these, on endpoints that forbid cold starts
     kwh: float = 0.0
     carbon_g: float = 0.0
-    control_usd: float = 0.0  # of Ebb itself, for its sleeps and wakes
+    control_usd: float = 0.0  # of Ebb itself, for its alarms, its looks, its sleeps and wakes
+    forbidding_control_usd: float = 0.0  # of these, for endpoints that forbid cold starts
     wakes: int = 0
     prewakes: int = 0
     cold_starts: int = 0
@@ -109,26 +107,28 @@ class Comparison:
         """Return that saving as a share of what always-on costs."""
         return self.saving(name) / self.rows[ALWAYS].usd if self.rows[ALWAYS].usd else 0.0
 
-    def of_clairvoyant(self, name: str, clairvoyant_name: str = AS_LATE) -> float:
-        """Return a policy's saving as a share of the clairvoyant's."""
+    def of_clairvoyant(self, name: str, clairvoyant_name: str = AS_LATE) -> float | None:
+        """Return a policy's saving as a share of the clairvoyant's; None where there is nothing to save."""
         best = self.saving(clairvoyant_name)
-        return self.saving(name) / best if best > 0 else 1.0
+        return self.saving(name) / best if best > 0 else None
 
-    def of_clairvoyant_where(self, *, forbidden: bool, name: str = EBB) -> float:
+    def of_clairvoyant_where(self, *, forbidden: bool, name: str = EBB) -> float | None:
         """Return the same for the endpoints alone that forbid cold starts, or that allow them."""
 
         def saved(row: Totals) -> float:
             always = self.rows[ALWAYS]
-            if forbidden:
-                return always.forbidding_usd - row.forbidding_usd
-            return always.usd - always.forbidding_usd - (row.usd - row.forbidding_usd)
+            there = always.forbidding_usd - row.forbidding_usd - row.forbidding_control_usd
+            return there if forbidden else always.usd - row.usd - row.control_usd - there
 
         best = saved(self.rows[AS_LATE])
-        return saved(self.rows[name]) / best if best > 0 else 1.0
+        return saved(self.rows[name]) / best if best > 0 else None
 
-    def forbidden_share(self, name: str) -> float:
-        """Return the share of the requests to endpoints that forbid cold starts which met one."""
-        return self.rows[name].forbidden_late_requests / self.forbidden_requests if self.forbidden_requests else 0.0
+    def forbidden_share(self, name: str) -> float | None:
+        """Return the share of the requests to endpoints that forbid cold starts which met one, of all of them pooled.
+
+        None where there were none.
+        """
+        return self.rows[name].forbidden_late_requests / self.forbidden_requests if self.forbidden_requests else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the comparison as one JSON document."""
@@ -155,14 +155,19 @@ class Comparison:
         }
 
 
+def _nearest(name: str) -> str:
+    known = [each.name for each in catalog.hosting()]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"It holds {len(known)} types" + (f", among them {', '.join(near)}." if near else ", such as ml.m5.large.")
+
+
 @cache
 def machine_of(name: str) -> Machine:
     """Return what an instance type takes, from the catalog; raises CommandError for one that it does not hold."""
     hour = footprint.of_job(name, duration_s=3600, billable_s=3600, load=LOAD, region=REGION)
     instance = catalog.instance(name)
     if hour is None or instance is None:
-        known = ", ".join(each.name for each in catalog.hosting())
-        raise CommandError(f"instance type {name} is not in the catalog", f"It holds {known}.", status=USAGE)
+        raise CommandError(f"instance type {name} is not in the catalog", _nearest(name), status=USAGE)
     waking = catalog.waking()
     gpu = instance.accelerator is not None
     # an image for GPUs holds PyTorch
@@ -176,14 +181,24 @@ def machine_of(name: str) -> Machine:
     )
 
 
-def control_usd(endpoint: Endpoint, outcome: Outcome) -> float:
-    """Return what Ebb itself cost for an endpoint: a look at each silence as long as the alarm's window, each sleep."""
+def control_usd(endpoint: Endpoint, machine: Machine, outcome: Outcome, *, months: float) -> float:
+    """Return what Ebb itself cost for an endpoint: its alarms, a look at each silence as long as theirs, each sleep.
+
+    A silence that it sleeps through is counted as both, which is a little more than it takes.
+    """
     looks = int((np.diff(endpoint.minutes) - 1 >= LOOK_MIN).sum()) + outcome.prewakes
-    return looks * _usd(LOOK) + outcome.wakes * _usd(CYCLE)
+    alarms = ALARMS * months * control_plane.price("cloudwatch_alarm").usd
+    return alarms + looks * _look_usd() + outcome.wakes * _cycle_usd(machine.wake_min)
 
 
-def _usd(units: dict[str, float]) -> float:
-    return sum(number * control_plane.price(name).usd for name, number in units.items())
+@cache
+def _look_usd() -> float:
+    return control_plane.total_usd(control_plane.look())
+
+
+@cache
+def _cycle_usd(wake_min: int) -> float:
+    return control_plane.total_usd(control_plane.cycle(wake_min * 60))
 
 
 def compare(fleet: Fleet, *, processes: int | None = None) -> Comparison:
@@ -222,7 +237,10 @@ def _of_share(task: tuple[Sequence[Endpoint], int, int]) -> _Part:
             outcome = replay(endpoint, policy, machine, start=start, end=end)
             rows[policy.name].add(endpoint, machine, outcome)
             if policy.name == EBB:
-                rows[EBB].control_usd += control_usd(endpoint, outcome)
+                months = (end - start) / MINUTES_PER_HOUR / control_plane.HOURS_PER_MONTH
+                own = control_usd(endpoint, machine, outcome, months=months)
+                rows[EBB].control_usd += own
+                rows[EBB].forbidding_control_usd += own * (endpoint.cold_start == "avoid")
                 bound = clairvoyant.bound_min(endpoint, machine, start=start, end=end, cold_starts=outcome.cold_starts)
                 as_late = Outcome(bound, cold_starts=outcome.cold_starts, late_requests=outcome.late_requests)
                 rows[AS_LATE].add(endpoint, machine, as_late)

@@ -13,7 +13,7 @@ from ebb_cli.simulation.replay import LAG_MIN, Machine, Verdict
 from ebb_cli.simulation.traffic import DAY, Endpoint
 
 LOOK_MIN = keep_alive.SHORTEST // keep_alive.MINUTE  # the window of the idle alarm
-SWEEP_MIN = 15  # the schedule of the sweep
+SWEEP_MIN = 60  # the sweep lists metrics in the first of four runs only: so often it looks at an endpoint that is awake
 LONGEST_WAIT_MIN = idle.LONGEST_WAIT // keep_alive.MINUTE
 
 

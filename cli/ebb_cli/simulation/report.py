@@ -6,10 +6,12 @@ from rich.markup import escape
 
 from ebb_cli import output
 from ebb_cli.simulation.compare import ALWAYS, AS_LATE, EBB, LOAD, NEVER_LATE, REGION, Comparison
-from ebb_cli.simulation.replay import LAG_MIN
+from ebb_cli.simulation.policies import Fixed
+from ebb_cli.simulation.replay import LAG_MIN, QUEUE_MIN
 
 CLAIRVOYANT_SHARE, FORBIDDEN_SHARE = 0.90, 0.005
 NO_COUNT = {ALWAYS, NEVER_LATE}
+RULE = Fixed().name
 
 COLUMNS = (
     "policy",
@@ -35,12 +37,12 @@ def print_comparison(found: Comparison) -> None:
     rows = [
         (
             escape(name),
-            f"{row.instance_hours:,.0f}",
-            f"{row.gpu_hours:,.0f}",
-            f"{row.usd + row.control_usd:,.0f}",
-            f"{row.kwh:,.0f}",
-            f"{row.carbon_g / 1000:,.0f}",
-            f"{found.saved_share(name):.1%}",
+            output.number(row.instance_hours),
+            output.number(row.gpu_hours),
+            output.number(row.usd + row.control_usd),
+            output.number(row.kwh),
+            output.number(row.carbon_g / 1000),
+            _share(found.saved_share(name)),
             "-" if name in NO_COUNT else f"{row.cold_starts:,}",
             "-" if name in NO_COUNT else f"{row.forbidden_cold_starts:,}",
             "-" if name in NO_COUNT | {AS_LATE} else f"{row.wrong:,}",
@@ -49,37 +51,51 @@ def print_comparison(found: Comparison) -> None:
         for name, row in found.rows.items()
     ]
     output.table(title, COLUMNS, rows, right=COLUMNS[1:])
-    ebb = found.rows[EBB]
+    ebb, rule = found.rows[EBB], next((row for name, row in found.rows.items() if name == RULE), None)
+    share, late = found.of_clairvoyant(EBB), found.forbidden_share(EBB)
     say = output.out().print
     say(
-        f"\n{_kept(found.of_clairvoyant(EBB) >= CLAIRVOYANT_SHARE)} Ebb saves {found.of_clairvoyant(EBB):.1%} of what "
-        f"the clairvoyant saves with as many cold starts, {found.of_clairvoyant(EBB, NEVER_LATE):.1%} of what it saves "
-        f"with none (promised: {CLAIRVOYANT_SHARE:.0%})"
+        f"\n{_kept(share, at_least=CLAIRVOYANT_SHARE)} Ebb saves {_share(share)} of what the clairvoyant saves with as "
+        f"many cold starts, {_share(found.of_clairvoyant(EBB, NEVER_LATE))} of what it saves with none "
+        f"(promised: {CLAIRVOYANT_SHARE:.0%})"
     )
     say(
-        f"  {found.of_clairvoyant_where(forbidden=False):.1%} where cold starts are allowed, "
-        f"{found.of_clairvoyant_where(forbidden=True):.1%} where they are forbidden: "
+        f"  {_share(found.of_clairvoyant_where(forbidden=False))} where cold starts are allowed, "
+        f"{_share(found.of_clairvoyant_where(forbidden=True))} where they are forbidden: "
         "what calls at random cannot sleep there, and only a clairvoyant knows when nobody will call"
     )
     say(
-        f"{_kept(found.forbidden_share(EBB) <= FORBIDDEN_SHARE)} of the requests to endpoints that forbid cold starts "
-        f"{found.forbidden_share(EBB):.4%} met one (promised: at most {FORBIDDEN_SHARE:.1%}); "
-        f"the worst endpoint: {ebb.forbidden_worst_share:.2%}"
+        f"{_kept(late, at_most=FORBIDDEN_SHARE)} of all requests to endpoints that forbid cold starts together "
+        f"{_share(late, 4)} met one (promised: at most {FORBIDDEN_SHARE:.1%}); of those to the worst endpoint "
+        f"{_share(ebb.forbidden_worst_share if found.forbidden_requests else None)}"
     )
-    say(f"{_kept(ebb.lost == 0)} {ebb.lost} requests lost; the longest wait for a wake was {ebb.longest_wait_min} min")
-    wrong = ebb.wrong / ebb.wakes if ebb.wakes else 0.0
+    if rule is not None:
+        more = "more" if found.saving(EBB) >= found.saving(RULE) else "less"
+        say(
+            f"  {more} saved than by the {RULE}: {found.saved_share(EBB):.1%} to {found.saved_share(RULE):.1%}, "
+            f"with {ebb.cold_starts:,} to {rule.cold_starts:,} cold starts in all, "
+            f"{ebb.wrong:,} to {rule.wrong:,} sleeps shorter than their wake"
+        )
     say(
-        f"  {ebb.wrong:,} of {ebb.wakes:,} sleeps ({wrong:.0%}) were shorter than their wake: staying awake was cheaper"
+        f"  {ebb.lost} requests lost: every wake succeeds here, within {ebb.longest_wait_min} min, and a queued "
+        f"request may wait {QUEUE_MIN} min"
     )
     calls = ", ".join(f"{number:,} {name}" for name, number in found.calls.items() if number)
     say(f"  decided by the code that runs on AWS: {calls or 'never asked'}")
     say(
         f"[dim]  {REGION} list prices and grid, processors at {LOAD.value:.0%} load (assumed); a wake takes 5 to 6 min "
         f"(assumed, billed); {LAG_MIN} min pass before a sleep (late metrics and a grace); USD of Ebb include "
-        f"{ebb.control_usd:,.0f} for its own control plane; forbidden: cold starts of endpoints that forbid them; "
+        f"{output.number(ebb.control_usd)} for its alarms, looks, sleeps and wakes; forbidden: cold starts of endpoints "
+        "that forbid them; "
         f"the clairvoyant is a bound, not a policy (docs/simulation.md)[/]"
     )
 
 
-def _kept(kept: bool) -> str:
-    return "[green]✓[/]" if kept else "[red]✗[/]"
+def _kept(share: float | None, *, at_least: float = 0.0, at_most: float = 1.0) -> str:
+    if share is None:
+        return "-"
+    return "[green]✓[/]" if at_least <= share <= at_most else "[red]✗[/]"
+
+
+def _share(share: float | None, digits: int = 1) -> str:
+    return "-" if share is None else f"{share:.{digits}%}"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ebb import catalog
+from ebb import catalog, pace
 
 HOURS_PER_MONTH = 730.0
 DAYS_PER_MONTH = HOURS_PER_MONTH / 24
@@ -119,6 +119,37 @@ def invocation(service: str, what: str, *, count: float, seconds: float, memory_
     return [
         Line(service, f"{what}: requests", "lambda_request", count, how),
         Line(service, f"{what}: memory", "lambda_gb_second", count * seconds * memory_mb / 1024, how),
+    ]
+
+
+# State transitions along the ways that an endpoint takes through statemachines/, the start of an execution among them.
+# benchmarks/sweep.py counts them in the machines as they are, and refuses to run, as does a test, where they differ.
+SLEEP_STATES = 46  # decided, its snapshot noted, decided again, its capacity and alarms changed, noted
+WAKE_STATES = 27  # its capacity and alarms put back, noted
+WAIT_STATES = 7  # each look until its capacity is there
+LOOK_STATES = 19  # an alarm went off, it was waited for the window to end, and a call had come
+CHANGES_PER_STEP = 3  # calls to AWS of a step that changes something; assumed
+WAKE_S = 300.0  # until it answers; AWS: "several minutes" (dg/endpoint-auto-scaling-zero-instances)
+METRICS_PER_DECISION = 4  # its history, calls, requests under way, heartbeat
+STEP_S, STEP_MB = 0.5, 512  # each step asks a function; assumed, with a cold start now and then
+
+
+def cycle(wake_s: float = WAKE_S) -> list[Line]:
+    """Return what one sleep with its wake costs: states entered, functions called, metrics read."""
+    looks = pace.looks_until(wake_s)
+    return _executions(SLEEP_STATES + WAKE_STATES + WAIT_STATES * looks, steps=1 + 3 + 2 + looks, decisions=2)
+
+
+def look() -> list[Line]:
+    """Return what it costs when an alarm goes off for a silence and a call comes before it may sleep."""
+    return _executions(LOOK_STATES, steps=1 + 2, decisions=2)
+
+
+def _executions(states: int, *, steps: int, decisions: int) -> list[Line]:
+    return [
+        Line("Step Functions", "states", "states_transition", states),
+        Line("CloudWatch", "decisions", "cloudwatch_metric_read", decisions * METRICS_PER_DECISION),
+        *invocation("Lambda", "steps", count=steps, seconds=STEP_S, memory_mb=STEP_MB, how="assumed"),
     ]
 
 

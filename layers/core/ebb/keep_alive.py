@@ -509,8 +509,9 @@ def _told_awake(habit: Habit) -> str:
 
 def _told_window(best: Window, habit: Habit) -> str:
     if not best.longer and best.silences < ENOUGH_SILENCES:
-        seen = f"{best.silences} silences" if best.silences != 1 else "one silence"
-        return f"only {seen} in {_days(habit.days)}: sleeps when staying awake has cost as much as one wake"
+        known = "only one silence" if best.silences == 1 else f"only {best.silences} silences"
+        so_far = f"{known} in {_days(habit.days)}" if best.silences else "no history yet"
+        return f"{so_far}, so it sleeps when staying awake has cost as much as one wake"
     where = f" {best.part}" if best.part else ""
     return (
         f"of {best.silences} silences{where} in {_days(habit.days)}, {best.longer} outlasted {told(best.minutes)}: "

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ebb import addresses, events, ledger, names, snapshot
+from ebb import addresses, events, ledger, names, pace, snapshot
 from ebb.addresses import ASLEEP, AWAKE, FAILED, FALLING_ASLEEP, WAKING, Address
 from ebb.errors import SnapshotUnreadableError
 from ebb.idle import GRACE, Action, Decision
@@ -38,13 +38,12 @@ from ebb.snapshot import Body, Snapshot, World
 HOURS_PER_MONTH = 730
 PREWAKE = "ahead of the calls that its habit promises"
 LOOK_AGAIN_S = 2
-SLOWEST_LOOK_S = 15
 # Of the calls of one execution: what fails so often will not succeed a moment later.
 MOST_TROUBLES = 5
 # SageMaker gives up on instances itself, after 30 minutes to an hour (VariantInstanceProvisionTimeoutInSeconds).
-MOST_LOOKS = 400
-# What watching one endpoint costs a month at most: two alarms of 0.10 USD and its share of sweeps and executions.
-# https://aws.amazon.com/cloudwatch/pricing/
+MOST_LOOKS = 240  # about two hours
+# What watching one endpoint costs a month: two alarms of 0.10 USD, its share of the sweeps, and a few sleeps; each
+# further sleep and wake costs control_plane.cycle. https://aws.amazon.com/cloudwatch/pricing/
 WATCHING_USD_PER_MONTH = {"ebb": 0.25, "foreign": 0.05}
 CHANGING = {"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"}
 
@@ -580,7 +579,7 @@ def _notice(place: Place, subject: str, *lines: str) -> Body:
 
 
 def _pace(asked: Asked) -> int:
-    return min(SLOWEST_LOOK_S, LOOK_AGAIN_S + asked.looks // 5)
+    return pace.wait_s(asked.looks)
 
 
 def _told(problem: Mapping[str, Any] | None) -> str:

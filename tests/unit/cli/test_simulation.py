@@ -367,3 +367,29 @@ def test_ebb_simulate_names_an_instance_type_that_it_does_not_know(ebb, tmp_path
     told = ebb("simulate", "--traffic", path)
     assert told.exit_code == 2
     assert "instance type ml.m5.huge is not in the catalog" in told.stderr
+    assert len(told.stderr.splitlines()) <= 4, "the nearest names, not all of them"
+
+
+def test_what_nobody_forbids_and_what_nothing_saves_is_no_share(ebb, tmp_path):
+    path = tmp_path / "calls.csv"
+    rows = [f"{(START + minute) * 60},busy,1" for minute in range(DAY)]
+    path.write_text("\n".join(["timestamp,endpoint,count", *rows]) + "\n")
+    told = ebb("simulate", "--traffic", path)
+    assert told.exit_code == 0, told.stderr
+    assert "- Ebb saves - of what the clairvoyant saves" in told.stdout
+    assert "together - met one" in told.stdout
+    assert "✓" not in told.stdout
+    assert "2.76" in told.stdout, "a day of an ml.m5.large is not rounded away"
+
+
+def test_what_ebb_costs_itself_is_taken_off_where_it_is_spent(monkeypatch):
+    monkeypatch.setattr(compare, "POLICIES", (lambda: Fixed(15), Learned))
+    calls = range(10, 20 * DAY, 300)
+    fleet = traffic.Fleet((called(*calls), called(*calls, cold_start="avoid")), START, START + 20 * DAY, "by hand")
+    found = compare.compare(fleet, processes=1)
+    row, always, bound = found.rows[compare.EBB], found.rows[compare.ALWAYS], found.rows[compare.AS_LATE]
+    assert 0 < row.forbidding_control_usd < row.control_usd
+    net = always.forbidding_usd - row.forbidding_usd - row.forbidding_control_usd
+    assert found.of_clairvoyant_where(forbidden=True) == pytest.approx(
+        net / (always.forbidding_usd - bound.forbidding_usd)
+    )
