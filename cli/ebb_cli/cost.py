@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,10 @@ from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import Json, Target
 
 DAY_S = 86_400
+LEAST_EXTRAPOLATED = timedelta(hours=24)
+STANDING = {"kms_key", "cloudwatch_alarm", "ecr_storage", "s3_storage", "dynamodb_storage", "dynamodb_recovery"}
+STANDING_WHAT = {"queues: data keys", "empty queues: polling"}  # asked for by AWS itself, all the time
+SHOWN_USD = 0.000005  # what rounds to nothing is added up
 METRICS_PER_CALL = 500
 SAMPLED = 5  # executions of each state machine whose states are counted
 METRICS_PER_DECISION = 3  # calls, heartbeat, requests under way: what decide_scaling asks for
@@ -333,13 +338,18 @@ def as_document(lines: list[Line], saved: list[dict[str, Any]], begin: datetime,
     """Return the bill and the savings as plain values."""
     months = (until - begin).total_seconds() / DAY_S / DAYS_PER_MONTH
     total, gross = control_plane.total_usd(lines), sum(each["usd"] for each in saved)
+    standing = sum(line.usd for line in lines if _stands(line))
     return {
         "since": begin,
         "until": until,
         "prices": control_plane.facts(),
-        "items": [line.as_dict() for line in lines if line.units],
+        "items": [line.as_dict() | {"standing": _stands(line)} for line in lines if line.units],
         "total_usd": total,
-        "per_month_usd": total / months if months else None,
+        "standing_usd": standing,
+        "used_usd": total - standing,
+        # what is billed by the month whether it is used or not; use is not extrapolated from less than a day
+        "standing_usd_per_month": standing / months if months else None,
+        "per_month_usd": total / months if until - begin >= LEAST_EXTRAPOLATED else None,
         "free_tiers_usd": control_plane.free_usd(lines, months),
         "savings": saved,
         "saved_usd": gross,
@@ -347,22 +357,42 @@ def as_document(lines: list[Line], saved: list[dict[str, Any]], begin: datetime,
     }
 
 
+def _stands(line: Line) -> bool:
+    """Return whether it is billed by time, without anything being done."""
+    return line.price in STANDING or line.what in STANDING_WHAT
+
+
+def _rows(items: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each item, dearest first, by service; those that round to nothing share one."""
+    ordered = sorted(items, key=lambda item: (item["service"], -item["usd"]))
+    for service, group in groupby(ordered, key=lambda item: item["service"]):
+        small: list[dict[str, Any]] = []
+        for item in group:
+            if item["usd"] < SHOWN_USD:
+                small.append(item)
+                continue
+            units = output.number(item["units"])
+            yield service, escape(item["what"]), units, item["unit"], f"{item['usd']:.5f}", item["how"]
+        if small:
+            usd = sum(item["usd"] for item in small)
+            told = f"{usd:.5f}" if usd >= SHOWN_USD else f"< {2 * SHOWN_USD:.5f}"
+            yield service, f"{len(small)} others", "", "", told, ""
+
+
 def show(document: dict[str, Any]) -> None:
     """Print the bill by service, then its items."""
     say, prices = output.out().print, document["prices"]
-    rows = [
-        (
-            item["service"], escape(item["what"]), output.number(item["units"]), item["unit"],
-            f"{item['usd']:.5f}", item["how"],
-        )
-        for item in sorted(document["items"], key=lambda item: (item["service"], -item["usd"]))
-    ]  # fmt: skip
+    rows = list(_rows(document["items"]))
     if rows:
         output.table("", ("service", "what", "units", "", "USD", "how known"), rows, right=("units", "USD"))
     begin, until = document["since"], document["until"]
     say(f"\nEbb itself, {begin:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC: [bold]{document['total_usd']:.4f} USD[/]")
+    by_month = document["standing_usd_per_month"]
+    if by_month is not None:
+        say(f"of it {document['standing_usd']:.4f} USD stand: {by_month:.2f} USD a month, alarms and storage as now")
+        say(f"and {document['used_usd']:.4f} USD were for what was done; models, jobs and users' data are not in it")
     if document["per_month_usd"] is not None:
-        say(f"at this rate {document['per_month_usd']:.2f} USD a month; models, jobs and users' data are not in it")
+        say(f"at this rate {document['per_month_usd']:.2f} USD a month together")
     say(f"free tiers, were nothing else in the account, would take off {document['free_tiers_usd']:.4f} USD")
     say(f"prices: {prices['region']}, {prices['date']}, confidence {prices['confidence']}", style="dim")
     if document["savings"]:

@@ -153,5 +153,5 @@ def test_the_control_plane_prints_its_own_bill(ebb: Ebb, left_running):
     assert services >= {"Lambda", "Step Functions", "DynamoDB", "KMS", "CloudWatch", "SQS", "Scheduler", "S3"}
     measured = {each["what"]: each for each in document["items"] if each["how"] == "measured"}
     assert measured["SweepAccountFunction: requests"]["units"] >= 52, "a quarter of an hour each, over half a day"
-    assert 0 < document["per_month_usd"] < 50
+    assert 0 < document["standing_usd_per_month"] < 50
     assert json.dumps(document["savings"])

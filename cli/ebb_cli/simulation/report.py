@@ -85,8 +85,8 @@ def print_comparison(found: Comparison) -> None:
     say(
         f"[dim]  {REGION} list prices and grid, processors at {LOAD.value:.0%} load (assumed); a wake takes 5 to 6 min "
         f"(assumed, billed); {LAG_MIN} min pass before a sleep (late metrics and a grace); USD of Ebb include "
-        f"{output.number(ebb.control_usd)} for its alarms, looks, sleeps and wakes; forbidden: cold starts of endpoints "
-        "that forbid them; "
+        f"{output.number(ebb.control_usd)} for its alarms, looks, sleeps and wakes; forbidden: cold starts of those "
+        "endpoints that forbid them; "
         f"the clairvoyant is a bound, not a policy (docs/simulation.md)[/]"
     )
 

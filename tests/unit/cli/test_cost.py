@@ -117,6 +117,39 @@ def test_each_item_says_how_it_is_known_and_where_its_price_comes_from(used):
     assert json.dumps(document, default=str)
 
 
+def test_what_stands_is_told_by_the_month_and_use_is_not_extrapolated_from_less_than_a_day(used, capsys):
+    lines = list(cost.bill(used))
+    month = cost.as_document(lines, [], BEGIN, UNTIL)
+    assert month["standing_usd_per_month"] == pytest.approx(month["standing_usd"], rel=1e-3)
+    assert month["standing_usd"] + month["used_usd"] == pytest.approx(month["total_usd"])
+    assert month["standing_usd"] > 1.3, "a key and three alarms"
+    assert month["used_usd"] > 0.14, "the sweeps' transitions"
+    hour = cost.as_document(lines, [], UNTIL - timedelta(hours=1), UNTIL)
+    assert hour["per_month_usd"] is None
+    cost.show(hour)
+    assert "at this rate" not in capsys.readouterr().out
+    cost.show(month)
+    assert "at this rate" in capsys.readouterr().out
+
+
+def test_rows_that_round_to_nothing_are_added_up_by_service(capsys):
+    lines = [
+        control_plane.Line("Lambda", "a: requests", "lambda_request", 10),
+        control_plane.Line("Lambda", "b: requests", "lambda_request", 24),
+        control_plane.Line("Lambda", "c: requests", "lambda_request", 1_000),
+        control_plane.Line("S3", "d: reads", "s3_read", 1),
+    ]
+    document = cost.as_document(lines, [], BEGIN, UNTIL)
+    assert len(document["items"]) == 4, "all of them in the document"
+    cost.show(document)
+    told = capsys.readouterr().out
+    assert "0.00000 " not in told
+    assert "a: requests" not in told
+    others = [line.split() for line in told.splitlines() if "others" in line]
+    assert [row[:3] for row in others] == [["Lambda", "2", "others"], ["S3", "1", "others"]]
+    assert "0.00001" in others[0], "34 requests at 0.0000002 USD"
+
+
 def test_savings_are_shown_net_of_ebb_itself(used):
     lines = list(cost.bill(used))
     saved = [{"address": "ebb-wine", "hours_asleep": 500.0, "times_asleep": 20, "usd": 57.5}]
