@@ -11,6 +11,7 @@ from .conftest import STACK, Cloud, Ebb, connect, wait_until
 
 pytestmark = pytest.mark.embedded_only  # needs half a day to pass
 OPT_IN = [{"Key": "ebb:sleep", "Value": "allowed"}]
+HOURS = {"Key": "ebb:budget-hours", "Value": "8"}
 KEEP = [*OPT_IN, {"Key": "ebb:keep", "Value": "yes"}]
 
 
@@ -22,7 +23,7 @@ def left_running(ebb: Ebb, tables: Path) -> Iterator[dict[str, Any]]:
     cloud, name = connect(ebb), f"{run['run_id']}-a{run['attempt']}"
     sagemaker = cloud.client("sagemaker")
     trained = sagemaker.describe_training_job(TrainingJobName=f"{name}-train")
-    for notebook, tags in (("lab", OPT_IN), ("precious", KEEP)):
+    for notebook, tags in (("lab", [*OPT_IN, HOURS]), ("precious", KEEP)):
         sagemaker.create_notebook_instance(
             NotebookInstanceName=notebook, InstanceType="ml.t3.medium", RoleArn=trained["RoleArn"], Tags=tags
         )

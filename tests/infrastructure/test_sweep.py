@@ -87,6 +87,13 @@ def test_an_event_that_cannot_be_noted_keeps_nobody_from_being_told():
     assert done.arguments("publish")
 
 
+def test_what_is_stopped_stays_so_and_is_no_failure_when_its_owner_cannot_be_told():
+    done = run(REAP, GIVEN, Account(fails="publish"))
+    assert (done.status, done.output["action"]) == ("SUCCEEDED", "stopped")
+    state = project.machine(REAP)["States"]["Notify owner"]
+    assert "SNS.ThrottledException" in state["Retry"][0]["ErrorEquals"]
+
+
 def test_every_way_to_an_act_leads_through_the_decision():
     definition = project.machine(REAP)
     acting = {name for name, state in definition["States"].items() if "aws-sdk:sagemaker" in state.get("Resource", "")}

@@ -14,6 +14,7 @@ OURS = Policy(stack="ebb")
 OPEN = Policy(stack="ebb", foreign=True)
 OWN = {"ebb:stack": "ebb"}
 ALLOWED = {"ebb:sleep": "allowed"}
+HOURS = {"ebb:budget-hours": "8"}
 
 
 def ago(**span: float) -> datetime:
@@ -47,17 +48,30 @@ def resource(kind: str, **more: Any) -> Resource:
 @pytest.mark.parametrize(
     ("seen", "policy", "action"),
     [
-        pytest.param(resource("notebook"), OURS, "stop", id="a notebook that has run for three days"),
+        pytest.param(
+            resource("notebook", tags=OWN | HOURS), OURS, "stop", id="three days in service, eight hours allowed"
+        ),
         pytest.param(resource("notebook", since=ago(hours=11)), OURS, "keep", id="a notebook of this morning"),
         pytest.param(resource("notebook", status="Updating"), OURS, "keep", id="a notebook that is changing"),
         pytest.param(resource("notebook", since=None), OURS, "keep", id="since when it runs is not known"),
         pytest.param(resource("notebook", tags=None), OURS, "keep", id="its tags could not be read"),
         pytest.param(resource("notebook", tags=OWN | {"ebb:keep": "yes"}), OURS, "keep", id="its tag keeps it"),
-        pytest.param(resource("notebook", tags=OWN | {"ebb:keep": "no"}), OURS, "stop", id="a tag that says no"),
+        pytest.param(
+            resource("notebook", tags=OWN | HOURS | {"ebb:keep": "no"}), OURS, "stop", id="a tag that says no"
+        ),
         pytest.param(
             resource("notebook", tags=ALLOWED), OURS, "protected", id="others' tags count for nothing by default"
         ),
-        pytest.param(resource("notebook", tags=ALLOWED), OPEN, "stop", id="parameter and tag together allow it"),
+        pytest.param(
+            resource("notebook", tags=ALLOWED | HOURS), OPEN, "stop", id="parameter and tags together allow it"
+        ),
+        pytest.param(
+            resource("notebook", tags=ALLOWED), OPEN, "protected", id="time in service does not tell whether it is used"
+        ),
+        pytest.param(resource("notebook", tags=OWN), OURS, "protected", id="nor does it for one of ours"),
+        pytest.param(
+            resource("notebook", tags=OWN | {"ebb:budget-hours": "100"}), OURS, "keep", id="within the hours of its tag"
+        ),
         pytest.param(resource("notebook", tags={}), OPEN, "protected", id="the parameter alone does not"),
         pytest.param(resource("notebook", tags={"ebb:stack": "other"}), OPEN, "protected", id="another stack's"),
         pytest.param(

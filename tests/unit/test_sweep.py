@@ -13,6 +13,7 @@ from ebb.sweep import Daily, Described, Finding, Listed, Report, Seen
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 CLOSED, OPEN = Policy(stack="ebb"), Policy(stack="ebb", foreign=True)
 ALLOWED = {"ebb:sleep": "allowed"}
+HOURS = ALLOWED | {"ebb:budget-hours": "8"}
 
 
 def ago(**span: float) -> datetime:
@@ -290,10 +291,10 @@ def test_a_repeat_of_the_same_sweep_starts_executions_of_the_same_names():
 def test_an_unused_notebook_is_found_and_a_used_one_is_not_mentioned():
     usual = {"kind": "notebook", "arn": "arn", "status": "InService", "instance_type": "ml.t3.medium"}
     old = Resource.model_validate(
-        usual | {"name": "old", "keys": {"NotebookInstanceName": "old"}, "since": ago(days=9), "tags": ALLOWED}
+        usual | {"name": "old", "keys": {"NotebookInstanceName": "old"}, "since": ago(days=9), "tags": HOURS}
     )
     new = Resource.model_validate(
-        usual | {"name": "new", "keys": {"NotebookInstanceName": "new"}, "since": ago(hours=1), "tags": ALLOWED}
+        usual | {"name": "new", "keys": {"NotebookInstanceName": "new"}, "since": ago(hours=1), "tags": HOURS}
     )
     done = judged(seen(endpoints=(), resources=(old, new)), OPEN)
     (found,) = done.findings

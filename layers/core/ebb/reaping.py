@@ -22,7 +22,7 @@ KINDS: tuple[Kind, ...] = ("notebook", "app", "space", "warm-pool", "training-jo
 
 ALLOWED = "allowed"
 DELETE_TAG = "ebb:delete"  # =allowed: a space may be deleted with its volume
-BUDGET_TAG = "ebb:budget-hours"
+BUDGET_TAG = "ebb:budget-hours"  # of a training job in instance-hours; of a notebook, how long it may be in service
 STACK_TAG = "ebb:stack"
 SYSTEM_INSTANCE = (
     "system"  # Studio's own, not billed: https://docs.aws.amazon.com/sagemaker/latest/dg/notebooks-usage-metering.html
@@ -89,7 +89,9 @@ def idle(seen: Resource, policy: Policy, *, now: datetime) -> str | None:
     """
     match seen.kind:
         case "notebook":
-            return _left(seen, "InService", seen.since, policy.notebook_after, "in service", now)
+            # whether anybody works in it AWS does not tell: without its tag it is only reported
+            limit = max(policy.notebook_after, timedelta(hours=budget_hours(seen.tags) or 0))
+            return _left(seen, "InService", seen.since, limit, "in service", now)
         case "app":
             # LastUserActivityTimestamp is never older than the user's last activity: a health check without any sets it
             # too. So it errs towards keeping: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_DescribeApp.html
@@ -247,6 +249,8 @@ def _refused(seen: Resource, policy: Policy) -> str | None:
         return "Ebb did not make it, and the stack's parameter ManageForeignEndpoints is not yes"
     if not allowed:
         return f"Ebb did not make it, and it has no tag {SLEEP_TAG}={ALLOWED}"
+    if seen.kind == "notebook" and budget_hours(tags) is None:
+        return f"whether it is used cannot be told from that, and it has no tag {BUDGET_TAG}"
     if seen.kind == "space" and tags.get(DELETE_TAG) != ALLOWED:
         return f"deleting it would delete its volume, and it has no tag {DELETE_TAG}={ALLOWED}"
     return None

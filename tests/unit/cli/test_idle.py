@@ -146,7 +146,7 @@ def test_an_unused_notebook_is_shown_with_its_price(account, stack, ebb):
             "LastModifiedTime": since,
         }
     )
-    account.tags[arn] = {"ebb:sleep": "allowed"}
+    account.tags[arn] = {"ebb:sleep": "allowed", "ebb:budget-hours": "8"}
     (found,) = json.loads(ebb("idle", "--dry-run", "--json").stdout)["findings"]
     assert (found["kind"], found["action"]) == ("notebook", "stop")
     assert found["usd_per_month"] == pytest.approx(36.5)
