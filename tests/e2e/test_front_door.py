@@ -77,6 +77,8 @@ def test_who_cannot_wait_takes_a_ticket(birds: Served, tmp_path: Path):
     assert early.returncode in (0, 5), early.stderr
     answer = birds.ebb.json("ticket", ticket, "--wait-s", "120")
     assert [each["label"] for each in answer["predictions"]] == EXPECTED
+    (again,) = birds.ebb.json("invoke", birds.project, tmp_path / "birds.json", "--no-wait")["tickets"]
+    assert birds.ebb.json("ticket", again, "--wait-s", "60") == answer, "the front door asks what is awake itself"
 
 
 @pytest.mark.embedded_only
