@@ -26,6 +26,8 @@ from ebb_cli.simulation.compare import AS_LATE, EBB
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/simulate.json"
 PICTURE = ROOT / "docs/simulation"
+DOCS = ROOT / "docs/simulation.md"
+BEGIN, END = "<!-- the stored results -->", "<!-- end of the stored results -->"
 TUNING, REPORTED = range(10), range(100, 110)
 
 
@@ -35,8 +37,12 @@ def main() -> int:
     parser.add_argument("--seeds", default="100", help="comma-separated, or a range such as 100-109")
     parser.add_argument("--forbids", choices=("by rate", "evenly"), default="by rate", help="whose cold starts")
     parser.add_argument("--keep", action="store_true", help="write the results file and the picture")
+    parser.add_argument("--table", action="store_true", help="run nothing: write the stored results into the docs")
     parser.add_argument("--check", action="store_true", help="exit 1 when a promise is broken")
     asked = parser.parse_args()
+    if asked.table:
+        _write_table()
+        return 0
     runs: list[dict[str, Any]] = []
     kept = True
     for seed in _seeds(asked.seeds):
@@ -64,6 +70,7 @@ def main() -> int:
         RESULTS.parent.mkdir(exist_ok=True)
         document = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "processor": _processor(), "tuned_on": [*TUNING]}
         RESULTS.write_text(json.dumps(document | {"runs": runs}, indent=1) + "\n", encoding="utf-8")
+        _write_table()
     return 0 if kept or not asked.check else 1
 
 
@@ -71,6 +78,40 @@ def _kept(found: compare.Comparison) -> bool:
     return (found.of_clairvoyant(EBB, AS_LATE) or 0.0) >= report.CLAIRVOYANT_SHARE and (
         found.forbidden_share(EBB) or 0.0
     ) <= report.FORBIDDEN_SHARE
+
+
+def table(stored: dict[str, Any]) -> str:
+    """Return the stored results as the table of docs/simulation.md."""
+    head = (
+        "seed", "saved: Ebb", "rule", "hybrid", "of as late", "of never late", "where allowed", "where forbidden",
+        "cold starts: Ebb", "rule", "wrong: Ebb", "rule", "forbidden: Ebb", "rule", "late, pooled", "worst endpoint",
+    )  # fmt: skip
+    lines = [head, ("---",) * len(head), *(_cells(run) for run in stored["runs"])]
+    took = [run["took_s"] for run in stored["runs"]]
+    told = f"{stored['date']}, {stored['processor']} that did other work as well: {min(took):.0f} to {max(took):.0f} s a seed."
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{told}\n"
+
+
+def _cells(run: dict[str, Any]) -> tuple[str, ...]:
+    rows = {row["policy"]: row for row in run["rows"]}
+    ebb, rule, hybrid = (rows[name] for name in (EBB, "15-minute rule", "hybrid histogram"))
+    share, where = run["share_of_clairvoyant"][EBB], run["share_of_clairvoyant_where_cold_starts_are"]
+    shares = (share["as_late"], share["never_late"], where["allowed"], where["forbidden"])
+    return (
+        str(run["seed"]),
+        *(f"{row['saved_share']:.1%}" for row in (ebb, rule, hybrid)),
+        *(f"{each:.1%}" for each in shares),
+        *(f"{row[what]:,}" for what in ("cold_starts", "wrong", "forbidden_cold_starts") for row in (ebb, rule)),
+        f"{run['forbidden_late_share'][EBB]:.3%}",
+        f"{ebb['forbidden_worst_share']:.0%}",
+    )
+
+
+def _write_table() -> None:
+    stored = json.loads(RESULTS.read_text(encoding="utf-8"))
+    text = DOCS.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    DOCS.write_text(f"{before}{BEGIN}\n{table(stored)}{END}{after}", encoding="utf-8")
 
 
 def _seeds(text: str) -> list[int]:

@@ -1,5 +1,6 @@
 """The simulation: traffic with the published statistics, a replay that can be followed by hand, a bound that holds."""
 
+import importlib
 import itertools
 import json
 import random
@@ -14,6 +15,7 @@ from ebb_cli.simulation import clairvoyant, compare, traffic
 from ebb_cli.simulation.policies import Fixed, HybridHistogram, Learned
 from ebb_cli.simulation.replay import LAG_MIN, Machine, Outcome, Verdict, replay
 from ebb_cli.simulation.traffic import DAY, START, Endpoint
+from infrastructure import project
 
 MACHINE = Machine(wake_min=5)
 
@@ -368,6 +370,14 @@ def test_ebb_simulate_names_an_instance_type_that_it_does_not_know(ebb, tmp_path
     assert told.exit_code == 2
     assert "instance type ml.m5.huge is not in the catalog" in told.stderr
     assert len(told.stderr.splitlines()) <= 4, "the nearest names, not all of them"
+
+
+def test_the_table_of_the_docs_is_that_of_the_stored_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(project.ROOT / "benchmarks"))
+    benchmark = importlib.import_module("simulate")
+    stored = json.loads(benchmark.RESULTS.read_text())
+    assert benchmark.table(stored) in benchmark.DOCS.read_text()
+    assert [run["seed"] for run in stored["runs"]] == [*range(100, 105)]
 
 
 def test_what_nobody_forbids_and_what_nothing_saves_is_no_share(ebb, tmp_path):
