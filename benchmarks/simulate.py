@@ -88,7 +88,8 @@ def table(stored: dict[str, Any]) -> str:
     )  # fmt: skip
     lines = [head, ("---",) * len(head), *(_cells(run) for run in stored["runs"])]
     took = [run["took_s"] for run in stored["runs"]]
-    told = f"{stored['date']}, {stored['processor']} that did other work as well: {min(took):.0f} to {max(took):.0f} s a seed."
+    where = f"{stored['date']}, {stored['processor']} that did other work as well"
+    told = f"{where}: {min(took):.0f} to {max(took):.0f} s a seed."
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{told}\n"
 
 
