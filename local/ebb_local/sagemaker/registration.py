@@ -27,6 +27,7 @@ _ARN_MEMBERS = (
     ("EndpointName", "endpoint"),
     ("EndpointConfigName", "endpoint-config"),
     ("ModelName", "model"),
+    ("JobName", "inference-recommendations-job"),
 )
 _STUDIO_MEMBERS = (("SpaceName", "space"), ("UserProfileName", "user-profile"))
 

@@ -27,6 +27,7 @@ from ebb_local.sagemaker import (
     models,
     notebooks,
     processing_jobs,
+    recommendations,
     registry,
     runtime,
     settings,
@@ -59,6 +60,10 @@ ACTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "DescribeTransformJob": transform_jobs.describe,
     "ListTransformJobs": transform_jobs.list_jobs,
     "StopTransformJob": transform_jobs.stop,
+    "CreateInferenceRecommendationsJob": recommendations.create,
+    "DescribeInferenceRecommendationsJob": recommendations.describe,
+    "ListInferenceRecommendationsJobs": recommendations.list_jobs,
+    "StopInferenceRecommendationsJob": recommendations.stop,
     "CreateModel": models.create,
     "DescribeModel": models.describe,
     "ListModels": models.list_models,
@@ -157,6 +162,7 @@ def load_persisted_state(saved: dict[str, Any]) -> None:
         for *_, record in state.everywhere(store):
             if not jobs.ended(record, prefix):
                 _mark_interrupted(record, prefix)
+    recommendations.mark_interrupted()
     async_queue.wait_again()
     endpoints.announce()
     components.announce()

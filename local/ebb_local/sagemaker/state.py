@@ -22,6 +22,7 @@ endpoints = AccountRegionScopedDict()
 inference_components = AccountRegionScopedDict()
 async_requests = AccountRegionScopedDict()
 transform_jobs = AccountRegionScopedDict()
+inference_recommendations_jobs = AccountRegionScopedDict()
 notebook_instances = AccountRegionScopedDict()
 domains = AccountRegionScopedDict()
 user_profiles = AccountRegionScopedDict()
@@ -40,6 +41,7 @@ _stores: dict[str, AccountRegionScopedDict] = {
     "inference_components": inference_components,
     "async_requests": async_requests,
     "transform_jobs": transform_jobs,
+    "inference_recommendations_jobs": inference_recommendations_jobs,
     "notebook_instances": notebook_instances,
     "domains": domains,
     "user_profiles": user_profiles,
