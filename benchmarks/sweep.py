@@ -298,6 +298,7 @@ def concluded(runs: list[dict[str, Any]], latency_ms: float) -> dict[str, Any]:
     return {
         "prices": control_plane.facts(),
         "assumed": {"latency_ms": latency_ms, "cycles_per_month": CYCLES, "memory_mb": memory_mb()},
+        "load_average": os.getloadavg()[0],  # seconds are wall-clock: what else the machine did is in them
         "idle_stack": [line.as_dict() for line in idle],
         "idle_stack_free_usd": control_plane.free_usd(idle),
         "own_endpoint": [{"what": what, "usd": usd} for what, usd in own],
@@ -323,7 +324,8 @@ def show(figures: dict[str, Any]) -> None:
     """Print the tables."""
     prices = figures["prices"]
     told = f"{prices['region']}, {prices['date']}, confidence {prices['confidence']}"
-    print(f"Prices: {told}. No free tier is subtracted.\n")
+    print(f"Prices: {told}. No free tier is subtracted.")
+    print(f"Seconds are wall-clock, on a machine with a load of {figures['load_average']:.1f}.\n")
     print("An idle stack, by the month")
     services: dict[str, float] = {}
     for line in figures["idle_stack"]:
