@@ -1,12 +1,13 @@
 """Lambda: decide the next step of putting an endpoint to sleep. Reads it and its metrics; writes its snapshot only."""
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import idle, keep_alive, scaling, snapshot
+from ebb import addresses, events, idle, keep_alive, scaling, snapshot
 from ebb.addresses import AWAKE, FALLING_ASLEEP, Address
 from ebb.aws import endpoints, executions, metrics
 from ebb.aws.ledger import Ledger
@@ -46,22 +47,32 @@ def _step(at: Address, asked: Asked, settings: ScalingSettings) -> Step:
         facts = Facts(name=at.address, kind=at.kind, status="unknown", origin=at.origin)
         refused = idle.protected(facts, at.policy, foreign_allowed=False)
         return scaling.kept(refused, asked) if refused else Step(outcome="keep", reason="Ebb did not make it")
+    ended = asked.ended if asked.looks == 0 else None
+    if ended is None:
+        return _from_state(at, asked, place, settings)
+    step = scaling.left_behind(at, ended) or _from_state(at, asked, place, settings)
+    return scaling.tell_end(step, at, ended, place)
+
+
+def _from_state(at: Address, asked: Asked, place: Place, settings: ScalingSettings) -> Step:
     world = endpoints.observe(at)
     mine = at.worked_by == asked.execution
     if at.state == AWAKE:
         return _from_awake(at, world, asked, place, settings)
-    other_runs = not mine and at.worked_by is not None and executions.is_running(at.worked_by)
+    has_ended = asked.ended is not None and at.worked_by == asked.ended.execution
+    other_runs = not mine and not has_ended and at.worked_by is not None and executions.is_running(at.worked_by)
     if at.state != FALLING_ASLEEP or (not mine and other_runs):
         return scaling.leave(at, world, other_runs=other_runs)
     if not mine:
         return scaling.take_over(at, asked, place)
+    goal = None
     try:
         goal = endpoints.kept_of(at)
         if not snapshot.at_zero(at, world):  # before anything is done both copies must be there
             endpoints.recall(str((at.snapshot or {})["uri"]), goal.digest())
     except SnapshotUnreadableError as error:
         if not snapshot.at_zero(at, world):
-            return scaling.call_off(at, None, world, f"its snapshot is not readable: {error}", asked, place)
+            return scaling.call_off(at, goal, world, f"its snapshot is not readable: {error}", asked, place)
         raise
     decision = None if snapshot.at_zero(at, world) else _decide(at, world, asked, settings)[0]
     return scaling.go_on_sleeping(at, goal, world, decision, asked, place)
@@ -115,6 +126,7 @@ def _window(at: Address, world: World, variants: list[str], asked: Asked) -> Win
             now=asked.now,
             costs=keep_alive.Costs(at.awake_usd_per_hour or 1.0, WAKE_S.get(at.kind, USUAL_WAKE_S)),
             cold_start=at.policy.cold_start,
+            observed_since=_observed_since(at, world, calls),
             awake_since=scaling.in_service_since(at, world),
         )
     if found.idle_after is None:
@@ -122,6 +134,18 @@ def _window(at: Address, world: World, variants: list[str], asked: Asked) -> Win
     return Window(
         idle_after=found.idle_after, reason=found.reason, prewake_at=found.prewake_at, numbers=dict(found.numbers)
     )
+
+
+def _observed_since(at: Address, world: World, calls: Sequence[datetime]) -> datetime | None:
+    """Return since when silence is known to be silence: since it was made, or since the first call that was seen.
+
+    A classic endpoint is made anew by each wake. Of a component the earlier ones are read too, as many as are noted;
+    where there may have been more, only its own time counts.
+    """
+    whole = not at.component or 0 < len(at.earlier_components) < addresses.MOST_EARLIER
+    part = world.endpoint if whole else world.component
+    made = events.timestamp((part or {}).get("CreationTime"))
+    return min((each for each in (made, *calls[:1]) if each), default=None)
 
 
 def _facts(at: Address, world: World) -> Facts:

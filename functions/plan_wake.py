@@ -48,7 +48,8 @@ def _step(at: Address, asked: Asked, settings: ScalingSettings) -> Step:
     first = at.state in (ASLEEP, FAILED)  # the first calls are for capacity; a request waits for them
     world = endpoints.observe(at, config_name=wanted, whole=not first)
     try:
-        if at.state == AWAKE and world.endpoint:  # at zero by another's hand: what it has is what it is to be
+        if at.state == AWAKE and world.endpoint and snapshot.at_zero(at, world):
+            # by another's hand: what it has beside is what it is to be
             goal = snapshot.take(at, world, asked.now)
         return scaling.wake(at, goal, world, asked, place, other_runs=other_runs, unreadable=unreadable)
     except SnapshotUnreadableError as error:

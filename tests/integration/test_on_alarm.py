@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 import on_alarm
 from ebb import addresses
@@ -85,3 +86,9 @@ def test_what_ended_without_doing_its_work_does_not_keep_it_from_being_done(mach
 
 def test_what_nobody_knows_has_ended(machines):
     assert not executions.is_running(f"{machines['wake-endpoint'].replace('stateMachine', 'execution')}:nobody")
+
+
+def test_what_is_no_arn_is_an_error_and_not_an_end(machines):
+    """Whoever is taken for ended is taken over from, though it may still work."""
+    with pytest.raises(ClientError, match="InvalidArn"):
+        executions.is_running("sleep-ebb-pets-g1")

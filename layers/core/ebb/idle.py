@@ -104,7 +104,7 @@ class Facts(BaseModel):
     key: str | None = None  # that encrypts its storage
     shadows: bool = False
     capture_changed: bool = False  # data capture is not as the configuration says
-    wakes_by_itself: bool = True  # async: somebody scales it out when there is a backlog and no instance
+    wakes_by_itself: bool = True  # async, components: an alarm scales it out when it is called and has no capacity
 
 
 class EndpointSnapshot(Facts):
@@ -141,7 +141,10 @@ def _foreign(seen: Facts, allowed: bool) -> str | None:
     if seen.tags.get(SLEEP_TAG) != "allowed":
         return f"Ebb did not make it, and it has no tag {SLEEP_TAG}=allowed"
     if not seen.wakes_by_itself:
-        return "no alarm on HasBacklogWithoutCapacity scales it out: what is queued while it sleeps would wait for ever"
+        if seen.kind == "async":
+            lost = "what is queued while it sleeps would wait for ever"
+            return f"no alarm on HasBacklogWithoutCapacity scales it out: {lost}"
+        return "no alarm on NoCapacityInvocationFailures scales it out: its callers would get errors for ever"
     return None
 
 

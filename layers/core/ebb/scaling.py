@@ -11,6 +11,8 @@ second, leaves a state from which the next one carries on.
     falling-asleep   still idle             no copy, no instance, or deleted
     falling-asleep   at zero                asleep; the owner is told
     asleep, failed   -                      waking: its snapshot is put back, piece by piece
+    asleep, failed   has capacity           the same, by whoever looks: it is billed
+    awake            gone                   failed, and the owner is told
     waking           as the snapshot says   awake
     waking           refused for capacity   the next instance type; after the last one failed, and the owner is told
 
@@ -30,7 +32,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ebb import addresses, events, ledger, names, pace, snapshot
 from ebb.addresses import ASLEEP, AWAKE, FAILED, FALLING_ASLEEP, WAKING, Address
-from ebb.errors import SnapshotUnreadableError
 from ebb.idle import GRACE, Action, Decision
 from ebb.requests import alarms
 from ebb.snapshot import Body, Snapshot, World
@@ -81,6 +82,15 @@ class Place(BaseModel):
     execution: str
 
 
+class EndedExecution(BaseModel):
+    """An execution that put an endpoint to sleep or woke it and was stopped, timed out or failed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    execution: str
+    status: Literal["ABORTED", "FAILED", "TIMED_OUT"]
+
+
 class Asked(BaseModel):
     """What a state machine tells when it asks for a step."""
 
@@ -95,6 +105,7 @@ class Asked(BaseModel):
     troubles: int = 0  # steps of which a call failed
     problem: Body | None = None  # Error and Cause of the call that failed last
     sent: tuple[Body, ...] = ()  # the calls of the step before, when they were answered
+    ended: EndedExecution | None = None  # whose end is why it is asked
 
 
 # ---- Falling asleep ----
@@ -149,6 +160,30 @@ def kept(decision: Decision, asked: Asked) -> Step:
     return Step(outcome="keep", reason=decision.reason, numbers=decision.numbers)
 
 
+def left_behind(at: Address, ended: EndedExecution) -> Step | None:
+    """Return the step that follows from the end of another execution, None when its work is taken up again at once.
+
+    No Catch runs in one that is stopped, times out or has too long a history. What fails by itself would do so again at
+    once: that is left to the sweep, which tries at longer and longer distances.
+    """
+    if at.worked_by != ended.execution:
+        return Step(outcome="keep", reason=f"the execution that {ended.status} left nothing half done")
+    return Step(outcome="keep", reason="the next sweep takes it up") if ended.status == "FAILED" else None
+
+
+def tell_end(step: Step, at: Address, ended: EndedExecution, place: Place) -> Step:
+    """Return a step that also tells the owner of the execution that left its work half done."""
+    if at.worked_by != ended.execution:
+        return step
+    next_ = "it is taken up again" if ended.status != "FAILED" else "the next sweep takes it up again"
+    lines = (
+        f"The execution that worked on {at.address} ended as {ended.status} before it was done: {ended.execution}.",
+        f"The ledger calls it {at.state}; {next_}.",
+        "Requests that came through the front door wait until their deadline.",
+    )
+    return step.model_copy(update={"notice": _notice(place, f"{at.address} was left {at.state}", *lines)})
+
+
 def take_over(at: Address, asked: Asked, place: Place) -> Step:
     """Return the step that takes the place of an execution which died while it put an endpoint to sleep."""
     return Step(
@@ -172,8 +207,8 @@ def leave(at: Address, world: World, *, other_runs: bool) -> Step:
         why = "the execution that woke it has ended before it was awake"
     elif at.wanted_at:
         why = "a request waits for it"
-    elif at.state == ASLEEP and world.endpoint is not None and not snapshot.at_zero(at, world):
-        why = f"the ledger calls it asleep, and it is {world.status} with capacity"
+    elif world.endpoint is not None and not snapshot.at_zero(at, world):  # it is billed, and would be for ever
+        why = f"the ledger calls it {at.state}, and it is {world.status} with capacity"
     if why is None:
         return Step(outcome="keep", reason=f"it is {at.state}")
     return Step(outcome="keep", reason=why, wake=wake_request(at.address, at.generation, why))
@@ -195,6 +230,8 @@ def go_on_sleeping(
     off = None if zero else _why_not(at, decision)
     if off is None and asked.troubles >= MOST_TROUBLES:
         off = f"putting it to sleep failed {asked.troubles} times: {_told(asked.problem)}"
+    if off is None and asked.looks > MOST_LOOKS and not zero:
+        off = f"it is {world.status} and awake after {asked.looks} looks"
     if off:
         return call_off(at, goal, world, off, asked, place)
     if world.endpoint is not None and world.status in CHANGING:
@@ -240,10 +277,11 @@ def call_off(at: Address, goal: Snapshot | None, world: World, why: str, asked: 
 
 
 def _untouched(at: Address, goal: Snapshot, world: World) -> bool:
-    try:
-        return not snapshot.to_wake(at, goal, world, wake_alarm=_alarm(at, alarms.WAKE))
-    except SnapshotUnreadableError:  # a part is gone: waking will say so
-        return False
+    """Whether nothing was done yet. Its capacity tells nothing: as long as it has some, others have changed that."""
+    broken = at.kind == "classic" and world.status in snapshot.BROKEN
+    if broken or _missing(at, world):
+        return False  # waking will say so
+    return not snapshot.aside(at, goal, world, wake_alarm=_alarm(at, alarms.WAKE))
 
 
 def _settle_asleep(at: Address, goal: Snapshot, asked: Asked, place: Place) -> Step:
@@ -302,10 +340,14 @@ def wake(
 ) -> Step:
     """Return the step for an endpoint that somebody wants. `other_runs`: whoever stands in `worked_by` still works."""
     mine = at.worked_by == place.execution
+    if at.state == AWAKE and at.endpoint_name and (missing := _missing(at, world)):
+        return fail(at, f"there is no {missing} any more: deploy the model again", asked, place)
     if at.state == AWAKE and not (world.endpoint and goal and snapshot.at_zero(at, world)):
         return Step(outcome="awake", reason="it is awake")
     if at.state == WAKING and not mine and other_runs:
         return Step(outcome="awake", reason="another execution wakes it")
+    if at.state == FALLING_ASLEEP and other_runs and asked.looks > MOST_LOOKS:
+        return Step(outcome="failed", reason=f"it is still falling asleep after {asked.looks} looks")
     if at.state == FALLING_ASLEEP and other_runs:
         # whoever puts it to sleep sees that it is wanted, and calls it off or leaves it asleep to be woken from here
         wanted = addresses.want(at.address, asked.now) if at.wanted_at is None else None
@@ -313,7 +355,7 @@ def wake(
             outcome="wait",
             reason="it is falling asleep, and will be told that it is wanted",
             write=ledger.as_action(place.table, wanted) if wanted else None,
-            wait_s=LOOK_AGAIN_S,
+            wait_s=_pace(asked),
             again=True,
         )
     if unreadable or goal is None:
@@ -323,6 +365,13 @@ def wake(
     if at.state != WAKING or not mine:
         return _begin(at, goal, world, asked, place)
     return _go_on_waking(at, goal, world, asked, place)
+
+
+def _missing(at: Address, world: World) -> str | None:
+    """Return which part is gone or on its way out, None while all that can be put to sleep is there."""
+    if world.endpoint is None or world.endpoint["EndpointStatus"] == "Deleting":
+        return f"endpoint {at.endpoint_name}"
+    return f"inference component {at.component}" if at.component and world.component is None else None
 
 
 def _as_it_is(at: Address, why: str, asked: Asked, place: Place) -> Step:
@@ -337,11 +386,13 @@ def _begin(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place
     `world` may hold no more than what tells the capacity.
     """
     anew = at.state == FAILED
-    fields = {"worked_by": place.execution, "asleep_since": at.asleep_since or at.changed_at}
+    fields: Body = {"worked_by": place.execution, "asleep_since": at.asleep_since or at.changed_at}
     fields |= {"tried": None} if anew else {}
+    if at.state == AWAKE:  # at zero by another's hand: nobody has kept what it is, and the next look needs it
+        fields["snapshot"] = snapshot.kept(goal, "")
     calls: list[Body] = []
     if world.status not in CHANGING:
-        calls = _calls(at, goal, world, None if anew else another_type(at), anew=bool(world.failure))
+        calls = _calls(at, goal, world, place, None if anew else another_type(at), anew=bool(world.failure))
     return Step(
         outcome="work",
         reason=asked.reason or "it is wanted",
@@ -362,7 +413,7 @@ def _go_on_waking(at: Address, goal: Snapshot, world: World, asked: Asked, place
         return fail(at, f"waking it failed {asked.troubles} times: {_told(asked.problem)}", asked, place)
     if at.kind == "classic" and world.status in snapshot.BROKEN and not asked.problem:  # as this execution made it
         return fail(at, f"it ended as {world.status}: {world.failure or 'no reason given'}", asked, place)
-    calls = _calls(at, goal, world, another_type(at))
+    calls = _calls(at, goal, world, place, another_type(at))
     again = bool(calls) and list(asked.sent) == calls
     # what AWS shows otherwise than it was sent, of alarms and scaling, is not sent for ever
     if calls and not (again and all(each["do"] in snapshot.ASIDE for each in calls)):
@@ -375,9 +426,16 @@ def _go_on_waking(at: Address, goal: Snapshot, world: World, asked: Asked, place
     return _settle_awake(at, goal, asked, place)
 
 
-def _calls(at: Address, goal: Snapshot, world: World, kind: str | None, *, anew: bool = False) -> list[Body]:
-    name = _alarm(at, alarms.WAKE)
-    return snapshot.to_wake(at, goal, world, wake_alarm=name, instance_type=kind, anew=anew)
+def _calls(
+    at: Address, goal: Snapshot, world: World, place: Place, kind: str | None, *, anew: bool = False
+) -> list[Body]:
+    name, tags = _alarm(at, alarms.WAKE), _tags(at, place)
+    return snapshot.to_wake(at, goal, world, wake_alarm=name, tags=tags, instance_type=kind, anew=anew)
+
+
+def _tags(at: Address, place: Place) -> list[Body]:
+    """Return the tags of an alarm of Ebb's own; others' alarms keep the ones they have."""
+    return names.tags(place.stack, at.project or at.address) if at.origin == "ebb" else []
 
 
 def _refused(at: Address, goal: Snapshot, world: World, problem: Mapping[str, Any] | None) -> str | None:
@@ -429,7 +487,7 @@ def _next_type(at: Address, goal: Snapshot, world: World, refused: str, asked: A
         reason=f"no capacity of {current}, trying {left[0]}",
         write=_change(at, WAKING, asked.now, place, {"tried": tried}),
         # in the same step: a refusal that is seen from now on is one of this type
-        calls=tuple(_calls(at, goal, world.model_copy(update={"config": None}), left[0])),
+        calls=tuple(_calls(at, goal, world.model_copy(update={"config": None}), place, left[0])),
         event=event(place, at, asked.now, "capacity refused", reason=refused, instance_type=current, next_type=left[0]),
         again=True,
     )
@@ -551,7 +609,7 @@ def _wake_alarm(at: Address, world: World, place: Place) -> Body | None:
     arn = next((arn for key, arn in world.policy_arns.items() if key.endswith(f"#{name}")), None)
     if at.origin != "ebb" or arn is None:
         return None
-    return alarms.wake(at, policy_arn=arn, tags=names.tags(place.stack, at.project or at.address))
+    return alarms.wake(at, policy_arn=arn, tags=_tags(at, place))
 
 
 def _slept_notice(at: Address, goal: Snapshot, place: Place, saves: float | None) -> Body:

@@ -13,13 +13,15 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ebb.addresses import Address, Kind
+from ebb import keep_alive
+from ebb.addresses import SLEEPABLE, Address, Kind
 from ebb.errors import SnapshotUnreadableError
+from ebb.requests import alarms
 
 VERSION = 1
 Body = dict[str, Any]
@@ -177,8 +179,22 @@ def take(at: Address, world: World, now: datetime) -> Snapshot:
         policies=world.policies,
         policy_arns=world.policy_arns,
         scheduled=world.scheduled,
-        alarms=world.alarms,
+        alarms=_awake_alarms(at, world),
     )
+
+
+def _awake_alarms(at: Address, world: World) -> tuple[Body, ...]:
+    """Return the alarms that it has while it is awake; of Ebb's own never the one that wakes, always the idle one."""
+    if at.origin != "ebb" or at.kind not in SLEEPABLE:
+        return world.alarms
+    wake_alarm, idle_alarm = (alarms.alarm_name(at.address, what) for what in (alarms.WAKE, alarms.IDLE))
+    found = tuple(each for each in world.alarms if each["AlarmName"] != wake_alarm)
+    if not at.policy.sleeps or any(each["AlarmName"] == idle_alarm for each in found):
+        return found
+    after_s = at.policy.idle_after_s
+    window = keep_alive.SHORTEST if after_s is None else timedelta(seconds=after_s)
+    body = alarms.idle(at, window=window, tags=())
+    return (*found, {name: value for name, value in body.items() if value != []})
 
 
 def _wanted(variant: Mapping[str, Any], at: Address, world: World) -> Body:
@@ -238,14 +254,27 @@ def capture_changed(world: World) -> bool:
 
 
 def wakes_by_itself(at: Address, world: World) -> bool:
-    """Return whether a backlog brings back an asynchronous endpoint that has no instance; others are woken by Ebb."""
-    if at.kind != "async":
+    """Return whether AWS itself brings back an endpoint without an instance, or a component without a copy.
+
+    A classic endpoint is deleted and always made anew by Ebb.
+    """
+    metric = wake_metric(at.kind)
+    if metric is None:
         return True
     arns = set(world.policy_arns.values())
-    return any(
-        each.get("MetricName") == "HasBacklogWithoutCapacity" and arns & set(each.get("AlarmActions", []))
-        for each in world.alarms
-    )
+    return any(each.get("MetricName") == metric and arns & set(each.get("AlarmActions", [])) for each in world.alarms)
+
+
+def wake_metric(kind: Kind) -> str | None:
+    """Return the metric that tells of calls while there is no capacity; None: Ebb alone wakes it.
+
+    Source: https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-autoscale.html,
+    https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling-zero-instances.html
+    """
+    return {"async": "HasBacklogWithoutCapacity", "realtime": _NO_COPY, "shared": _NO_COPY}.get(kind)
+
+
+_NO_COPY = "NoCapacityInvocationFailures"
 
 
 def wants_capacity(text: str) -> bool:
@@ -297,6 +326,7 @@ def to_wake(
     world: World,
     *,
     wake_alarm: str,
+    tags: Sequence[Body] = (),
     instance_type: str | None = None,
     anew: bool = False,
 ) -> list[Body]:
@@ -304,7 +334,8 @@ def to_wake(
 
     Only what is at rest can be changed: the caller waits while SageMaker is changing something itself. What needs
     another part first comes up again once that is there. `instance_type` is another one than the snapshot's, after
-    that one was refused; `anew` asks for capacity once more, although it is noted as wanted.
+    that one was refused; `anew` asks for capacity once more, although it is noted as wanted; `tags` are those of an
+    alarm that is made anew.
     Raises: SnapshotUnreadableError when a part is gone that only a deployment can make again.
     """
     wanted = on_type(goal, instance_type) if instance_type else goal
@@ -321,19 +352,38 @@ def to_wake(
     if instance_type and world.endpoint["EndpointConfigName"] != wanted.config_name:
         return _update(wanted, world)
     if anew or lacks_capacity(at, goal, world):
-        return [_scale(at, world, goal.copies if at.component else None, goal)]
+        return [_scale(at, world, max(goal.copies, copies(world)) if at.component else None, goal)]
     if not has_capacity(at, world):
         return []
-    return _scaling(wanted, world) or _alarms(at, wanted, world, wake_alarm)
+    return aside(at, wanted, world, wake_alarm=wake_alarm, tags=tags)
+
+
+def aside(at: Address, goal: Snapshot, world: World, *, wake_alarm: str, tags: Sequence[Body] = ()) -> list[Body]:
+    """Return what is left to do beside the capacity: scaling, then alarms, which act on its policies."""
+    return _scaling(goal, world) or _alarms(at, goal, world, wake_alarm, tags)
 
 
 def lacks_capacity(at: Address, goal: Snapshot, world: World) -> bool:
-    """Return whether less, more or otherwise distributed capacity is asked for than the snapshot holds."""
+    """Return whether less or otherwise distributed capacity is asked for than the snapshot holds.
+
+    More is no lack: whoever has scaled it out meanwhile had a reason to.
+    """
     if at.component:
-        return copies(world) != goal.copies
+        return copies(world) < goal.copies
+    return any(each != seen for each, seen in zip(_at_least(goal, world), _seen(goal, world), strict=True))
+
+
+def _seen(goal: Snapshot, world: World) -> list[Body]:
+    """Return what the snapshot says of each variant as it is now."""
     now = {each["VariantName"]: each for each in world.variants}
-    pairs = [(now.get(each["VariantName"], {}), each) for each in goal.variants]
-    return any(seen.get(name) != value for seen, each in pairs for name, value in each.items())
+    return [{name: now.get(each["VariantName"], {}).get(name) for name in each} for each in goal.variants]
+
+
+def _at_least(goal: Snapshot, world: World) -> list[Body]:
+    """Return what the snapshot says of each variant, with more instances where there are more."""
+    name = "DesiredInstanceCount"
+    pairs = zip(goal.variants, _seen(goal, world), strict=True)
+    return [each | ({name: max(each[name], seen[name] or 0)} if name in each else {}) for each, seen in pairs]
 
 
 def _create(goal: Snapshot, world: World) -> list[Body]:
@@ -362,8 +412,8 @@ def _scale(at: Address, world: World, count: int | None, goal: Snapshot) -> Body
     if at.component:
         runtime = {"CopyCount": count}
         return call("set copies", {"InferenceComponentName": at.component, "DesiredRuntimeConfig": runtime})
-    wanted = goal.variants if count is None else [_zero(each) for each in world.variants]
-    given = {"EndpointName": goal.endpoint_name, "DesiredWeightsAndCapacities": [dict(each) for each in wanted]}
+    wanted = _at_least(goal, world) if count is None else [_zero(each) for each in world.variants]
+    given = {"EndpointName": goal.endpoint_name, "DesiredWeightsAndCapacities": wanted}
     return call("set capacity", given)
 
 
@@ -377,11 +427,21 @@ def _scaling(goal: Snapshot, world: World) -> list[Body]:
     return found + [call("put scheduled action", each) for each in goal.scheduled if each not in world.scheduled]
 
 
-def _alarms(at: Address, goal: Snapshot, world: World, wake_alarm: str) -> list[Body]:
-    """Return the alarms that differ; a policy that was made anew has another ARN, which they name."""
+def _alarms(at: Address, goal: Snapshot, world: World, wake_alarm: str, tags: Sequence[Body]) -> list[Body]:
+    """Return the alarms that differ; a policy that was made anew has another ARN, which they name.
+
+    Tags are taken only with one that is made anew:
+    https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html
+    """
     moved = {old: world.policy_arns[name] for name, old in goal.policy_arns.items() if name in world.policy_arns}
     wanted = [_renamed(each, moved) for each in goal.alarms]
-    found = [call("put alarm", _spelled(each)) for each in wanted if each not in world.alarms]
+    there = {each["AlarmName"] for each in world.alarms}
+    more: Body = {"Tags": list(tags)} if tags else {}
+    found = [
+        call("put alarm", _spelled(each | ({} if each["AlarmName"] in there else more)))
+        for each in wanted
+        if each not in world.alarms
+    ]
     if at.origin == "ebb" and any(each["AlarmName"] == wake_alarm for each in world.alarms):
         found.append(call("delete alarms", {"AlarmNames": [wake_alarm]}))
     return found
@@ -408,8 +468,9 @@ def policy_key(body: Mapping[str, Any]) -> str:
 
 
 def alarms_of(bodies: Iterable[Body], names: Sequence[str], policy_arns: Iterable[str]) -> list[Body]:
-    """Return the alarms that look at one of these endpoints or components, or that act on one of these policies.
+    """Return the alarms that look at these endpoints or components only, or that act on one of these policies.
 
+    One that looks at others as well is theirs too: it must not fall silent because one of them sleeps.
     Those that a target tracking policy has made come and go with it.
     """
     values, arns = set(names), set(policy_arns)
@@ -419,8 +480,8 @@ def alarms_of(bodies: Iterable[Body], names: Sequence[str], policy_arns: Iterabl
         for query in body.get("Metrics", []):
             looked += query.get("MetricStat", {}).get("Metric", {}).get("Dimensions", [])
         acts = {*body.get("AlarmActions", []), *body.get("OKActions", []), *body.get("InsufficientDataActions", [])}
-        own = any(each["Value"] in values and each["Name"] in _NAMED for each in looked)
-        if (own or acts & arns) and not body["AlarmName"].startswith("TargetTracking-"):
+        named = {each["Value"] for each in looked if each["Name"] in _NAMED}
+        if ((named and named <= values) or acts & arns) and not body["AlarmName"].startswith("TargetTracking-"):
             found.append(body)
     return found
 

@@ -57,11 +57,11 @@ def ensure(state_machine_arn: str, name: str, given: Mapping[str, Any], states: 
 
 
 def is_running(execution_arn: str, states: Any = None) -> bool:
-    """Return whether an execution has not ended; one that is not known has."""
+    """Return whether an execution has not ended; one that is not known has. What is no ARN is an error, not an end."""
     try:
         found = (states or client("stepfunctions")).describe_execution(executionArn=execution_arn)
     except ClientError as error:
-        if error.response["Error"]["Code"] in {"ExecutionDoesNotExist", "InvalidArn"}:
+        if error.response["Error"]["Code"] == "ExecutionDoesNotExist":
             return False
         raise
     return bool(found["status"] == "RUNNING")
