@@ -1,8 +1,10 @@
 """What every resource of its kind must have: encryption, TLS, no public access, retention, a place for what fails."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from ebb import door
+from ebb import addresses, door
 from infrastructure import project
 
 KEY = {"Fn::GetAtt": ["DataKey", "Arn"]}
@@ -77,7 +79,7 @@ def test_every_rule_keeps_what_it_cannot_deliver():
         for event in function["Properties"].get("Events", {}).values()
         if event["Type"] == "EventBridgeRule"
     ]
-    assert len(targets) == 4
+    assert len(targets) == 5
     for each in targets:
         assert each["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": ["EventsDeadLetterQueue", "Arn"]}
 
@@ -212,6 +214,23 @@ def test_a_deployment_that_is_cut_short_is_taken_back():
     assert rule["EventPattern"]["detail"]["stateMachineArn"] == [{"Ref": "DeployModelStateMachine"}]
     (target,) = rule["Targets"]
     assert target["Arn"] == {"Ref": "DeployModelStateMachine"}
+    assert not {"Input", "InputPath", "InputTransformer"} & set(target), "the machine reads the whole event"
+
+
+def test_a_sleep_or_wake_that_ends_badly_is_taken_up_again_and_does_not_go_round():
+    rule = project.template()["Resources"]["ScalingEndedRule"]["Properties"]
+    detail = rule["EventPattern"]["detail"]
+    assert set(detail["status"]) == {"ABORTED", "FAILED", "TIMED_OUT"}
+    assert detail["stateMachineArn"] == [{"Ref": "ScaleToZeroStateMachine"}, {"Ref": "WakeEndpointStateMachine"}]
+    now = datetime(2026, 11, 23, tzinfo=UTC)
+    made = (
+        addresses.sleep_execution("a", 1, now),
+        addresses.wake_execution("a", 1),
+        addresses.prewake_execution("a", 1),
+    )
+    assert {each["prefix"] for each in detail["name"]} == {f"{name.partition('-')[0]}-" for name in made}
+    (target,) = rule["Targets"]
+    assert target["Arn"] == {"Ref": "ScaleToZeroStateMachine"}
     assert not {"Input", "InputPath", "InputTransformer"} & set(target), "the machine reads the whole event"
 
 
