@@ -79,6 +79,7 @@ class Cloud:
         monkeypatch.setenv("MANAGE_FOREIGN_ENDPOINTS", "yes")
         monkeypatch.setattr(endpoints, "observe", self.observe)
         monkeypatch.setattr(endpoints, "stack_of", lambda _: None)
+        monkeypatch.setattr(endpoints, "models_gone", lambda _: ())
         monkeypatch.setattr(metrics, "observe", self.traffic)
         monkeypatch.setattr(metrics, "history", lambda *_, **__: ())
         monkeypatch.setattr(executions, "is_running", lambda arn: arn in self.running)

@@ -209,3 +209,11 @@ def test_the_habit_is_that_of_all_components_that_served_at_the_address(cloudwat
     metrics.history(at, ("AllTraffic",), since=NOW - 20 * MINUTE, now=NOW)
     asked = [each["MetricStat"]["Metric"]["Dimensions"] for each in fake.asked[0]["MetricDataQueries"]]
     assert [each[0]["Value"] for each in asked] == [COMPONENT.component, "ebb-pets--g0", "ebb-pets--g9"]
+
+
+def test_a_model_that_is_deleted_under_a_running_endpoint_is_noticed(account):
+    sagemaker = endpoints.client("sagemaker")
+    role = "arn:aws:iam::123456789012:role/x"
+    sagemaker.create_model(ModelName="there", ExecutionRoleArn=role, PrimaryContainer={"Image": "i"})
+    variants = [{"VariantName": name, "ModelName": name} for name in ("there", "gone")]
+    assert endpoints.models_gone(World(config={"ProductionVariants": variants})) == ("gone",)

@@ -92,6 +92,7 @@ def classic(**more) -> EndpointSnapshot:
         pytest.param(classic(tags={"managed-by": "team-shop"}), Action.SLEEP, "no call", id="a team is no tool"),
         pytest.param(classic(tags={"aws:rum:monitor": "1"}), Action.KEEP, "AWS only", id="a tag that only AWS can set"),
         pytest.param(classic(shadows=True), Action.KEEP, "shadow", id="a test under way"),
+        pytest.param(classic(models_gone=("shop-1",)), Action.KEEP, "shop-1 is deleted", id="a model that is gone"),
         pytest.param(classic(capture_changed=True), Action.KEEP, "data capture", id="capture that was stopped by hand"),
         pytest.param(classic(key="alias/shop"), Action.KEEP, "encrypted", id="a key that Ebb may not use"),
         pytest.param(classic(instance_types=("ml.p4d.24xlarge",)), Action.KEEP, "scarce", id="a scarce machine"),

@@ -104,6 +104,7 @@ class Facts(BaseModel):
     key: str | None = None  # that encrypts its storage
     shadows: bool = False
     capture_changed: bool = False  # data capture is not as the configuration says
+    models_gone: tuple[str, ...] = ()  # deleted while their endpoint runs, which SageMaker lets one do
     wakes_by_itself: bool = True  # async, components: an alarm scales it out when it is called and has no capacity
 
 
@@ -157,6 +158,8 @@ def not_restorable(seen: Facts) -> str | None:
         return f"the tag {own} can be set by AWS only, so that it could not be put back"
     if seen.shadows:
         return "it has shadow variants, which belong to a test under way"
+    if seen.models_gone:
+        return f"its model {seen.models_gone[0]} is deleted: it could not be made again"
     if seen.capture_changed:
         return "its data capture is not as its configuration says, and would start otherwise"
     if seen.key:  # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpoint.html

@@ -77,6 +77,17 @@ def stack_of(world: World) -> str | None:
     return str(held[0]["StackName"]) if held else None
 
 
+def models_gone(world: World) -> tuple[str, ...]:
+    """Return the models of an endpoint's variants that are deleted: it runs on, and could not be created again.
+
+    Raises: EndpointUnreadableError.
+    """
+    wanted = {
+        str(each["ModelName"]) for each in (world.config or {}).get("ProductionVariants", ()) if "ModelName" in each
+    }
+    return tuple(name for name in sorted(wanted) if _described("describe_model", ModelName=name) is None)
+
+
 def keep(bucket: str, key: str, taken: Snapshot) -> str:
     """Write a snapshot, read it back, and return its URI: only what was read again counts as kept.
 
