@@ -13,6 +13,7 @@ from ebb import snapshot
 from ebb.addresses import Address
 from ebb.aws import endpoints, metrics
 from ebb.errors import EndpointUnreadableError, MetricsUnavailableError, SnapshotUnreadableError
+from ebb.snapshot import World
 
 NOW = datetime(2026, 11, 23, 12, 0, 30, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
