@@ -99,8 +99,8 @@ def _decide(at: Address, world: World, asked: Asked, settings: ScalingSettings) 
     """Return whether an endpoint is idle, and the window that it was judged by; what is protected is not measured."""
     facts = _facts(at, world)
     if at.kind == "classic":
-        seen = {"stack": endpoints.stack_of(world), "models_gone": endpoints.models_gone(world)}
-        facts = facts.model_copy(update=seen)
+        owned = {"stack": endpoints.stack_of(world), "models_gone": endpoints.models_gone(world)}
+        facts = facts.model_copy(update=owned)
     protected = idle.protected(facts, at.policy, foreign_allowed=settings.manages_foreign)
     if protected:
         return protected, None
