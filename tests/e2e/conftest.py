@@ -399,6 +399,20 @@ def _plain(value: dict[str, Any]) -> Any:
     return [_plain(each) for each in held] if kind == "L" else float(held) if kind == "N" else held
 
 
+def model_of_another_hand(cloud: Cloud, name: str, like: str) -> str:
+    """Make a model that Ebb did not make, of the same container as one that it made, with a role of its own."""
+    iam, sagemaker = cloud.client("iam"), cloud.client("sagemaker")
+    service = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    trust = {"Version": "2012-10-17", "Statement": [service]}
+    role = iam.create_role(RoleName=f"{name}-model", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    anything = {"Effect": "Allow", "Action": ["s3:*", "kms:*", "logs:*", "ecr:*", "cloudwatch:*"], "Resource": "*"}
+    policy = {"Version": "2012-10-17", "Statement": [anything]}
+    iam.put_role_policy(RoleName=f"{name}-model", PolicyName="serve", PolicyDocument=json.dumps(policy))
+    container = sagemaker.describe_model(ModelName=like)["PrimaryContainer"]
+    sagemaker.create_model(ModelName=name, ExecutionRoleArn=role, PrimaryContainer=container)
+    return name
+
+
 @pytest.fixture(scope="session")
 def served_project(ebb: Ebb, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """A served model for tests of serving, sleeping and waking. Not watched when it moves, so that moves are quick."""

@@ -11,7 +11,7 @@ import pytest
 from ebb import addresses
 from ebb.addresses import Address, IdlePolicy
 
-from .conftest import STACK, Cloud, Served, connect, wait_until
+from .conftest import STACK, Cloud, Served, connect, model_of_another_hand, wait_until
 
 pytestmark = pytest.mark.embedded_only  # half an hour has to pass
 TARGET = {
@@ -154,7 +154,7 @@ def test_without_capacity_it_wakes_on_the_next_instance_type(served_project: Ser
 def shop(served_project: Served, cloud: Cloud) -> Iterator[Address]:
     """Two variants with weights of their own, scaling, a schedule, alarms and tags, all by another hand."""
     sagemaker, scaling = cloud.client("sagemaker"), cloud.client("application-autoscaling")
-    model = served_project.at["model_name"]
+    model = model_of_another_hand(cloud, "shop-2", served_project.at["model_name"])
     each = {"ModelName": model, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1, "InitialVariantWeight": 1.0}
     variants = [each | {"VariantName": name} for name in ("blue", "green")]
     tags = [{"Key": "team", "Value": "shop"}]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import STACK, Cloud, Ebb, connect, wait_until
+from .conftest import STACK, Cloud, Ebb, connect, model_of_another_hand, wait_until
 
 pytestmark = pytest.mark.embedded_only  # needs half a day to pass
 OPT_IN = [{"Key": "ebb:sleep", "Value": "allowed"}]
@@ -38,7 +38,8 @@ def left_running(ebb: Ebb, tables: Path) -> Iterator[dict[str, Any]]:
     sagemaker.create_user_profile(DomainId=domain_id, UserProfileName="ada")
     app = {"DomainId": domain_id, "UserProfileName": "ada", "AppType": "KernelGateway", "AppName": "kernel"}
     sagemaker.create_app(**app, ResourceSpec={"InstanceType": "ml.t3.large"}, Tags=OPT_IN)
-    variant = {"VariantName": "all", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    model = model_of_another_hand(cloud, "theirs", name)
+    variant = {"VariantName": "all", "ModelName": model, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
     sagemaker.create_endpoint_config(EndpointConfigName="theirs", ProductionVariants=[variant])
     sagemaker.create_endpoint(EndpointName="theirs", EndpointConfigName="theirs", Tags=OPT_IN)
     assert ebb("advance", "15m").returncode == 0  # all of them take minutes to start
@@ -64,6 +65,10 @@ def left_running(ebb: Ebb, tables: Path) -> Iterator[dict[str, Any]]:
     wait_until(lambda: pool_status(cloud) == "Available", "the job's machines are kept warm")
     assert ebb("advance", "20m").returncode == 0
     yield {"app": app, "domain": domain_id}
+    manage_foreign(connect(ebb), "only-wake")  # nobody leaves asleep what he put to sleep for others
+    woken = ebb("wake", "theirs", "--wait")
+    assert woken.returncode == 0, woken.stderr
+    assert endpoint_status(cloud) == "InService"
     manage_foreign(connect(ebb), "no")
 
 
