@@ -52,11 +52,11 @@ def left_running(ebb: Ebb, tables: Path) -> Iterator[dict[str, Any]]:
         "HyperParameters",
         "InputDataConfig",
         "OutputDataConfig",
-        "RoleArn",
         "Environment",
     )
     sagemaker.create_training_job(
         TrainingJobName="theirs",
+        RoleArn=sagemaker.describe_model(ModelName=model)["ExecutionRoleArn"],
         **{each: trained[each] for each in copied if each in trained},
         ResourceConfig={**trained["ResourceConfig"], "KeepAlivePeriodInSeconds": 3600},
         StoppingCondition={"MaxRuntimeInSeconds": 3600},
