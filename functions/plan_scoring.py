@@ -19,7 +19,7 @@ from ebb.telemetry import logger
 @event_parser
 def handler(asked: ScoringRequested, context: LambdaContext) -> dict[str, Any]:
     """Answer with the requests of the scoring: its model, its transform, and the deletion of that model."""
-    stack = StackSettings.for_scoring()
+    stack = StackSettings.for_selection()
     book, drop = Ledger(stack.ledger_table), asked.drop
     try:
         marker = storage.head(drop.bucket, drop.key)

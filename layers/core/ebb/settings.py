@@ -223,20 +223,8 @@ class StackSettings:
         )
 
     @classmethod
-    def for_scoring(cls) -> Self:
-        """Read what `plan_scoring` needs from the environment."""
-        return cls(
-            stack=_get("STACK_NAME"),
-            artifact_bucket=_get("ARTIFACT_BUCKET"),
-            data_key_arn=_get("DATA_KEY_ARN"),
-            serve_image_uri=_get("SERVE_IMAGE_URI"),
-            jobs_image_uri=_get("JOBS_IMAGE_URI"),
-            ledger_table=_get("LEDGER_TABLE"),
-        )
-
-    @classmethod
     def for_selection(cls) -> Self:
-        """Read what `select_candidate` needs from the environment."""
+        """Read what `select_candidate`, `plan_deployment` and `plan_scoring` need from the environment."""
         return cls(
             stack=_get("STACK_NAME"),
             artifact_bucket=_get("ARTIFACT_BUCKET"),

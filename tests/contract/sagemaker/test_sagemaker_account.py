@@ -49,13 +49,13 @@ def test_studio_is_taken_down_from_the_inside(lab: Lab) -> None:
         DomainName=f"domain-{next_number()}", AuthMode="IAM", DefaultUserSettings={"ExecutionRole": lab.role_arn}
     )["DomainId"]
     client.create_user_profile(DomainId=domain, UserProfileName="ada")
-    client.create_space(DomainId=domain, SpaceName="Work", OwnershipSettings={"OwnerUserProfileName": "ada"},
+    client.create_space(DomainId=domain, SpaceName="Desk", OwnershipSettings={"OwnerUserProfileName": "ada"},
                         SpaceSharingSettings={"SharingType": "Private"},
                         SpaceSettings={"AppType": "JupyterLab", "SpaceStorageSettings": {
                             "EbsStorageSettings": {"EbsVolumeSizeInGb": 20}}})  # fmt: skip
-    app = {"DomainId": domain, "SpaceName": "Work", "AppType": "JupyterLab", "AppName": "default"}
+    app = {"DomainId": domain, "SpaceName": "Desk", "AppType": "JupyterLab", "AppName": "default"}
     made = client.create_app(**app, ResourceSpec={"InstanceType": "ml.t3.medium"})
-    assert made["AppArn"] == f"{ACCOUNT}:app/{domain}/work/jupyterlab/default"
+    assert made["AppArn"] == f"{ACCOUNT}:app/{domain}/desk/jupyterlab/default"
     lab.advance(60)
     [row] = client.list_apps(DomainIdEquals=domain)["Apps"]
     assert (row["Status"], row["ResourceSpec"]["InstanceType"]) == ("InService", "ml.t3.medium")
@@ -69,13 +69,13 @@ def test_studio_is_taken_down_from_the_inside(lab: Lab) -> None:
     lab.control("UseApp", **app)
     assert client.describe_app(**app)["LastUserActivityTimestamp"] > first
 
-    assert refusal(client.delete_space, DomainId=domain, SpaceName="Work")["Code"] == "ResourceInUse"
+    assert refusal(client.delete_space, DomainId=domain, SpaceName="Desk")["Code"] == "ResourceInUse"
     assert refusal(client.delete_user_profile, DomainId=domain, UserProfileName="ada")["Code"] == "ResourceInUse"
     assert refusal(client.delete_domain, DomainId=domain)["Code"] == "ResourceInUse"
     client.delete_app(**app)
     lab.advance(60)
     assert client.describe_app(**app)["Status"] == "Deleted"
-    client.delete_space(DomainId=domain, SpaceName="Work")
+    client.delete_space(DomainId=domain, SpaceName="Desk")
     lab.advance(60)
     client.delete_user_profile(DomainId=domain, UserProfileName="ada")
     lab.advance(60)
