@@ -33,7 +33,7 @@ def handler(asked: SweepRequested, context: LambdaContext) -> dict[str, Any]:
     if sweep.is_daily(before, now):
         models = sweeping.models_of_kind_auto(book, seen.known or ())
         moves, daily = sweep.moves(models, reader.calls_per_day(models, until=now), before.daily, now=now)
-    listed_at = now if lists else before.listed_at
+    listed_at = now if seen.is_whole else before.listed_at
     report = sweeping.act(done, moves, settings, book, daily=daily, listed_at=listed_at)
     logger.info("swept", extra={"counts": report.counts, "calls": reader.calls, "unread": len(report.unread)})
     return sweeping.keep(settings.artifact_bucket, report, reader.calls)

@@ -212,6 +212,20 @@ def test_the_schedule_pays_for_lists_once_an_hour_and_keeps_what_they_told(accou
     assert len(account.started) == 2, "refused at first, asked about again after an hour"
 
 
+@pytest.mark.parametrize("operation", ["DescribeAlarms", "ListMetrics"])
+def test_lists_of_the_schedule_that_could_not_be_read_are_asked_for_again_by_the_next_sweep(
+    account, context, operation
+):
+    """Not an hour later: until then nobody would know whether an alarm stands, or who is called."""
+    address(account, "ebb-wine", last_request_at=(NOW - timedelta(hours=1)).isoformat())
+    account.endpoint("ebb-wine")
+    account.fails[operation] = ["AccessDeniedException"]
+    assert swept(context, NOW, "schedule")["counts"]["unread"] == 1
+    assert [each["action"] for each in report(account)["findings"]] == ["unread"]
+    assert swept(context, NOW + timedelta(minutes=15), "schedule")["counts"].get("unread") is None
+    assert account.calls["DescribeAlarms"] == 2
+
+
 def test_only_lists_that_can_tell_something_are_asked_for(account, context):
     """All endpoints are Ebb's own and asynchronous: nothing but their own two metrics is listed."""
     address(account, "ebb-wine")

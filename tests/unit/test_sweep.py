@@ -190,6 +190,52 @@ def test_an_address(account, machine):
         assert start.input["generation"] == 4
 
 
+USED, SLEEPING = address(changed_at=ago(hours=1)), address("asleep", changed_at=ago(hours=1))
+LONG_ASLEEP = address("asleep", changed_at=ago(hours=9))
+
+
+@pytest.mark.parametrize(
+    ("account", "action"),
+    [
+        pytest.param(seen(at=USED, ringing=None), "unread", id="its idle alarm may have stood in ALARM for long"),
+        pytest.param(seen(at=USED, ringing={}), None, id="no alarm stands in ALARM"),
+        pytest.param(seen(at=USED, listed=False), None, id="alarms were not asked for in this sweep"),
+        pytest.param(seen(at=QUIET, ringing=None), "sleep", id="metrics alone tell that it is idle"),
+        pytest.param(seen(at=SLEEPING, ringing=None), "unread", id="its wake alarm may have stood in ALARM for long"),
+        pytest.param(seen(at=SLEEPING, ringing={}), None, id="asleep, and no wake alarm stands in ALARM"),
+        pytest.param(
+            seen(at=address("asleep", changed_at=ago(hours=1), wanted_at=ago(minutes=3)), ringing=None),
+            "wake",
+            id="who waits is seen to without the alarms",
+        ),
+        pytest.param(
+            seen(at=address(changed_at=ago(hours=1), origin="foreign", kind="classic"), ringing=None),
+            None,
+            id="an endpoint of others has no alarm of Ebb's",
+        ),
+        pytest.param(seen(at=LONG_ASLEEP, beating=None), "unread", id="called asleep, and it may run"),
+        pytest.param(seen(at=LONG_ASLEEP, endpoints=None), "unread", id="called asleep, and it may be there"),
+        pytest.param(seen(at=LONG_ASLEEP, beating=set()), None, id="asleep, and nothing runs"),
+    ],
+)
+def test_what_is_not_known_is_told_and_is_not_nothing(account, action):
+    assert [each.action for each in judged(account).findings] == ([action] if action else [])
+
+
+@pytest.mark.parametrize(
+    ("account", "blind"),
+    [
+        pytest.param(seen(called=None), 1, id="calls"),
+        pytest.param(seen(beating=None), 1, id="heartbeats"),
+        pytest.param(seen(known=None), 1, id="the ledger"),
+        pytest.param(seen(called=None, listed=False), None, id="not asked for"),
+        pytest.param(seen(), None, id="all was read"),
+    ],
+)
+def test_endpoints_of_others_that_could_not_be_judged_are_counted(account, blind):
+    assert judged(account, OPEN).counts.get("not judged") == blind
+
+
 @pytest.mark.parametrize(
     ("account", "policy", "action"),
     [

@@ -17,6 +17,7 @@ from ebb import addresses, idle, reaping, scaling
 from ebb.addresses import Address, IdlePolicy
 from ebb.ledger import iso
 from ebb.reaping import HOURS_PER_MONTH, KEEP_TAG, STACK_TAG, Policy, Resource, told
+from ebb.requests import alarms
 
 Machine = Literal["scale_to_zero", "wake_endpoint", "reap_resources", "deploy_model"]
 Action = Literal["keep", "sleep", "stop", "wake", "repair", "move", "protected", "unread"]
@@ -41,6 +42,7 @@ MOST_STARTS = 400
 # Descriptions and tags are read one by one: so many candidates per sweep, the others at the next one.
 MOST_LOOKS = 300
 MOVED_BY = 1.5  # times as many or as few calls a day: enough for another kind to be worth a look
+ALARMS_UNREAD = "its alarms could not be read: whether one stands in ALARM is not known"
 NOT_MANAGED = "Ebb did not make it, and the stack's parameter ManageForeignEndpoints is not yes"
 
 
@@ -91,11 +93,16 @@ class Seen(_Frozen):
     called: frozenset[str] | None = None  # endpoints and components with a call in the last three hours
     beating: frozenset[str] | None = None  # those with a heartbeat
     known: tuple[Address, ...] | None = None  # the ledger's addresses
-    ringing: dict[str, datetime] | None = None  # alarms of the stack in ALARM, since when
+    ringing: dict[str, datetime] | None = None  # alarms of the stack in ALARM, since when; empty when not asked for
     running: frozenset[str] | None = None  # names of executions that put to sleep or wake
     resources: tuple[Resource, ...] = ()
     described: tuple[Described, ...] = ()
     unread: tuple[Unread, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether metrics and alarms were listed, to their ends: what could not be read is asked for again soon."""
+        return self.listed and None not in (self.called, self.beating, self.ringing)
 
 
 class Finding(_Frozen):
@@ -229,6 +236,8 @@ def judge(seen: Seen, memory: Memory, policy: Policy, *, now: datetime, deferred
     }
     for each in kept:
         counts[each.finding.action] = counts.get(each.finding.action, 0) + 1
+    if account.blind:
+        counts["not judged"] = account.blind
     return Sweep(
         swept_at=now,
         starts=tuple(each.start for each in taken if each.start),
@@ -295,6 +304,14 @@ class _Account:
         ours = {at.endpoint_name for at in seen.known or ()}
         # while the ledger could not be read, any endpoint may be ours
         self.foreign = [] if seen.known is None else [each for each in seen.endpoints or () if each.name not in ours]
+
+    @property
+    def blind(self) -> int:
+        """How many endpoints nobody could judge: may be ours while the ledger is unread, may be called or not."""
+        if self.seen.known is None:
+            return len(self.seen.endpoints or ())
+        unknown = self.seen.listed and (self.seen.called is None or self.seen.beating is None)
+        return len(self.foreign) if unknown else 0
 
     def address(self, at: Address) -> _Judged | None:
         """Judge an address of the ledger: is it idle, and does its state agree with what is there?"""
@@ -395,12 +412,13 @@ class _Account:
             return "keep", f"the ledger calls it awake, and there is no endpoint {at.endpoint_name}: deleted by hand?"
         if listed.status != "InService":
             return None
-        rang = (self.seen.ringing or {}).get(f"{at.address}-idle")
+        rang = self._rang(at, alarms.IDLE)
         if rang and self.now - rang >= EVENT_LOST_AFTER:
             return "sleep", f"its idle alarm has stood in ALARM for {told(self.now - rang)}, and it is still awake"
         moments = (at.in_service_since, at.last_request_at, at.changed_at, listed.modified_at)
         if name in called or any(each is not None and self.now - each < RECENT for each in moments):
-            return None
+            # used within three hours; its own window may be shorter, of which only its alarm tells
+            return ("unread", ALARMS_UNREAD) if self._alarms_unread(at) else None
         if not {name, at.endpoint_name} & beating:
             return "keep", "no metric of any kind in the last 3 hours: not judged"
         return "sleep", "no call in the last 3 hours"
@@ -410,7 +428,7 @@ class _Account:
         may_wake = at.state == addresses.ASLEEP or quiet_for >= WORK_LOST_AFTER
         if at.wanted_at and may_wake and self.now - at.wanted_at >= ASKED_LONG_AGO:
             return "wake", f"a request has waited for it for {told(self.now - at.wanted_at)}"
-        rang = (self.seen.ringing or {}).get(f"{at.address}-wake")
+        rang = self._rang(at, alarms.WAKE)
         if rang and may_wake and self.now - rang >= ASKED_LONG_AGO:
             return "wake", f"its wake alarm has stood in ALARM for {told(self.now - rang)}"
         if self._is_due_ahead(at):
@@ -419,9 +437,19 @@ class _Account:
         if quiet_for >= SURELY_RECENT and listed and listed.status == "InService":
             if at.kind == "classic":
                 return "repair", f"the ledger calls it {at.state}, and its endpoint is in service"
-            if (at.component or at.endpoint_name) in (self.seen.beating or ()):
+            if self.seen.beating is not None and (at.component or at.endpoint_name) in self.seen.beating:
                 return "repair", f"the ledger calls it {at.state}, and it publishes metrics of running instances"
-        return None
+        if quiet_for >= SURELY_RECENT and (self.seen.endpoints is None or self.seen.beating is None):
+            return "unread", "its metrics or the list of endpoints could not be read: it may run, and be billed"
+        return ("unread", ALARMS_UNREAD) if self._alarms_unread(at) else None
+
+    def _rang(self, at: Address, what: str) -> datetime | None:
+        """Return since when an alarm of Ebb's own is in ALARM; None: it is not, or nobody knows (`_alarms_unread`)."""
+        return (self.seen.ringing or {}).get(alarms.alarm_name(at.address, what))
+
+    def _alarms_unread(self, at: Address) -> bool:
+        """Return whether it is not known if an alarm of this address stands in ALARM: unknown is not "none"."""
+        return self.seen.ringing is None and at.origin == "ebb"
 
     def _is_due_ahead(self, at: Address) -> bool:
         due = at.prewake_at is not None and at.prewake_at - self.now <= SEEN_TO_AHEAD
