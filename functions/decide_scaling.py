@@ -9,7 +9,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from ebb import addresses, events, idle, keep_alive, scaling, snapshot
 from ebb.addresses import AWAKE, FALLING_ASLEEP, Address
-from ebb.aws import endpoints, executions, metrics
+from ebb.aws import endpoints, executions, metrics, restoring
 from ebb.aws.ledger import Ledger
 from ebb.errors import SnapshotUnreadableError
 from ebb.idle import Action, Decision, EndpointSnapshot, Facts, Window
@@ -75,6 +75,8 @@ def _from_state(at: Address, asked: Asked, place: Place, settings: ScalingSettin
             return scaling.call_off(at, goal, world, f"its snapshot is not readable: {error}", asked, place)
         raise
     decision = None if snapshot.at_zero(at, world) else _decide(at, world, asked, settings)[0]
+    if decision and decision.action is Action.SLEEP and (lost := _lost(at, world)):
+        decision = Decision(action=Action.KEEP, reason=lost, numbers=decision.numbers)
     return scaling.go_on_sleeping(at, goal, world, decision, asked, place)
 
 
@@ -84,6 +86,8 @@ def _from_awake(at: Address, world: World, asked: Asked, place: Place, settings:
     decision, window = _decide(at, world, asked, settings)
     if decision.action is not Action.SLEEP:
         return scaling.kept(decision, asked)
+    if lost := _lost(at, world):
+        return scaling.refuse(at, lost, decision, asked, place)
     try:
         taken = snapshot.take(at, world, asked.now)
         # under the generation that it has while it falls asleep: no other state ever writes there
@@ -114,6 +118,11 @@ def _decide(at: Address, world: World, asked: Asked, settings: ScalingSettings) 
     seen = metrics.observe(at, variants, since=since, now=asked.now)
     known = EndpointSnapshot(**facts.model_dump(), seen_from=seen.since, calls=seen.calls, heartbeats=seen.heartbeats)
     return idle.decide(known, at.policy, window, now=asked.now, foreign_allowed=settings.manages_foreign), window
+
+
+def _lost(at: Address, world: World) -> str | None:
+    """Return why an endpoint that sleeping deletes could not be made again: read last, it is read of few."""
+    return restoring.missing(world) if at.kind == "classic" else None
 
 
 def _window(at: Address, world: World, variants: list[str], asked: Asked) -> Window | None:

@@ -20,7 +20,7 @@ import decide_scaling
 import plan_wake
 from ebb import addresses, ledger, snapshot
 from ebb.addresses import Address, IdlePolicy
-from ebb.aws import endpoints, executions, metrics
+from ebb.aws import endpoints, executions, metrics, restoring
 from ebb.aws.ledger import Ledger
 from ebb.aws.metrics import Traffic
 from ebb.errors import EndpointUnreadableError, MetricsUnavailableError
@@ -66,6 +66,7 @@ class Cloud:
         self.calls: list[datetime] = []  # what CloudWatch knows of callers
         self.hears = True  # whether metrics arrive
         self.unreadable: list[Exception] = []  # what the next reads raise
+        self.lost: str | None = None  # what it would need to be made again
         self.refused: set[str] = set()  # instance types without capacity
         self.fails: dict[str, list[TaskError]] = {}  # what the next calls of an action raise
         self.before: dict[str, Callable[[], None]] = {}  # runs once, before a call takes effect
@@ -80,6 +81,7 @@ class Cloud:
         monkeypatch.setattr(endpoints, "observe", self.observe)
         monkeypatch.setattr(endpoints, "stack_of", lambda _: None)
         monkeypatch.setattr(endpoints, "models_gone", lambda _: ())
+        monkeypatch.setattr(restoring, "missing", lambda _: self.lost)
         monkeypatch.setattr(metrics, "observe", self.traffic)
         monkeypatch.setattr(metrics, "history", lambda *_, **__: ())
         monkeypatch.setattr(executions, "is_running", lambda arn: arn in self.running)

@@ -57,6 +57,40 @@ def _counts(cloud: Cloud) -> list[int]:
     return [each["CurrentInstanceCount"] for each in cloud.endpoint["ProductionVariants"]]
 
 
+# ---- What it would be made of again is gone ----
+
+
+GONE = "its model data s3://theirs/model.tar.gz is gone: it could not be made again"
+
+
+def test_an_endpoint_that_could_not_be_made_again_is_not_deleted_and_the_ledger_says_why(shop: Cloud):
+    before = everything(shop)
+    shop.lost = GONE
+    assert shop.sleep().output == {"outcome": "keep", "reason": GONE}
+    assert everything(shop) == before
+    assert [(each["what"], each["reason"]) for each in shop.events()] == [("kept though idle", GONE)]
+
+
+def test_what_is_gone_by_the_time_it_would_be_deleted_calls_it_off(shop: Cloud):
+    before = everything(shop)
+    looks = []
+
+    def lose() -> None:
+        looks.append("first")
+        shop.before["decide"] = lambda: setattr(shop, "lost", GONE)
+
+    shop.before["decide"] = lose
+    assert shop.sleep().output == {"outcome": "awake", "reason": GONE}
+    assert looks
+    assert everything(shop) == before
+    assert (shop.state().state, shop.state().reason) == ("awake", GONE)
+
+
+def test_what_is_not_deleted_needs_nothing_to_be_made_again(own: Cloud):
+    own.lost = GONE
+    assert own.sleep().output["outcome"] == "asleep"
+
+
 # ---- Others scale ----
 
 

@@ -160,6 +160,12 @@ def kept(decision: Decision, asked: Asked) -> Step:
     return Step(outcome="keep", reason=decision.reason, numbers=decision.numbers)
 
 
+def refuse(at: Address, why: str, decision: Decision, asked: Asked, place: Place) -> Step:
+    """Return the step for an endpoint that is idle and could not be made again: it stays, and the ledger says why."""
+    kept_event = event(place, at, asked.now, "kept though idle", reason=why)
+    return Step(outcome="keep", reason=why, event=kept_event, numbers=decision.numbers)
+
+
 def left_behind(at: Address, ended: EndedExecution) -> Step | None:
     """Return the step that follows from the end of another execution, None when its work is taken up again at once.
 
@@ -553,7 +559,8 @@ def fail(at: Address, why: str, asked: Asked, place: Place, *, tried: list[str] 
 def event(place: Place, at: Address, now: datetime, what: str, **more: Any) -> Body:
     """Return the write of what happened to an address: pk ADDRESS#<address>, sk EVENT#<time>.
 
-    `what` is "slept", "woke", "sleep called off", "capacity refused" or "could not be woken"; times are in seconds:
+    `what` is "slept", "woke", "sleep called off", "kept though idle", "capacity refused" or "could not be woken"; times
+    are in seconds:
     `asleep_s`, and `took_s` from the decision until it slept, or from the first request until it answered. `saved_usd`
     and `saved_kwh` are what being asleep saved, gross; `saves_usd_per_month` is net of watching.
     """
