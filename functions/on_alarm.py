@@ -1,7 +1,8 @@
 """Lambda: an alarm of an endpoint went off: put it to sleep, or note that it wakes. Starts executions, decides nothing.
 
 Alarms are named <address>-idle and <address>-wake. By the second one AWS has scaled out already; the machine that wakes
-puts back the rest and brings the ledger in line.
+puts back the rest and brings the ledger in line. It goes off up to a minute after the call that nobody answered: what
+is awake by then, or being woken, needs no second execution.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from ebb import addresses, ledger
+from ebb.addresses import AWAKE, WAKING, Address
 from ebb.aws import executions
 from ebb.aws.ledger import Ledger
 from ebb.events import AlarmFired
@@ -28,6 +30,9 @@ def handler(fired: AlarmFired, context: LambdaContext) -> dict[str, Any]:
     if found is None:  # of another stack whose name begins alike, or of an endpoint that is gone
         logger.info("ignored", extra={"alarm": fired.alarm_name})
         return {"started": None, "reason": "no address of this stack"}
+    if what == WAKE and (why_not := _woken(found)):
+        logger.info("nothing to do", extra={"address": name, "reason": why_not})
+        return {"started": None, "reason": why_not}
     given: dict[str, Any] = {"address": name, "generation": found.generation}
     if what == WAKE:
         arn, execution = settings.wake_endpoint_arn, addresses.wake_execution(name, found.generation)[:80]
@@ -37,3 +42,12 @@ def handler(fired: AlarmFired, context: LambdaContext) -> dict[str, Any]:
     started = executions.ensure(arn, execution, given)
     logger.info("started" if started else "runs already", extra={"address": name, "execution": execution})
     return {"started": execution if started else None, "reason": fired.why}
+
+
+def _woken(at: Address) -> str | None:
+    """Return why an endpoint needs no other execution that wakes it; None when it does."""
+    if at.state == AWAKE:
+        return "it is awake by now"
+    if at.state == WAKING and at.worked_by is not None and executions.is_running(at.worked_by):
+        return "it is being woken"
+    return None

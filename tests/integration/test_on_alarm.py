@@ -53,11 +53,44 @@ def test_an_idle_alarm_starts_what_decides_whether_to_sleep(machines, context):
     assert given["reason"].startswith("Threshold Crossed: 15 out of the last 15 datapoints")
 
 
-def test_a_wake_alarm_starts_what_wakes(machines, context):
+def _change(state: addresses.State, **fields: Any) -> None:
+    book = Ledger(LEDGER)
+    at = book.address("ebb-pets")
+    assert book.apply(
+        addresses.change(
+            "ebb-pets", expected=at.state, generation=at.generation, to=state, now=START, fields=fields or None
+        )
+    )
+
+
+@pytest.mark.parametrize("state", ["asleep", "falling-asleep", "failed"])
+def test_a_wake_alarm_starts_what_wakes(machines, context, state):
+    _change(state)
     on_alarm.handler(_event("alarm_wake"), context)
     (run,) = _runs(machines["wake-endpoint"])
-    assert run["name"] == "wake-ebb-pets-g1"
-    assert json.loads(run["input"]) == {"address": "ebb-pets", "generation": 1}
+    assert run["name"] == "wake-ebb-pets-g2"
+    assert json.loads(run["input"]) == {"address": "ebb-pets", "generation": 2}
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["alive", "dead"])
+def test_a_wake_alarm_does_not_wake_again_what_is_being_woken(machines, context, alive):
+    """Ten callers have woken it once; the alarm of an eleventh, who asked AWS itself, comes up to a minute later."""
+    arn = machines["wake-endpoint"]
+    _change("asleep")
+    worker = made("stepfunctions").start_execution(stateMachineArn=arn, name="wake-ebb-pets-g2")["executionArn"]
+    _change("waking", worked_by=worker)
+    if not alive:
+        made("stepfunctions").stop_execution(executionArn=worker)
+    told = on_alarm.handler(_event("alarm_wake"), context)
+    more = [] if alive else ["wake-ebb-pets-g3"]
+    assert [each["name"] for each in _runs(arn) if each["name"] != "wake-ebb-pets-g2"] == more
+    assert told["started"] == (None if alive else "wake-ebb-pets-g3")
+
+
+def test_a_wake_alarm_that_comes_late_finds_it_awake(machines, context):
+    told = on_alarm.handler(_event("alarm_wake"), context)
+    assert told == {"started": None, "reason": "it is awake by now"}
+    assert _runs(machines["wake-endpoint"]) == []
 
 
 def test_an_alarm_that_is_delivered_twice_starts_one(machines, context):
