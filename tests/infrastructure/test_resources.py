@@ -133,6 +133,17 @@ def test_a_request_waits_in_its_queue_longer_than_any_deadline():
     assert requests["RedrivePolicy"]["maxReceiveCount"] == 1000, "a look at what waits is no failure"
 
 
+def test_one_slow_model_leaves_deliveries_to_the_others():
+    """SQS tells by its share of what is in work that one is noisy, a tenth at least: one of five is no tenth.
+
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-fair-queues-detailed.html
+    """
+    event = FUNCTIONS["DeliverRequestFunction"]["Properties"]["Events"]["Requests"]["Properties"]
+    assert event["BatchSize"] == 1
+    assert event["ScalingConfig"]["MaximumConcurrency"] >= 20
+    assert "FifoQueue" not in QUEUES["RequestsQueue"]["Properties"], "in order of their groups they would wait"
+
+
 def test_a_good_upload_survives_throttling_and_a_poisoned_one_is_seen_within_minutes():
     """Six tries, as many as AWS asks for at least; the alarm rings when the last one is over."""
     properties = QUEUES["UploadsQueue"]["Properties"]

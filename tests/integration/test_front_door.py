@@ -411,6 +411,30 @@ def test_who_finds_it_busy_waits_for_a_turn_and_wakes_nobody(street: Street, pro
     assert street.look(ticket.headers["location"]).body == b"answer to cat"
 
 
+def test_each_model_has_its_own_share_of_the_queue_and_one_that_is_not_awake_takes_up_no_delivery(street: Street):
+    """SQS's fair queues tell tenants by their group: whoever is slow or has many waiting holds up nobody else.
+
+    A message whose endpoint is not awake is given back at once: no delivery waits for it, or asks anybody.
+    """
+    dogs = PETS.model_copy(update={"address": "ebb-dogs", "endpoint_name": "ebb-dogs--realtime"})
+    street.serve(PETS, "falling-asleep", "asleep")
+    street.serve(dogs)
+    street.endpoints.behind = {"ebb-dogs--realtime": _raising(refusal("ThrottlingException", "Rate exceeded", 429))}
+    for number in range(3):
+        street.ask(b"cat %d" % number)
+    street.ask(b"dog", to="ebb-dogs")
+    received = street.sqs.receive_message(
+        QueueUrl=street.url("requests"), MaxNumberOfMessages=10, VisibilityTimeout=0,
+        MessageSystemAttributeNames=["MessageGroupId"],
+    )["Messages"]  # fmt: skip
+    groups = sorted(each["Attributes"]["MessageGroupId"] for each in received)
+    assert groups == ["ebb-dogs", "ebb-pets", "ebb-pets", "ebb-pets"]
+    street.endpoints.asked.clear()
+    assert street.deliver() == 4
+    assert [each["EndpointName"] for each in street.endpoints.asked] == ["ebb-dogs--realtime"]
+    assert street.later == [tickets.FIRST_PAUSE_S] * 4
+
+
 def test_what_the_model_refuses_is_passed_on_and_not_queued(street: Street):
     street.serve(PETS)
     said = {"OriginalStatusCode": 415, "OriginalMessage": '{"error": "no such type"}', "LogStreamArn": "arn:l"}

@@ -133,8 +133,14 @@ class Queue:
         self._url, self._dead_letter_url = url, dead_letter_url
 
     def send(self, asked: Waiting) -> None:
-        """Let a ticket be delivered as soon as its endpoint answers."""
-        self._send(self._url, Message(address=asked.address, id=asked.id, deadline=asked.deadline).model_dump_json())
+        """Let a ticket be delivered as soon as its endpoint answers.
+
+        Each address is a tenant of the queue: SQS hands out the messages of the others first while one of them takes
+        more than its share of the deliveries, by number or by time. Those of one address still go side by side.
+        https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-fair-queues.html
+        """
+        message = Message(address=asked.address, id=asked.id, deadline=asked.deadline)
+        self._send(self._url, message.model_dump_json(), MessageGroupId=asked.address)
 
     def give_up(self, body: str) -> None:
         """Put a message where people look: nothing more can be done about it by itself."""
@@ -144,5 +150,5 @@ class Queue:
         """Let a message that has to wait come back after this many seconds."""
         client("sqs").change_message_visibility(QueueUrl=self._url, ReceiptHandle=receipt, VisibilityTimeout=after_s)
 
-    def _send(self, url: str, body: str) -> None:
-        client("sqs").send_message(QueueUrl=url, MessageBody=body)
+    def _send(self, url: str, body: str, **more: str) -> None:
+        client("sqs").send_message(QueueUrl=url, MessageBody=body, **more)
