@@ -61,13 +61,19 @@ def reported(function: Callable[..., Any]) -> Callable[..., Any]:
             if os.environ.get("EBB_DEBUG"):
                 raise
             told = describe(problem)
-            output.err().print(f"[bold red]error:[/] {escape(told.message)}", soft_wrap=True)
+            output.err().print(f"[bold red]error:[/] {escape(sentence(told.message))}", soft_wrap=True)
             if told.remedy:
                 output.err().print(f"       {escape(told.remedy)}", soft_wrap=True)
             raise typer.Exit(told.status) from None
 
     wrapped.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
     return wrapped
+
+
+def sentence(text: str) -> str:
+    """Return a message with its period; the end of a log, and a name that is to be copied, stay as they are."""
+    last = text.rsplit(" ", 1)[-1]
+    return text if not text or "\n" in text or "/" in last or text[-1] in ".!?:;…" else f"{text}."
 
 
 def describe(problem: Exception) -> CommandError:

@@ -319,7 +319,8 @@ def _told(target: Target, project: str) -> Iterator[None]:
         if code == "ValidationError" and "not found" in message.lower():
             raise CommandError(f"{project} has no endpoint.", "ebb endpoints lists what is served.") from None
         if code in {"expired", "batch-only", "unknown-ticket", "payload-too-large", "gone"}:
-            raise CommandError(message) from None
+            remedy = str(problem.response.get("Remedy") or "")
+            raise CommandError(message.removesuffix(remedy).rstrip(), remedy) from None
         raise
 
 

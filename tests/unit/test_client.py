@@ -214,8 +214,9 @@ def test_a_ticket_that_expired_says_why(cloud: Cloud, runtime: client.Client):
         ask(runtime)
     assert problem.value.response["Error"] == {
         "Code": "expired",
-        "Message": "no capacity for ml.m5.large Send it again.",
+        "Message": "no capacity for ml.m5.large. Send it again.",
     }
+    assert problem.value.response["Remedy"] == "Send it again."
 
 
 def test_what_got_lost_on_the_way_is_sent_again_as_the_same_request(cloud: Cloud, runtime: client.Client):

@@ -342,8 +342,9 @@ class Client:
         remedy = told.pop("remedy", "")
         if found.status == 403 and not remedy:
             remedy = "It takes lambda:InvokeFunctionUrl and lambda:InvokeFunction on the front door."
-        error = {"Code": code, "Message": f"{message} {remedy}".strip()}
-        response = {"Error": error, "ResponseMetadata": self._metadata(found), **told}
+        ends = not remedy or message.endswith((".", "!", "?", ":"))
+        error = {"Code": code, "Message": f"{message}{'' if ends else '.'} {remedy}".strip()}
+        response = {"Error": error, "Remedy": remedy, "ResponseMetadata": self._metadata(found), **told}
         raise self.exceptions.from_code(code)(response, "InvokeEndpoint")
 
     def _metadata(self, found: _Http) -> dict[str, Any]:

@@ -281,7 +281,8 @@ def test_each_kind_takes_what_it_takes(ebb, sleeper, kind, taken):
 
 
 def test_what_the_front_door_refuses_is_told_in_its_words(ebb, target, monkeypatch):
-    problem = ClientError({"Error": {"Code": "expired", "Message": "no capacity. Send it again."}}, "InvokeEndpoint")
+    told = {"Error": {"Code": "batch-only", "Message": "files are scored. Drop a file."}, "Remedy": "Drop a file."}
+    problem = ClientError(told, "InvokeEndpoint")
 
     class Refusing(Sleeper):
         def invoke_endpoint(self, **_):
@@ -290,7 +291,7 @@ def test_what_the_front_door_refuses_is_told_in_its_words(ebb, target, monkeypat
     monkeypatch.setattr(serving, "runtime", lambda _: Refusing())
     done = ebb("invoke", "churn", "-", stdin="1\n")
     assert done.exit_code == 1
-    assert "no capacity. Send it again." in done.stderr
+    assert done.stderr.endswith("error: files are scored.\n       Drop a file.\n")
 
 
 @pytest.mark.parametrize(
