@@ -56,6 +56,7 @@ class Cloud:
         self.book = Ledger(LEDGER)
         self.book.apply(addresses.put(at, now=START - timedelta(days=2)))
         self.configs: dict[str, dict[str, Any]] = {}
+        self.config_tags: dict[str, dict[str, str]] = {}  # of those that waking has made
         self.endpoint: dict[str, Any] | None = None
         self.component: dict[str, Any] | None = None
         self.tags: dict[str, str] = {}
@@ -270,6 +271,7 @@ class Cloud:
         name = arguments["EndpointConfigName"]
         assert name not in self.configs
         self.configs[name] = {key: value for key, value in arguments.items() if key != "Tags"}
+        self.config_tags[name] = {each["Key"]: each["Value"] for each in arguments.get("Tags", [])}
 
     def createEndpoint(self, arguments: Any) -> None:
         """An endpoint that must not be there yet; without capacity it fails."""

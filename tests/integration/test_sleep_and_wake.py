@@ -466,6 +466,9 @@ def test_capacity_refused_the_next_instance_type_is_taken(kind, account, monkeyp
     assert cloud.endpoint["EndpointStatus"] == "InService"
     variants = cloud.configs[cloud.endpoint["EndpointConfigName"]]["ProductionVariants"]
     assert {each["InstanceType"] for each in variants} == {"ml.m5.xlarge"}
+    if cloud.at.origin == "ebb":  # by these `ebb destroy` finds them
+        ours = {"ebb:stack": "ebb", "ebb:project": "pets"}
+        assert cloud.config_tags == {"pets-a1-a-c5-xlarge": ours, "pets-a1-a-m5-xlarge": ours}
     cloud.now += 60 * MINUTE
     before = everything(cloud)
     assert cloud.sleep().output["outcome"] == "asleep"

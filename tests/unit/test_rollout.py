@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aws_shapes import assert_valid
-from ebb import addresses, keep_alive, names, rollout, serving, traffic
+from ebb import addresses, keep_alive, names, rollout, serving, snapshot, traffic
 from ebb.addresses import Address
 from ebb.rollout import Endpoint, Model, Seen
 from ebb.spec import ServeSpec
@@ -162,13 +162,40 @@ def test_two_copies_that_never_sleep_take_twice_as_much():
     ("before", "gone"),
     [
         ("serverless", ["endpoint", "model", "alarms"]),
-        ("async", ["target", "endpoint", "model"]),
+        ("async", ["target", "endpoint", "config", "model"]),
         ("shared", ["target", "component", "endpoint", "model"]),
         ("batch", ["model"]),
     ],
 )
 def test_what_is_superseded_goes_in_an_order_in_which_it_can(before, gone):
-    assert [each["what"] for each in _plan("realtime", _earlier(before))["superseded"]] == gone
+    deleted = _plan("realtime", _earlier(before))["superseded"]
+    assert [*dict.fromkeys(each["what"] for each in deleted)] == gone
+
+
+@pytest.mark.parametrize("kind", ["serverless", "async"])
+def test_with_an_endpoint_go_the_configurations_that_it_had_on_other_instance_types(kind):
+    """It was woken without capacity of its first type: two configurations stand, and either may be the one in use."""
+    seen = _earlier("async")
+    first, types = seen.superseded.config, seen.address.instance_types
+    assert len(types) > 1
+    on_second = snapshot.config_on(first, types[1], types)
+    for there in (first, on_second):
+        plan = _plan(kind, replace(seen, superseded=Endpoint(seen.superseded.name, "InService", there)))
+        parts = [each for each in plan["superseded"] if each["what"] in ("config", "endpoint")]
+        gone = {each.get("config", each.get("name")) for each in parts}
+        assert {first, on_second} <= gone
+        assert plan["endpoint"]["config"] not in gone
+
+
+def test_a_configuration_on_another_type_has_a_name_of_its_own_however_long_the_first_is():
+    types = ("ml.m5.large", "ml.g5.12xlarge")
+    long = "a" * 20 + "-20261122080000-aa01bb4c2d-a1-0a1b2c"
+    names_ = [snapshot.config_on(each, "ml.g5.12xlarge", types) for each in (long, long[:-1] + "d")]
+    assert len(set(names_)) == 2
+    assert all(len(each) <= 63 and each.endswith("-a-g5-12xlarge") for each in names_)
+    short = snapshot.config_on("birds-a1", "ml.m5.large", types)
+    assert snapshot.config_on(short, "ml.g5.12xlarge", types) == "birds-a1-a-g5-12xlarge", "not one behind the other"
+    assert snapshot.configs_of(short, types) == [short, "birds-a1", "birds-a1-a-g5-12xlarge"]
 
 
 def test_a_model_that_moves_keeps_its_model_and_gets_names_of_its_own():

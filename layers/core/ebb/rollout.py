@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ebb import addresses, catalog, deployment, keep_alive, ledger, names, requests, serving
+from ebb import addresses, catalog, deployment, keep_alive, ledger, names, requests, serving, snapshot
 from ebb.addresses import Address, IdlePolicy, Kind
 from ebb.carbon import Band
 from ebb.events import Message
@@ -536,8 +536,10 @@ class _Rollout:
         gone: list[dict[str, Any]] = []
         if self.replaced:
             gone += _behind(self.replaced, found, keep=self.at.endpoint_name)
-        elif found and found.config != self.config_name and self.is_ours(found.config):
-            gone.append({"what": "config", "name": found.config})
+        elif found and found.config != self.config_name:
+            had = snapshot.configs_of(found.config, before.instance_types if before else ())
+            ours = any(self.is_ours(each) for each in had)
+            gone += [{"what": "config", "name": each} for each in had if ours and each != self.config_name]
         model = before.model_name if before else found.model if found else None
         if model and model != self.model_name and self.is_ours(model):
             gone.append({"what": "model", "name": model})
@@ -611,6 +613,9 @@ def _behind(before: Address, found: Endpoint | None, *, keep: str | None) -> lis
     if before.endpoint_name and before.endpoint_name != keep and found:
         queue = [{"Name": "EndpointName", "Value": before.endpoint_name}] if before.kind == "async" else []
         gone.append({"what": "endpoint", "name": before.endpoint_name, "config": found.config, "queue": queue})
+        if before.kind != "shared":  # woken without capacity of its type, it has had others
+            had = snapshot.configs_of(found.config, before.instance_types)
+            gone += [{"what": "config", "name": each} for each in had if each != found.config]
     return gone
 
 

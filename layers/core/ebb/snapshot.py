@@ -29,6 +29,7 @@ ASIDE = {"register target", "put policy", "put scheduled action", "put alarm", "
 BROKEN = {"Failed", "OutOfService"}  # of an endpoint: it can only be deleted
 # What an item may hold of it: DynamoDB allows 400 KB, and every read of the address is billed by size.
 LONGEST_COPY = 60_000
+CONFIG_CHARS = 63
 # https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-troubleshooting.html and
 # https://repost.aws/knowledge-center/sagemaker-insufficient-capacity-error; a quota is no want of capacity, but another
 # type has another quota.
@@ -335,7 +336,7 @@ def to_wake(
     Only what is at rest can be changed: the caller waits while SageMaker is changing something itself. What needs
     another part first comes up again once that is there. `instance_type` is another one than the snapshot's, after
     that one was refused; `anew` asks for capacity once more, although it is noted as wanted; `tags` are those of an
-    alarm that is made anew.
+    alarm or a configuration of Ebb's own that is made anew: by its tags it is found again when all is destroyed.
     Raises: SnapshotUnreadableError when a part is gone that only a deployment can make again.
     """
     wanted = on_type(goal, instance_type) if instance_type else goal
@@ -350,7 +351,7 @@ def to_wake(
     if at.kind == "classic" and world.status in BROKEN:
         return [call("delete endpoint", {"EndpointName": goal.endpoint_name})]
     if instance_type and world.endpoint["EndpointConfigName"] != wanted.config_name:
-        return _update(wanted, world)
+        return _update(wanted, world, tags)
     if anew or lacks_capacity(at, goal, world):
         return [_scale(at, world, max(goal.copies, copies(world)) if at.component else None, goal)]
     if not has_capacity(at, world):
@@ -394,13 +395,13 @@ def _create(goal: Snapshot, world: World) -> list[Body]:
     return [*found, call("create endpoint", {name: value for name, value in body.items() if value})]
 
 
-def _create_config(goal: Snapshot) -> Body:
-    tags = {"Tags": _tags(goal.config_tags)} if goal.config_tags else {}
-    return call("create config", goal.config | {"EndpointConfigName": goal.config_name} | tags)
+def _create_config(goal: Snapshot, tags: Sequence[Body] = ()) -> Body:
+    tagged = {"Tags": found} if (found := _tags(goal.config_tags) or list(tags)) else {}
+    return call("create config", goal.config | {"EndpointConfigName": goal.config_name} | tagged)
 
 
-def _update(goal: Snapshot, world: World) -> list[Body]:
-    found = [_create_config(goal)] if world.config is None else []
+def _update(goal: Snapshot, world: World, tags: Sequence[Body]) -> list[Body]:
+    found = [_create_config(goal, tags)] if world.config is None else []
     return [
         *found,
         call("update endpoint", {"EndpointName": goal.endpoint_name, "EndpointConfigName": goal.config_name}),
@@ -452,14 +453,42 @@ def on_type(goal: Snapshot, instance_type: str) -> Snapshot:
     variants = goal.config.get("ProductionVariants", [])
     if all(each.get("InstanceType") in (None, instance_type) for each in variants):
         return goal
-    suffix = "-a-" + instance_type.removeprefix("ml.").replace(".", "-")  # "-a": as Ebb's own configurations are named
     config = goal.config | {
         "ProductionVariants": [
             each | ({"InstanceType": instance_type} if "InstanceType" in each else {}) for each in variants
         ]
     }
-    name = goal.config_name[: 63 - len(suffix)] + suffix
+    name = config_on(goal.config_name, instance_type, {str(each.get("InstanceType")) for each in variants})
     return goal.model_copy(update={"config": config, "config_name": name})
+
+
+def config_on(name: str, instance_type: str, types: Iterable[str]) -> str:
+    """Return what a configuration is called on another type; `types` are those that its name may end in already.
+
+    A name has at most 63 characters: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpointConfig.html
+    Cut, two that begin alike stay two.
+    """
+    first, ending = _first_config(name, types), _on(instance_type)
+    if len(first + ending) > CONFIG_CHARS:
+        digest = "-" + hashlib.sha256(first.encode()).hexdigest()[:6]
+        first = first[: CONFIG_CHARS - len(digest + ending)] + digest
+    return first + ending
+
+
+def configs_of(name: str, types: Sequence[str]) -> list[str]:
+    """Return every name that an endpoint's configuration may have had: its first one, and that on each other type."""
+    first = _first_config(name, types)
+    return list(dict.fromkeys([name, first, *(config_on(first, each, types) for each in types)]))
+
+
+def _first_config(name: str, types: Iterable[str]) -> str:
+    ending = next((_on(each) for each in types if name.endswith(_on(each))), "")
+    return name.removesuffix(ending)
+
+
+def _on(instance_type: str) -> str:
+    """Return how the name of a configuration ends; "-a" as Ebb's own configurations are named."""
+    return "-a-" + instance_type.removeprefix("ml.").replace(".", "-")
 
 
 def policy_key(body: Mapping[str, Any]) -> str:
