@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from botocore.exceptions import ClientError, WaiterError
@@ -21,7 +22,19 @@ KEY_DELETION_DAYS = 30  # the longest that KMS allows: until then the deletion c
 IN_LOGS = ("serverless", "async", "realtime")
 GONE = {"ResourceNotFound", "ResourceNotFoundException", "NoSuchEntity", "NoSuchBucket"}
 
+# They start again what is stopped, or wake and put to sleep what is being deleted. By their names in the template.
+RESTARTING = {"DeploymentStoppedRule", "ScalingEndedRule", "OnAlarmFunctionEndpointAlarm"}
+PASSES = 3  # what a call that was under way has made after all is found by the next one
+
 Removal = tuple[str, str]
+
+
+class Resource(NamedTuple):
+    """A part of the stack: what it is, how it is called in the account and in the template."""
+
+    kind: str
+    name: str
+    logical: str = ""
 
 
 def destroy(
@@ -83,34 +96,89 @@ def confirm(target: Target, *, with_stack: bool, with_data: bool, yes: bool) -> 
 
 
 def remove(target: Target, outputs: dict[str, str], *, with_stack: bool, with_data: bool) -> Iterator[Removal]:
-    """Remove what was asked for, in an order in which nothing is born again, and yield each thing as it goes."""
+    """Remove what was asked for, in an order in which nothing is born again, and yield each thing as it goes.
+
+    First goes whoever makes, wakes or puts to sleep, and the addresses that they go by; then what they have made.
+    """
     resources = _resources(target)
-    in_stack = {name for _, name in resources}
+    in_stack = {each.name for each in resources}
+    rules = [each.name for each in resources if each.kind == "AWS::Events::Rule" and each.logical in RESTARTING]
     groups = _endpoint_logs(target)
-    yield from _executions(target, outputs)
-    yield from _components(target)
-    yield from _endpoints(target, outputs)
-    yield from _addresses(target, outputs)
-    yield from _packages(target)
-    yield from _alarms(target, in_stack)
-    yield from _roles(target, in_stack)
-    yield from _log_groups(target, groups)
+    _switch(target, rules, on=False)
+    try:
+        stopped = list(_executions(target, outputs))
+        yield from stopped
+        yield from _addresses(target, outputs)
+        for _ in range(PASSES):
+            gone = 0
+            for each in _made(target, outputs, in_stack):
+                gone += 1
+                yield each
+            if not stopped or not gone:
+                break
+        yield from _log_groups(target, groups)
+        if with_stack:
+            yield from _stack(target)
+    finally:
+        _switch(target, rules, on=True)
     if not with_stack:
         return
-    yield from _stack(target)
     # A function that ran while the stack was deleted makes its log group anew.
     yield from _log_groups(target, _stack_logs(resources))
     if with_data:
         yield from _data(target, outputs)
 
 
+def _made(target: Target, outputs: dict[str, str], in_stack: set[str]) -> Iterator[Removal]:
+    """What runs, deployments and wakes have made."""
+    yield from _components(target)
+    yield from _endpoints(target, outputs)
+    yield from _packages(target)
+    yield from _alarms(target, in_stack)
+    yield from _roles(target, in_stack)
+
+
+def _switch(target: Target, rules: list[str], *, on: bool) -> None:
+    """Let rules of the stack rest, or work again; with the stack they are gone."""
+    events = target.client("events")
+    for name in rules:
+        _unless_gone(events.enable_rule if on else events.disable_rule, Name=name)
+
+
 def _executions(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
+    """Stop what runs, until a look finds nothing more: an event on its way has started another one.
+
+    A deployment that is stopped here is not undone: what it has made is deleted, and its claim on the project given up.
+    """
     states = target.client("stepfunctions")
-    for name in sorted(each for each in outputs if each.endswith("StateMachineArn")):
-        pages = states.get_paginator("list_executions").paginate(stateMachineArn=outputs[name], statusFilter="RUNNING")
-        for item in [item for page in pages for item in page["executions"]]:
+    machines = sorted(each for each in outputs if each.endswith("StateMachineArn"))
+    deadline = time.monotonic() + ENDPOINT_GONE_WITHIN_S
+    while found := [(name, each) for name in machines for each in _running(target, outputs[name])]:
+        for machine, item in found:
             states.stop_execution(executionArn=item["executionArn"], error="Cancelled", cause="ebb destroy")
+            if machine.startswith("DeployModel") and (project := _deployed_project(target, item["executionArn"])):
+                _forget_served(target, outputs, project)
             yield "running execution", item["name"]
+        if time.monotonic() > deadline:
+            raise CommandError("Executions are started again and again.", "Call ebb destroy again later.")
+        time.sleep(target.poll_s)
+
+
+def _running(target: Target, machine_arn: str) -> list[dict[str, Any]]:
+    pages = target.client("stepfunctions").get_paginator("list_executions")
+    return [
+        item
+        for page in pages.paginate(stateMachineArn=machine_arn, statusFilter="RUNNING")
+        for item in page["executions"]
+    ]
+
+
+def _deployed_project(target: Target, execution_arn: str) -> str | None:
+    """Return the project of a deployment; an undoing holds the input of the one that it undoes as text."""
+    given = json.loads(target.client("stepfunctions").describe_execution(executionArn=execution_arn)["input"])
+    while "project" not in given and "detail" in given:
+        given = json.loads(given["detail"].get("input") or "{}")
+    return str(given["project"]) if given.get("project") else None
 
 
 def _components(target: Target) -> Iterator[Removal]:
@@ -155,7 +223,9 @@ def _addresses(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
 def _endpoints(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
     sagemaker = target.client("sagemaker")
     deleted = []
+    configs = set()  # in use, whatever their tags
     for endpoint in owned.endpoints(target):
+        configs.add(_config_of(target, endpoint.name))
         variant = f"endpoint/{endpoint.name}/variant/{hosting.VARIANT}"
         yield from _scalable(target, variant, "variant:DesiredInstanceCount")
         if _at_rest(target, sagemaker.delete_endpoint, EndpointName=endpoint.name):
@@ -170,12 +240,21 @@ def _endpoints(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
             _forget_served(target, outputs, project)
         yield "endpoint", name
     listing = ("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", "EndpointConfigArn")
-    for config in owned.in_sagemaker(target, *listing):
+    for config in owned.in_sagemaker(target, *listing, also=configs):
         if _unless_gone(sagemaker.delete_endpoint_config, EndpointConfigName=config.name):
             yield "endpoint configuration", config.name
     for model in owned.in_sagemaker(target, "list_models", "Models", "ModelName", "ModelArn"):
         if _unless_gone(sagemaker.delete_model, ModelName=model.name):
             yield "model", model.name
+
+
+def _config_of(target: Target, endpoint: str) -> str:
+    found: list[str] = []
+    sagemaker = target.client("sagemaker")
+    _unless_gone(
+        lambda **name: found.append(sagemaker.describe_endpoint(**name)["EndpointConfigName"]), EndpointName=endpoint
+    )
+    return found[0] if found else ""
 
 
 def _forget_served(target: Target, outputs: dict[str, str], project: str) -> None:
@@ -196,11 +275,13 @@ def _packages(target: Target) -> Iterator[Removal]:
         yield "model package group", group
 
 
-def _resources(target: Target) -> list[tuple[str, str]]:
-    """Return type and physical id of everything that the stack itself holds."""
+def _resources(target: Target) -> list[Resource]:
+    """Return everything that the stack itself holds."""
     pages = target.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=target.stack)
     listed = [item for page in pages for item in page["StackResourceSummaries"]]
-    return [(item["ResourceType"], item.get("PhysicalResourceId", "")) for item in listed]
+    return [
+        Resource(item["ResourceType"], item.get("PhysicalResourceId", ""), item["LogicalResourceId"]) for item in listed
+    ]
 
 
 def _endpoint_logs(target: Target) -> list[str]:
@@ -218,9 +299,9 @@ def _endpoint_logs(target: Target) -> list[str]:
     return sorted(found)
 
 
-def _stack_logs(resources: list[tuple[str, str]]) -> list[str]:
-    own = [name for kind, name in resources if kind == "AWS::Logs::LogGroup"]
-    return sorted({*own, *(f"/aws/lambda/{name}" for kind, name in resources if kind == "AWS::Lambda::Function")})
+def _stack_logs(resources: list[Resource]) -> list[str]:
+    own = [each.name for each in resources if each.kind == "AWS::Logs::LogGroup"]
+    return sorted({*own, *(f"/aws/lambda/{each.name}" for each in resources if each.kind == "AWS::Lambda::Function")})
 
 
 def _alarms(target: Target, in_stack: set[str]) -> Iterator[Removal]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,17 @@ class Owned:
     summary: dict[str, Any]
 
 
-def in_sagemaker(target: Target, operation: str, key: str, name_key: str, arn_key: str) -> list[Owned]:
-    """Return what a listing of SageMaker holds of this stack."""
+def in_sagemaker(
+    target: Target, operation: str, key: str, name_key: str, arn_key: str, *, also: Collection[str] = ()
+) -> list[Owned]:
+    """Return what a listing of SageMaker holds of this stack, and what is named in `also`, whatever its tags."""
     sagemaker = target.client("sagemaker")
     found = []
     for page in sagemaker.get_paginator(operation).paginate():
         for item in page[key]:
+            if item[name_key] in also:
+                found.append(Owned(item[name_key], "", item))
+                continue
             pages = sagemaker.get_paginator("list_tags").paginate(ResourceArn=item[arn_key])
             owner = _owner(tag for tag_page in pages for tag in tag_page["Tags"])
             if owner.get("ebb:stack") == target.stack:

@@ -221,11 +221,12 @@ def remember_served(project: str, generation: int, served: Mapping[str, Any]) ->
 def forget_served(project: str) -> Request:
     """Return the write by which a project serves nothing any more: its endpoint has been removed.
 
-    Without it the next run would be measured against a model that is gone, and the same drop would be called done.
+    Without it the next run would be measured against a model that is gone, and the same drop would be called done. A
+    deployment that was stopped for it is not undone: what it claimed is free again.
     """
     return {
         "Key": project_key(project),
-        "UpdateExpression": "REMOVE #served, #generation",
+        "UpdateExpression": "REMOVE #served, #generation, deploying, deploying_since, deployment",
         "ExpressionAttributeNames": {"#served": "served", "#generation": "served_generation"},
     }
 

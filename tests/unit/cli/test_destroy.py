@@ -7,6 +7,7 @@ from botocore.exceptions import ClientError
 
 from ebb import addresses
 from ebb_cli import destroy as module
+from ebb_cli.destroy import Resource
 from ebb_cli.target import Target
 
 TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
@@ -15,8 +16,11 @@ POLICY = json.dumps({"Version": "2012-10-17", "Statement": [GRANT]})
 OURS = [{"Key": "ebb:stack", "Value": "ebb"}, {"Key": "ebb:project", "Value": "churn-run-a1"}]
 PRODUCTION = [{"Key": "ebb:stack", "Value": "ebb-prod"}, {"Key": "ebb:project", "Value": "churn"}]
 RESOURCES = [
-    ("AWS::CloudWatch::Alarm", "ebb-queue-age"), ("AWS::IAM::Role", "ebb-boundary-holder"),
-    ("AWS::Lambda::Function", "ebb-on-upload"), ("AWS::Logs::LogGroup", "/aws/vendedlogs/states/ebb-run-pipeline"),
+    Resource("AWS::CloudWatch::Alarm", "ebb-queue-age"), Resource("AWS::IAM::Role", "ebb-boundary-holder"),
+    Resource("AWS::Lambda::Function", "ebb-on-upload"),
+    Resource("AWS::Logs::LogGroup", "/aws/vendedlogs/states/ebb-run-pipeline"),
+    Resource("AWS::Events::Rule", "ebb-stopped", "DeploymentStoppedRule"),
+    Resource("AWS::Events::Rule", "ebb-run-ended", "RunEndedRule"),
 ]  # fmt: skip
 
 
@@ -26,6 +30,8 @@ def account(target: Target, monkeypatch):
     monkeypatch.setattr(module, "find", lambda **_: target)
     monkeypatch.setattr(module, "_resources", lambda _: RESOURCES)
     monkeypatch.setattr(module.owned, "components", lambda _: [])  # moto knows of none
+    for rule in ("ebb-stopped", "ebb-run-ended"):
+        target.client("events").put_rule(Name=rule, EventPattern=json.dumps({"source": ["aws.states"]}))
     iam, sagemaker, cloudwatch, logs = (target.client(name) for name in ("iam", "sagemaker", "cloudwatch", "logs"))
     for name, path in (
         ("ebb-churn-train", "/ebb/"), ("ebb-boundary-holder", "/ebb/"), ("ebb2-churn-train", "/ebb2/"), ("admin", "/"),
@@ -139,6 +145,56 @@ def test_running_executions_are_stopped_first(account):
     account.client("stepfunctions").start_execution(stateMachineArn=machine, name="churn-run-a1", input="{}")
     first = next(module.remove(account, account.outputs, with_stack=False, with_data=False))
     assert first == ("running execution", "churn-run-a1")
+
+
+def _rules(target: Target) -> dict[str, str]:
+    return {each["Name"]: each["State"] for each in target.client("events").list_rules()["Rules"]}
+
+
+def test_what_would_start_again_what_is_stopped_rests_meanwhile(account):
+    """The event of a stopped deployment starts its undoing, which puts back what is being deleted."""
+    removing = module.remove(account, account.outputs, with_stack=False, with_data=False)
+    next(removing)
+    assert _rules(account) == {"ebb-stopped": "DISABLED", "ebb-run-ended": "ENABLED"}
+    removing.close()  # interrupted
+    assert _rules(account) == {"ebb-stopped": "ENABLED", "ebb-run-ended": "ENABLED"}
+    list(module.remove(account, account.outputs, with_stack=False, with_data=False))
+    assert _rules(account) == {"ebb-stopped": "ENABLED", "ebb-run-ended": "ENABLED"}
+
+
+def test_a_deployment_that_runs_gives_up_its_claim_and_what_it_makes_at_last_goes_too(account, monkeypatch):
+    """Its last call is under way when it is stopped: the configuration appears only after all were listed."""
+    states, machine = account.client("stepfunctions"), account.outputs["RunPipelineStateMachineArn"]
+    outputs = account.outputs | {"DeployModelStateMachineArn": machine}
+    del outputs["RunPipelineStateMachineArn"]
+    undoing = {"detail": {"executionArn": "arn", "input": json.dumps({"project": "churn"})}}
+    states.start_execution(stateMachineArn=machine, name="undoing", input=json.dumps(undoing))
+    key = {"pk": {"S": "PROJECT#churn"}, "sk": {"S": "PROJECT"}}
+    dynamodb, table = account.client("dynamodb"), account.outputs["LedgerTableName"]
+    claim = {name: {"S": "x"} for name in ("deploying", "deploying_since", "deployment")}
+    dynamodb.put_item(TableName=table, Item={**key, **claim, "deployments": {"N": "3"}})
+    late = iter([lambda: _config(account, "churn-run-a1-0a1b2c", OURS)])
+    roles = module._roles
+    monkeypatch.setattr(module, "_roles", lambda *given: next(late, lambda: None)() or roles(*given))
+    removed = list(module.remove(account, outputs, with_stack=False, with_data=False))
+    assert ("endpoint configuration", "churn-run-a1-0a1b2c") in removed
+    assert left(account)["configs"] == ["prod-churn", "somebody-elses"]
+    assert dynamodb.get_item(TableName=table, Key=key)["Item"] == {**key, "deployments": {"N": "3"}}
+
+
+def test_the_configuration_that_an_endpoint_runs_on_goes_with_it_whatever_its_tags(account):
+    """Woken without capacity of its type, it runs on one that had no tags in earlier versions."""
+    _config(account, "churn-run-a1-a-m5-large", [])
+    account.client("sagemaker").create_endpoint(
+        EndpointName="ebb-churn--async", EndpointConfigName="churn-run-a1-a-m5-large", Tags=OURS
+    )
+    list(module.remove(account, account.outputs, with_stack=False, with_data=False))
+    assert left(account)["configs"] == ["prod-churn", "somebody-elses"]
+
+
+def _config(target: Target, name: str, tags: list[dict[str, str]]) -> None:
+    variant = {"ModelName": "prod-churn", "VariantName": "v", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    target.client("sagemaker").create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant], Tags=tags)
 
 
 def test_data_goes_with_every_version_of_it(account):
