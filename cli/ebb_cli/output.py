@@ -20,6 +20,7 @@ from rich.table import Table
 
 # Rich takes 80 columns for a pipe, which folds tables; a log has no width.
 PLAIN_WIDTH = 140
+WIDEST = 1000
 
 MARKS = {
     "succeeded": "[green]succeeded[/]",
@@ -71,15 +72,24 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-    """Print a table; the columns named in `right` hold numbers."""
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = (), whole: bool = False
+) -> None:
+    """Print a table; the columns named in `right` hold numbers. `whole`: as wide as it is, whatever the terminal is."""
     drawn = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None)
     drawn.pad_edge = False
     for name in columns:
-        drawn.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        drawn.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         drawn.add_row(*("-" if cell is None or cell == "" else str(cell) for cell in row))
-    out().print(drawn)
+    console = Console(file=sys.stdout, width=WIDEST, highlight=False) if whole else out()
+    console.print(drawn)
+
+
+def remark(text: str) -> None:
+    """Print a line beside a result: broken between words on a terminal, whole in a pipe."""
+    console = out()
+    console.print(text, style="dim", markup=False, soft_wrap=not console.is_terminal)
 
 
 def status(name: str) -> str:

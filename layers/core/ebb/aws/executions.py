@@ -35,25 +35,32 @@ def start(state_machine_arn: str, request: RunRequested) -> bool:
 
 
 def ensure(state_machine_arn: str, name: str, given: Mapping[str, Any], states: Any = None) -> bool:
-    """Let an execution of this name run; return False when one with another input runs already.
+    """Let an execution of this name run; return False when one with another input runs already."""
+    return run(state_machine_arn, name, given, states)[1]
+
+
+def run(state_machine_arn: str, name: str, given: Mapping[str, Any], states: Any = None) -> tuple[str, bool]:
+    """Return the execution that runs under a name, and whether this has started it, or one with the same input runs.
 
     A name is free once in 90 days. What ended under it without doing its work must not keep the work from being done,
     so that the next free one of `name`, `name-r1`, `name-r2`, … is taken.
     Source: https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html
     """
     text, states = json.dumps(given, sort_keys=True), states or client("stepfunctions")
+    arn = ""
     for again in range(RESTARTS):
         taken = name if again == 0 else f"{name[: NAME_CHARS - 4]}-r{again}"
+        arn = f"{state_machine_arn.replace(':stateMachine:', ':execution:')}:{taken}"
         try:
             states.start_execution(stateMachineArn=state_machine_arn, name=taken, input=text)
         except ClientError as error:
             if error.response["Error"]["Code"] != "ExecutionAlreadyExists":
                 raise
-            if is_running(f"{state_machine_arn.replace(':stateMachine:', ':execution:')}:{taken}", states):
-                return False
+            if is_running(arn, states):
+                return arn, False
         else:
-            return True
-    return False
+            return arn, True
+    return arn, False
 
 
 def is_running(execution_arn: str, states: Any = None) -> bool:
