@@ -46,10 +46,13 @@ def idle(target: Target, dry_run: DryRun = False, as_json: Json = False) -> None
     Starts the sweep now, which otherwise comes every quarter of an hour: what is idle is decided once more, precisely,
     and then put to sleep or stopped. Resources that Ebb did not make are protected until the stack's parameter
     ManageForeignEndpoints is yes and their own tag is ebb:sleep=allowed; the tag ebb:keep=yes keeps anything.
+    The exit status is 1 when a part of the account could not be read: what is not known is not idle, nor in use.
     """
     report = looked_at(target) if dry_run else swept(target)
     document = as_document(report, dry_run=dry_run)
     output.emit_json(document) if as_json else show(document)
+    if not document["complete"]:
+        raise CommandError(_incomplete(document), "The next sweep tries again; what is denied has to be allowed.")
 
 
 def looked_at(target: Target) -> Report:
@@ -115,6 +118,8 @@ def as_document(report: Report, *, dry_run: bool) -> dict[str, Any]:
         "started": [each.name for each in report.started],
         "deferred": report.deferred,
         "unread": [each.model_dump() for each in report.unread],
+        "not_judged": report.counts.get("not judged", 0) + report.counts.get("unread", 0),
+        "complete": not (report.unread or report.counts.get("not judged") or report.counts.get("unread")),
         "saves_usd_per_month": _sum(row["net_usd_per_month"] for row in acted),
         "protected_usd_per_month": _sum(row["net_usd_per_month"] for row in guarded),
         "price_unknown": sum(row["usd_per_month"] is None for row in [*acted, *guarded]),
@@ -152,7 +157,7 @@ def show(document: dict[str, Any]) -> None:
         table = [_cells(row, dry_run=document["dry_run"]) for row in rows]
         output.table("", columns, table, right=("USD/month", "net of Ebb"))
         say("")
-    else:
+    elif document["complete"]:
         say("Nothing is idle.")
     acted = [row for row in rows if row["action"] in ("sleep", "stop")]
     guarded = [row for row in rows if row["action"] == "protected"]
@@ -178,6 +183,13 @@ def show(document: dict[str, Any]) -> None:
         found = Unread.model_validate(each)
         what = f"{escape(found.what)} ({escape(found.error)})"
         say(f"[red]could not be read:[/] {what}; not judged, tried again by the next sweep", soft_wrap=True)
+
+
+def _incomplete(document: dict[str, Any]) -> str:
+    parts = [_counted(len(document["unread"]), "part")] if document["unread"] else []
+    told = f"Of the account {parts[0]} could not be read" if parts else "Not all of the account could be read"
+    blind = document["not_judged"]
+    return f"{told}: {_counted(blind, 'resource')} not judged." if blind else f"{told}."
 
 
 def _cells(row: dict[str, Any], *, dry_run: bool) -> tuple[Any, ...]:

@@ -127,9 +127,44 @@ def test_what_could_not_be_read_is_told_and_nothing_is_said_about_it(account, st
     stack("yes")
     account.endpoint("theirs", tags={"ebb:sleep": "allowed"})
     account.fails["ListMetrics"] = ["AccessDeniedException"] * 9
-    told = ebb("idle", "--dry-run").stdout
-    assert "could not be read" in told
-    assert "would be put to sleep" not in told
+    done = ebb("idle", "--dry-run")
+    assert "could not be read: metric Invocations (AccessDeniedException)" in done.stdout
+    assert "would be put to sleep" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("operation", "what", "not_judged"),
+    [
+        ("ListMetrics", "metric", 2),
+        ("ListEndpoints", "endpoints", 1),
+        ("DescribeAlarms", "alarms", 0),
+        ("ListNotebookInstances", "notebook instances", 0),
+    ],
+)
+def test_an_account_of_which_a_part_cannot_be_read_is_not_called_idle_or_in_use(
+    account, stack, ebb, operation, what, not_judged
+):
+    """A failure in part has an exit status of its own, for scripts as for people."""
+    stack("yes")
+    own(account, "ebb-wine")
+    account.endpoint("theirs", called=True)
+    account.fails[operation] = ["AccessDeniedException"] * 9
+    done = ebb("idle", "--dry-run", "--json")
+    document = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert (document["complete"], document["not_judged"]) == (False, not_judged)
+    assert any(each["what"].startswith(what) for each in document["unread"])
+    account.fails[operation] = ["AccessDeniedException"] * 9
+    told = ebb("idle", "--dry-run")
+    assert told.exit_code == 1
+    assert "Nothing is idle" not in told.stdout
+    assert "could not be read" in told.stderr
+
+
+def test_an_account_that_could_be_read_is_complete(account, stack, ebb):
+    stack("yes")
+    done = ebb("idle", "--dry-run", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["complete"]) == (0, True)
 
 
 def test_an_unused_notebook_is_shown_with_its_price(account, stack, ebb):
