@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ebb_jobs import bundle, champion, dataset, export, kinds, measure, paths, quality, runtimes, serve, train
+from ebb_jobs import sample_payload as sample
 from ebb_jobs.as_exported import ExportedOriginal
 from ebb_jobs.dataset import Split
 from ebb_jobs.eager import EagerOriginal
@@ -196,6 +197,7 @@ def compile_candidates(
         candidates=[_listed(one) for one in candidates],
         skipped=maker.skipped(),
         champion=champion.judge(channels["champion"], held, trained["metric"], schema, work),
+        sample_payload=sample.write(bundles, kind, codec, held),
         example={"features": [feature["name"] for feature in schema["features"]]},
     )
 

@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebb_jobs import entry
+from ebb_jobs import bundle, entry
 
 HERE = Path(__file__).parent
 RUN = HERE.parents[2] / "jobs/run.py"
@@ -112,3 +113,15 @@ def run_pipeline(base: Path, table: Path, spec: dict[str, Any]) -> Pipeline:
     compiled = run_stage(base / "compile", "compile", {**original, "candidates": base / "compress/model"}, settings)
     assert compiled.status == 0, compiled.log
     return Pipeline(process, train, compress, compiled)
+
+
+def answered_samples(compiled: Ended, candidate: str) -> list[list[dict[str, Any]]]:
+    """Ask a candidate's own server all that the sample payload holds, as a load test does, and return the answers."""
+    bundles = compiled.base / "processing/output/bundles"
+    told = compiled.metrics()["sample_payload"]
+    with tarfile.open(bundles / told["file"]) as archive:
+        members = [member for member in archive if member.isfile()]
+        requests = [archive.extractfile(member).read() for member in members]
+    assert len(requests) == told["requests"]
+    with bundle.served(bundles / candidate / "model.tar.gz") as running:
+        return [running.invoke(body, told["content_type"])["predictions"] for body in requests]

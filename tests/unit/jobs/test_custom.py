@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ebb_jobs import bundle, custom
 from ebb_jobs.errors import JobError
 from ebb_jobs.report import Report
-from unit.jobs.stages import DATA, HERE, RUN, prepare, run_stage, run_stage_here
+from unit.jobs.stages import DATA, HERE, RUN, answered_samples, prepare, run_stage, run_stage_here
 from unit.jobs.wheels import wheel
 
 GENTOO = [50.0, 15.0, 220.0, 5500.0]
@@ -88,6 +88,12 @@ def test_the_exported_network_is_judged_on_its_held_out_rows(exported):
     assert metrics["as_is"] is False
     assert "runs: python train.py --epochs 30" in exported.train.log
     assert [d["chosen"] for d in metrics["decisions"] if d["what"] == "probabilities"] == ["softmax appended"]
+
+
+def test_the_sample_payload_holds_the_scripts_own_rows(exported):
+    answers = answered_samples(exported.compile, "original")
+    assert len(answers) == exported.compile.metrics()["sample_payload"]["requests"] > 1
+    assert all({"label", "probabilities"} <= set(one) for (one,) in answers)
 
 
 def test_it_is_quantized_and_what_is_not_tried_is_told(exported):
@@ -168,6 +174,7 @@ def test_a_served_network_is_judged_on_the_rows_of_its_successor(exported, tmp_p
 def test_a_model_without_an_export_is_served_as_it_is(as_is):
     [candidate] = as_is.compile.metrics()["candidates"]
     assert as_is.compile.metrics()["as_is"] is True
+    assert "sample_payload" not in as_is.compile.metrics(), "nothing is known of its inputs"
     assert (candidate["name"], candidate["image"], candidate["status"]) == ("as-is", "jobs", "measured")
     assert candidate["reason"] == "served by code/inference.py: train.py exported no model.onnx"
     assert candidate["quality"] is None

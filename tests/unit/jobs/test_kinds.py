@@ -19,7 +19,7 @@ from ebb_jobs import bundle, compress, entry, export, fitting, image, kinds, mea
 from ebb_jobs import compile as compile_stage
 from ebb_jobs.errors import JobError
 from ebb_jobs.report import Report
-from unit.jobs.stages import Ended, prepare, run_stage_here
+from unit.jobs.stages import Ended, answered_samples, prepare, run_stage_here
 
 SIDE = 12
 SPEC = {"train": {"epochs": 6}, "compress": {"max_metric_drop": 0.2}}
@@ -92,6 +92,12 @@ def shapes(_hurried, tmp_path_factory):
         inputs.pop("data", None)
     inputs.pop("bundles")
     return Shapes(ended["compress"], ended["compile"], inputs)
+
+
+def test_the_sample_payload_holds_pictures_that_the_served_model_answers(shapes):
+    assert shapes.compile.metrics()["sample_payload"]["content_type"] == "image/png"
+    answers = answered_samples(shapes.compile, "original")
+    assert {each["label"] for (each,) in answers} == {"cross", "lying", "standing"}
 
 
 def test_each_network_is_tried_in_each_form_and_runtime_that_suits_it(shapes):

@@ -15,7 +15,7 @@ from ebb_jobs import compile as compile_stage
 from ebb_jobs.errors import JobError
 from ebb_jobs.kinds.tabular import KIND
 from ebb_jobs.report import Report
-from unit.jobs.stages import HERE, run_stage, run_stage_here
+from unit.jobs.stages import HERE, answered_samples, run_stage, run_stage_here
 
 ALL = ["original", "original-int8", "student", "student-int8"]
 
@@ -147,6 +147,13 @@ def test_the_bundle_answers_as_the_original_does(pipeline):
     expected = networks.predict(network, preprocessor.encode(KIND.join(singles)))
     model = Answering(preprocessor.predictions(expected))
     bundle.prove(pipeline.bundles / "original/model.tar.gz", KIND, preprocessor, singles, model)
+
+
+def test_the_sample_payload_holds_single_rows_that_the_served_model_answers(pipeline):
+    answers = answered_samples(pipeline.compile, "original")
+    assert len(answers) == 32
+    assert all(len(each) == 1 for each in answers)
+    assert len({json.dumps(each) for each in answers}) > 1, "the rows differ"
 
 
 def test_a_bundle_that_answers_otherwise_is_refused(penguins):
