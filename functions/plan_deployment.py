@@ -5,13 +5,14 @@ from typing import Any
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import names, rollout, serving, sharing, traffic
+from ebb import names, recommendation, rollout, serving, sharing, traffic
 from ebb.addresses import Address
 from ebb.aws import hosting
 from ebb.aws.ledger import Ledger
+from ebb.recommendation import LoadTest
 from ebb.rollout import Seen, Wanted
 from ebb.settings import StackSettings
-from ebb.spec import PipelineSpec
+from ebb.spec import PipelineSpec, ServeSpec
 from ebb.steps import DeploymentRequested
 from ebb.telemetry import logger
 
@@ -19,7 +20,10 @@ from ebb.telemetry import logger
 @logger.inject_lambda_context
 @event_parser
 def handler(asked: DeploymentRequested, context: LambdaContext) -> dict[str, Any]:
-    """Answer with everything that `deploy_model` sends, or with why it has to wait or has nothing to do."""
+    """Answer with everything that `deploy_model` sends, or with why it has to wait or has nothing to do.
+
+    The answer may also ask for a load test first (`ebb.recommendation`), and hold the note of what became of one.
+    """
     stack = StackSettings.for_selection()
     book = Ledger(stack.ledger_table)
     project, address = book.project(asked.project), book.address(names.endpoint(stack.stack, asked.project))
@@ -28,10 +32,20 @@ def handler(asked: DeploymentRequested, context: LambdaContext) -> dict[str, Any
         return {"action": "none", "reason": f"the project {asked.project} serves no model yet"}
     held = rollout.hold(project, address, generation=model.generation, execution=asked.execution, now=asked.now)
     if held:
-        return held
-    wanted = _wanted(asked, model, book, stack, address)
+        return held | _note(stack, asked, model, asked.recommendation, None)
+    serve = PipelineSpec.model_validate((book.run(model.run_id) or {})["spec"]).serve
+    tested = asked.recommendation
+    if serve.recommender and tested is None:
+        tested = recommendation.read(book.recommendation(model.run_id))
+    wanted = _wanted(asked, model, serve, tested, book, stack, address)
     if asked.model is None and rollout.already(wanted, address):
         return {"action": "none", "reason": f"it is served as {wanted.kind} already: {wanted.reason}"}
+    fresh = asked.recommendation
+    if serve.recommender and tested is None and asked.package_arn:
+        answer = _ask(stack, asked, asked.package_arn, model, wanted)
+        if isinstance(answer, dict):
+            return answer
+        fresh = answer
     alarms, ringing = hosting.address_alarms(names.endpoint(stack.stack, asked.project))
     seen = Seen(
         address=address,
@@ -41,7 +55,34 @@ def handler(asked: DeploymentRequested, context: LambdaContext) -> dict[str, Any
         ringing=ringing,
         calls_last_hour=hosting.calls_last_hour(address, asked.now),
     )
-    return rollout.build(stack, wanted, seen, project, execution=asked.execution, now=asked.now)
+    plan = rollout.build(stack, wanted, seen, project, execution=asked.execution, now=asked.now)
+    return plan | _note(stack, asked, model, fresh, wanted.row)
+
+
+def _ask(
+    stack: StackSettings, asked: DeploymentRequested, package_arn: str, model: rollout.Model, wanted: Wanted
+) -> dict[str, Any] | LoadTest:
+    return recommendation.ask(
+        stack,
+        project=asked.project,
+        run_id=model.run_id,
+        attempt=model.attempt,
+        package_arn=package_arn,
+        payload=model.sample_payload,
+        serve=wanted.serve,
+        row=wanted.row,
+    )
+
+
+def _note(
+    stack: StackSettings,
+    asked: DeploymentRequested,
+    model: rollout.Model,
+    test: LoadTest | None,
+    row: serving.Row | None,
+) -> dict[str, Any]:
+    """Return the write of what became of a load test, where there is something new."""
+    return {"note": recommendation.note(stack, model.run_id, test, row, now=asked.now)} if test else {}
 
 
 def _served(book: Ledger, project: dict[str, Any]) -> rollout.Model | None:
@@ -52,15 +93,20 @@ def _served(book: Ledger, project: dict[str, Any]) -> rollout.Model | None:
 
 
 def _wanted(
-    asked: DeploymentRequested, model: rollout.Model, book: Ledger, stack: StackSettings, address: Address | None
+    asked: DeploymentRequested,
+    model: rollout.Model,
+    serve: ServeSpec,
+    tested: LoadTest | None,
+    book: Ledger,
+    stack: StackSettings,
+    address: Address | None,
 ) -> Wanted:
-    serve = PipelineSpec.model_validate((book.run(model.run_id) or {})["spec"]).serve
     seen = hosting.measured_traffic(address, asked.now)
     choice = sharing.choose(
         stack.stack,
         sharing.others(book.every_address(), names.endpoint(stack.stack, asked.project)),
         serve=serve,
-        model=serving.Model.of(model.candidate),
+        model=recommendation.applied(serving.Model.of(model.candidate), tested),
         traffic=traffic.best(traffic.expected(serve.requests_per_day), seen),
         region=stack.region,
         current=hosting.current(address),

@@ -35,6 +35,7 @@ def handler(asked: SelectionRequested, context: LambdaContext) -> dict[str, Any]
     )
     shipped = picked.shipped
     choice = _kind(asked, book, stack, spec.serve, shipped)
+    payload = deployment.sample_payload(plan, report)
     compared = comparison.compare(report["original"], shipped, region=stack.region, memory_mb=spec.serve.memory_mb)
     book.put_decisions(
         asked.run_id,
@@ -54,9 +55,13 @@ def handler(asked: SelectionRequested, context: LambdaContext) -> dict[str, Any]
         "comparison": compared,
         "package_group": deployment.package_group(stack, asked.project),
         "package": deployment.package(
-            stack, plan, task=run["task"], candidate=shipped, metric=metric, comparison=compared
+            stack, plan, task=run["task"], candidate=shipped, metric=metric, comparison=compared, payload=payload
         ),
-        "deploy": deployment.deploy_input(plan, candidate=shipped, choice=choice) if verdict.deploy else None,
+        "deploy": (
+            deployment.deploy_input(plan, candidate=shipped, choice=choice, serve=spec.serve, payload=payload)
+            if verdict.deploy
+            else None
+        ),
         "deploy_reason": verdict.reason,
     }
 

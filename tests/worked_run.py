@@ -125,6 +125,7 @@ def compile_report(*candidates: dict[str, Any], **changes: Any) -> dict[str, Any
         "original": measure(),
         "candidates": list(candidates or usual),
         "champion": None,
+        "sample_payload": {"file": "sample-payload.tar.gz", "content_type": "application/json", "requests": 32},
     } | changes
 
 
@@ -174,8 +175,9 @@ def built_selection() -> dict[str, Any]:
             candidate=picked.shipped,
             metric=report["metric"],
             comparison=compared,
+            payload=deployment.sample_payload(made, report),
         ),
-        "deploy": deployment.deploy_input(made, candidate=picked.shipped, choice=choice),
+        "deploy": deployment.deploy_input(made, candidate=picked.shipped, choice=choice, serve=spec.serve),
         "deploy_reason": verdict.reason,
     }
 

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ebb import rollout, serving, traffic
+from aws_shapes import assert_valid
+from ebb import ledger, recommendation, rollout, serving, traffic
 from ebb.addresses import Address, State
+from ebb.recommendation import LoadTest
 from ebb.rollout import Endpoint, Model, Seen
 from ebb.settings import StackSettings
 from ebb.spec import ServeSpec
@@ -18,6 +20,7 @@ STACK = StackSettings(
     serve_image_uri="000000000000.dkr.ecr.us-east-1.amazonaws.com/ebb/serve:0123456789ab",
     ledger_table="ledger",
 )
+SAMPLE = {"uri": "s3://artifacts/bundles/sample-payload.tar.gz", "content_type": "text/csv"}
 ADDRESS = "ebb-wine"
 EARLIER = "wine-20261122010203-9f8e7d6c5b-a2"
 CONDITION_FAILED = "DynamoDB.ConditionalCheckFailedException"
@@ -46,6 +49,9 @@ class Cloud:
     looks: int = 1  # until a change is done
     ends: str = "InService"  # the status that a creation or an update ends in
     copies_come_up: bool = True
+    load_test_ends: str = "COMPLETED"  # the status that a load test ends in, after that many looks
+    load_test_looks: int = 2
+    patience_s: int = 3600
 
     def __post_init__(self) -> None:
         self.project: dict[str, Any] = {"deployed_generation": 3, "claimed_by": "older"}
@@ -64,6 +70,8 @@ class Cloud:
         self.on: dict[str, Any] = {}
         self.backlog = 0
         self.execution = ""
+        self.load_tests: dict[str, dict[str, Any]] = {}  # name -> status, looks left, what it found
+        self.noted: dict[str, Any] | None = None  # the ledger's item of the load test
         self.answering: list[bool] = []  # after each call: whether something answers at the address
 
     # ---- The other side of the machine ----
@@ -87,8 +95,9 @@ class Cloud:
         held = rollout.hold(
             self.project, self.address, generation=self.generation, execution=asked["execution"], now=now
         )
+        test = LoadTest.model_validate(asked["recommendation"]) if "recommendation" in asked else None
         if held:
-            return held
+            return held | ({"note": recommendation.note(STACK, self.run_id, test, None, now=now)} if test else {})
         serve = ServeSpec.model_validate(self.serve)
         made = Model(
             run_id=self.run_id,
@@ -99,12 +108,27 @@ class Cloud:
         )
         chosen = serving.choose(
             serve=serve,
-            model=serving.Model.of(made.candidate),
+            model=recommendation.applied(serving.Model.of(made.candidate), test or recommendation.read(self.noted)),
             traffic=traffic.UNKNOWN,
             region="us-east-1",
             asked=asked.get("kind") or self.kind,
         )
         wanted = rollout.wanted("wine", made, chosen, serve)
+        if serve.recommender and test is None and self.noted is None and "package_arn" in asked:
+            answer = recommendation.ask(
+                STACK,
+                project="wine",
+                run_id=self.run_id,
+                attempt=1,
+                package_arn=asked["package_arn"],
+                payload=SAMPLE,
+                serve=serve,
+                row=wanted.row,
+            )
+            if isinstance(answer, dict):
+                answer["recommendation"]["patience_s"] = self.patience_s
+                return answer
+            test = answer
         seen = Seen(
             address=self.address,
             endpoint=self.seen(rollout.endpoint_name(STACK, wanted)),
@@ -113,7 +137,9 @@ class Cloud:
             ringing=[name for name in self.alarms if name in self.ringing],
             calls_last_hour=self.calls_last_hour,
         )
-        return rollout.build(STACK, wanted, seen, self.project, execution=asked["execution"], now=now)
+        plan = rollout.build(STACK, wanted, seen, self.project, execution=asked["execution"], now=now)
+        noted = recommendation.note(STACK, self.run_id, test, wanted.row, now=now) if test else None
+        return plan | ({"note": noted} if noted else {})
 
     def seen(self, name: str | None) -> Endpoint | None:
         found = self.endpoints.get(str(name))
@@ -191,6 +217,39 @@ class Cloud:
     def getItem(self, _: Any) -> Any:
         names = ("deploying", "deployment", "committed_by")
         return {"Item": {name: {"S": self.project[name]} for name in names if name in self.project}}
+
+    def putItem(self, arguments: Any) -> None:
+        item = {key: _plain(value) for key, value in arguments["Item"].items()}
+        assert (item["pk"], item["sk"]) == tuple(ledger.recommendation_key(self.run_id).values())
+        assert self.noted is None, "it is noted once"
+        self.noted = item
+
+    # ---- Load tests ----
+
+    def createInferenceRecommendationsJob(self, arguments: Any) -> None:
+        assert_valid("sagemaker", "CreateInferenceRecommendationsJob", arguments)
+        assert arguments["JobName"] not in self.load_tests
+        found = []
+        for number, each in enumerate(arguments["InputConfig"]["EndpointConfigurations"]):
+            # the last one that is tested is the best one
+            metrics = {"MaxInvocations": 600 * (number + 1), "ModelLatency": 40_000 // (number + 1) ** 2}
+            found.append({"EndpointConfiguration": each, "Metrics": metrics, "ModelConfiguration": {}})
+        self.load_tests[arguments["JobName"]] = {"status": "PENDING", "left": self.load_test_looks, "found": found}
+
+    def describeInferenceRecommendationsJob(self, arguments: Any) -> Any:
+        job = self.load_tests[arguments["JobName"]]
+        job["left"] -= 1
+        if job["left"] < 0 and job["status"] != "STOPPED":
+            job["status"] = self.load_test_ends
+        told = {"JobName": arguments["JobName"], "Status": job["status"]}
+        if job["status"] == "COMPLETED":
+            return told | {"InferenceRecommendations": job["found"]}
+        return told | ({"FailureReason": "the model did not start"} if job["status"] == "FAILED" else {})
+
+    def stopInferenceRecommendationsJob(self, arguments: Any) -> None:
+        if arguments["JobName"] not in self.load_tests:
+            raise TaskError("SageMaker.ResourceNotFoundException", "Could not find requested job")
+        self.load_tests[arguments["JobName"]]["status"] = "STOPPED"
 
     # ---- SageMaker ----
 

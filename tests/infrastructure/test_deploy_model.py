@@ -741,3 +741,130 @@ def test_an_address_that_cannot_be_put_back_keeps_what_it_names():
     assert isinstance(cloud.address, Address)
     assert cloud.answers()
     assert CONDITION_FAILED not in str(ended.cause)
+
+
+# ---- Load tests: Inference Recommender, where the spec asks for it ----
+
+PACKAGE = "arn:aws:sagemaker:us-east-1:000000000000:model-package/ebb-wine/7"
+LOAD_TEST = "wine-20261123010203-0a1b2c3d4e-a1-recommend"
+TESTED = ["createInferenceRecommendationsJob", "describeInferenceRecommendationsJob", "stopInferenceRecommendationsJob"]
+
+
+def _tested(**others: Any) -> Cloud:
+    return Cloud(serve={"recommender": True, "kind": others.get("kind", "serverless")}, **others)
+
+
+def _deploy_tested(cloud: Cloud) -> Any:
+    return _deploy(cloud, package_arn=PACKAGE, recommender=True)
+
+
+def _memory(execution: Any) -> int:
+    (config,) = execution.arguments("createEndpointConfig")
+    return config["ProductionVariants"][0]["ServerlessConfig"]["MemorySizeInMB"]
+
+
+def test_a_load_test_decides_the_size_before_anything_is_claimed():
+    cloud = _tested()
+    ended = _deploy_tested(cloud)
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    actions = _actions(ended)
+    assert actions.index("putItem") < actions.index("updateItem"), "noted, and then claimed"
+    assert [actions.count(each) for each in TESTED] == [1, 3, 0]
+    assert _memory(ended) == 4096, "the size that the test found best, not the smallest"
+    assert cloud.noted
+    assert (cloud.noted["chosen"], cloud.noted["status"], cloud.noted["job_name"]) == (
+        "4096 MB, 5 at once",
+        "COMPLETED",
+        LOAD_TEST,
+    )
+    assert cloud.noted["numbers"]["4096 MB, requests a minute"] == 1800
+
+
+def test_a_load_test_decides_the_instance_of_what_has_one():
+    cloud = _tested(kind="realtime")
+    ended = _deploy_tested(cloud)
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    (asked,) = ended.arguments("createInferenceRecommendationsJob")
+    tested = [each["InstanceType"] for each in asked["InputConfig"]["EndpointConfigurations"]]
+    assert len(tested) == 4
+    assert cloud.address
+    assert cloud.address.instance_type in tested
+    assert cloud.noted
+    assert cloud.noted["chosen"] == f"1 x {cloud.address.instance_type}"
+
+
+def test_a_second_deployment_of_the_same_model_starts_no_second_load_test():
+    cloud = _tested()
+    _deploy_tested(cloud)
+    again = _deploy_tested(cloud)
+    assert again.status == "SUCCEEDED", (again.error, again.cause)
+    assert not set(_actions(again)) & {*TESTED, "putItem"}
+    assert _memory(again) == 4096, "what was found then counts now"
+
+
+@pytest.mark.parametrize(
+    ("others", "fails", "told"),
+    [
+        pytest.param({"load_test_ends": "FAILED"}, None, "FAILED: the model did not start", id="it failed"),
+        pytest.param({"load_test_ends": "STOPPED"}, None, "status STOPPED", id="somebody stopped it"),
+        pytest.param({"patience_s": 0, "load_test_looks": 99}, None, "more than 1 h", id="it took too long"),
+        pytest.param({}, TESTED[0], "refused: quota", id="it was refused"),
+        pytest.param({}, TESTED[1], "looked at any more and was stopped: quota", id="nobody could look at it"),
+    ],
+)
+def test_without_a_result_ebbs_own_measurement_decides_and_the_reason_is_noted(others, fails, told):
+    cloud = _tested(**others)
+    if fails:
+        cloud.fails[fails] = TaskError("SageMaker.ResourceLimitExceededException", "quota")
+    ended = _deploy_tested(cloud)
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert _memory(ended) == 1024
+    assert cloud.noted
+    assert told in cloud.noted["reason"]
+    assert "Ebb's own measurement decides" in cloud.noted["reason"]
+    assert all(each["status"] in ("FAILED", "STOPPED") for each in cloud.load_tests.values()), "nothing runs on"
+    assert not set(_actions(_deploy_tested(cloud))) & set(TESTED), "it is not tried again"
+
+
+def test_a_note_that_cannot_be_written_stops_no_deployment_and_starts_no_second_test():
+    cloud = _tested()
+    cloud.fails["putItem"] = TaskError("DynamoDB.InternalServerError", "no")
+    ended = _deploy_tested(cloud)
+    assert (ended.status, _memory(ended)) == ("SUCCEEDED", 4096)
+    assert _actions(ended).count(TESTED[0]) == 1
+
+
+def test_a_newer_run_that_comes_while_a_load_test_lasts_is_not_overtaken():
+    cloud = _tested()
+    cloud.on[TESTED[1]] = lambda: cloud.project.update(deployed_generation=8)
+    ended = _deploy_tested(cloud)
+    assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
+    assert cloud.noted
+    assert cloud.noted["chosen"] == "nothing is deployed"
+    assert not cloud.endpoints
+
+
+@pytest.mark.parametrize("recommender", [True, False])
+def test_a_deployment_that_is_stopped_stops_its_load_test(recommender):
+    """https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html: detail.input is text."""
+    cloud = _tested()
+    cloud.load_tests[LOAD_TEST] = {"status": "IN_PROGRESS", "left": 99, "found": []}
+    given = {"project": "wine"} | ({"recommender": True} if recommender else {})
+    name = LOAD_TEST.removesuffix("-recommend")
+    event = {"detail": {"executionArn": f"arn:{name}", "name": name, "status": "ABORTED", "input": json.dumps(given)}}
+    ended = run(PATH, event, cloud)
+    assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
+    assert (cloud.load_tests[LOAD_TEST]["status"] == "STOPPED") is recommender
+    assert (TESTED[2] in _actions(ended)) is recommender
+
+
+def test_a_deployment_whose_spec_asks_for_none_has_no_state_more():
+    with_one, without = _deploy_tested(_tested()), _deploy(Cloud(), package_arn=PACKAGE)
+    more = set(with_one.entered) - set(without.entered)
+    assert more == {
+        "Start load test",
+        "Wait for load test",
+        "Look at load test",
+        "Has load test ended?",
+        "Note load test",
+    }

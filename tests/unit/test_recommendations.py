@@ -9,6 +9,8 @@ ASKED = {
     "name": "cancer-20261123093000-3f9a1c07be-a1-recommend-" + "x" * 40,
     "role_arn": "arn:aws:iam::123456789012:role/ebb/ebb-cancer-recommend",
     "package_arn": "arn:aws:sagemaker:us-east-1:123456789012:model-package/ebb-cancer/3",
+    "payload_uri": "s3://artifacts/projects/cancer/runs/r/a1/compile/bundles/sample-payload.tar.gz",
+    "content_type": "text/csv",
     "kms_key": "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
     "tags": [{"Key": "ebb:project", "Value": "cancer"}],
 }

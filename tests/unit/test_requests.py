@@ -171,7 +171,7 @@ def statements(kind: str, project: str = "cancer") -> list[dict]:
     return json.loads(roles.put_role_policy(STACK, project, kind)["PolicyDocument"])["Statement"]
 
 
-@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model"])
+@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model", "recommend"])
 def test_no_action_is_a_wildcard_and_every_permission_names_its_source(kind):
     for statement in statements(kind):
         for action in statement["Action"]:
@@ -179,7 +179,7 @@ def test_no_action_is_a_wildcard_and_every_permission_names_its_source(kind):
             assert roles.PERMISSION_SOURCES[action].startswith("https://docs.aws.amazon.com/")
 
 
-@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model"])
+@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model", "recommend"])
 def test_only_what_has_no_resource_is_allowed_on_all(kind):
     everywhere = {action for each in statements(kind) if each["Resource"] == ["*"] for action in each["Action"]}
     assert everywhere <= {"cloudwatch:PutMetricData", "ecr:GetAuthorizationToken"}

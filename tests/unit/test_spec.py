@@ -299,7 +299,11 @@ def test_without_a_word_about_it_an_endpoint_sleeps_as_its_traffic_says():
         pytest.param("instance: ml.c7g.large", "instance", "arm64", id="the images are not built for Graviton"),
         pytest.param("instance: ml.t2.medium", "instance", "scaled", id="a burstable type cannot sleep"),
         pytest.param("instance: ml.x9.huge", "instance", "ml.m5.large", id="an instance that nobody knows"),
-        pytest.param("recommender: true", "recommender", "own measurement", id="the recommender is not called yet"),
+        pytest.param("recommender: true, kind: batch", "recommender", "another kind", id="a load test of no endpoint"),
+        pytest.param(
+            "recommender: true, instance: ml.m5.large", "recommender", "one of the two", id="a load test of one instance"
+        ),
+        pytest.param("recommender: true, memory_mb: 2048", "recommender", "one of the two", id="a test of one size"),
         pytest.param("watch: 2h", "watch", "", id="nobody watches longer than AWS does"),
         pytest.param("queue_for: 7h", "queue_for", "", id="an asynchronous request waits six hours at most"),
     ],
@@ -320,6 +324,8 @@ def test_contradictions_about_serving_name_the_field_and_the_way_out(serve, fiel
         "cold_start: avoid, kind: async",
         "kind: async, max_payload_mb: 900, idle_after: 5m",
         "memory_mb: 2048, idle_after: 15m",
+        "recommender: true, kind: serverless",
+        "recommender: true, kind: realtime, p95_latency: 50ms",
     ],
 )
 def test_what_fits_together_is_accepted_and_reads_back_as_itself(serve):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ebb import footprint, names, requests
+from ebb import catalog, footprint, names, requests
 from ebb.serving import Choice, Row
 from ebb.settings import StackSettings
 from ebb.spec import ServeSpec
@@ -23,6 +23,12 @@ SERVED_FACTS = (
 def bundle_uri(plan: Mapping[str, Any], candidate: str) -> str:
     """Return where the bundle of a candidate lies."""
     return f"{plan['artifacts']['bundles']}{candidate}/model.tar.gz"
+
+
+def sample_payload(plan: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return {uri, content_type} of the requests that `compile` packed, None where it knows no rows."""
+    told = report.get("sample_payload")
+    return {"uri": plan["artifacts"]["bundles"] + told["file"], "content_type": told["content_type"]} if told else None
 
 
 def package_group(stack: StackSettings, project: str) -> dict[str, Any]:
@@ -54,10 +60,12 @@ def package(
     candidate: Mapping[str, Any],
     metric: str | None,
     comparison: Mapping[str, Any] | None,
+    payload: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the registry entry: the very bytes that are deployed, with their quality and footprint beside them.
 
-    `candidate` is the chosen one of compile's report; without a comparison nothing but its size is known.
+    `candidate` is the chosen one of compile's report; without a comparison nothing but its size is known. `payload` is
+    that of `sample_payload`.
     """
     name = candidate["name"]
     metadata = {
@@ -69,6 +77,9 @@ def package(
         group=names.endpoint(stack.stack, plan["project"]),
         description=f"{name} of run {plan['run_id']}",
         kind=kind_of(task, candidate),
+        task=task,
+        instance_types=[each.name for each in catalog.hosting() if each.serves_ebb],
+        payload_uri=payload["uri"] if payload else None,
         image_uri=image_uri(stack, candidate),
         bundle_uri=bundle_uri(plan, name),
         report_uri=plan["artifacts"]["compile_report"],
@@ -106,19 +117,31 @@ def assumptions(candidate: Mapping[str, Any], serve: ServeSpec, row: Row) -> lis
     return (memory if sized else []) + (latency if row.kind == "serverless" else [])
 
 
-def deploy_input(plan: Mapping[str, Any], *, candidate: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
-    """Return the input of `deploy_model` for the chosen model of a run; it plans the rest when its turn has come."""
+def deploy_input(
+    plan: Mapping[str, Any],
+    *,
+    candidate: Mapping[str, Any],
+    choice: Choice,
+    serve: ServeSpec,
+    payload: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the input of `deploy_model` for the chosen model of a run; it plans the rest when its turn has come.
+
+    `recommender` says that a load test may run meanwhile: who stops the deployment has to stop that too.
+    """
     known = {name: candidate[name] for name in SERVED_FACTS if candidate.get(name) is not None}
     return {
         "project": plan["project"],
         "kind": choice.kind,
         "reason": choice.reason,
+        **({"recommender": True} if serve.recommender else {}),
         "model": {
             "run_id": plan["run_id"],
             "attempt": plan["attempt"],
             "generation": plan["generation"],
             "bundle_uri": bundle_uri(plan, candidate["name"]),
             "candidate": known,
+            **({"sample_payload": dict(payload)} if payload and serve.recommender else {}),
         },
     }
 

@@ -18,6 +18,8 @@ FINISHED, FAILED, REJECTED = "finished", "failed", "rejected"
 DECISION_BASE = {
     stage: number * 100 for number, stage in enumerate(("identify", "plan", *names.STAGES, "select", "deploy"))
 }
+RECOMMENDATION = "RECOMMENDATION"
+TOLD_AS_DECISIONS = ("DECISION#", RECOMMENDATION)  # sort keys of what `ebb why` tells
 # What is longer stays in metrics.json: an item holds 400 KB, a state of Step Functions 256 KiB.
 LONGEST_LIST = 64
 LONGEST_TEXT = 2_000
@@ -33,6 +35,11 @@ def run_key(run_id: str) -> dict[str, str]:
 def stage_key(run_id: str, stage: str) -> dict[str, str]:
     """Return the key of a run's stage; they sort in the order in which they run."""
     return {"pk": f"RUN#{run_id}", "sk": f"STAGE#{names.RECORDED_STAGES.index(stage)}#{stage}"}
+
+
+def recommendation_key(run_id: str) -> dict[str, str]:
+    """Return the key of what Inference Recommender said about a run's model."""
+    return {"pk": f"RUN#{run_id}", "sk": RECOMMENDATION}
 
 
 def project_key(project: str) -> dict[str, str]:

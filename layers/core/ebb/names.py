@@ -10,6 +10,7 @@ STAGES = ("process", "train", "compress", "compile")
 # what a run is charged for: images are built when they are missing, and a run that scores has this one stage only
 RECORDED_STAGES = ("images", *STAGES, "score")
 ROLE_KINDS = (*STAGES, "model")
+RECOMMEND = "recommend"  # the role and the job of a load test, where the spec asks for one
 
 # Ten digits; six in the first records.
 _RUN_ID = re.compile(r"^(?P<project>.+)-(?P<stamp>\d{14})-(?P<digest>[0-9a-f]{6,10})$")

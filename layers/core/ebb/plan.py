@@ -245,7 +245,7 @@ def _roles(run: RunFacts, stack: StackSettings) -> list[dict[str, Any]]:
             "create": requests.create_role(stack, run.project, kind),
             "policy": requests.put_role_policy(stack, run.project, kind, elsewhere=elsewhere),
         }
-        for kind in names.ROLE_KINDS
+        for kind in (*names.ROLE_KINDS, *((names.RECOMMEND,) if run.spec.serve.recommender else ()))
     ]
     if any(len(each["policy"]["PolicyDocument"]) > ROLE_POLICY_MAX_CHARS for each in wanted):
         rejection = Rejection(

@@ -47,6 +47,7 @@ class Model(Message):
     generation: int = Field(ge=0)
     bundle_uri: str
     candidate: dict[str, Any]
+    sample_payload: dict[str, str] | None = None  # {uri, content_type}: only where a load test is asked for
 
 
 def served_model(served: Mapping[str, Any], run: Mapping[str, Any], generation: int) -> Model:

@@ -80,6 +80,7 @@ class Model:
     start_s: float | None = None  # from the container's start to its first answer
     own_code: bool = False  # served on the image with PyTorch
     per_s_of: tuple[tuple[str, float], ...] = ()  # requests a second that an instance type was measured to answer
+    serverless_mb: int | None = None  # the size of a serverless endpoint that was measured to be the best
 
     @classmethod
     def of(cls, candidate: Mapping[str, Any]) -> "Model":
@@ -350,6 +351,8 @@ def _serverless(known: _Facts) -> Row:
     most_mb = SERVERLESS_MEMORY_MB[-1]
     needed = min(model.needed_mib, most_mb) if not model.timed and _loads_in(model, most_mb) else model.needed_mib
     size_mb: int | None = serve.memory_mb or next((size for size in SERVERLESS_MEMORY_MB if size >= needed), None)
+    if serve.memory_mb is None and model.serverless_mb and model.serverless_mb >= needed:
+        size_mb = model.serverless_mb
     cold_share = traffic.cold_share(facts.warm_s.value)
     if size_mb is None or needed > size_mb:
         field = "model.memory_mib" if size_mb is None else "serve.memory_mb"
@@ -514,19 +517,27 @@ def machines_for(
 
         copies = rate of the busiest hour * processor time of an answer / (busy_share * vCPUs)
     Above `busy_share` a waiting line would show in the p95. Only memory limits a shared endpoint's choice: what the
-    others ask for is not known.
+    others ask for is not known. Where some types were measured (`recommended`), a measured rate takes the place of the
+    estimate, types that answered nothing within the limit are left out, and those that were not measured come last.
     """
-    facts = catalog.waking()
+    facts, rates = catalog.waking(), dict(model.per_s_of)
     offered = [each for each in catalog.hosting() if each.serves_ebb and serve.instance in ("auto", each.name)]
     cores = traffic.busiest_per_s * model.busy_s.value
     found = []
     for machine in offered:
         usable_mib = machine.memory_gib * MIB_PER_GIB * facts.usable_memory_share
-        if model.needed_mib + others_mib <= usable_mib:
-            rate = dict(model.per_s_of).get(machine.name)
+        rate = rates.get(machine.name)
+        if rate != 0.0 and model.needed_mib + others_mib <= usable_mib:
             copies = cores / machine.vcpu if rate is None else traffic.busiest_per_s / rate
             found.append((machine, max(1, math.ceil(copies / facts.busy_share))))
-    return sorted(found, key=lambda each: (each[1] * each[0].price_usd_per_hour.value, each[1]))
+    return sorted(
+        found,
+        key=lambda each: (
+            bool(rates) and each[0].name not in rates,
+            each[1] * each[0].price_usd_per_hour.value,
+            each[1],
+        ),
+    )
 
 
 def most_memory_mib(serve: ServeSpec, *, serverless: bool) -> float:
@@ -540,16 +551,47 @@ def most_memory_mib(serve: ServeSpec, *, serverless: bool) -> float:
 def recommended(model: Model, found: Iterable[Mapping[str, Any]]) -> Model:
     """Return a model with what Inference Recommender measured of it: `InferenceRecommendations` of its job.
 
-    How many requests an instance answers takes the place of the estimate from processor time. Its latency is not taken:
-    it is that of an instance under full load. The service measures no energy, so that stays an estimate.
+    How many requests an instance answers takes the place of the estimate from processor time; 0 says that it answers
+    none as fast as was asked for. Its latency is not taken: it is that of an instance under full load. Of serverless
+    sizes, which are billed by memory and time, the one is taken that needs the least of `size * latency` (an answer's
+    GB-seconds), the smaller one where two need the same. When nothing answered, the model is returned as it is. The
+    service measures no energy, so that stays an estimate.
     """
     rates: dict[str, float] = {}
+    sizes: list[tuple[float, int]] = []
     for each in found:
-        name = each["EndpointConfiguration"].get("InstanceType")
-        per_minute = (each.get("Metrics") or {}).get("MaxInvocations")
-        if name and per_minute:
+        name, per_minute, size_mb, latency = measured(each)
+        if name:
             rates[name] = max(per_minute / 60, rates.get(name, 0.0))
-    return replace(model, per_s_of=tuple(sorted(rates.items())))
+        elif size_mb and per_minute and latency:
+            sizes.append((size_mb * latency, size_mb))
+    return replace(
+        model,
+        per_s_of=tuple(sorted(rates.items())) if any(rates.values()) else (),
+        serverless_mb=min(sizes)[1] if sizes else None,
+    )
+
+
+def measured(found: Mapping[str, Any]) -> tuple[str | None, float, int | None, float | None]:
+    """Return what one of `InferenceRecommendations` tells: instance type, requests a minute, memory, latency in us.
+
+    A figure that is not available is NaN (https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_RecommendationMetrics.html),
+    which JSON lacks: it may come as text.
+    """
+    setup, metrics = found["EndpointConfiguration"], found.get("Metrics") or {}
+    size = (setup.get("ServerlessConfig") or {}).get("MemorySizeInMB")
+    latency = _figure(metrics.get("ModelLatency"))
+    return (
+        setup.get("InstanceType"),
+        _figure(metrics.get("MaxInvocations")) or 0.0,
+        int(size) if size else None,
+        latency,
+    )
+
+
+def _figure(value: Any) -> float | None:
+    number = float(value) if isinstance(value, int | float) else math.nan
+    return number if math.isfinite(number) else None
 
 
 def _component_vcpu(model: Model, traffic: Traffic, machine: Instance, copies: int, *, shared: bool) -> float:

@@ -181,7 +181,7 @@ class ServeSpec(_Part):
     With `kind: auto` the kind follows from the other fields and from the traffic (`ebb.serving`). Without `idle_after`
     the time after which an endpoint sleeps follows its own traffic; a request that meets it asleep waits `queue_for` at
     most. A new model or kind is watched for `watch` before the old one goes; without it, five minutes where there are
-    calls.
+    calls. With `recommender` a load test by SageMaker's Inference Recommender, which costs money, finds the size.
     """
 
     kind: Annotated[str, _one_of(SERVE_KINDS)] = "auto"
@@ -198,7 +198,7 @@ class ServeSpec(_Part):
     # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpointAsync.html
     queue_for: Annotated[Duration, Field(ge=timedelta(minutes=1), le=timedelta(hours=6))] = timedelta(hours=1)
     max_payload_mb: int | None = Field(default=None, ge=1, le=1000)
-    recommender: Literal[False] = False
+    recommender: bool = Field(default=False, strict=True)
 
     @field_validator("instance")
     @classmethod
@@ -209,13 +209,6 @@ class ServeSpec(_Part):
         known = next((each for each in catalog.hosting() if each.name == value), None)
         why = f"{value} {known.why_not}; " if known else ""
         raise ValueError(f"{why}write auto or one of: {', '.join(fitting)}")
-
-    @field_validator("recommender", mode="before")
-    @classmethod
-    def _measured_by_ebb(cls, value: Any) -> Any:
-        if value:
-            raise ValueError("Inference Recommender is not called yet; remove it: Ebb sizes from its own measurement")
-        return value
 
     @model_validator(mode="after")
     def _fields_fit_kind(self) -> "ServeSpec":
@@ -249,6 +242,18 @@ class ServeSpec(_Part):
         if kind in ("serverless", "batch") and self.idle_after is not None:
             yield "idle_after", f"{kind} has nothing to put to sleep; remove it, or write another kind"
         yield from self._clashing_sizes()
+        yield from self._clashing_recommender()
+
+    def _clashing_recommender(self) -> Iterator[tuple[str, str]]:
+        """Give why a load test would find nothing that is still to be chosen."""
+        if not self.recommender:
+            return
+        if self.kind == "batch":
+            yield "recommender", "it tests endpoints, batch has none; remove it, or write another kind"
+        if self.instance != "auto":
+            yield "recommender", f"it chooses the instance, and {self.instance} is asked for; write one of the two"
+        if self.memory_mb is not None:
+            yield "recommender", f"it chooses the memory, and {self.memory_mb} MB are asked for; write one of the two"
 
     def _clashing_sizes(self) -> Iterator[tuple[str, str]]:
         kind = self.kind
@@ -398,4 +403,4 @@ def _known_fields(place: tuple[str | int, ...]) -> list[str]:
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
         if model is None:
             return []
-    return [name for name in model.model_fields if name not in ("tune", "recommender")]
+    return [name for name in model.model_fields if name != "tune"]

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 
 from ebb import names, rollout
 from ebb.events import Drop, Message, RunRequested
+from ebb.recommendation import LoadTest
 from ebb.sources import Source
 
 Format = Literal["csv", "jsonl", "parquet", "archive", "images", "script"]
@@ -90,7 +91,10 @@ class SelectionRequested(Message):
 
 
 class DeploymentRequested(Message):
-    """The input of `plan_deployment`: a model of a run, or none to move what the project serves to another kind."""
+    """The input of `plan_deployment`: a model of a run, or none to move what the project serves to another kind.
+
+    `package_arn` is the registry entry of a run's model, `recommendation` what a load test of it has just found.
+    """
 
     model_config = ConfigDict(extra="ignore")  # Step Functions adds who started a nested execution
 
@@ -98,5 +102,7 @@ class DeploymentRequested(Message):
     model: rollout.Model | None = None
     kind: Annotated[str, Field(pattern="^(auto|serverless|async|realtime|shared|batch)$")] | None = None
     reason: str | None = None
+    package_arn: str | None = None
+    recommendation: LoadTest | None = None
     execution: str
     now: datetime

@@ -79,6 +79,10 @@ class Ledger:
         """Return a stage of a run, None before it was recorded."""
         return self._get(ledger.stage_key(run_id, stage))
 
+    def recommendation(self, run_id: str) -> dict[str, Any] | None:
+        """Return what Inference Recommender said about a run's model, None when it was not asked yet."""
+        return self._get(ledger.recommendation_key(run_id))
+
     def successful_run(self, identity: str) -> str | None:
         """Return the run that did the same work with success, None when there is none."""
         found = self._get(ledger.identity_key(identity))
@@ -94,7 +98,7 @@ class Ledger:
         return RunStory(
             run,
             [item for item in items if item["sk"].startswith("STAGE#")],
-            [item for item in items if item["sk"].startswith("DECISION#")],
+            [item for item in items if item["sk"].startswith(ledger.TOLD_AS_DECISIONS)],
         )
 
     def generation(self, project: str, run_id: str) -> int:

@@ -1,7 +1,7 @@
 """Request body of SageMaker's Inference Recommender: CreateInferenceRecommendationsJob.
 
-Not sent by any state machine yet: Ebb sizes from its own measurement, and `serve.recommender` is refused. What such a
-job finds is read by `ebb.serving.recommended`.
+Sent by `deploy_model` where `serve.recommender` asks for it; otherwise Ebb sizes from its own measurement. When it is
+asked is decided in `ebb.recommendation`, what such a job finds is read by `ebb.serving.recommended`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,9 @@ from typing import Any
 # takes ten; its guide: https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-load-test.html
 MOST_CONFIGURATIONS = 4
 MOST_AT_ONCE = 2
-LONGEST = timedelta(hours=2)
+LONGEST = timedelta(hours=1)  # each test takes some minutes for its endpoint and two phases; assumed to be enough
 PHASE_S = 120  # the shortest that the guide allows
+MOST_CALLERS = 6  # one at the start of each phase and one more each minute, were both phases' to stay
 LONGEST_NAME = 64
 
 
@@ -22,6 +23,8 @@ def create_inference_recommendations_job(
     name: str,
     role_arn: str,
     package_arn: str,
+    payload_uri: str,
+    content_type: str,
     instance_types: Sequence[str] = (),
     serverless_memory_mb: Sequence[int] = (),
     max_concurrency: int = 1,
@@ -31,8 +34,9 @@ def create_inference_recommendations_job(
 ) -> dict[str, Any]:
     """Return the body for a load test of a registered model on some instance types or serverless sizes.
 
-    Serverless and instances cannot be mixed in one job. The test ends where more requests find no more answers, or when
-    one in twenty takes longer than `p95_ms`.
+    `payload_uri` is a tar.gz whose files are requests, each of `content_type`: the package names all that the model
+    takes, and what stands here goes before it. Serverless and instances cannot be mixed in one job. The test ends where
+    more requests find no more answers, or when one in twenty takes longer than `p95_ms`.
     Raises: ValueError when nothing, too much or both is to be tested.
     """
     if bool(instance_types) == bool(serverless_memory_mb):
@@ -58,6 +62,9 @@ def create_inference_recommendations_job(
             "TrafficPattern": {"TrafficType": "PHASES", "Phases": [phase, phase]},
             "ResourceLimit": {"MaxNumberOfTests": len(configurations), "MaxParallelOfTests": MOST_AT_ONCE},
             "EndpointConfigurations": configurations,
+            "ContainerConfig": {
+                "PayloadConfig": {"SamplePayloadUrl": payload_uri, "SupportedContentTypes": [content_type]},
+            },
             "VolumeKmsKeyId": kms_key,
         },
         "StoppingConditions": stopping,

@@ -17,6 +17,15 @@ CONTENT_TYPES = {
 RESPONSE_TYPES = {"as-is": _ARRAYS}
 ANSWERS = ("application/json",)
 FRAMEWORKS = {"as-is": "PYTORCH"}
+# What Inference Recommender wants to know of a package, in its own words:
+# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_RecommendationJobContainerConfig.html
+DOMAINS = {"image": "COMPUTER_VISION", "text": "NATURAL_LANGUAGE_PROCESSING"}
+TASKS = {
+    "tabular-classification": "CLASSIFICATION",
+    "tabular-regression": "REGRESSION",
+    "image-classification": "IMAGE_CLASSIFICATION",
+    "text-classification": "CLASSIFICATION",
+}
 
 
 def create_model_package_group(*, name: str, description: str, tags: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -29,6 +38,9 @@ def create_model_package(
     group: str,
     description: str,
     kind: str,
+    task: str,
+    instance_types: Sequence[str],
+    payload_uri: str | None,
     image_uri: str,
     bundle_uri: str,
     report_uri: str,
@@ -37,7 +49,8 @@ def create_model_package(
 ) -> dict[str, Any]:
     """Return the body of CreateModelPackage for one bundle. `kind` is one of CONTENT_TYPES.
 
-    A version in a group takes the group's tags and may have none of its own. The same `token` registers once.
+    `payload_uri` names a tar.gz of requests that the model answers, where some are known. A version in a group takes
+    the group's tags and may have none of its own. The same `token` registers once.
     """
     return {
         "ModelPackageGroupName": group,
@@ -46,7 +59,11 @@ def create_model_package(
             "Containers": [{"Image": image_uri, "ModelDataUrl": bundle_uri, "Framework": FRAMEWORKS.get(kind, "ONNX")}],
             "SupportedContentTypes": list(CONTENT_TYPES[kind]),
             "SupportedResponseMIMETypes": list(RESPONSE_TYPES.get(kind, ANSWERS)),
+            "SupportedRealtimeInferenceInstanceTypes": list(instance_types),
         },
+        "Domain": DOMAINS.get(kind, "MACHINE_LEARNING"),
+        "Task": TASKS.get(task, "OTHER"),
+        **({"SamplePayloadUrl": payload_uri} if payload_uri else {}),
         "ModelApprovalStatus": "Approved",
         "ModelMetrics": {
             "ModelQuality": {"Statistics": {"ContentType": "application/json", "S3Uri": report_uri}},

@@ -15,6 +15,7 @@ from ebb.settings import StackSettings
 
 Statement = dict[str, Any]
 
+_RECOMMENDER = "https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-prerequisites.html"
 _EXECUTION_ROLE = "https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html"
 # Where AWS asks for each permission. The embedded cloud starts no container and meters no host, so it never uses
 # those for images, metrics, log groups and volumes.
@@ -33,6 +34,20 @@ PERMISSION_SOURCES = {
     "ecr:BatchGetImage": _EXECUTION_ROLE,
     # For VolumeKmsKeyId of jobs and KmsKeyId of endpoint configurations: SageMaker encrypts a volume through a grant.
     "kms:CreateGrant": _EXECUTION_ROLE,
+    # For what a load test makes, calls and deletes. Its guide asks for AmazonSageMakerFullAccess and names no smaller
+    # set: which of these it needs is assumed from what it makes.
+    "sagemaker:DescribeModelPackage": _RECOMMENDER,
+    "sagemaker:CreateModel": _RECOMMENDER,
+    "sagemaker:DescribeModel": _RECOMMENDER,
+    "sagemaker:DeleteModel": _RECOMMENDER,
+    "sagemaker:CreateEndpointConfig": _RECOMMENDER,
+    "sagemaker:DescribeEndpointConfig": _RECOMMENDER,
+    "sagemaker:DeleteEndpointConfig": _RECOMMENDER,
+    "sagemaker:CreateEndpoint": _RECOMMENDER,
+    "sagemaker:DescribeEndpoint": _RECOMMENDER,
+    "sagemaker:DeleteEndpoint": _RECOMMENDER,
+    "sagemaker:InvokeEndpoint": _RECOMMENDER,
+    "iam:PassRole": _RECOMMENDER,
     "kms:Decrypt": "https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html",
     "kms:GenerateDataKey": "https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html",
 }
@@ -42,6 +57,16 @@ _LOG_GROUPS = {
     "train": "/aws/sagemaker/TrainingJobs",
     "compress": "/aws/sagemaker/TrainingJobs",
 }
+# What a load test makes is called after its job, <run id>-..., cut at 40 characters; some of it has this prefix instead
+# (assumed, from AWS's examples):
+# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateInferenceRecommendationsJob.html
+LOAD_TEST_PREFIX = "sm-epc-"
+_LOAD_TESTED = {
+    "model": ("CreateModel", "DescribeModel", "DeleteModel"),
+    "endpoint-config": ("CreateEndpointConfig", "DescribeEndpointConfig", "DeleteEndpointConfig", "CreateEndpoint"),
+    "endpoint": ("CreateEndpoint", "DescribeEndpoint", "DeleteEndpoint", "InvokeEndpoint"),
+}
+_LOAD_TEST_METRICS = ("Endpoints", "InferenceRecommendationsJobs")
 _MODEL_METRICS = ("Endpoints", "InferenceComponents", "TransformJobs")
 # What each kind reads and writes below projects/<project>/runs/<run>/. `a*` is the attempt.
 _READS = {
@@ -50,6 +75,7 @@ _READS = {
     "compress": ("a*/process/curated/*", "a*/train/*", "checkpoints/compress/*"),
     "compile": ("a*/process/curated/*", "a*/train/*", "a*/compress/*", "a*/compile/bundles/*"),
     "model": ("a*/compile/bundles/*", "manifest.json"),
+    names.RECOMMEND: ("a*/compile/bundles/*",),  # the model, and the sample of requests beside it
 }
 _WRITES = {
     "process": ("a*/process/*",),
@@ -106,6 +132,7 @@ def put_role_policy(
         *_key(stack, kind),
         *_logs_and_metrics(stack, project, kind),
         *_images(stack, kind),
+        *(_load_tests(stack, project) if kind == names.RECOMMEND else ()),
     ]
     document = {"Version": "2012-10-17", "Statement": statements}
     return {
@@ -140,13 +167,13 @@ def _data(stack: StackSettings, project: str, kind: str) -> list[Statement]:
     readable = [_object(stack, stack.artifact_bucket, runs + each) for each in _READS[kind]]
     listable = [f"projects/{project}/*"]
     statements = []
-    if kind != "model":
+    if kind not in ("model", names.RECOMMEND):
         readable.append(_object(stack, stack.artifact_bucket, "jobs/*"))
         listable.append("jobs/*")
     if kind == "process":
         readable.append(_object(stack, stack.landing_bucket, f"{project}/*"))
         statements.append(_list(stack, "ListDrops", stack.landing_bucket, [f"{project}/*"]))
-    written = [_object(stack, stack.artifact_bucket, runs + each) for each in _WRITES[kind]]
+    written = [_object(stack, stack.artifact_bucket, runs + each) for each in _WRITES.get(kind, ())]
     if kind == "model":  # a transform reads what was dropped to be scored, an asynchronous endpoint what waits for it
         address = names.endpoint(stack.stack, project)
         readable.append(_object(stack, stack.landing_bucket, f"{project}/score/*"))
@@ -155,7 +182,7 @@ def _data(stack: StackSettings, project: str, kind: str) -> list[Statement]:
         statements.append(_list(stack, "ListDrops", stack.landing_bucket, [f"{project}/score/*"]))
         listable += [f"requests/{address}/*", f"answers/{address}/*"]
     statements += [_allow("Read", ["s3:GetObject"], readable), _list(stack, "List", stack.artifact_bucket, listable)]
-    return [*statements, _allow("Write", ["s3:PutObject"], written)]
+    return [*statements, *([_allow("Write", ["s3:PutObject"], written)] if written else [])]
 
 
 def _key(stack: StackSettings, kind: str) -> list[Statement]:
@@ -184,6 +211,13 @@ def _logs_and_metrics(stack: StackSettings, project: str, kind: str) -> list[Sta
             "/aws/sagemaker/TransformJobs": f"{project}-*",
         }
         namespaces = ["AWS/SageMaker", *(f"/aws/sagemaker/{each}" for each in _MODEL_METRICS)]
+    elif kind == names.RECOMMEND:
+        groups = {
+            "/aws/sagemaker/InferenceRecommendationsJobs": f"{project}-*",
+            f"/aws/sagemaker/Endpoints/{project}-20*": "*",
+            f"/aws/sagemaker/Endpoints/{LOAD_TEST_PREFIX}*": "*",
+        }
+        namespaces = ["AWS/SageMaker", *(f"/aws/sagemaker/{each}" for each in _LOAD_TEST_METRICS)]
     else:
         groups = {_LOG_GROUPS[kind]: f"{project}-*"}  # a stream is named after its job
         namespaces = [_LOG_GROUPS[kind]]
@@ -198,9 +232,31 @@ def _logs_and_metrics(stack: StackSettings, project: str, kind: str) -> list[Sta
     ]
 
 
+def _load_tests(stack: StackSettings, project: str) -> list[Statement]:
+    """Return what lets Inference Recommender put a model of the project on endpoints of its own, and take them away."""
+    prefixes = (f"{project}-20{12 * '?'}-", LOAD_TEST_PREFIX)
+    made = {
+        resource: [stack.arn("sagemaker", f"{resource}/{prefix}*") for prefix in prefixes] for resource in _LOAD_TESTED
+    }
+    package = stack.arn("sagemaker", f"model-package/{names.endpoint(stack.stack, project)}/*")
+    as_sagemaker = {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+    return [
+        _allow("ReadPackage", ["sagemaker:DescribeModelPackage"], [package]),
+        *(
+            _allow(
+                "Test" + "".join(part.capitalize() for part in resource.split("-")),
+                [f"sagemaker:{action}" for action in actions],
+                made[resource],
+            )
+            for resource, actions in _LOAD_TESTED.items()
+        ),
+        _allow("PassItself", ["iam:PassRole"], [role_arn(stack, project, names.RECOMMEND)], as_sagemaker),
+    ]
+
+
 def _images(stack: StackSettings, kind: str) -> list[Statement]:
     # A model that comes with its own code is served on the jobs image, which has PyTorch.
-    uris = [stack.jobs_image_uri, *([stack.serve_image_uri] if kind == "model" else [])]
+    uris = [stack.jobs_image_uri, *([stack.serve_image_uri] if kind in ("model", names.RECOMMEND) else [])]
     found = [image for image in map(EcrImage.of, uris) if image]
     if not found:
         return []
