@@ -174,7 +174,57 @@ def quantize(source: Path, file: Path, calibration: np.ndarray, operators: Seque
             weight_type=QuantType.QInt8,
             op_types_to_quantize=list(operators),
         )
+    _take_pixels_as_they_are(file)
     session(file).run(calibration[:1])
+
+
+def _take_pixels_as_they_are(file: Path) -> None:
+    """Let the first layer read 8-bit pixels, where the graph scales them to floats and quantizes these again.
+
+    (pixel - center) * scale with a whole center and one scale is what DequantizeLinear computes: four operators become
+    a part of the first convolution, and the values are exact.
+    """
+    model = onnx.load(str(file))
+    graph = model.graph
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    values = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    cast = next((node for node in graph.node if node.op_type == "Cast" and _is_pixels(graph, node.input[0])), None)
+    chain = []
+    while cast is not None and len(chain) < 4:
+        following = users.get((chain[-1] if chain else cast).output[0], [])
+        if (
+            len(following) != 1
+            or following[0].op_type != ("Sub", "Mul", "QuantizeLinear", "DequantizeLinear")[len(chain)]
+        ):
+            return
+        chain.append(following[0])
+    if cast is None:
+        return
+    center, scale = (values.get(node.input[1]) for node in chain[:2])
+    if center is None or scale is None or center.size != 1 or scale.size != 1 or not 0 <= center.item() <= 255:
+        return
+    if center.item() != round(center.item()):
+        return
+    last = chain[-1]
+    graph.initializer.append(numpy_helper.from_array(np.array(scale.item(), np.float32), "pixel_scale"))
+    graph.initializer.append(numpy_helper.from_array(np.array(round(center.item()), np.uint8), "pixel_center"))
+    last.input[:] = [cast.input[0], "pixel_scale", "pixel_center"]
+    for node in (cast, *chain[:-1]):
+        graph.node.remove(node)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(file))
+
+
+def _is_pixels(graph: onnx.GraphProto, name: str) -> bool:
+    """Tell whether a value is the graph's 8-bit input, perhaps with its channels first."""
+    given = {each.name for each in graph.input if each.type.tensor_type.elem_type == TensorProto.UINT8}
+    if name in given:
+        return True
+    maker = next((node for node in graph.node if name in node.output), None)
+    return maker is not None and maker.op_type in ("Transpose", "Reshape") and maker.input[0] in given
 
 
 def quantize_while_running(source: Path, file: Path, example: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ebb_jobs.networks import Network
 
@@ -120,6 +121,130 @@ class ConvNet(Network):
         return f"residual blocks per stage: {told} channels{halved}"
 
 
+class Branched(nn.Module):
+    """A 3 x 3 convolution that learns as a sum: of itself, a 1 x 1 convolution and the input, each with its own norm.
+
+    The sum is linear, so that it becomes one convolution when training is over (Ding et al., RepVGG, 2021): it learns
+    like a residual block and runs like a plain layer.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.wide = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.wide_norm = nn.BatchNorm2d(outputs)
+        self.point = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.point_norm = nn.BatchNorm2d(outputs)
+        self.same_norm = nn.BatchNorm2d(outputs) if inputs == outputs and stride == 1 else None
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return maps [images, outputs, height / stride, width / stride]."""
+        # places are picked before the 1 x 1 convolution: with a stride it must not be had, see `Block`
+        picked = maps[:, :, :: self.stride, :: self.stride]
+        found = self.wide_norm(self.wide(maps)) + self.point_norm(self.point(picked))
+        return found if self.same_norm is None else found + self.same_norm(maps)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Conv2d:
+        """Return the one convolution that answers alike in evaluation."""
+        inputs, outputs = self.wide.in_channels, self.wide.out_channels
+        weight, bias = _with_norm(self.wide.weight, self.wide_norm)
+        parts = [(self.point.weight, self.point_norm)]
+        if self.same_norm is not None:
+            parts.append((torch.eye(inputs)[:, :, None, None], self.same_norm))
+        for kernel, norm in parts:
+            more, shift = _with_norm(kernel, norm)
+            weight = weight + functional.pad(more, (1, 1, 1, 1))
+            bias = bias + shift
+        one = nn.Conv2d(inputs, outputs, 3, self.stride, padding=1)
+        one.weight.copy_(weight)
+        one.bias.copy_(bias)
+        return one
+
+
+def _with_norm(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution and the norm behind it, as one."""
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return weight * factor[:, None, None, None], norm.bias - norm.running_mean * factor
+
+
+class PlainNet(Network):
+    """Pixels in, logits out, like ConvNet: convolutions one after the other, which every runtime merges and runs best.
+
+    `merged` tells the form to run from the form that learns; `deployed` makes the first from the second. All channels
+    share one whole number for black's place and one scale, so that 8-bit pixels are 8-bit inputs as they are.
+    """
+
+    def __init__(
+        self,
+        shape: Mapping[str, int],
+        widths: Sequence[int],
+        strides: Sequence[int],
+        classes: int,
+        *,
+        merged: bool = False,
+    ) -> None:
+        super().__init__()
+        self.shape = {name: int(shape[name]) for name in ("height", "width", "channels")}
+        self.strides, self.merged = list(strides), merged
+        self.register_buffer("center", torch.tensor(128.0))
+        self.register_buffer("scale", torch.tensor(1 / 64))
+        sizes = [self.shape["channels"], *widths]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride, padding=1) if merged else Branched(before, after, stride)
+            for before, after, stride in zip(sizes, sizes[1:], strides, strict=False)
+        )
+        self.head = nn.Linear(sizes[-1], classes)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return logits [images, classes]."""
+        maps = (batch.permute(0, 3, 1, 2).float() - self.center) * self.scale
+        for layer in self.layers:
+            maps = torch.relu(layer(maps))
+        # a pool of a known size, not a mean: runtimes run it in 8 bits and in the order in which channels lie
+        return self.head(functional.avg_pool2d(maps, self._last_places()).flatten(1))
+
+    def _last_places(self) -> tuple[int, int]:
+        sides = [self.shape["height"], self.shape["width"]]
+        for stride in self.strides:
+            sides = [(side - 1) // stride + 1 for side in sides]
+        return sides[0], sides[1]
+
+    def config(self) -> dict[str, Any]:
+        """Return what `from_config` builds an equal network from."""
+        layers = [layer if self.merged else layer.wide for layer in self.layers]
+        return {
+            "architecture": "plainnet",
+            "shape": self.shape,
+            "widths": [layer.out_channels for layer in layers],
+            "strides": self.strides,
+            "classes": self.head.out_features,
+            "merged": self.merged,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> PlainNet:
+        """Return an untrained network of that shape."""
+        return cls(**{name: value for name, value in config.items() if name != "architecture"})
+
+    def deployed(self) -> PlainNet:
+        """Return the network with each layer's branches merged into one convolution."""
+        if self.merged:
+            return self
+        one = PlainNet.from_config({**self.config(), "merged": True})
+        for layer, branched in zip(one.layers, self.layers, strict=True):
+            layer.load_state_dict(branched.merged().state_dict())
+        one.head.load_state_dict(self.head.state_dict())
+        one.center.copy_(self.center)
+        one.scale.copy_(self.scale)
+        return one.eval()
+
+    def describe(self) -> str:
+        """Return the layers in words."""
+        return f"plain convolutions of {', '.join(str(width) for width in self.config()['widths'])} channels"
+
+
 def original(shape: Mapping[str, int], rows: int, classes: int) -> ConvNet:
     """Return the network to start from: two blocks per stage, wider where there is more to learn from."""
     big = max(shape["height"], shape["width"]) > BIG_SIDE
@@ -135,6 +260,21 @@ def student(teacher: ConvNet, share: float) -> ConvNet:
     made = _even(teacher.shape, width, 1, teacher.head.out_features, stem_stride=2 * teacher.stem.stride[0])
     made.center.copy_(teacher.center)
     made.scale.copy_(teacher.scale)
+    return made
+
+
+def plain(teacher: ConvNet, deep: Sequence[int]) -> PlainNet:
+    """Return a network without shortcuts: `deep` layers per stage, as wide as the teacher's, half its resolution."""
+    width = teacher.stem.out_channels
+    widths = [width * 2**stage for stage, layers in enumerate(deep) for _ in range(layers)]
+    strides = [
+        (2 * teacher.stem.stride[0] if stage == 0 else 2) if number == 0 else 1
+        for stage, layers in enumerate(deep)
+        for number in range(layers)
+    ]
+    made = PlainNet(teacher.shape, widths, strides, teacher.head.out_features)
+    made.center.copy_(teacher.center.mean().round())
+    made.scale.copy_(teacher.scale.mean())
     return made
 
 

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 ARCHITECTURES = {
     "mlp": "ebb_jobs.networks:Mlp",
     "convnet": "ebb_jobs.image_networks:ConvNet",
+    "plainnet": "ebb_jobs.image_networks:PlainNet",
     "text": "ebb_jobs.text_networks:TextNet",
+    "encoder": "ebb_jobs.encoder_networks:EncoderNet",
 }
 """Name in a network's config -> its class, which is imported when it is needed."""
 EVALUATION_ROWS = 4096
@@ -41,6 +43,10 @@ class Network(nn.Module):
     @abstractmethod
     def forward(self, batch: Tensor) -> Tensor:
         """Return logits [rows, classes], or the scaled target [rows, 1]."""
+
+    def deployed(self) -> Network:
+        """Return the form to run once training is over: itself, unless it learns in another one."""
+        return self
 
     def describe(self) -> str:
         """Return the network's shape in a few words."""

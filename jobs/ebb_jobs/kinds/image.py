@@ -27,6 +27,9 @@ from ebb_jobs.report import Report
 
 STUDENT_SHARES = (1.0, 1.5)
 """Widths to try, as shares of the original's: with half the depth and a quarter of the places, width is cheap."""
+PLAIN_LAYERS = ((2, 2, 1), (2, 2, 2))
+"""Layers per stage of students without shortcuts, which run fastest and want many pictures to learn from."""
+MANY_ROWS = 10_000
 FEW_ROWS = 1_000
 """Below, chance moves the held-out quality by more than may be lost: a wider student could prove nothing."""
 SCALING_ROWS = 2048
@@ -113,10 +116,17 @@ class ImageKind:
         return network
 
     def students(self, teacher: Network, codec: ImageCodec, training: Split) -> list[Callable[[], Network]]:
-        """Return networks of half the depth and half the resolution, narrow and, of enough pictures, wider."""
+        """Return networks of half the depth and half the resolution, narrow and, of enough pictures, wider.
+
+        Of many pictures networks without shortcuts come first: they are the fastest.
+        """
         assert isinstance(teacher, ConvNet)
         shares = STUDENT_SHARES[:1] if len(training) < FEW_ROWS else STUDENT_SHARES
-        return [partial(image_networks.student, teacher, share) for share in shares]
+        plain = PLAIN_LAYERS if len(training) >= MANY_ROWS else ()
+        return [
+            *(partial(image_networks.plain, teacher, deep) for deep in plain),
+            *(partial(image_networks.student, teacher, share) for share in shares),
+        ]
 
     def prune(self, network: Network, share: float, example: Tensor) -> ConvNet | None:
         """Return a copy without the channels whose weights are least, in groups that depend on each other.

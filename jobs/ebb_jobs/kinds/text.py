@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import tempfile
@@ -17,9 +18,10 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from ebb_jobs import dataset, text
+from ebb_jobs import dataset, encoder_networks, text
 from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Split
+from ebb_jobs.encoder_networks import EncoderNet
 from ebb_jobs.kind import KindRecipe
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report
@@ -42,6 +44,12 @@ SINGLE_CHARACTERS = 20_000
 """Of the texts that are sent to prove and to race bundles: longer than a client's mostly are."""
 STEP = 16
 DROPPED_TOKENS = 0.1
+TABLE_WIDTHS = (16, 64)
+"""Of the averaged embeddings that an encoder teaches."""
+SHALLOWER = (1, 2)
+"""Layers of the encoders that a deeper one teaches."""
+PRETRAINED_LONGEST = 64
+"""Tokens that a pretrained encoder reads at most: its work grows with them."""
 
 
 def batch_size(rows: int) -> int:
@@ -153,7 +161,7 @@ class TextKind:
             *filled("text/csv", table, texts),
         ]
 
-    def original(self, codec: TextCodec, training: Split) -> TextNet:
+    def original(self, codec: TextCodec, training: Split) -> Network:
         """Return wide tables of tokens and pairs.
 
         Chosen on 4,157 mails and 7,422 film reviews, trained from scratch: as good as linear models over TF-IDF of
@@ -164,7 +172,11 @@ class TextKind:
         return TextNet(codec.vocabulary, pairs=16_384, width=64, hidden=64, classes=len(codec.classes))
 
     def students(self, teacher: Network, codec: TextCodec, training: Split) -> Sequence[Callable[[], Network]]:
-        """Return networks with narrower tables and fewer pairs, narrow and wider."""
+        """Return networks with narrower tables and fewer pairs, narrow and wider; then shallower encoders of one."""
+        if isinstance(teacher, EncoderNet):
+            tables = partial(TextNet, codec.vocabulary, pairs=16_384, hidden=64, classes=len(codec.classes))
+            shallower = [partial(encoder_networks.shallower, teacher, layers) for layers in SHALLOWER]
+            return [*(partial(tables, width=width) for width in TABLE_WIDTHS), *shallower]
         assert isinstance(teacher, TextNet)
         return [
             partial(
@@ -189,6 +201,40 @@ class TextKind:
     def misfit(self, signature: dict[str, Any], schema: dict[str, Any]) -> str | None:
         """Return nothing: any text can be shown to any model of texts."""
         return None
+
+
+class PretrainedTextKind(TextKind):
+    """Texts read by a public encoder, with its own tokens, which is trained on for a few epochs."""
+
+    recipe = dataclasses.replace(
+        TextKind.recipe, steps=300, peak_rate=1e-4, batch_size=lambda rows: 32, min_epochs=3, max_epochs=3
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fit_codec(self, curated: Path, schema: dict[str, Any], report: Report) -> TextCodec:
+        """Return the encoder's own tokenizer: its vocabulary is what the weights know."""
+        state = {
+            "version": 1,
+            "task": schema["task"],
+            "input": {
+                "column": schema["input"]["column"],
+                "length": PRETRAINED_LONGEST,
+                "characters": PRETRAINED_LONGEST * CHARACTERS_PER_TOKEN,
+            },
+            "target": dict(schema["target"]),
+        }
+        report.decide(
+            "tokens",
+            f"those of the pretrained encoder, {PRETRAINED_LONGEST} of each text",
+            "weights that were learned with a vocabulary mean nothing with another",
+        )
+        return TextCodec(state, (self.folder / encoder_networks.TOKENIZER).read_text(encoding="utf-8"))
+
+    def original(self, codec: TextCodec, training: Split) -> EncoderNet:
+        """Return the public encoder with a fresh head."""
+        return encoder_networks.pretrained(self.folder, len(codec.classes), codec.length)
 
 
 def fit_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
