@@ -2,36 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.metadata import version
+import importlib
+import inspect
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from ebb_cli import (
-    advance,
-    cloud,
-    control,
-    cost,
-    demo,
-    deploy,
-    destroy,
-    doctor,
-    drop,
-    endpoints,
-    idle,
-    logs,
-    planning,
-    score,
-    serving,
-    show,
-    simulate,
+START, WATCH, SERVE, KEEP = "Start", "Runs", "Models", "House-keeping"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One command: the function `name` of the module, which is imported when somebody calls it."""
+
+    module: str
+    name: str
+    panel: str
+    told: str
+    """Its line in `ebb --help`: the first of its docstring."""
+
+
+ENTRIES = (
+    Entry("cloud", "up", START, "Start the embedded cloud on loopback and deploy template.yaml to it, unmodified."),
+    Entry(
+        "cloud",
+        "down",
+        START,
+        "Stop the embedded cloud and every process that it started; what it holds is kept for the next `ebb up`.",
+    ),
+    Entry(
+        "advance",
+        "advance",
+        START,
+        "Put the embedded cloud's clock forward: schedules fire, alarms see each minute, executions go on.",
+    ),
+    Entry(
+        "demo",
+        "demo",
+        START,
+        "Show everything: deploy, drop real data, train, shrink, serve, ask the model, count what it took.",
+    ),
+    Entry("planning", "plan", START, "Say what a drop would do, what it would cost at most, and why; start nothing."),
+    Entry("drop", "drop", START, "Drop data: it is read, a model is trained, made small, and served."),
+    Entry(
+        "simulate",
+        "simulate",
+        START,
+        "Replay traffic through the decisions that Ebb makes on AWS: USD, kWh and grams saved, cold starts suffered.",
+    ),
+    Entry("show", "runs", WATCH, "List runs, newest first."),
+    Entry(
+        "show", "show", WATCH, "Show a run: its stages with seconds, the candidates, and the model before and after."
+    ),
+    Entry("show", "why", WATCH, "Tell why a run did what it did, from the upload to the grams."),
+    Entry("logs", "logs", WATCH, "Print what the jobs of a run wrote, every attempt, in order."),
+    Entry(
+        "control",
+        "cancel",
+        WATCH,
+        "Stop a run and the job that it is in. With --wait, exit status 0 says that it is cancelled.",
+    ),
+    Entry("control", "retry", WATCH, "Run a failed or cancelled run again, repeating no stage that finished."),
+    Entry("serving", "models", SERVE, "List the registered models, by project and version."),
+    Entry(
+        "deploy",
+        "deploy",
+        SERVE,
+        "Serve a project's model as another kind; its address stays, and it answers all the time.",
+    ),
+    Entry(
+        "endpoints",
+        "endpoints",
+        SERVE,
+        "List the models' addresses: where each is reached, whether it is awake, and what that costs.",
+    ),
+    Entry(
+        "serving",
+        "invoke",
+        SERVE,
+        "Ask a project's model: rows, pictures or texts in, labels with probabilities or values out.",
+    ),
+    Entry(
+        "serving", "ticket", SERVE, "Fetch the answer to a request that was left; exit status 5 while there is none."
+    ),
+    Entry("endpoints", "wake", SERVE, "Wake a model's endpoint before anybody asks it."),
+    Entry(
+        "endpoints",
+        "sleep",
+        SERVE,
+        "Put a model's endpoint to sleep now, if nobody uses it; nothing that is busy is stopped.",
+    ),
+    Entry(
+        "score",
+        "score",
+        SERVE,
+        "Score files with a batch transform: each row comes back with its prediction, and no endpoint is needed.",
+    ),
+    Entry(
+        "idle",
+        "idle",
+        KEEP,
+        "Show what is idle in the account: endpoints, notebooks, Studio apps, spaces, warm pools, training jobs.",
+    ),
+    Entry(
+        "cost",
+        "cost",
+        KEEP,
+        "Print what Ebb itself has cost: Lambda, Step Functions, DynamoDB, S3, SQS, KMS, CloudWatch, Scheduler, "
+        "events.",
+    ),
+    Entry("doctor", "doctor", KEEP, "Say what is missing on this machine, or in the AWS account that --profile names."),
+    Entry(
+        "destroy",
+        "destroy",
+        KEEP,
+        "Remove endpoints, models, alarms and roles that runs made; with --with-stack the stack too.",
+    ),
 )
-from ebb_cli.problems import reported
-from ebb_cli.target import on_target
+COMMANDS = {entry.name: entry for entry in ENTRIES}
+
+
+class Commands(TyperGroup):
+    """The commands; each is imported alone: `ebb runs` need not wait for what `ebb simulate` draws with."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command with its options, None when there is none of this name."""
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        return load(COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Tell the commands by what is known of them here."""
+        self.commands = {
+            each.name: TyperCommand(each.name, help=each.told, rich_help_panel=each.panel) for each in ENTRIES
+        }
+        super().format_help(ctx, formatter)
+        self.commands = {}
+
+
+def load(entry: Entry) -> Any:
+    """Import a command, and give it its options and the way in which all tell their errors."""
+    from ebb_cli.problems import reported
+    from ebb_cli.target import on_target
+
+    function = getattr(importlib.import_module(f"ebb_cli.{entry.module}"), entry.name)
+    speaks_to_a_cloud = "target" in inspect.signature(function).parameters
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    alone.command(name=entry.name)(reported(on_target(function) if speaks_to_a_cloud else function))
+    return typer.main.get_command(alone)
+
 
 app = typer.Typer(
     name="ebb",
+    cls=Commands,
     help="Drop data, get the smallest model that is good enough, served only while somebody uses it.\n\n"
     "Commands speak to the embedded cloud while it runs (ebb up), else to AWS; --profile chooses AWS.\n\n"
     "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the drop was rejected, 4 the run was cancelled, "
@@ -42,44 +171,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-START, WATCH, SERVE, KEEP = "Start", "Runs", "Models", "House-keeping"
-
-# (function, needs a target, panel in `ebb --help`)
-COMMANDS: tuple[tuple[Callable[..., Any], bool, str], ...] = (
-    (cloud.up, False, START),
-    (cloud.down, False, START),
-    (advance.advance, True, START),
-    (demo.demo, False, START),
-    (planning.plan, False, START),
-    (drop.drop, True, START),
-    (simulate.simulate, False, START),
-    (show.runs, True, WATCH),
-    (show.show, True, WATCH),
-    (show.why, True, WATCH),
-    (logs.logs, True, WATCH),
-    (control.cancel, True, WATCH),
-    (control.retry, True, WATCH),
-    (serving.models, True, SERVE),
-    (deploy.deploy, True, SERVE),
-    (endpoints.endpoints, True, SERVE),
-    (serving.invoke, True, SERVE),
-    (serving.ticket, True, SERVE),
-    (endpoints.wake, True, SERVE),
-    (endpoints.sleep, True, SERVE),
-    (score.score, True, SERVE),
-    (idle.idle, True, KEEP),
-    (cost.cost, True, KEEP),
-    (doctor.doctor, False, KEEP),
-    (destroy.destroy, False, KEEP),
-)
-
-for function, needs_target, panel in COMMANDS:
-    command = reported(on_target(function) if needs_target else function)
-    app.command(name=function.__name__, rich_help_panel=panel)(command)
-
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         print(f"ebb {version('ebb')}")
         raise typer.Exit
 
