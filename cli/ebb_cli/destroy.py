@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Region, St
 ENDPOINT_GONE_WITHIN_S = 600
 KEY_DELETION_DAYS = 30  # the longest that KMS allows: until then the deletion can be cancelled
 IN_LOGS = ("serverless", "async", "realtime")
+TESTING = {"PENDING", "IN_PROGRESS", "STOPPING"}
+LOAD_TEST_CHARS = 40
 GONE = {"ResourceNotFound", "ResourceNotFoundException", "NoSuchEntity", "NoSuchBucket"}
 
 # They start again what is stopped, or wake and put to sleep what is being deleted. By their names in the template.
@@ -131,6 +134,7 @@ def remove(target: Target, outputs: dict[str, str], *, with_stack: bool, with_da
 
 def _made(target: Target, outputs: dict[str, str], in_stack: set[str]) -> Iterator[Removal]:
     """What runs, deployments and wakes have made."""
+    yield from _load_tests(target)
     yield from _components(target)
     yield from _endpoints(target, outputs)
     yield from _packages(target)
@@ -179,6 +183,30 @@ def _deployed_project(target: Target, execution_arn: str) -> str | None:
     while "project" not in given and "detail" in given:
         given = json.loads(given["detail"].get("input") or "{}")
     return str(given["project"]) if given.get("project") else None
+
+
+def _load_tests(target: Target) -> Iterator[Removal]:
+    """Stop what Inference Recommender tests, and wait for it: its role and the model are needed until it has ended.
+
+    It takes its endpoints away itself. One that it should leave is named after its job, cut at 40 characters:
+    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateInferenceRecommendationsJob.html
+    """
+    sagemaker = target.client("sagemaker")
+    running = [each.name for each in owned.load_tests(target) if each.summary["Status"] in TESTING]
+    for name in running:
+        with contextlib.suppress(ClientError):  # it has ended meanwhile
+            sagemaker.stop_inference_recommendations_job(JobName=name)
+    deadline = time.monotonic() + ENDPOINT_GONE_WITHIN_S
+    for name in running:
+        while sagemaker.describe_inference_recommendations_job(JobName=name)["Status"] in TESTING:
+            if time.monotonic() > deadline:
+                raise CommandError(f"The load test {name} is still being stopped.", "Call ebb destroy again later.")
+            time.sleep(target.poll_s)
+        yield "load test", name
+        left = sagemaker.get_paginator("list_endpoints").paginate(NameContains=name[:LOAD_TEST_CHARS].rstrip("-"))
+        for endpoint in [each["EndpointName"] for page in left for each in page["Endpoints"]]:
+            if _at_rest(target, sagemaker.delete_endpoint, EndpointName=endpoint):
+                yield "endpoint", endpoint
 
 
 def _components(target: Target) -> Iterator[Removal]:

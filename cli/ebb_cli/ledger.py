@@ -24,7 +24,7 @@ RUN_FIELDS = (
     "run_id", "project", "status", "attempt", "created_at", "started_at", "ended_at", "duration_s", "drop", "task",
     "target", "format", "metric", "spec", "identity", "generation", "sources", "reuses", "reason", "error", "stages",
     "candidates", "chosen", "comparison", "footprint", "deployed", "deploy_reason", "endpoint_name", "record_uri",
-    "execution_arn", "serving", "purpose", "source", "scored_by", "scored_uri",
+    "execution_arn", "serving", "right_sizing", "purpose", "source", "scored_by", "scored_uri",
 )  # fmt: skip
 STAGE_FIELDS = (
     "stage", "status", "attempt", "earlier_attempts", "duration_s", "billable_s", "cpu_seconds", "utilisation",
@@ -86,7 +86,7 @@ class Ledger:
 
     def decisions(self, run_id: str) -> list[dict[str, Any]]:
         """Return the decisions of a run in the order in which they were taken."""
-        return [_without_keys(item) for item in self._items(run_id) if item["sk"].startswith("DECISION#")]
+        return [_without_keys(item) for item in self._items(run_id) if item["sk"].startswith(keys.TOLD_AS_DECISIONS)]
 
     def of_drop(self, drop_id: str) -> dict[str, Any] | None:
         """Return the run that the drop with this id started, or None while there is none."""
@@ -157,6 +157,8 @@ def run_document(items: list[dict[str, Any]]) -> dict[str, Any]:
         document["duration_s"] = round(spent.total_seconds(), 3)
     chosen = (item for item in items if item["sk"].startswith("DECISION#") and item.get("what") == serving.DECISION)
     document["serving"] = next((_without_keys(item) for item in chosen), None)
+    sized = (item for item in items if item["sk"] == keys.RECOMMENDATION)
+    document["right_sizing"] = next((_without_keys(item) for item in sized), None)
     for field in LISTS:
         document[field] = document[field] or []
     return document

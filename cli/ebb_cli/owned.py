@@ -47,6 +47,12 @@ def components(target: Target) -> list[Owned]:
     return in_sagemaker(target, *listing)
 
 
+def load_tests(target: Target) -> list[Owned]:
+    """Return the jobs of Inference Recommender that deployments of this stack started."""
+    listing = ("list_inference_recommendations_jobs", "InferenceRecommendationsJobs", "JobName", "JobArn")
+    return in_sagemaker(target, *listing)
+
+
 def package_groups(target: Target) -> list[Owned]:
     """Return the stack's groups of model packages."""
     listing = ("list_model_package_groups", "ModelPackageGroupSummaryList")

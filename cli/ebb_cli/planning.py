@@ -13,7 +13,7 @@ import boto3
 import typer
 from rich.markup import escape
 
-from ebb import explain, footprint, names, serving, sizing, sources, traffic
+from ebb import explain, footprint, names, recommendation, serving, sizing, sources, traffic
 from ebb import plan as plans
 from ebb.carbon import Band
 from ebb.errors import DropRejectedError, Rejection
@@ -377,7 +377,12 @@ def planned_serving(asked: PipelineSpec, task: str | None, region: str) -> dict[
         region=region,
     )
     decision = choice.decision()
-    return decision | {"assumed": [f"the model is like others for {task or 'tables'}", *decision["assumed"]]}
+    tested = recommendation.told_by_plan(asked.serve, choice.row)
+    return (
+        decision
+        | {"assumed": [f"the model is like others for {task or 'tables'}", *decision["assumed"]]}
+        | ({"load_test": tested} if tested else {})
+    )
 
 
 def print_serving(decision: dict[str, Any]) -> None:
@@ -388,6 +393,17 @@ def print_serving(decision: dict[str, Any]) -> None:
     )
     for line in explain.kinds(decision):
         say(line, markup=False, soft_wrap=True)
+    if tested := decision.get("load_test"):
+        say(f"\n[bold]Right-sizing[/]: {_load_test(tested)}", soft_wrap=True)
+
+
+def _load_test(tested: dict[str, Any]) -> str:
+    if not tested["tested"]:
+        return "serve.recommender asks for a load test, and there is only one size: Ebb's own measurement decides"
+    return (
+        f"Inference Recommender would load-test {', '.join(tested['tested'])} before the model is deployed, "
+        f"for at most {tested['at_most_usd']:.2f} USD; where it finds nothing, Ebb's own measurement decides"
+    )
 
 
 def _print(

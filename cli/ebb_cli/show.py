@@ -97,6 +97,7 @@ def print_run(run: Mapping[str, Any]) -> None:
     _print_candidates(run)
     print_comparison(run)
     print_serving(run)
+    print_right_sizing(run)
     if run.get("scored_uri"):
         say(f"\n{run['source']}, scored by the model of {run['scored_by']}: {run['scored_uri']}", soft_wrap=True)
     if run["endpoint_name"] and run["deployed"]:
@@ -213,6 +214,20 @@ def print_serving(run: Mapping[str, Any]) -> None:
     say(f"\n[bold]Served as[/] {escape(decision['chosen'])}: {escape(decision['reason'])}", soft_wrap=True)
     for line in explain.kinds(decision):
         say(line, markup=False, soft_wrap=True)
+
+
+def print_right_sizing(run: Mapping[str, Any]) -> None:
+    """Print what Inference Recommender's load test found, or why it was not used."""
+    found = run["right_sizing"]
+    if not found:
+        return
+    say = output.out().print
+    say(f"[bold]Right-sized to[/] {escape(found['chosen'])}: {escape(found['reason'])}", soft_wrap=True)
+    for each in found.get("figures") or ():
+        say(f"  {each}", markup=False)
+    if found.get("job_name"):
+        cost = f"at most {found['numbers']['USD at most']:.2f} USD (cap {found['at_most_usd']:.2f} USD)"
+        say(f"  load test {found['job_name']}, {cost}", markup=False, soft_wrap=True)
 
 
 def _per_million(original: Mapping[str, Any], shipped: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -236,3 +236,87 @@ def test_what_others_hold_on_the_shared_endpoint_and_the_learned_window_are_part
     _plan(context)
     asked, _ = chosen[-1]
     assert (asked["others_memory_mb"], asked["idle_after_s"]) == (256, 420.0)
+
+
+# ---- Load tests ----
+
+PACKAGE = "arn:aws:sagemaker:us-east-1:123456789012:model-package/ebb-cancer/3"
+
+
+@pytest.fixture
+def tested(book) -> Ledger:
+    """The run's spec asks for Inference Recommender."""
+    spec = PipelineSpec.model_validate({"serve": {"recommender": True, "kind": "serverless"}})
+    book.apply(ledger.update(ledger.run_key(RUN_ID), {"spec": spec.resolved()}))
+    return book
+
+
+def _deployment(context: Any, **changes: Any) -> dict[str, Any]:
+    given = load("plan_deployment")
+    sample = {"uri": "s3://artifacts/sample-payload.tar.gz", "content_type": "text/csv"}
+    return plan_deployment.handler(
+        given | {"model": given["model"] | {"sample_payload": sample}, "package_arn": PACKAGE} | changes, context
+    )
+
+
+def _ended(asked: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    setup = {"ServerlessConfig": {"MemorySizeInMB": 2048, "MaxConcurrency": 5}}
+    found = [{"EndpointConfiguration": setup, "Metrics": {"MaxInvocations": 900, "ModelLatency": 5000}}]
+    return asked["recommendation"]["told"] | {"status": "COMPLETED", "found": found} | changes
+
+
+def _memory(plan: dict[str, Any]) -> int:
+    (variant,) = plan["endpoint"]["create_config"]["ProductionVariants"]
+    return variant["ServerlessConfig"]["MemorySizeInMB"]
+
+
+def test_a_model_that_was_never_load_tested_is_tested_first(tested, context):
+    asked = _deployment(context)
+    assert asked["action"] == "recommend"
+    assert asked["recommendation"]["request"]["InputConfig"]["ModelPackageVersionArn"] == PACKAGE
+    assert asked["recommendation"]["request"]["RoleArn"].endswith(":role/ebb/ebb-cancer-recommend")
+
+
+def test_what_the_load_test_found_decides_is_noted_and_counts_from_then_on(tested, context):
+    asked = _deployment(context)
+    plan = _deployment(context, recommendation=_ended(asked))
+    assert (plan["action"], _memory(plan)) == ("deploy", 2048)
+    made("dynamodb").put_item(**plan["note"])
+    again = _deployment(context)
+    assert (again["action"], _memory(again), "note" in again) == ("deploy", 2048, False)
+
+
+def test_a_load_test_that_failed_is_noted_and_not_repeated(tested, context):
+    asked = _deployment(context)
+    plan = _deployment(context, recommendation=_ended(asked, status="FAILED", reason="no quota", found=[]))
+    assert (plan["action"], _memory(plan)) == ("deploy", 1024)
+    assert "no quota" in plan["note"]["Item"]["reason"]["S"]
+    made("dynamodb").put_item(**plan["note"])
+    assert _deployment(context)["action"] == "deploy"
+
+
+def test_a_model_whose_rows_nobody_knows_is_not_tested_and_that_is_noted(tested, context):
+    plan = plan_deployment.handler(load("plan_deployment") | {"package_arn": PACKAGE}, context)
+    assert plan["action"] == "deploy"
+    assert plan["note"]["Item"]["status"]["S"] == "NOT_ASKED"
+
+
+def test_a_move_starts_no_load_test(tested, served, context):
+    assert _plan(context)["action"] == "deploy"
+
+
+def test_without_being_asked_for_nothing_is_tested(book, context):
+    plan = _deployment(context)
+    assert (plan["action"], "note" in plan) == ("deploy", False)
+
+
+def test_a_load_test_that_a_newer_run_overtook_is_noted_all_the_same(tested, context):
+    asked = _deployment(context)
+    tested.apply({
+        "Key": ledger.project_key("cancer"),
+        "UpdateExpression": "SET deployed_generation = :newer",
+        "ExpressionAttributeValues": {":newer": 99},
+    })  # fmt: skip
+    plan = _deployment(context, recommendation=_ended(asked))
+    assert plan["action"] == "none"
+    assert plan["note"]["Item"]["chosen"]["S"] == "nothing is deployed"

@@ -1,9 +1,17 @@
-"""Inference Recommender's request body: valid for AWS, and never more than was meant to be paid for."""
+"""Inference Recommender: a request valid for AWS, never more than was meant to be paid for, a note of what it said."""
+
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
+from boto3.dynamodb.types import TypeDeserializer
 
 from aws_shapes import assert_valid
+from ebb import ledger, recommendation, serving, traffic
+from ebb.recommendation import LoadTest
 from ebb.requests import recommendations
+from ebb.spec import ServeSpec
+from worked_run import NOW, RUN_ID, STACK, candidate, moment
 
 ASKED = {
     "name": "cancer-20261123093000-3f9a1c07be-a1-recommend-" + "x" * 40,
@@ -41,3 +49,147 @@ def test_the_body_is_what_the_service_takes(tested):
 def test_what_nobody_meant_to_pay_for_is_refused(tested):
     with pytest.raises(ValueError, match=r"one of the two|at most"):
         recommendations.create_inference_recommendations_job(**ASKED, **tested)
+
+
+# Whether it is asked, and what that may cost
+
+PAYLOAD = {"uri": ASKED["payload_uri"], "content_type": ASKED["content_type"]}
+MODEL = serving.Model.of(candidate("student", ("distill", "compile")))
+
+
+def row(**serve) -> serving.Row:
+    given = ServeSpec.model_validate({"recommender": True} | serve)
+    return serving.choose(serve=given, model=MODEL, traffic=traffic.UNKNOWN, region="us-east-1").row
+
+
+def ask(given: serving.Row, payload=PAYLOAD, **serve):
+    spec = ServeSpec.model_validate({"recommender": True} | serve)
+    named = {"project": "cancer", "run_id": RUN_ID, "attempt": 2, "package_arn": ASKED["package_arn"]}
+    return recommendation.ask(STACK, **named, payload=payload, serve=spec, row=given)
+
+
+def test_a_serverless_model_is_tested_in_its_size_and_in_larger_ones():
+    plan = ask(row(kind="serverless"))
+    request = plan["recommendation"]["request"]
+    assert_valid("sagemaker", "CreateInferenceRecommendationsJob", request)
+    sizes = [each["ServerlessConfig"]["MemorySizeInMB"] for each in request["InputConfig"]["EndpointConfigurations"]]
+    assert sizes == [1024, 2048, 4096]
+    # the two dearest at once, each with 5 callers for an hour: (2 + 4) GiB * 5 * 3600 s * 0.00002 USD per GiB-second
+    assert plan["recommendation"]["told"]["at_most_usd"] == pytest.approx(2.16)
+    assert "2.16 USD" in plan["reason"]
+
+
+@pytest.mark.parametrize("kind", ["realtime", "async", "shared"])
+def test_a_model_on_instances_is_tested_on_the_types_that_it_could_get(kind):
+    given = row(kind=kind)
+    plan = ask(given, kind=kind, p95_latency="50ms")
+    request = plan["recommendation"]["request"]
+    assert_valid("sagemaker", "CreateInferenceRecommendationsJob", request)
+    types = [each["InstanceType"] for each in request["InputConfig"]["EndpointConfigurations"]]
+    assert types == [given.instance_type, *given.instance_types]
+    assert request["StoppingConditions"]["ModelLatencyThresholds"][0]["ValueInMilliseconds"] == 50
+    assert request["JobName"] == f"{RUN_ID}-a2-recommend"
+    assert 0 < plan["recommendation"]["told"]["at_most_usd"] < 1
+
+
+@pytest.mark.parametrize(
+    ("given", "payload", "reason"),
+    [
+        pytest.param({"kind": "batch", "recommender": False}, PAYLOAD, "only one size", id="no endpoint"),
+        pytest.param(
+            {"kind": "serverless", "recommender": False, "memory_mb": 6144}, PAYLOAD, "one size", id="largest"
+        ),
+        pytest.param({"kind": "serverless"}, None, "no rows are known", id="code of the user's own"),
+    ],
+)
+def test_where_there_is_nothing_to_test_it_is_not_asked_and_says_why(given, payload, reason):
+    answer = ask(row(**given), payload)
+    assert answer.status == recommendation.NOT_ASKED
+    assert reason in answer.why_not
+
+
+def test_a_plan_tells_what_would_be_tested_and_what_it_could_cost():
+    assert recommendation.told_by_plan(ServeSpec(), row()) is None
+    asked = ServeSpec(recommender=True)
+    assert recommendation.told_by_plan(asked, row(kind="serverless")) == {
+        "tested": ["1024 MB", "2048 MB", "4096 MB"],
+        "at_most_usd": 2.16,
+    }
+    assert recommendation.told_by_plan(asked, replace(row(), memory_mb=6144))["tested"] == []
+
+
+# What became of it
+
+FOUND = (
+    {
+        "EndpointConfiguration": {"ServerlessConfig": {"MemorySizeInMB": 1024, "MaxConcurrency": 5}},
+        "Metrics": {"MaxInvocations": 600, "ModelLatency": 90_000, "CpuUtilization": "NaN"},
+    },
+    {
+        "EndpointConfiguration": {"ServerlessConfig": {"MemorySizeInMB": 2048, "MaxConcurrency": 5}},
+        "Metrics": {"MaxInvocations": 1500, "ModelLatency": 30_000, "MemoryUtilization": float("nan")},
+    },
+)
+
+
+def load_test(**changes) -> LoadTest:
+    began = moment(NOW)
+    return LoadTest.model_validate(
+        {
+            "status": "COMPLETED",
+            "job_name": f"{RUN_ID}-a1-recommend",
+            "tested": ("1024 MB", "2048 MB"),
+            "at_most_usd": 2.0,
+            "began_at": began,
+            "ended_at": began + timedelta(minutes=15),
+            "found": FOUND,
+        }
+        | changes
+    )
+
+
+def noted(test: LoadTest, given: serving.Row | None) -> dict:
+    request = recommendation.note(STACK, RUN_ID, test, given, now=moment(NOW))
+    assert_valid("dynamodb", "PutItem", request)
+    return {key: ledger.from_item(TypeDeserializer().deserialize(value)) for key, value in request["Item"].items()}
+
+
+def test_what_was_found_is_noted_and_reads_back_as_the_same_choice():
+    test = load_test()
+    item = noted(test, replace(row(kind="serverless"), memory_mb=2048))
+    assert (item["pk"], item["sk"]) == (f"RUN#{RUN_ID}", "RECOMMENDATION")
+    assert item["chosen"] == "2048 MB, 5 at once"
+    assert item["numbers"]["2048 MB, requests a minute"] == 1500
+    assert item["numbers"]["USD at most"] == 0.5, "a quarter of the hour that was capped"
+    assert item["alternatives"] == ["1024 MB: 600 requests a minute, 90 ms each"]
+    again = recommendation.read(item)
+    assert again is not None
+    assert again.counts
+    assert recommendation.applied(MODEL, again) == recommendation.applied(MODEL, test) != MODEL
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        pytest.param({"status": "FAILED", "reason": "no quota"}, "status FAILED: no quota", id="failed"),
+        pytest.param({"status": "LATE"}, "took more than 1 h and was stopped", id="late, with half a result"),
+        pytest.param(
+            {"status": "REFUSED", "reason": "AccessDenied", "found": ()}, "refused: AccessDenied", id="refused"
+        ),
+        pytest.param({"found": ()}, "nothing that was tested answered", id="completed without a result"),
+    ],
+)
+def test_what_did_not_come_to_its_end_changes_nothing_and_says_why(changes, why):
+    test = load_test(**changes)
+    item = noted(test, row(kind="serverless"))
+    assert why in item["reason"]
+    assert item["chosen"] == "1024 MB, 5 at once"
+    again = recommendation.read(item)
+    assert again is not None
+    assert again.why_not == test.why_not
+    assert recommendation.applied(MODEL, again) == MODEL
+
+
+def test_before_anything_is_noted_there_is_nothing_to_read():
+    assert recommendation.read(None) is None
+    assert recommendation.applied(MODEL, None) == MODEL

@@ -274,6 +274,42 @@ def test_what_inference_recommender_measured_takes_the_place_of_the_estimate():
     assert (copies["ml.c5.large"], copies["ml.m5.large"], copies["ml.c5.xlarge"]) == (4, 8, 1)
 
 
+def test_a_type_that_was_measured_goes_before_one_that_was_not_and_one_too_slow_is_left_out():
+    found = [
+        {"EndpointConfiguration": {"InstanceType": "ml.c5.large"}, "Metrics": {"MaxInvocations": 0}},
+        {"EndpointConfiguration": {"InstanceType": "ml.m5.xlarge"}, "Metrics": {"MaxInvocations": 600}},
+    ]
+    told = serving.machines_for(serving.recommended(SMALL, found), traffic.expected(500), asked())
+    assert told[0][0].name == "ml.m5.xlarge"
+    assert "ml.c5.large" not in [machine.name for machine, _ in told]
+
+
+def test_where_nothing_answered_in_time_the_estimates_stay():
+    found = [{"EndpointConfiguration": {"InstanceType": "ml.c5.large"}, "Metrics": {"MaxInvocations": 0}}]
+    assert serving.recommended(SMALL, found) == SMALL
+
+
+def sized(size_mb: int, per_minute: float | str, latency_us: float | str) -> dict:
+    metrics = {"MaxInvocations": per_minute, "ModelLatency": latency_us}
+    return {"EndpointConfiguration": {"ServerlessConfig": {"MemorySizeInMB": size_mb}}, "Metrics": metrics}
+
+
+@pytest.mark.parametrize(
+    ("found", "size_mb"),
+    [
+        pytest.param([sized(1024, 600, 90e3), sized(2048, 1200, 40e3)], 2048, id="twice the memory, less than half"),
+        pytest.param([sized(1024, 600, 90e3), sized(2048, 700, 80e3)], 1024, id="hardly faster for twice the price"),
+        pytest.param([sized(1024, 600, 80e3), sized(2048, 1200, 40e3)], 1024, id="the same price: the smaller one"),
+        pytest.param([sized(1024, 0, 900e3), sized(2048, 900, 500e3)], 2048, id="too slow for what was asked"),
+        pytest.param([sized(1024, "NaN", "NaN"), sized(2048, 9, 9e3)], 2048, id="a figure that is not available"),
+    ],
+)
+def test_the_serverless_size_is_the_one_whose_answers_cost_least(found, size_mb):
+    model = serving.recommended(SMALL, found)
+    assert rows(model, 500)["serverless"].memory_mb == size_mb
+    assert rows(model, 500, memory_mb=3072)["serverless"].memory_mb == 3072, "what is asked for goes before"
+
+
 def test_types_that_cannot_scale_that_need_other_images_or_that_are_wasted_are_never_chosen():
     for model in (SMALL, LARGE, UNTOLD):
         for per_day in (1, 10_000, 10_000_000):

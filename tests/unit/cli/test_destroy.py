@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError
 from ebb import addresses
 from ebb_cli import destroy as module
 from ebb_cli.destroy import Resource
+from ebb_cli.owned import Owned
 from ebb_cli.target import Target
 
 TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
@@ -30,6 +31,7 @@ def account(target: Target, monkeypatch):
     monkeypatch.setattr(module, "find", lambda **_: target)
     monkeypatch.setattr(module, "_resources", lambda _: RESOURCES)
     monkeypatch.setattr(module.owned, "components", lambda _: [])  # moto knows of none
+    monkeypatch.setattr(module.owned, "load_tests", lambda _: [])
     for rule in ("ebb-stopped", "ebb-run-ended"):
         target.client("events").put_rule(Name=rule, EventPattern=json.dumps({"source": ["aws.states"]}))
     iam, sagemaker, cloudwatch, logs = (target.client(name) for name in ("iam", "sagemaker", "cloudwatch", "logs"))
@@ -149,6 +151,44 @@ def test_running_executions_are_stopped_first(account):
 
 def _rules(target: Target) -> dict[str, str]:
     return {each["Name"]: each["State"] for each in target.client("events").list_rules()["Rules"]}
+
+
+class LoadTests:
+    """A SageMaker in which a job takes two looks to stop, and has left an endpoint."""
+
+    def __init__(self):
+        self.calls, self.looks = [], 0
+
+    def stop_inference_recommendations_job(self, **request):
+        self.calls.append(("stop", request["JobName"]))
+
+    def describe_inference_recommendations_job(self, **_):
+        self.looks += 1
+        return {"Status": "STOPPING" if self.looks < 3 else "STOPPED"}
+
+    def get_paginator(self, operation):
+        assert operation == "list_endpoints"
+        return self
+
+    def paginate(self, **asked):
+        assert asked == {"NameContains": RUN[:40]}, "cut as AWS cuts it"
+        yield {"Endpoints": [{"EndpointName": f"{RUN[:40]}-x"}]}
+
+    def delete_endpoint(self, **request):
+        self.calls.append(("delete", request["EndpointName"]))
+
+
+RUN = "churn-of-customers-20261123040506-0a1b2c3d4e-a1-recommend"
+
+
+def test_a_load_test_that_runs_is_stopped_and_waited_for_and_leaves_no_endpoint(target, monkeypatch):
+    sagemaker = LoadTests()
+    monkeypatch.setattr(Target, "client", lambda *_: sagemaker)
+    jobs = [Owned(RUN, "churn", {"Status": "IN_PROGRESS"}), Owned("ended", "churn", {"Status": "COMPLETED"})]
+    monkeypatch.setattr(module.owned, "load_tests", lambda _: jobs)
+    assert list(module._load_tests(target)) == [("load test", RUN), ("endpoint", f"{RUN[:40]}-x")]
+    assert sagemaker.calls == [("stop", RUN), ("delete", f"{RUN[:40]}-x")]
+    assert sagemaker.looks == 3
 
 
 def test_what_would_start_again_what_is_stopped_rests_meanwhile(account):

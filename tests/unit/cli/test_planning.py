@@ -278,6 +278,18 @@ def test_a_plan_follows_the_kind_that_the_spec_names(ebb, table, tmp_path):
     assert (chosen["kind"], chosen["copies"], chosen["sleeps"]) == ("realtime", 2, "never")
 
 
+def test_a_plan_says_what_would_be_load_tested_and_for_how_much_at_most(ebb, table, tmp_path):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("serve: {recommender: true, kind: serverless}\n")
+    told = " ".join(ebb("plan", table, "--spec", spec).stdout.split())
+    assert "Inference Recommender would load-test 1024 MB, 2048 MB, 4096 MB" in told
+    assert "for at most 2.16 USD" in told
+    document = json.loads(ebb("plan", table, "--spec", spec, "--json").stdout)
+    assert document["serving"]["load_test"]["at_most_usd"] == 2.16
+    assert "ebb-plan-recommend" in [each["create"]["RoleName"] for each in document["plan"]["roles"]]
+    assert "Right-sizing" not in ebb("plan", table).stdout
+
+
 def test_a_kind_that_cannot_be_had_is_refused_before_anything_runs(ebb, table, tmp_path):
     spec = tmp_path / "pipeline.yaml"
     spec.write_text("serve: {kind: async, availability: high}\n")

@@ -228,3 +228,26 @@ def test_every_command_says_on_stderr_whom_it_speaks_to(ebb, put):
     done = ebb("runs", "--json")
     assert done.stderr.startswith("target: AWS account 123456789012 region us-east-1")
     json.loads(done.stdout)
+
+
+def test_what_a_load_test_found_is_shown_and_told(ebb, put, target):
+    run_id = put()
+    item = {
+        **ledger.recommendation_key(run_id),
+        "stage": "deploy",
+        "what": "right-sizing",
+        "chosen": "2048 MB, 5 at once",
+        "reason": "Inference Recommender's load test of 1024 MB, 2048 MB found it the best",
+        "numbers": {"USD at most": 0.5, "minutes": 15.0},
+        "alternatives": ["1024 MB: 600 requests a minute, 90 ms each"],
+        "figures": ["1024 MB: 600 requests a minute, 90 ms each", "2048 MB: 1,500 requests a minute, 30 ms each"],
+        "job_name": "churn-a1-recommend",
+        "at_most_usd": 2.0,
+    }
+    target.session.resource("dynamodb").Table("ledger").put_item(Item=ledger.to_item(item))
+    shown, told = (" ".join(ebb(command, run_id).stdout.split()) for command in ("show", "why"))
+    assert "Right-sized to 2048 MB, 5 at once: Inference Recommender's load test" in shown
+    assert "2048 MB: 1,500 requests a minute" in shown
+    assert "load test churn-a1-recommend, at most 0.50 USD (cap 2.00 USD)" in shown
+    assert "right-sizing: 2048 MB, 5 at once, because Inference Recommender's load test" in told
+    assert "not taken: 1024 MB: 600 requests a minute" in told
