@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,13 @@ def role(cloud: Cloud) -> Callable[..., Role]:
 def function(cloud: Cloud, role: Callable[..., Role]) -> Callable[..., str]:
     """`function(source, **settings)` makes a function of `def handler(event, context)` source; returns its ARN."""
 
-    def make(source: str, *statements: dict, **settings: Any) -> str:
+    def make(source: str, *statements: dict, files: Mapping[str, str] = {}, **settings: Any) -> str:
         function_name = settings.pop("FunctionName", f"function-{next(_numbers)}")
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w") as archive:
             archive.writestr("code.py", textwrap.dedent(source))
+            for path, content in files.items():
+                archive.writestr(path, content)
         lambda_client = cloud.client("lambda")
         arn = lambda_client.create_function(
             FunctionName=function_name,

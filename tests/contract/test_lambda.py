@@ -8,7 +8,7 @@ from ministack.core import lambda_runtime
 
 from contract.support import allow, messages, queue_arn, task, wait_until
 from ebb_local import settings
-from ebb_local.gaps import lambda_errors
+from ebb_local.gaps import lambda_errors, lambda_starts, lambda_workers
 
 FAILING = """
     class InvalidSpecError(Exception):
@@ -55,14 +55,87 @@ def test_functions_run_on_the_lambda_environment(cloud, function):
 
 
 def test_idle_workers_beyond_the_limit_end(cloud, function):
-    for _ in range(6):
+    for _ in range(lambda_workers.KEPT_IDLE_WORKERS + 2):
         cloud.client("lambda").invoke(FunctionName=function("def handler(event, context): return 1"))
 
     def workers() -> int:
         return sum(cloud.control("Status")["LambdaWorkers"].values())
 
-    wait_until(lambda: workers() <= 4)
+    wait_until(lambda: workers() <= lambda_workers.KEPT_IDLE_WORKERS)
     assert workers() > 0, "some stay warm"
+
+
+def test_a_worker_sees_what_its_own_function_sees_and_nothing_of_another(cloud, function):
+    source = """
+        import os, sys
+        sys.modules["left_behind"] = sys.modules.get("left_behind") or os.environ["NAME"]
+        def handler(event, context):
+            return {"name": os.environ["NAME"], "left": sys.modules["left_behind"], "pid": os.getpid(),
+                    "folder": os.getcwd(), "root": os.environ["LAMBDA_TASK_ROOT"], "parent": os.getppid()}
+    """
+
+    def ask(arn: str) -> dict:
+        return json.loads(cloud.client("lambda").invoke(FunctionName=arn)["Payload"].read())
+
+    arns = [function(source, Environment={"Variables": {"NAME": name}}) for name in ("one", "two")]
+    answers = [ask(arn) for arn in arns]
+    assert [answer["name"] for answer in answers] == [answer["left"] for answer in answers] == ["one", "two"]
+    assert len({answer["pid"] for answer in answers}) == 2, "each is a process of its own"
+    assert all(answer["folder"] == answer["root"] for answer in answers)
+    if lambda_starts.CAN_FORK:
+        assert len({answer["parent"] for answer in answers} - {cloud.server.pid}) == 1, "both were forked"
+    assert ask(arns[0])["pid"] == answers[0]["pid"], "the second call finds it warm"
+
+
+@pytest.mark.parametrize(
+    ("more", "files"),
+    [
+        pytest.param({"Environment": {"Variables": {"PYTHONUTF8": "1"}}}, {}, id="its own PYTHON variables"),
+        pytest.param({}, {"boto3.py": "OWN = True"}, id="its own copy of what others import before it"),
+    ],
+)
+def test_a_function_that_a_fork_would_serve_otherwise_starts_from_nothing(cloud, function, more, files):
+    arn = function(
+        """
+        import os, sys
+        def handler(event, context):
+            import boto3
+            return {"parent": os.getppid(), "own": getattr(boto3, "OWN", False)}
+        """
+        if files
+        else """
+        import os, sys
+        def handler(event, context):
+            return {"parent": os.getppid(), "own": sys.flags.utf8_mode == 1}
+        """,
+        files=files,
+        **more,
+    )
+    answer = json.loads(cloud.client("lambda").invoke(FunctionName=arn)["Payload"].read())
+    assert answer == {"parent": cloud.server.pid, "own": True}
+
+
+def test_a_worker_that_ends_by_itself_is_followed_by_another(cloud, function):
+    arn = function("""
+        import os
+        def handler(event, context):
+            if event.get("end"):
+                os._exit(3)
+            return os.getpid()
+    """)
+
+    def ask(event: dict) -> dict:
+        return cloud.client("lambda").invoke(FunctionName=arn, Payload=json.dumps(event).encode())
+
+    before = json.loads(ask({})["Payload"].read())
+    assert ask({"end": True})["FunctionError"] == "Unhandled"
+    assert json.loads(ask({})["Payload"].read()) != before
+
+
+def test_a_function_that_cannot_be_imported_says_why(cloud, function):
+    reply = cloud.client("lambda").invoke(FunctionName=function("import ministack"))
+    assert reply["FunctionError"] == "Unhandled"
+    assert "No module named 'ministack'" in json.loads(reply["Payload"].read())["errorMessage"]
 
 
 def test_asynchronous_failure_is_retried_and_becomes_a_dead_letter(cloud, function, queue):

@@ -15,6 +15,7 @@ GAPS = (
     "condition_keys",
     "unknown_services",
     "lambda_errors",
+    "lambda_starts",
     "lambda_workers",
     "lambda_logs",
     "lambda_async",

@@ -13,7 +13,7 @@ from ministack.core import lambda_runtime
 from ebb_local import settings, shutdown
 
 IDLE_S = 120.0
-KEPT_IDLE_WORKERS = 4  # of all functions together: with the server itself that stays well below 1 GiB
+KEPT_IDLE_WORKERS = 8  # of all functions together, 40 MB each: with the server itself that stays well below 1 GiB
 _CHECK_EVERY_S = 2.0
 _logger = logging.getLogger("ebb.lambda")
 
