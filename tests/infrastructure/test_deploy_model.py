@@ -834,6 +834,19 @@ def test_a_note_that_cannot_be_written_stops_no_deployment_and_starts_no_second_
     assert _actions(ended).count(TESTED[0]) == 1
 
 
+def test_a_load_test_whose_start_was_not_answered_is_waited_for_all_the_same():
+    cloud = _tested()
+
+    def lose_the_answer() -> None:
+        cloud.createInferenceRecommendationsJob(asked[0])
+        raise TaskError("SageMaker.ResourceInUseException", "it is there")
+
+    asked = _deploy_tested(_tested()).arguments(TESTED[0])
+    cloud.on[TESTED[0]] = lose_the_answer
+    ended = _deploy_tested(cloud)
+    assert (ended.status, _memory(ended)) == ("SUCCEEDED", 4096)
+
+
 def test_a_newer_run_that_comes_while_a_load_test_lasts_is_not_overtaken():
     cloud = _tested()
     cloud.on[TESTED[1]] = lambda: cloud.project.update(deployed_generation=8)

@@ -142,7 +142,7 @@ def ask(
     if asked is None:
         return LoadTest(status=NOT_ASKED, reason=f"as {row.kind} there is only one size that it could have")
     if payload is None:
-        why = "the model is served by code of its own, for which no rows are known that could be sent to it"
+        why = "no rows are known that could be sent to it, as of a model that is served by code of its own"
         return LoadTest(status=NOT_ASKED, reason=why)
     name = names.job(run_id, attempt, names.RECOMMEND)
     limit = serve.p95_latency
