@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ebb import explain
+from ebb import explain, payback
 from ebb_cli import output, progress
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import EXIT_OF_STATUS, CommandError
@@ -96,6 +96,7 @@ def print_run(run: Mapping[str, Any]) -> None:
     _print_stages(run)
     _print_candidates(run)
     print_comparison(run)
+    _print_payback(run)
     print_serving(run)
     print_right_sizing(run)
     if run.get("scored_uri"):
@@ -203,6 +204,12 @@ def print_comparison(run: Mapping[str, Any]) -> None:
     rows.append(("memory", _unit(before, "MiB"), _unit(after, "MiB"), _ratio(before, after)))
     rows += _per_million(original, shipped)
     output.table("\nOriginal against shipped", ("", "original", f"shipped: {run['chosen']}", "better by"), rows)
+
+
+def _print_payback(run: Mapping[str, Any]) -> None:
+    """Print what compression took and when it has paid for itself."""
+    if found := payback.payback(run["stages"], run["comparison"]):
+        output.out().print(payback.told(found), soft_wrap=True)
 
 
 def print_serving(run: Mapping[str, Any]) -> None:

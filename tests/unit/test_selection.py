@@ -355,3 +355,20 @@ def test_a_champion_with_a_smaller_error_stays():
         new, "rmse", measured={"run_id": "r", "quality": {"validation": 45.0}}, served={"run_id": "r"}
     )
     assert not verdict.deploy
+
+
+@pytest.mark.parametrize(
+    ("rounds", "chosen"),
+    [
+        pytest.param([0.80, 0.82, 0.79, 0.81, 0.80, 0.80], "large", id="a fifth less in every round is an advantage"),
+        pytest.param([0.70, 1.30, 0.60, 1.20, 0.80, 0.90], "small", id="a tenth less between rounds that differ more"),
+        pytest.param(
+            [0.97, 0.97, 0.96, 0.97, 0.97, 0.97], "small", id="3 % less in every round are noise all the same"
+        ),
+    ],
+)
+def test_an_advantage_must_exceed_the_spread_of_the_rounds(rounds, chosen):
+    """The larger network's CPU time as a share of the smaller one's, round by round; ties go to the smaller."""
+    small = of("small", cpu=1.0, size=100, rounds={"cpu_ms": [1.0] * 6})
+    large = of("large", quality=0.975, cpu=sorted(rounds)[3], size=200, rounds={"cpu_ms": rounds})
+    assert select(of("original", cpu=9.0), small, large).name == chosen

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ebb import catalog, deployment, events, footprint, ledger, names
+from ebb import catalog, deployment, events, footprint, ledger, names, payback
 from ebb.errors import Rejection
 from ebb.events import Message
 from ebb.footprint import Footprint
@@ -262,6 +262,7 @@ def document(
         **{name: value for name, value in run.items() if name not in hidden},
         "stages": [{name: value for name, value in each.items() if name not in hidden} for each in stages],
         "decisions": [{name: value for name, value in each.items() if name not in hidden} for each in decisions],
+        "payback": payback.payback(stages, run.get("comparison")),
         "coefficients": catalog.sources(),
         "versions": {"ebb": VERSION, **run.get("versions", {})},
     }

@@ -8,6 +8,7 @@ but not compressed, competes like any other. A model that its script left withou
 """
 
 import json
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,10 @@ from ebb.errors import NoAcceptableCandidateError
 from ebb.spec import CompressSpec, ServeSpec
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
-# Two measurements of the same model on one machine differ by this much; less is no difference. Assumed.
+# Two measurements of the same model on one machine differ by this much; less is no difference. Assumed; where compile
+# tells the figures of each round, an advantage must exceed their spread as well.
 NOISE_SHARE = 0.05
+LEAST_ROUNDS = 4
 # Of JSON, all candidates together: their answer travels in a state of Step Functions, which carries 256 KiB, beside
 # the plan and the requests.
 MOST_VERDICTS_CHARS = 24_000
@@ -351,10 +354,24 @@ def _dominates(one: Measured, other: Measured, metric: str) -> bool:
 
 def _leanest(front: Sequence[Measured], metric: str) -> Measured:
     """Return the front's least energy per prediction; within the noise of it, the smallest, then the better one."""
-    least = min(one.cpu_ms for one in front)
-    near = [one for one in front if one.cpu_ms <= least * (1 + NOISE_SHARE)]
+    leanest = min(front, key=lambda one: one.cpu_ms)
+    near = [one for one in front if not _clearly_leaner(leanest, one)]
     sign = -1 if greater_is_better(metric) else 1
     return min(near, key=lambda one: (one.size_bytes, sign * one.quality, one.name))
+
+
+def _clearly_leaner(one: Measured, other: Measured) -> bool:
+    """Return whether `one` takes less energy than `other` beyond noise.
+
+    Compared round by round, because in a round both met the same machine: the median of the ratios must exceed 1 by
+    more than NOISE_SHARE and by more than half of the range in which the middle half of the ratios lies.
+    """
+    mine, its = (list((each.report.get("rounds") or {}).get("cpu_ms") or ()) for each in (one, other))
+    if len(mine) != len(its) or len(mine) < LEAST_ROUNDS or min(mine, default=0.0) <= 0:
+        return other.cpu_ms > one.cpu_ms * (1 + NOISE_SHARE)
+    ratios = [b / a for a, b in zip(mine, its, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return middle - 1 > max(NOISE_SHARE, (high - low) / 2)
 
 
 def _why(chosen: Measured, front: Sequence[Measured], metric: str, floor: float, original: float) -> str:
@@ -369,6 +386,6 @@ def _why(chosen: Measured, front: Sequence[Measured], metric: str, floor: float,
 def _why_not(candidate: Measured, chosen: Measured, front: Sequence[Measured]) -> str:
     if candidate not in front:
         return "matched or beaten by another in every respect"
-    if candidate.cpu_ms <= chosen.cpu_ms * (1 + NOISE_SHARE):
+    if not _clearly_leaner(chosen, candidate):
         return f"as lean as {chosen.name} within measurement noise, and larger: {candidate.size_bytes} bytes"
     return f"takes {candidate.cpu_ms / chosen.cpu_ms:.2g} times the energy of {chosen.name} per prediction"
