@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebb_local import home_lock, process_table
-from ebb_local.settings import PREFERRED_PORT, Home, default_home
+from ebb_local.settings import Home, default_home
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 40
@@ -48,7 +47,7 @@ class Server:
 def start(home: Path | None = None, port: int | None = None) -> Server:
     """Start the server of `home` unless it runs already; return once it answers.
 
-    `port` is used when given; otherwise 4747, or any free one.
+    `port` is used when given; otherwise the server takes 4747, or any free one, and `Server` says which.
     Raises: ServerBusy when one holds the home and does not answer; LifecycleError when the new one does not start.
     """
     place = Home(Path(home).absolute()) if home else default_home()
@@ -62,7 +61,7 @@ def start(home: Path | None = None, port: int | None = None) -> Server:
         except ServerBusy as problem:
             busy = problem  # it starts, it ends or it works: it may answer in a moment
         if process is None and busy is None:
-            process = _spawn(place, port or _free_port())
+            process = _spawn(place, port)
         elif process and process.poll() is not None and not home_lock.is_held(place):
             raise LifecycleError(f"the embedded cloud ended at its start:\n{_log_end(place)}")
         if time.monotonic() > deadline:
@@ -75,11 +74,12 @@ def start(home: Path | None = None, port: int | None = None) -> Server:
     raise LifecycleError(f"the embedded cloud did not answer within {START_TIMEOUT_S} s:\n{_log_end(place)}")
 
 
-def _spawn(place: Home, port: int) -> subprocess.Popen:
+def _spawn(place: Home, port: int | None) -> subprocess.Popen:
     place.create()
+    wanted = [] if port is None else ["--port", str(port)]
     with place.log_file.open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "ebb_local.server", "--home", str(place.root), "--port", str(port)],
+            [sys.executable, "-m", "ebb_local.server", "--home", str(place.root), *wanted],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -170,17 +170,6 @@ def _answers(server: Server) -> bool:
             return reply.status == 200
     except (OSError, urllib.error.URLError):
         return False
-
-
-def _free_port() -> int:
-    for port in (PREFERRED_PORT, 0):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return probe.getsockname()[1]
-    raise LifecycleError("no free port on 127.0.0.1")
 
 
 def _log_end(place: Home) -> str:

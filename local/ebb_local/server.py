@@ -1,4 +1,4 @@
-"""The server of the embedded cloud: `python -m ebb_local.server --home DIR --port N`, in the foreground.
+"""The server of the embedded cloud: `python -m ebb_local.server --home DIR [--port N]`, in the foreground.
 
 MiniStack reads its settings from the environment when it is imported, and Lambda workers inherit that environment,
 so `main` writes a small environment of its own before the first import: real AWS keys, profiles and proxies of the
@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -35,19 +36,41 @@ def main(arguments: list[str] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then save the state and end every child."""
     parser = argparse.ArgumentParser(prog="ebb_local.server", description=__doc__.splitlines()[0])
     parser.add_argument("--home", type=Path, default=None, help="folder of the cloud's state (default: .ebb)")
-    parser.add_argument("--port", type=int, default=PREFERRED_PORT)
+    parser.add_argument("--port", type=int, default=None, help=f"(default: {PREFERRED_PORT}, or any free one)")
     options = parser.parse_args(arguments)
     home = Home(options.home.absolute()) if options.home else default_home()
     lock = _own(home)  # held until this process ends, however it ends
     home.server_file.unlink(missing_ok=True)
     shutil.rmtree(home.scratch, ignore_errors=True)
     home.create()
-    variables = environment(home, options.port)
+    door = listen(options.port)
+    variables = environment(home, door.getsockname()[1])
     os.environ.clear()
     os.environ.update(variables)
     _raise_open_files_limit()
-    _serve(home, options.port)
+    _serve(home, door)
     lock.close()
+
+
+def listen(port: int | None = None) -> socket.socket:
+    """Return a socket that listens on loopback: on this port, without one on the preferred or else on any free one.
+
+    The server takes its port itself and keeps it: one that somebody else has looked for may be taken by the time.
+    Raises: SystemExit when the port that was asked for is not free.
+    """
+    for each in (PREFERRED_PORT, 0) if port is None else (port,):
+        found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the server before may linger
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            found.bind(("127.0.0.1", each))
+            found.listen()  # two may bind one port as long as neither listens
+        except OSError as problem:
+            found.close()
+            taken = problem
+        else:
+            return found
+    raise SystemExit(f"127.0.0.1:{port} cannot be had: {taken.strerror}")
 
 
 def _own(home: Home) -> IO[str]:
@@ -84,7 +107,8 @@ def environment(home: Home, port: int) -> dict[str, str]:
     }
 
 
-def _serve(home: Home, port: int) -> None:
+def _serve(home: Home, door: socket.socket) -> None:
+    port = door.getsockname()[1]
     clock.start(home.root)  # before MiniStack is imported: it must never see the real time
     # Imported here: MiniStack must see the environment written above.
     from hypercorn.asyncio import serve
@@ -99,7 +123,7 @@ def _serve(home: Home, port: int) -> None:
     builds.install()
     control.install(home, port)
     config = Config()
-    config.bind = [f"127.0.0.1:{port}"]
+    config.bind = [f"fd://{door.detach()}"]
     config.keep_alive_timeout = 75
     config.graceful_timeout = 2  # long polls would hold the end back
 
@@ -140,13 +164,11 @@ async def _announce(home: Home, port: int) -> None:
     """Write the files by which others find the server, once it answers."""
     from ebb_local import interrupted
 
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            break
-        except OSError:
-            await asyncio.sleep(0.05)
+    # the port has listened from the first moment on; what counts is an answer
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /_ministack/health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+    await reader.readline()
+    writer.close()
     write_profile(home, port)
     facts = {
         "endpoint_url": endpoint_url(port),

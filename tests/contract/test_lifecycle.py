@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,37 @@ def test_profile_reaches_the_cloud(cloud: Cloud):
     }
     printed = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == cloud.server.account_id
+
+
+def test_two_clouds_that_start_at_once_each_have_a_port(tmp_path: Path):
+    """Both want the same one; each takes what it gets, and says which that is."""
+    homes = [tmp_path / "one", tmp_path / "two"]
+    try:
+        with ThreadPoolExecutor(2) as both:
+            started = list(both.map(lifecycle.start, homes))
+        assert len({each.port for each in started}) == 2
+        for server_, home in zip(started, homes, strict=True):
+            assert lifecycle.running(home) == server_
+            assert (server_.home, server_.endpoint_url) == (home, f"http://127.0.0.1:{server_.port}")
+    finally:
+        assert [lifecycle.stop(home) for home in homes] == [[], []]
+
+
+def test_the_server_takes_its_port_before_anybody_else_can(monkeypatch):
+    monkeypatch.setattr(server, "PREFERRED_PORT", free_port())
+    with server.listen() as first, server.listen() as second:
+        assert first.getsockname() == ("127.0.0.1", server.PREFERRED_PORT)
+        assert second.getsockname()[1] not in (0, server.PREFERRED_PORT)
+        with pytest.raises(SystemExit, match=f"{server.PREFERRED_PORT} cannot be had: Address already in use"):
+            server.listen(server.PREFERRED_PORT)
+
+
+def test_a_port_that_is_asked_for_and_taken_is_told(home: Path):
+    with server.listen(free_port()) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(lifecycle.LifecycleError, match=f"127.0.0.1:{port} cannot be had"):
+            lifecycle.start(home, port)
+    assert lifecycle.running(home) is None
 
 
 def test_starting_twice_is_one_server(cloud: Cloud):
