@@ -53,7 +53,10 @@ class Model:
         self.codec = codec or open_codec(root, self.signature)
         runtime = self.signature.get("runtime", "onnxruntime")
         self._network = runtimes.load(
-            root / runtimes.FILES[runtime][0], runtime, optimise=self.signature.get("optimise_when_loading", True)
+            root / runtimes.FILES[runtime][0],
+            runtime,
+            optimise=self.signature.get("optimise_when_loading", True),
+            precision=self.signature.get("runtime_precision"),
         )
         self.about = about(self.signature)
 
@@ -187,7 +190,7 @@ def main() -> None:
     with Server(address, Handler) as server:
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
         print(f"serving {Handler.model.about} on port {server.server_address[1]}", flush=True)
-        server.serve_forever()
+        server.serve_forever(poll_interval=0.05)  # how long an end may take to be noticed: half a second without it
 
 
 if __name__ == "__main__":
