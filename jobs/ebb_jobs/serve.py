@@ -53,10 +53,7 @@ class Model:
         self.codec = codec or open_codec(root, self.signature)
         runtime = self.signature.get("runtime", "onnxruntime")
         self._network = runtimes.load(
-            root / runtimes.FILES[runtime][0],
-            runtime,
-            optimise=self.signature.get("optimise_when_loading", True),
-            precision=self.signature.get("runtime_precision"),
+            root / runtimes.FILES[runtime][0], runtime, optimise=self.signature.get("optimise_when_loading", True)
         )
         self.about = about(self.signature)
 
