@@ -25,11 +25,12 @@ HOURS_PER_MONTH = 730.0
 CALLS_WITHIN = timedelta(days=14)
 CALLS_PERIOD_S = 3600
 QUERIES_AT_ONCE = 500  # https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_GetMetricData.html
+CHANGING = {addresses.FALLING_ASLEEP, addresses.WAKING}
 WIDTH = 100  # of the table, unless it is asked for whole
 NUMBERS = ("USD/h", "USD/month awake")
 DROPPED = ("USD/h", "last call", "sleeps after")  # in this order, on a terminal that is too narrow for them
 READABLE_NAME, SHORTEST_NAME = 32, 12  # what is left at least of a name beside other columns, and at all
-STEPS_READ = 40  # events of an execution: a decision and what is done about it are fewer
+STEPS_READ = 100  # events of an execution: a decision, what is done about it, and looks at what comes of it
 Project = Annotated[str, typer.Argument(help="Project, or the address of an endpoint that Ebb did not make.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until it is done.")]
 
@@ -70,7 +71,7 @@ def wake(target: Target, project: Project, wait: Wait = False, as_json: Json = F
     if not (wait and as_json):
         _tell(at, f"{at.address} is waking.", execution, as_json=as_json)
     if wait:
-        _until(book, target, at, {addresses.AWAKE}, {addresses.FAILED}, None, as_json=as_json)
+        _until(book, target, at, {addresses.AWAKE}, {addresses.FAILED}, execution, as_json=as_json)
 
 
 def sleep(target: Target, project: Project, wait: Wait = False, as_json: Json = False) -> None:
@@ -145,12 +146,13 @@ def _until(
         while True:
             ended = execution is not None and not executions.is_running(execution, target.client("stepfunctions"))
             found = book.address(at.address) or at
-            if found.state in wanted or found.state in failed or ended:
+            # one that was killed on its way is taken up by another
+            if found.state in wanted or found.state in failed or (ended and found.state not in CHANGING):
                 break
             tell(_going_on(target, execution or found.worked_by))
             time.sleep(target.poll_s)
     why = found.reason
-    if found.state not in wanted and execution is not None:
+    if found.state not in wanted | failed and execution is not None:
         why = _concluded(target, execution) or why
     if as_json:
         output.emit_json(_answer(found, execution, why))
@@ -222,7 +224,7 @@ def _concluded(target: Target, execution: str) -> str | None:
     """Return why an execution that has ended has left it at that."""
     try:
         found = target.client("stepfunctions").describe_execution(executionArn=execution)
-        return str(json.loads(found["output"])["reason"])
+        return str(json.loads(found["output"])["reason"]) if "output" in found else found.get("cause")
     except (ClientError, KeyError, TypeError, ValueError):
         return None
 

@@ -289,6 +289,28 @@ def test_programs_too_are_told_why_it_stays_awake(ebb, target, book, machines, m
     assert "ebb-pets is awake: the tag ebb:keep keeps it." in done.stderr
 
 
+def test_a_wake_that_ends_without_waking_is_not_waited_for_for_ever(ebb, target, book, machines, monkeypatch):
+    book.apply(addresses.put(PETS, now=NOW))
+    change(book, "falling-asleep")
+    change(book, "asleep")
+    found = {"status": "FAILED", "error": "EndpointUnreadableError", "cause": "describe_endpoint: AccessDenied"}
+    monkeypatch.setattr(target.client("stepfunctions"), "describe_execution", lambda **_: found)
+    done = ebb("wake", "pets", "--wait")
+    assert done.exit_code == 1
+    assert "ebb-pets is asleep: describe_endpoint: AccessDenied." in done.stderr
+
+
+def test_a_sleep_that_is_killed_and_taken_up_by_another_execution_is_waited_for(
+    ebb, target, book, machines, monkeypatch
+):
+    book.apply(addresses.put(PETS, now=NOW))
+    monkeypatch.setattr(endpoints.executions, "is_running", lambda *_: False)
+    change(book, "falling-asleep")
+    monkeypatch.setattr(endpoints, "known", lambda *_: PETS)
+    monkeypatch.setattr(endpoints.time, "sleep", lambda _: change(book, "asleep"))
+    assert "ebb-pets is asleep." in ebb("sleep", "pets", "--wait").stdout
+
+
 def test_asked_for_twice_in_a_minute_the_second_is_waited_for(ebb, target, book, machines, monkeypatch):
     """The name of the first is taken: the second has one of its own, and its outcome is the one that is told."""
     book.apply(addresses.put(PETS, now=NOW))
