@@ -34,40 +34,46 @@ def handler(asked: DeploymentRequested, context: LambdaContext) -> dict[str, Any
     if held:
         return held | _note(stack, asked, model, asked.recommendation, None)
     serve = PipelineSpec.model_validate((book.run(model.run_id) or {})["spec"]).serve
-    tested = asked.recommendation
-    if serve.recommender and tested is None:
-        tested = recommendation.read(book.recommendation(model.run_id))
+    tested = asked.recommendation or (
+        recommendation.read(book.recommendation(model.run_id)) if serve.recommender else None
+    )
     wanted = _wanted(asked, model, serve, tested, book, stack, address)
     if asked.model is None and rollout.already(wanted, address):
         return {"action": "none", "reason": f"it is served as {wanted.kind} already: {wanted.reason}"}
-    fresh = asked.recommendation
-    if serve.recommender and tested is None and asked.package_arn:
-        answer = _ask(stack, asked, asked.package_arn, model, wanted)
-        if isinstance(answer, dict):
-            return answer
-        fresh = answer
-    alarms, ringing = hosting.address_alarms(names.endpoint(stack.stack, asked.project))
-    seen = Seen(
+    answer = _ask(stack, asked, model, wanted) if serve.recommender and tested is None else None
+    if isinstance(answer, dict):
+        return answer
+    seen = _seen(stack, asked, wanted, address)
+    plan = rollout.build(stack, wanted, seen, project, execution=asked.execution, now=asked.now)
+    return plan | _note(stack, asked, model, answer or asked.recommendation, wanted.row)
+
+
+def _seen(stack: StackSettings, asked: DeploymentRequested, wanted: Wanted, address: Address | None) -> Seen:
+    """Return what is there before the deployment."""
+    name = names.endpoint(stack.stack, asked.project)
+    alarms, ringing = hosting.address_alarms(name)
+    return Seen(
         address=address,
         endpoint=hosting.endpoint(rollout.endpoint_name(stack, wanted)),
-        superseded=hosting.endpoint(address.endpoint_name if address else names.endpoint(stack.stack, asked.project)),
+        superseded=hosting.endpoint(address.endpoint_name if address else name),
         alarms=alarms,
         ringing=ringing,
         calls_last_hour=hosting.calls_last_hour(address, asked.now),
     )
-    plan = rollout.build(stack, wanted, seen, project, execution=asked.execution, now=asked.now)
-    return plan | _note(stack, asked, model, fresh, wanted.row)
 
 
 def _ask(
-    stack: StackSettings, asked: DeploymentRequested, package_arn: str, model: rollout.Model, wanted: Wanted
-) -> dict[str, Any] | LoadTest:
+    stack: StackSettings, asked: DeploymentRequested, model: rollout.Model, wanted: Wanted
+) -> dict[str, Any] | LoadTest | None:
+    """Return the plan of a load test, or why there is none; None for a move, which has no package to test."""
+    if asked.package_arn is None:
+        return None
     return recommendation.ask(
         stack,
         project=asked.project,
         run_id=model.run_id,
         attempt=model.attempt,
-        package_arn=package_arn,
+        package_arn=asked.package_arn,
         payload=model.sample_payload,
         serve=wanted.serve,
         row=wanted.row,
