@@ -54,9 +54,15 @@ def read_columns(curated: Path, split: str, names: list[str], *, limit: int | No
     fields = ", ".join(map(quote, names))
     tail = "" if limit is None else f" LIMIT {limit}"
     with duckdb.connect() as connection:  # rows come in the order of the file
-        source = literal(str(curated / f"{split}.parquet"))
+        source = literal(file_of(curated, split))
         found = connection.execute(f"SELECT {fields} FROM read_parquet({source}){tail}").fetchnumpy()
     return {name: _plain(found[name]) for name in names}
+
+
+def file_of(curated: Path, split: str) -> str:
+    """Return a split's file, or what matches the parts that Spark wrote of it, whose names are in order."""
+    place = curated / f"{split}.parquet"
+    return str(place / "*.parquet" if place.is_dir() else place)
 
 
 def _plain(column: np.ndarray) -> Any:

@@ -10,10 +10,12 @@ import duckdb
 from ebb_jobs import spelling
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import Report
-from ebb_jobs.sql import quote
+from ebb_jobs.sql import free_name, literal, quote
 
 SPLITS = ("train", "validation", "test")
-HELD_OUT_SHARE = 0.15
+TEST_SHARE = 0.15
+HELD_OUT_SHARE = 0.30
+"""Of validation and test together."""
 MIN_ROWS_PER_SIDE = 3
 
 
@@ -26,7 +28,14 @@ class Own(NamedTuple):
 
 
 def place(
-    connection: duckdb.DuckDBPyConnection, text: str, target: str, classes: int | None, own: Own, *, column: str | None
+    connection: duckdb.DuckDBPyConnection,
+    text: str,
+    target: str,
+    classes: int | None,
+    own: Own,
+    *,
+    column: str | None,
+    apart: str | None = None,
 ) -> dict[str, int]:
     """Mark each row of `kept` train, validation or test by the hash of `text`, in the new table `placed`.
 
@@ -34,21 +43,22 @@ def place(
     together, so that none is learned and tested at once, and a row keeps its side when data is added. Only where
     chance gives a side fewer than `fewest` groups of a class, those nearest to its threshold move over: all rows of
     such a class are unsettled, because later data can move them back.
+    Where `text` is a group's name, `apart` is SQL over the features: of rows with equal features in groups on several
+    sides those of the side that learns stay, and the others are left out.
     Returns the rows of each side and the `unsettled` ones. Raises RejectedError when a side or a class lacks rows.
     """
     stratum = quote(target) if classes is not None else "''"
     fewest = math.ceil(MIN_ROWS_PER_SIDE / (classes or 1))
-    share = HELD_OUT_SHARE
+    test, held_out = (f"substr({own.key}, 1, 8) < {literal(_hex(share))}" for share in (TEST_SHARE, HELD_OUT_SHARE))
     connection.execute(f"""
         CREATE TABLE placed AS
         WITH keyed AS (SELECT *, md5({text}) AS {own.key} FROM kept),
-        groups AS (SELECT {own.key}, min({stratum}) AS stratum,
-                          ('0x' || substr({own.key}, 1, 8))::UBIGINT / 4294967296.0 AS place
-                   FROM keyed GROUP BY {own.key}),
-        ranked AS (SELECT {own.key}, place, row_number() OVER (PARTITION BY stratum ORDER BY {own.key}) AS rank,
+        groups AS (SELECT {own.key}, min({stratum}) AS stratum FROM keyed GROUP BY {own.key}),
+        ranked AS (SELECT {own.key}, row_number() OVER (PARTITION BY stratum ORDER BY {own.key}) AS rank,
                           count(*) OVER (PARTITION BY stratum) AS size,
-                          count(*) FILTER (place < {share}) OVER (PARTITION BY stratum) AS test,
-                          count(*) FILTER (place < {2 * share}) OVER (PARTITION BY stratum) AS held_out FROM groups),
+                          sum(CASE WHEN {test} THEN 1 ELSE 0 END) OVER (PARTITION BY stratum) AS test,
+                          sum(CASE WHEN {held_out} THEN 1 ELSE 0 END) OVER (PARTITION BY stratum) AS held_out
+                   FROM groups),
         least_a_side AS (SELECT *, greatest(1, least({fewest}, size // 3)) AS fewest FROM ranked),
         tests AS (SELECT *, greatest(fewest, least(test, size - 2 * fewest)) AS tests FROM least_a_side),
         sides AS (SELECT {own.key}, least(test, held_out - test, size - held_out) < {fewest} AS {own.unsettled},
@@ -57,7 +67,24 @@ def place(
                               ELSE 'train' END AS {own.split} FROM tests)
         SELECT keyed.*, sides.{own.split}, sides.{own.unsettled} FROM keyed JOIN sides USING ({own.key})""")
     connection.execute("DROP TABLE kept")
-    return _counted(connection, target, classes, own, column)
+    left_out = {} if apart is None else {"left_out": _take_apart(connection, apart, own)}
+    return _counted(connection, target, classes, own, column) | left_out
+
+
+def _take_apart(connection: duckdb.DuckDBPyConnection, features: str, own: Own) -> int:
+    """Leave out of `placed` what is tested and learned at once, and return how many rows that were."""
+    before = scalar(connection, "SELECT count(*) FROM placed")
+    names = [field[0] for field in connection.execute("SELECT * FROM placed LIMIT 0").description or ()]
+    side, same, first = (free_name(f"ebb_{name}", names) for name in ("side", "same", "first"))
+    rank = f"CASE {own.split} WHEN 'train' THEN 0 WHEN 'validation' THEN 1 ELSE 2 END"
+    connection.execute(f"""
+        CREATE TABLE apart AS
+        WITH ranked AS (SELECT *, {rank} AS {side}, md5({features}) AS {same} FROM placed),
+        firsts AS (SELECT *, min({side}) OVER (PARTITION BY {same}) AS {first} FROM ranked)
+        SELECT {", ".join(map(quote, names))} FROM firsts WHERE {side} = {first}""")
+    connection.execute("DROP TABLE placed")
+    connection.execute("ALTER TABLE apart RENAME TO placed")
+    return before - scalar(connection, "SELECT count(*) FROM placed")
 
 
 def place_as_given(
@@ -125,6 +152,14 @@ def decide(report: Report, rows: dict[str, int], learned_from: str, *, given: bo
         + rest,
         numbers={**{split: rows[split] for split in SPLITS}, "may_change_side": unsettled},
     )
+
+
+def _hex(share: float) -> str:
+    """Return the first eight digits of a hash below which `share` of all hashes lie.
+
+    Hashes are compared as texts, which every engine does alike, rather than as numbers.
+    """
+    return f"{math.ceil(share * 2**32):08x}"
 
 
 def in_order(labels: list[str]) -> list[str]:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
-from ebb_jobs import infer, process_split, process_target, process_texts, refusals, spelling, tables, typing_rules
+from ebb_jobs import infer, process_key, process_split, process_target, process_texts, refusals, tables, typing_rules
 from ebb_jobs.process_split import SPLITS, Own, scalar
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import Report, write_json
-from ebb_jobs.sql import free_name, literal, quote
+from ebb_jobs.sql import free_name, literal, number, quote
+
+
+class Dropped(NamedTuple):
+    """Where the files lie, so that a rejection can name the line that is wrong; no file where they are too large."""
+
+    folder: Path
+    files: list[Path]
+
+
+class Curated(NamedTuple):
+    """Where the results go, a folder or a URI, and what writes a JSON document of some name there."""
+
+    place: str
+    write_json: Callable[[str, Any], None]
 
 
 def process(folder: Path, files: list[Path], curated: Path, spec: dict[str, Any], report: Report, work: Path) -> None:
@@ -20,58 +35,119 @@ def process(folder: Path, files: list[Path], curated: Path, spec: dict[str, Any]
     A table that is no tabular one, but texts and their labels, is handed on. Raises RejectedError.
     """
     data = spec.get("data") or {}
-    asked, text = data.get("target"), data.get("input")
     with tables.connect(work) as connection:
-        names, form, target = tables.load(connection, folder, files, asked)
-        if spec.get("task") == infer.TEXTS or (text and not spec.get("task")):
-            chosen = process_texts.find_column(connection, "raw", names, target=asked, text=text)
-            process_texts.process(connection, folder, files, chosen, curated, spec, report)
-            return
-        told = refusals.find_target(names, asked)
-        if not spec.get("task") and (found := process_texts.text_that_ends(connection, "raw", names, told)):
-            process_texts.process(connection, folder, files, found, curated, spec, report)
-            return
-        read, kept = _remove_duplicates(connection, names)
-        task = process_target.judge(connection, told, spec.get("task"), folder, files)
-        columns = typing_rules.profile(connection, "kept", [name for name in names if name != target.value])
-        used = [column for column in columns if column.kind != "dropped"]
-        if not spec.get("task") and (only := process_texts.only_text(connection, "kept", columns, target)):
-            process_texts.process(connection, folder, files, only, curated, spec, report)
-            return
-        if not used:
-            raise RejectedError(
-                Rejection(
-                    "no-feature",
-                    "no column besides the target can be learned from: "
-                    + "; ".join(f"column {names.index(column.name) + 1}: {column.reason}" for column in columns[:5]),
-                    remedy="Add columns that say something about the target.",
-                )
+        table = tables.load(connection, folder, files, data.get("target"))
+        into = Curated(str(curated), lambda name, document: write_json(curated / name, document))
+        judge_and_write(connection, table, Dropped(folder, files), into, spec, report)
+
+
+def judge_and_write(
+    connection: duckdb.DuckDBPyConnection,
+    table: tables.Loaded,
+    drop: Dropped,
+    curated: Curated,
+    spec: dict[str, Any],
+    report: Report,
+) -> None:
+    """Do what `process` does, with the table `raw` that holds nothing but texts.
+
+    This is the program that both engines run, on a connection to DuckDB or on Spark's (`process_spark`), so it keeps to
+    the SQL that `spark_sql` can say in Spark's words. Raises RejectedError.
+    """
+    data = spec.get("data") or {}
+    asked, text, group = data.get("target"), data.get("input"), data.get("group")
+    names, target = table.columns, table.target
+    told = refusals.find_target(names, asked)
+    if found := _texts_by_name(connection, names, told, spec.get("task"), asked, text):
+        _hand_on(connection, drop, found, curated, spec, report)
+        return
+    if group is not None and (group not in names or group == target.value):
+        raise RejectedError(refusals.group_missing(group, names))
+    read, kept = _remove_duplicates(connection, names)
+    task = process_target.judge(connection, told, spec.get("task"), *drop)
+    columns = typing_rules.profile(connection, "kept", [name for name in names if name != target.value])
+    _leave_out_group(columns, group)
+    used = [column for column in columns if column.kind != "dropped"]
+    if not spec.get("task") and (only := process_texts.only_text(connection, "kept", columns, target)):
+        _hand_on(connection, drop, only, curated, spec, report)
+        return
+    if not used:
+        raise RejectedError(
+            Rejection(
+                "no-feature",
+                "no column besides the target can be learned from: "
+                + "; ".join(f"column {names.index(column.name) + 1}: {column.reason}" for column in columns[:5]),
+                remedy="Add columns that say something about the target.",
             )
-        classes = process_target.classes(connection, told) if task.value == infer.CLASSIFICATION else None
-        own = Own(*(free_name(f"ebb_{field}", names) for field in Own._fields))
-        features = ", ".join(f"coalesce({_canonical(column)}, chr(30))" for column in used)
-        rows = process_split.place(
-            connection,
-            f"concat_ws(chr(31), {features})",
-            target.value,
-            len(classes) if classes else None,
-            own,
-            column=told.column,
         )
-        # Decisions quote the target's name. Up to here it may be a value: of a row that stands where names should.
-        for what, decided in (("format", form), ("target", target), ("task", task)):
-            report.decide(what, decided.value, decided.reason)
-        _write_parquet(connection, curated, used, target.value, own, numeric_target=classes is None)
-        _write_outcome(
-            report,
-            curated,
-            names=names,
-            columns=columns,
-            target=target.value,
-            task=task.value,
-            classes=classes,
-            rows={"read": read, "kept": kept, "duplicates": read - kept, **rows},
-        )
+    classes = process_target.classes(connection, told) if task.value == infer.CLASSIFICATION else None
+    own = Own(*(free_name(f"ebb_{field}", names) for field in Own._fields))
+    _type(connection, used, target.value, group)
+    features = process_key.of(
+        [column.name for column in used if column.kind != "numeric"],
+        [column.name for column in used if column.kind == "numeric"],
+    )
+    rows = process_split.place(
+        connection,
+        features if group is None else quote(group),
+        target.value,
+        len(classes) if classes else None,
+        own,
+        column=told.column,
+        apart=None if group is None else features,
+    )
+    # Decisions quote the target's name. Up to here it may be a value: of a row that stands where names should.
+    for what, decided in (("format", table.form), ("target", target), ("task", task)):
+        report.decide(what, decided.value, decided.reason)
+    _write_parquet(connection, curated, used, target.value, own, numeric_target=classes is None)
+    _write_outcome(
+        report,
+        curated,
+        names=names,
+        columns=columns,
+        target=target.value,
+        task=task.value,
+        classes=classes,
+        rows={"read": read, "kept": kept, "duplicates": read - kept, **rows},
+        group=group,
+    )
+
+
+def _hand_on(
+    connection: duckdb.DuckDBPyConnection,
+    drop: Dropped,
+    found: process_texts.Found,
+    curated: Curated,
+    spec: dict[str, Any],
+    report: Report,
+) -> None:
+    """Let `process_texts` process a table of texts, which it reads anew. Raises RejectedError."""
+    if not drop.files:
+        raise RejectedError(refusals.too_many_texts())
+    process_texts.process(connection, *drop, found, Path(curated.place), spec, report)
+
+
+def _texts_by_name(
+    connection: duckdb.DuckDBPyConnection,
+    names: list[str],
+    told: refusals.Target,
+    task: str | None,
+    asked: str | None,
+    text: str | None,
+) -> process_texts.Found | None:
+    """Return the texts of a table that the spec calls one, or whose texts stand last; None for a tabular one."""
+    if task == infer.TEXTS or (text and not task):
+        return process_texts.find_column(connection, "raw", names, target=asked, text=text)
+    return None if task else process_texts.text_that_ends(connection, "raw", names, told)
+
+
+def _leave_out_group(columns: list[typing_rules.Column], group: str | None) -> None:
+    """Make the column that names the groups one that is not learned from. Raises RejectedError when it has gaps."""
+    for column in columns:
+        if column.name == group:
+            if column.counts["missing"]:
+                raise RejectedError(refusals.group_empty(group, column.counts["missing"]))
+            column.kind, column.reason = "dropped", "named by data.group: it says which rows stay together"
 
 
 def _remove_duplicates(connection: duckdb.DuckDBPyConnection, names: list[str]) -> tuple[int, int]:
@@ -83,41 +159,44 @@ def _remove_duplicates(connection: duckdb.DuckDBPyConnection, names: list[str]) 
     return read, scalar(connection, "SELECT count(*) FROM kept")
 
 
-def _canonical(column: typing_rules.Column) -> str:
-    """Return the SQL of a column's text for hashing: one spelling per number, whatever the format of the file."""
-    name = quote(column.name)
-    return f"coalesce(TRY_CAST({name} AS DOUBLE)::VARCHAR, {name})" if column.kind == "numeric" else name
+def _type(
+    connection: duckdb.DuckDBPyConnection, used: list[typing_rules.Column], target: str, group: str | None
+) -> None:
+    """Leave in `kept` the columns that are used, numbers as numbers."""
+    fields = [
+        f"{number(quote(column.name))} AS {quote(column.name)}" if column.kind == "numeric" else quote(column.name)
+        for column in used
+    ]
+    others = [quote(name) for name in (target, group) if name is not None]
+    connection.execute(f"CREATE TABLE typed AS SELECT {', '.join([*fields, *others])} FROM kept")
+    connection.execute("DROP TABLE kept")
+    connection.execute("ALTER TABLE typed RENAME TO kept")
 
 
 def _write_parquet(
     connection: duckdb.DuckDBPyConnection,
-    curated: Path,
+    curated: Curated,
     used: list[typing_rules.Column],
     target: str,
     own: Own,
     *,
     numeric_target: bool,
 ) -> None:
-    fields = [
-        f"CASE WHEN regexp_full_match({quote(column.name)}, {literal(spelling.NUMBER.pattern)}) THEN "
-        f"TRY_CAST({quote(column.name)} AS DOUBLE) END AS {quote(column.name)}"
-        if column.kind == "numeric"
-        else quote(column.name)
-        for column in used
-    ]
-    fields.append(f"{quote(target)}::DOUBLE AS {quote(target)}" if numeric_target else quote(target))
+    fields = [quote(column.name) for column in used]
+    fields.append(f"CAST({quote(target)} AS DOUBLE) AS {quote(target)}" if numeric_target else quote(target))
     for split in SPLITS:
+        file = literal(f"{curated.place}/{split}.parquet")
         everything = ", ".join(map(quote, (column.name for column in used)))
         connection.execute(
             f"COPY (SELECT {', '.join(fields)} FROM placed WHERE {own.split} = '{split}' "
             f"ORDER BY {own.key}, {quote(target)}, {everything}) "
-            f"TO {literal(str(curated / f'{split}.parquet'))} (FORMAT parquet, COMPRESSION zstd)"
+            f"TO {file} (FORMAT parquet, COMPRESSION zstd)"
         )
 
 
 def _write_outcome(
     report: Report,
-    curated: Path,
+    curated: Curated,
     *,
     names: list[str],
     columns: list[typing_rules.Column],
@@ -125,6 +204,7 @@ def _write_outcome(
     task: str,
     classes: list[str] | None,
     rows: dict[str, int],
+    group: str | None,
 ) -> None:
     used = [column for column in columns if column.kind != "dropped"]
     dropped = [column for column in columns if column.kind == "dropped"]
@@ -140,7 +220,8 @@ def _write_outcome(
     report.decide(
         "duplicates", rows["duplicates"], "rows equal in every column are kept once", numbers={"read": rows["read"]}
     )
-    process_split.decide(report, rows, "features", given=False, stratified=classes is not None)
+    learned_from = "features" if group is None else f"column {group}"
+    process_split.decide(report, rows, learned_from, given=False, stratified=classes is not None)
     report.fields.update(
         task=task,
         target=target,
@@ -148,8 +229,8 @@ def _write_outcome(
         classes=len(classes) if classes else None,
         features=[column.as_feature() for column in columns],
     )
-    write_json(
-        curated / "schema.json",
+    curated.write_json(
+        "schema.json",
         {
             "version": 1,
             "kind": "tabular",
@@ -157,6 +238,7 @@ def _write_outcome(
             "columns": [name for name in names if name != target],
             "target": {"name": target, **({"classes": classes} if classes is not None else {})},
             "features": [column.as_feature() for column in used],
+            **({"group": group} if group is not None else {}),
             "dropped": [{"name": column.name, "reason": column.reason} for column in dropped],
             "rows": rows,
         },

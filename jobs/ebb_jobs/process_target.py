@@ -32,7 +32,7 @@ def judge(
     rows, present, distinct, numbers, wholes, values = (
         connection.execute(
             f"SELECT count(*), count({column}), count(DISTINCT {column}), {number}, "
-            f"count(*) FILTER ({value} = floor({value})), "
+            f"count(*) FILTER (NOT ({exact}) OR {value} = floor({value})), "
             f"count(DISTINCT CASE WHEN {exact} THEN {value}::VARCHAR ELSE {column} END) FROM kept"
         ).fetchone()
         or (0,) * 6
@@ -62,8 +62,17 @@ def judge(
         if refusals.too_many(distinct, rows):
             raise RejectedError(refusals.too_many_classes(target, distinct, rows, numbers_too=numbers_too))
         if numeric and wholes == rows:
-            connection.execute(f"UPDATE kept SET {column} = {value}::BIGINT::VARCHAR WHERE {exact}")
+            _spell_alike(connection, target.name, f"CASE WHEN {exact} THEN {value}::BIGINT::VARCHAR ELSE {column} END")
     return task
+
+
+def _spell_alike(connection: duckdb.DuckDBPyConnection, name: str, spelt: str) -> None:
+    """Replace a column of `kept`: a new table instead of an UPDATE, which Spark has not."""
+    names = [field[0] for field in connection.execute("SELECT * FROM kept LIMIT 0").description or ()]
+    fields = [f"{spelt} AS {quote(each)}" if each == name else quote(each) for each in names]
+    connection.execute(f"CREATE TABLE spelt AS SELECT {', '.join(fields)} FROM kept")
+    connection.execute("DROP TABLE kept")
+    connection.execute("ALTER TABLE spelt RENAME TO kept")
 
 
 def classes(connection: duckdb.DuckDBPyConnection, target: refusals.Target) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ebb_jobs import infer, spelling
@@ -62,6 +62,58 @@ def target_missing(name: str | None, target: str, columns: list[str]) -> Rejecti
         file=name,
         column=target,
         remedy=f"Set data.target in pipeline.yaml to the name of a column, spelt as in the data.{hint}",
+    )
+
+
+def mixed_formats(formats: Iterable[str]) -> Rejection:
+    """Return the rejection for tables of several formats."""
+    return Rejection(
+        "mixed-formats",
+        f"the drop mixes {' and '.join(sorted(formats))} files",
+        remedy="Drop files of one format together.",
+    )
+
+
+def no_rows(name: str) -> Rejection:
+    """Return the rejection for a table without a line."""
+    return Rejection("no-rows", f"{name} has no rows", file=name, remedy="Add a header and rows.")
+
+
+def malformed(form: str) -> Rejection:
+    """Return the rejection for a table too large to say on which line it is wrong."""
+    return Rejection(
+        "ragged-row" if form == "csv" else "bad-json",
+        "a row has more or fewer cells than the header" if form == "csv" else "a line is no JSON object",
+        remedy="Write the file anew with a library; a small part of it, dropped alone, is told the line.",
+    )
+
+
+def broken_text() -> Rejection:
+    """Return the rejection for bytes that are no UTF-8, in a table too large to say where."""
+    return Rejection(
+        "not-utf8",
+        "some bytes are not UTF-8 (or a replacement character stands where an earlier conversion failed)",
+        remedy="Save the files as UTF-8.",
+    )
+
+
+def group_missing(group: str, columns: list[str]) -> Rejection:
+    """Return the rejection for a column of groups that the spec asks for and no column but the target is called."""
+    return Rejection(
+        "group-missing",
+        f"the data has {len(columns)} columns, and none besides the target is called {group!r}",
+        column=group,
+        remedy="Set data.group in pipeline.yaml to the name of a column, spelt as in the data.",
+    )
+
+
+def group_empty(group: str, count: int) -> Rejection:
+    """Return the rejection for rows that belong to no group."""
+    return Rejection(
+        "group-empty",
+        f"{count} rows have no value in the column {group!r}, which says what they belong to",
+        column=group,
+        remedy="Fill in the column: a value of its own for each row that belongs to no other.",
     )
 
 
@@ -129,6 +181,15 @@ def rare_classes(target: Target, rows_per_class: list[int]) -> Rejection | None:
         f"(the smallest has {min(rows_per_class)})",
         column=target.column,
         remedy="Add rows of the rare classes, or merge or remove them.",
+    )
+
+
+def too_many_texts() -> Rejection:
+    """Return the rejection for texts to classify that are more than one machine processes."""
+    return Rejection(
+        "texts-too-large",
+        "the table is texts and their labels, and too large for the one machine that processes texts",
+        remedy="Drop fewer texts, or name the columns to learn from besides the text and write the task.",
     )
 
 

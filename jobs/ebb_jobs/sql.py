@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from ebb_jobs import spelling
+
 
 def quote(name: str) -> str:
     """Return a column name as an SQL identifier."""
@@ -19,3 +21,9 @@ def free_name(wanted: str, taken: Iterable[str]) -> str:
     while wanted in lower:
         wanted += "_"
     return wanted
+
+
+def number(column: str) -> str:
+    """Return the SQL of a quoted text column as a DOUBLE, NULL where it is no plain number."""
+    plain = f"regexp_full_match({column}, {literal(spelling.NUMBER.pattern)})"
+    return f"CASE WHEN {plain} THEN TRY_CAST({column} AS DOUBLE) END"

@@ -14,9 +14,9 @@ import os
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import duckdb
 from duckdb.sqltypes import VARCHAR
@@ -28,6 +28,14 @@ from ebb_jobs.sql import literal, quote
 
 BETWEEN_WORDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 SPACE = "E' \\t\\r\\n'"
+
+
+class Loaded(NamedTuple):
+    """What the table `raw` holds."""
+
+    columns: list[str]
+    form: infer.Inferred
+    target: infer.Inferred
 
 
 def connect(work: Path) -> duckdb.DuckDBPyConnection:
@@ -63,7 +71,7 @@ def load(
     asked_target: str | None,
     *,
     text: str | None = None,
-) -> tuple[list[str], infer.Inferred, infer.Inferred]:
+) -> Loaded:
     """Fill the table `raw` with text columns; return the columns, the format and the target.
 
     `text` is the column of free text, if there is one: there "none" and "-" are words and no missing values.
@@ -74,13 +82,7 @@ def load(
         check_file(names[file], file, found)
     kinds = {found.name for found in formats.values() if found}
     if len(kinds) > 1:
-        raise RejectedError(
-            Rejection(
-                "mixed-formats",
-                f"the drop mixes {' and '.join(sorted(kinds))} files",
-                remedy="Drop files of one format together.",
-            )
-        )
+        raise RejectedError(refusals.mixed_formats(kinds))
     form = kinds.pop()
     columns: list[str] = []
     target = infer.Inferred("", "")
@@ -90,19 +92,23 @@ def load(
             columns, target = header, infer.target(header, asked_target, text)
             if target.value not in columns:
                 raise RejectedError(refusals.target_missing(names[file], target.value, columns))
-        _check_same_columns(names[file], header, columns)
+        check_same_columns(names[file], header, columns)
         verb = "INSERT INTO raw" if position else "CREATE TABLE raw AS"
         try:
-            fields = ", ".join(_text_of(connection, source, column, target.value, text) for column in columns)
+            kinds_of = {column: _kind(connection, source, column) for column in columns}
+            fields = ", ".join(text_of(column, kinds_of[column], target.value, text) for column in columns)
             connection.execute(f"{verb} SELECT {fields} FROM {source}")
         except duckdb.Error as error:
             _explain(names[file], file, form, asked_target, error)
             # The file is well formed by the strict rules of `precheck`: only its line ends are mixed.
             connection.execute(f"{verb} SELECT {fields} FROM {source.replace('strict_mode=true', 'strict_mode=false')}")
-    form_reason = f"the name of {names[files[0]]!r} ends so" + (
-        f", like its {len(files) - 1} neighbours'" if len(files) > 1 else ""
-    )
-    return columns, infer.Inferred(form, form_reason), target
+    return Loaded(columns, told_form(form, list(names.values())), target)
+
+
+def told_form(form: str, names: Sequence[str]) -> infer.Inferred:
+    """Return the format of some files, with the reason."""
+    others = f", like its {len(names) - 1} neighbours'" if len(names) > 1 else ""
+    return infer.Inferred(form, f"the name of {names[0]!r} ends so{others}")
 
 
 def first_line_without(folder: Path, files: list[Path], target: str) -> tuple[str | None, int | None]:
@@ -205,7 +211,7 @@ def _source(
         rows = precheck.records(name, io.StringIO(sample, newline=""), "csv", mark, complete=len(sample) < 2**16)
         header = next(rows, None)
         if header is None:
-            raise RejectedError(Rejection("no-rows", f"{name} has no rows", file=name, remedy="Add a header and rows."))
+            raise RejectedError(refusals.no_rows(name))
         columns = precheck.check_header(name, list(header.cells), target)
         types = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in columns)
         return (
@@ -241,12 +247,16 @@ def _without_mark(connection: duckdb.DuckDBPyConnection, file: Path) -> Path:
     return copy
 
 
-def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str, target: str, prose: str | None) -> str:
+def _kind(connection: duckdb.DuckDBPyConnection, source: str, column: str) -> str:
+    """Return a column's type, as DuckDB calls it."""
+    if source.startswith("read_csv"):
+        return "VARCHAR"
+    found = connection.execute(f"SELECT typeof({quote(column)}) FROM {source} LIMIT 1").fetchone()
+    return found[0] if found else "VARCHAR"
+
+
+def text_of(column: str, kind: str, target: str, prose: str | None) -> str:
     """Return the SQL for one column as trimmed text, NULL where missing; whole numbers without a decimal point."""
-    kind = "VARCHAR"
-    if not source.startswith("read_csv"):
-        found = connection.execute(f"SELECT typeof({quote(column)}) FROM {source} LIMIT 1").fetchone()
-        kind = found[0] if found else kind
     name = quote(column)
     if kind == "JSON":  # values of several types; a text keeps its quotation marks unless they are taken off
         name = f"coalesce(json_extract_string({name}, '$'), {name}::VARCHAR)"
@@ -261,7 +271,8 @@ def _text_of(connection: duckdb.DuckDBPyConnection, source: str, column: str, ta
     return f"CASE WHEN lower({text}) IN ({missing}) THEN NULL ELSE {text} END AS {quote(column)}"
 
 
-def _check_same_columns(name: str, found: list[str], columns: list[str]) -> None:
+def check_same_columns(name: str, found: list[str], columns: list[str]) -> None:
+    """Raise RejectedError when a file has other columns than the first one of its drop."""
     lacking = [number for number, column in enumerate(columns, start=1) if column not in found]
     more = [number for number, column in enumerate(found, start=1) if column not in columns]
     if lacking or more:

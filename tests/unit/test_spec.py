@@ -172,7 +172,7 @@ def test_fields_that_do_not_fit_each_other_name_the_field_and_its_line(text, lin
             "data:\n  target: x\n  colour: y\n",
             3,
             "data.colour",
-            "target, input, uri, mode",
+            "target, input, group, uri, mode",
             id="known fields are told",
         ),
         pytest.param(

@@ -94,11 +94,13 @@ class _Part(BaseModel):
 class DataSpec(_Part):
     """Which data, and what to predict. Without a target the last column is taken when that is unambiguous.
 
-    `input` names the column that holds the text, or the paths of the images in their manifest.
+    `input` names the column that holds the text, or the paths of the images in their manifest, `group` the one of a
+    table whose equal values (a patient, a machine) must stand on one side of the split; it is not learned from.
     """
 
     target: str | None = Field(default=None, min_length=1, max_length=200)
     input: str | None = Field(default=None, min_length=1, max_length=200)
+    group: str | None = Field(default=None, min_length=1, max_length=200)
     uri: str | None = Field(default=None, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$", max_length=1100)
     mode: Literal["replace", "append"] = "replace"
 

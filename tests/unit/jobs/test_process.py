@@ -382,3 +382,47 @@ def test_a_whole_character_in_two_surrogates_is_read(tmp_path):
 def test_json_that_duckdb_alone_cannot_read_is_a_rejection(tmp_path):
     content = "\n".join(JSON_ROWS).replace('"kind": "a"', '"kind": "a", "kind": "b"', 1)
     assert rejection(process(tmp_path, content, name="t.jsonl"))["code"] == "bad-json"
+
+
+def test_rows_of_one_group_stand_on_one_side_and_none_is_tested_that_is_learned(tmp_path):
+    """Two rows alike in two groups: where their sides differ, the one that learns is kept."""
+    lines = ["size,kind,patient,label"]
+    lines += [f"{n % 500},{'ab'[n % 2]},p{n % 97},{'yes' if n % 7 > 2 else 'no'}" for n in range(2000)]
+    ended = process(tmp_path, "\n".join(lines) + "\n", spec={"data": {"group": "patient"}})
+    metrics = ended.metrics()
+    assert metrics["status"] == "finished"
+    assert next(feature for feature in metrics["features"] if feature["name"] == "patient")["kind"] == "dropped"
+    sides = [{*rows} for rows in splits_of(ended, "size, kind").values()]
+    assert sum(map(len, sides)) == len(set.union(*sides))
+    assert metrics["rows"]["left_out"] == metrics["rows"]["kept"] - sum(
+        metrics["rows"][split] for split in ("train", "validation", "test")
+    )
+    assert metrics["rows"]["left_out"] > 0
+
+
+def test_groups_as_they_are_kept_together(tmp_path):
+    lines = ["size,patient,label"]
+    lines += [f"{n * 1.7},p{n % 97},{'yes' if n % 7 > 2 else 'no'}" for n in range(2000)]
+    ended = process(tmp_path, "\n".join(lines) + "\n", spec={"data": {"group": "patient"}})
+    patient = {f"{n * 1.7}": n % 97 for n in range(2000)}
+    sides = [{patient[str(size)] for (size,) in rows} for rows in splits_of(ended, "size").values()]
+    assert sum(map(len, sides)) == 97, "no patient stands on two sides"
+
+
+@pytest.mark.parametrize(
+    ("group", "code"), [pytest.param("ward", "group-missing", id="no such"), pytest.param("b", "group-empty", id="gap")]
+)
+def test_a_group_that_does_not_say_what_belongs_together_is_refused(tmp_path, group, code):
+    lines = ["a,b,label", *(f"{n % 37},{n % 9 or ''},{'yes' if n % 7 > 2 else 'no'}" for n in range(200))]
+    found = rejection(process(tmp_path, "\n".join(lines) + "\n", spec={"data": {"group": group}}))
+    assert (found["code"], found["column"]) == (code, group)
+
+
+def test_a_number_spelt_in_two_ways_is_one_number(tmp_path):
+    lines = [
+        "a,b,label",
+        *(f"{n}{['', '.0', 'e0'][k]},{n * 3},{'yes' if k else 'no'}" for n in range(90) for k in range(3)),
+    ]
+    splits = splits_of(process(tmp_path, "\n".join(lines) + "\n"), "a, b")
+    places = [{*rows} for rows in splits.values()]
+    assert sum(map(len, places)) == len(set.union(*places)) == 90

@@ -1,0 +1,78 @@
+"""One program, two engines: what Spark writes is what DuckDB writes."""
+
+import json
+
+import duckdb
+import pytest
+
+from ebb_jobs import dataset, spark_sql
+from unit.jobs import sparks
+from unit.jobs.stages import run_stage_here
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def spark():
+    sparks.start()
+
+
+def mixed_table(rows=420):
+    """Numbers spelt in several ways, categories, dates, gaps, quotes, line breaks, a group, and rows that repeat."""
+    lines = ["order,Amount,ratio,big,kind,day,flag,note,patient,label"]
+    for n in range(rows):
+        amount = [f"{n % 41}", f"{n % 41}.0", f"+{n % 41}", f"{n % 41}e0"][n % 4] if n % 13 else "NA"
+        ratio = (n * 7919 % 1000) / 997 if n % 17 else "bad"
+        big = [f"{n}e25", f"-{n}.5e-30", "1e999", f"{2**53 + n}"][n % 4]
+        kind = ['"say ""hi"""', '"a, b"', '"two\nlines"', " ünder ", "none"][n % 5]
+        day = f"2024-{n % 12 + 1:02}-{n % 28 + 1:02} 0{n % 9}:00"
+        label = "yes" if n * 7919 % 5 > 1 else "no"
+        lines.append(f"{n},{amount},{ratio},{big},{kind},{day},{n % 2 == 0},{n % 7},p{n % 60},{label}")
+    return "\n".join([*lines, *lines[1:30]]) + "\n"
+
+
+def on_duckdb(base, text, spec, name):
+    (base / "data/project/data").mkdir(parents=True)
+    (base / "data/project/data" / name).write_bytes(text)
+    ended = run_stage_here(base / "job", "process", {"data": base / "data"}, {"spec": spec})
+    return ended.base / "processing/output/curated", ended.metrics()
+
+
+def on_spark(base, text, spec, name):
+    base.mkdir()
+    (base / name).write_bytes(text)
+    return base / "curated", sparks.process(base, [base / name], spec)
+
+
+def rows_of(curated, split):
+    return duckdb.sql(f"SELECT * FROM read_parquet('{dataset.file_of(curated, split)}')").fetchall()
+
+
+GOOD = mixed_table().encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "spec"),
+    [
+        pytest.param("t.csv", GOOD, {}, id="a table of everything"),
+        pytest.param("t.csv", GOOD, {"data": {"group": "patient"}}, id="groups stay together"),
+        pytest.param("t.csv", GOOD, {"data": {"target": "ratio"}}, id="a gap in the target is refused"),
+    ],
+)
+def test_both_engines_write_the_same_rows_in_the_same_order(tmp_path, name, text, spec):
+    curated, told = on_duckdb(tmp_path / "duckdb", text, spec, name)
+    spark_curated, spark_told = on_spark(tmp_path / "spark", text, spec, name)
+    assert spark_told["engine"].startswith("Spark 3.5.")
+    assert spark_told["status"] == told["status"]
+    if told["status"] == "rejected":
+        assert spark_told["rejection"]["code"] == told["rejection"]["code"]
+        return
+    assert spark_told["rows"] == told["rows"]
+    assert json.loads((spark_curated / "schema.json").read_text()) == json.loads((curated / "schema.json").read_text())
+    for split in SPLITS:
+        assert repr(rows_of(spark_curated, split)) == repr(rows_of(curated, split)), split
+
+
+def test_a_statement_that_only_one_engine_knows_is_refused():
+    with pytest.raises(ValueError, match="both engines"):
+        spark_sql.Connection(None, "nowhere").execute("UPDATE kept SET a = 1")
