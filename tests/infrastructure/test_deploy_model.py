@@ -543,6 +543,34 @@ def test_a_deployment_succeeds_even_if_what_was_superseded_cannot_be_deleted(act
     assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", True)
 
 
+@pytest.mark.parametrize("times", [1, 5, 1000])
+def test_an_old_component_that_cannot_be_read_is_not_taken_for_gone(times):
+    """Throttled once, it would have been left, with its instance, for ever."""
+    cloud = _serving("realtime")
+    (old,) = cloud.components
+    throttled = iter([TaskError("SageMaker.SageMakerException", "Rate exceeded")] * times)
+
+    def throttle() -> None:
+        if problem := next(throttled, None):
+            raise problem
+
+    cloud.on["describeInferenceComponent"] = throttle
+    ended = _deploy(cloud, kind="serverless")
+    assert ended.status == "SUCCEEDED"
+    assert cloud.components.get(old, {"status": "Deleting"})["status"] == "Deleting"
+    assert ended.entered.count("Deployed") == 1
+    assert len(ended.arguments("describeInferenceComponent")) == min(times + 1, 8)
+
+
+def test_an_old_component_that_is_gone_is_not_waited_for():
+    cloud = _serving("realtime")
+    cloud.on["describeInferenceComponent"] = cloud.components.clear
+    ended = _deploy(cloud, kind="serverless")
+    assert ended.status == "SUCCEEDED"
+    assert len(ended.arguments("describeInferenceComponent")) == 1
+    assert not ended.arguments("deleteInferenceComponent")
+
+
 def test_an_endpoint_that_stays_busy_is_waited_for_but_not_for_ever():
     cloud = _serving()
     cloud.endpoints[ADDRESS] = replace(cloud.endpoints[ADDRESS], status="Updating", left=10_000)
