@@ -82,7 +82,7 @@ def _asked(asked: Waiting, address: Address, desk: Desk, now: datetime) -> Outco
     """Return what the endpoint made of a request; None when an asynchronous one has answered, which is recorded."""
     handed = desk.box.handed_over(asked)
     if handed is None or handed.endpoint_name != address.endpoint_name:  # replaced: what it held went with it
-        return desk.ask(address, Request(asked, None, kept=True), now)
+        return desk.ask(address, Request(asked, None, kept=True), now, early=True)
     if ended := desk.box.settled(handed, asked):
         desk.box.end(asked.address, asked.id, ended)
         return None

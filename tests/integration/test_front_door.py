@@ -297,6 +297,19 @@ def test_what_was_killed_at_work_on_an_endpoint_does_not_keep_its_requests_waiti
     assert len(street.wakes()) == 1 + wakes
 
 
+def test_what_waits_is_answered_as_soon_as_its_endpoint_answers_whatever_the_ledger_says_yet(street: Street):
+    """The machine that wakes looks once a minute in the end; nobody waits for that."""
+    street.serve(PETS, "falling-asleep", "asleep", "waking")
+    ticket = street.ask(b"cat")
+    assert not street.endpoints.asked, "the caller himself gets a ticket at once"
+    street.endpoints.behind = {"ebb-pets--realtime": lambda _: (_ for _ in ()).throw(refusal("ValidationError", "?"))}
+    assert street.deliver() == 1, "who is on the way up may refuse in any words"
+    street.endpoints.behind = up("ebb-pets--realtime")
+    assert street.deliver() == 0
+    assert street.look(ticket.headers["location"]).body == b"answer to cat"
+    assert not street.wakes()
+
+
 def test_it_is_falling_asleep_while_it_is_asked(street: Street):
     """The request is noted, which calls the sleep off; nothing is started beside the machine that decides that."""
     street.serve(PETS, "falling-asleep")

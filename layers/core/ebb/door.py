@@ -44,6 +44,8 @@ ASYNC_PARAMETERS = {"CustomAttributes", "InferenceId"}
 LOOKS = 3  # at the address, for one request: deployed or put to sleep between a look and the call, and once more
 NOTED_EVERY = timedelta(minutes=1)
 
+MODEL_ERROR = "ModelError"  # what the model itself has answered with
+
 _ADDRESS = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}")
 _ROUTES = (
     ("POST", re.compile(r"/addresses/(?P<address>[^/]+)/(?P<what>invocations|uploads)")),
@@ -242,7 +244,7 @@ def check_repeat(asked: Asked, before: Waiting) -> None:
 
 def told(refusal: Refusal) -> dict[str, Any]:
     """Return a refusal as its caller gets it: SageMaker's own code, message and words of the model."""
-    remedy = "" if refusal.code == "ModelError" else "See the message: SageMaker has refused the request itself."
+    remedy = "" if refusal.code == MODEL_ERROR else "See the message: SageMaker has refused the request itself."
     return {"code": refusal.code, "message": refusal.message, "remedy": remedy, **refusal.more}
 
 

@@ -62,16 +62,21 @@ class Desk:
         self.keep(request)
         self.queue.send(request.asked)
 
-    def ask(self, address: Address, request: Request, now: datetime) -> Outcome:
+    def ask(self, address: Address, request: Request, now: datetime, *, early: bool = False) -> Outcome:
         """Ask the endpoint behind an address, as often as the address changes under the request.
 
+        With `early` one that wakes is asked too: it answers before the ledger knows. What is refused meanwhile, other
+        than by the model, is asked again later.
         Raises: door.Refused when there is no endpoint to ask.
         """
         for _ in range(door.LOOKS):
             step = door.step(address)
-            if step is Step.WAIT:
+            wakes = early and step is Step.WAIT and address.state == addresses.WAKING
+            if step is Step.WAIT and not wakes:
                 return Outcome(address)
-            given = self._invoked(step, address, request, now)
+            given = self._invoked(Step.INVOKE if wakes else step, address, request, now)
+            if wakes and isinstance(given, Refusal) and given.code != door.MODEL_ERROR:
+                return Outcome(address)
             if not isinstance(given, Refusal) or door.meaning(given) is Meaning.TOLD:
                 return Outcome(address, given)
             if door.meaning(given) is Meaning.BUSY:
