@@ -128,8 +128,10 @@ class FakeAccount:
     # ---- one method for each operation, named after it ----
 
     def ListEndpoints(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Page by page."""
-        return _page("ListEndpoints", "Endpoints", self.endpoints, given)
+        """Page by page, oldest or newest first."""
+        newest = given.get("SortOrder", "Descending") == "Descending"
+        known = sorted(self.endpoints, key=lambda each: each["CreationTime"], reverse=newest)
+        return _page("ListEndpoints", "Endpoints", known, given)
 
     def DescribeEndpoint(self, given: dict[str, Any]) -> dict[str, Any]:
         """With the instances that run."""

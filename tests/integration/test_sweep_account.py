@@ -90,9 +90,20 @@ def test_an_account_of_many_pages_is_read_to_its_end(account, context):
         account.endpoint(f"quiet-{number}", tags=ALLOWED)
     told = swept(context)
     assert told["counts"]["endpoints"] == 253
-    assert account.calls["ListEndpoints"] == 3
     assert names(account, "SCALE_TO_ZERO") == ["quiet-0", "quiet-1", "quiet-2"]
     assert told["unread"] == []
+
+
+@pytest.mark.parametrize("together", [1, 7, 150, 1000], ids=lambda count: f"{count} made at once")
+def test_a_list_that_is_read_from_both_ends_at_once_is_whole(account, context, together):
+    """Pages of 100, of endpoints that were made one by one, or many at the same moment."""
+    for number in range(950):
+        age = timedelta(days=9, minutes=number // together)
+        account.endpoint(f"busy-{number}", called=True, age=age)
+    assert swept(context)["counts"]["endpoints"] == 950
+    assert account.calls["ListEndpoints"] <= (14 if together <= 150 else 20), (
+        "each end stops where the other one has been"
+    )
 
 
 def test_no_endpoint_is_read_alone_unless_it_is_a_candidate(account, context):

@@ -191,16 +191,28 @@ class Reader:
         return {each["Key"]: each["Value"] for each in self._pages("list_tags", "Tags", ResourceArn=arn)}
 
     def _endpoints(self) -> list[Listed]:
-        return [
-            Listed(
-                name=each["EndpointName"],
-                arn=each["EndpointArn"],
-                status=each["EndpointStatus"],
-                created_at=each["CreationTime"],
-                modified_at=each["LastModifiedTime"],
-            )
-            for each in self._pages("list_endpoints", "Endpoints", MaxResults=100)
-        ]
+        """Return every endpoint, read from both ends of the list at once: its pages only come one after the other.
+
+        Each end stops once it has passed the moment that the other one has come to: what lies on its side of that
+        moment the other one has read.
+        """
+        found: dict[str, Listed] = {}
+        reached: dict[str, datetime] = {}
+        oldest, newest = "Ascending", "Descending"
+
+        def read(order: str) -> None:
+            pages = self._clients("sagemaker").get_paginator("list_endpoints")
+            for page in pages.paginate(SortBy="CreationTime", SortOrder=order, MaxResults=100):
+                self._count("list_endpoints")
+                found.update({each["EndpointName"]: _listed(each) for each in page["Endpoints"]})
+                if page["Endpoints"]:
+                    reached[order] = page["Endpoints"][-1]["CreationTime"]
+                if len(reached) == 2 and reached[oldest] > reached[newest]:
+                    return
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(read, (oldest, newest)))
+        return sorted(found.values(), key=lambda each: (each.created_at, each.name))
 
     def _addresses(self, table: str) -> list[Address]:
         """Return every address of the ledger, from its index: eventually consistent, as a sweep may be."""
@@ -342,6 +354,16 @@ class Reader:
         except BotoCoreError as error:
             self.unread.append(Unread(what=what, error=type(error).__name__))
         return default
+
+
+def _listed(found: Mapping[str, Any]) -> Listed:
+    return Listed(
+        name=found["EndpointName"],
+        arn=found["EndpointArn"],
+        status=found["EndpointStatus"],
+        created_at=found["CreationTime"],
+        modified_at=found["LastModifiedTime"],
+    )
 
 
 def _is_gone(error: ClientError) -> bool:

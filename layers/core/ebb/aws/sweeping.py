@@ -17,7 +17,8 @@ from ebb.settings import SweepSettings
 from ebb.sweep import Daily, Finding, Report, Start, Sweep, Unread
 
 REPORT_KEY = "sweep/report.json"
-THREADS = 8
+# Executions are started 150 a second and more: https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
+THREADS = 16
 TOLD = 25  # of what could not be read; the report has them all
 
 
