@@ -46,6 +46,7 @@ BILLED = {
     "PutObject": "s3_write",
 }
 ADDRESS_BYTES = 2_000  # assumed; a read unit is 4 KB, half as dear when eventually consistent
+WATCH = {"endpoint": "e"}
 CYCLES = 21  # times a month that an endpoint falls asleep and wakes: each night before a working day
 
 
@@ -142,7 +143,8 @@ def _prepared(size: int, *, own: bool) -> tuple[Any, Any, Any]:
         name, called = f"endpoint-{number:05}", number % 5 < 3
         ours = own or number % 10 == 9
         tags = {"ebb:sleep": "allowed"} if number % 40 == 3 else {}
-        account.endpoint(f"ebb-{name}" if ours else name, called=called, tags=tags)
+        age = timedelta(days=9, seconds=number)  # made one after the other
+        account.endpoint(f"ebb-{name}" if ours else name, called=called, tags=tags, age=age)
         if ours:
             born = (NOW - timedelta(days=9)).isoformat()
             fields = {"address": f"ebb-{name}", "endpoint_name": f"ebb-{name}", "kind": "async", "changed_at": born}
@@ -226,35 +228,38 @@ def counted_states() -> dict[str, int]:
 
     By the names of the figures in `ebb.control_plane`; the start of an execution is a transition as well.
     """
-    work = {"outcome": "work", "write": {}, "calls": [{}] * control_plane.CHANGES_PER_STEP, "wait_s": 1, "again": True}
-    wait = {"outcome": "wait", "calls": [], "wait_s": 1, "again": True}
-    keep = {"outcome": "keep", "calls": [], "wait_s": 0, "again": False}
-    awake = {"outcome": "awake", "write": {}, "calls": [], "event": {}, "again": False}
-    asleep = {**awake, "outcome": "asleep", "notice": {}}
-    wake = _states("wake_endpoint", "Plan wake", [work, awake])
+    sleeping = [
+        {"outcome": "work", "note": {}, "again": True},
+        {"outcome": "work", "write": {}, "calls": [{}] * control_plane.SLEEPING_CALLS, "watch": WATCH, "again": True},
+        {"outcome": "asleep", "old_alarms": ["idle"], "settle": {}, "event": {}, "notice": {}},
+    ]
+    waking = [
+        {"outcome": "work", "write": {}, "calls": [{}], "watch": WATCH, "again": True},
+        {"outcome": "awake", "old_alarms": ["wake"], "alarms": [{}], "settle": {}, "event": {}},
+    ]
+    looking = [{"outcome": "wait", "again": True}, {"outcome": "keep"}]
     return {
-        "SLEEP_STATES": 1 + _states("scale_to_zero", "Decide scaling", [work, work, asleep]),
-        "LOOK_STATES": 1 + _states("scale_to_zero", "Decide scaling", [wait, keep]),
-        "WAKE_STATES": 1 + wake,
-        "WAIT_STATES": _states("wake_endpoint", "Plan wake", [work, wait, awake]) - wake,
+        "SLEEP_STATES": 1 + _states("scale_to_zero", "Decide scaling", sleeping),
+        "LOOK_STATES": 1 + _states("scale_to_zero", "Decide scaling", looking),
+        "WAKE_STATES": 1 + _states("wake_endpoint", "Plan wake", waking),
     }
 
 
 def _states(name: str, first: str, steps: list[dict[str, Any]]) -> int:
-    """Return how many states of a machine are entered until all steps are done."""
+    """Return how many states of a machine are entered until all steps are done; each look of it is the first one."""
     definition = yaml.safe_load((ROOT / "statemachines" / f"{name}.asl.yaml").read_text("utf-8"))
-    count, ahead, current = 1, list(steps), definition["StartAt"]
+    count, ahead, current = 0, list(steps), definition["StartAt"]
     step: dict[str, Any] = {}
     while True:
         state = definition["States"][current]
         count += 1
         if current == first:
-            step = ahead.pop(0)
+            step = {"calls": [], "old_alarms": [], "alarms": [], "again": False, **ahead.pop(0)}
         if state["Type"] == "Map":
-            count += 2 * len(step["calls"])  # which call, and the call
+            count += len(_value(state["Items"], step)) * _entered(state["ItemProcessor"])
         if state["Type"] == "Choice":
             current = next(
-                (rule["Next"] for rule in state["Choices"] if _holds(rule["Condition"], step)), state["Default"]
+                (rule["Next"] for rule in state["Choices"] if _value(rule["Condition"], step)), state["Default"]
             )
         elif state.get("End") or state["Type"] in ("Succeed", "Fail"):
             return count
@@ -262,10 +267,15 @@ def _states(name: str, first: str, steps: list[dict[str, Any]]) -> int:
             current = state["Next"]
 
 
-def _holds(condition: str, step: dict[str, Any]) -> bool:
-    expression = jsonata.Jsonata.jsonata(condition.removeprefix("{%").removesuffix("%}").strip())
+def _entered(processor: dict[str, Any]) -> int:
+    """Return how many states one item of a Map enters: which call, and the call; or the call alone."""
+    return 2 if processor["States"][processor["StartAt"]]["Type"] == "Choice" else 1
+
+
+def _value(text: str, step: dict[str, Any]) -> Any:
+    expression = jsonata.Jsonata.jsonata(text.removeprefix("{%").removesuffix("%}").strip())
     expression.assign("step", step)
-    return bool(expression.evaluate(None))
+    return expression.evaluate(None)
 
 
 def concluded(runs: list[dict[str, Any]], latency_ms: float) -> dict[str, Any]:

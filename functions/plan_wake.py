@@ -21,6 +21,7 @@ from ebb.telemetry import logger
 def handler(asked: Asked, context: LambdaContext) -> dict[str, Any]:
     """Answer with the step: what to write, to send and to tell, and whether to ask again."""
     settings = ScalingSettings.from_env()
+    asked = asked.model_copy(update={"reason": asked.reason or "a request came"})
     at = Ledger(settings.ledger_table).address(asked.address)
     step = _step(at, asked, settings) if at else Step(outcome="awake", reason="the ledger knows no such address")
     told = {"address": asked.address, "outcome": step.outcome, "reason": step.reason, "numbers": step.numbers}

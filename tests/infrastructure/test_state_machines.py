@@ -16,7 +16,8 @@ RUN_PIPELINE = project.ROOT / "statemachines" / "run_pipeline.asl.yaml"
 DEPLOY_MODEL = project.ROOT / "statemachines" / "deploy_model.asl.yaml"
 # What Step Functions itself names, and the service of every other prefix.
 # https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html
-STATES_ERRORS = {"States.ALL", "States.TaskFailed", "States.Timeout"}
+# https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html
+STATES_ERRORS = {"States.ALL", "States.QueryEvaluationError", "States.TaskFailed", "States.Timeout"}
 SERVICES = {
     "ApplicationAutoScaling": "application-autoscaling",
     "CloudWatch": "cloudwatch",
@@ -112,7 +113,8 @@ def test_retries_are_bounded_and_spread(path):
     for name, state, _ in project.states(project.machine(path)):
         for rule in state.get("Retry", []):
             assert 1 <= rule["MaxAttempts"] <= 20, name
-            assert rule["JitterStrategy"] == "FULL", name
+            looks = rule["ErrorEquals"] == ["States.QueryEvaluationError"]  # a pause between two looks, not a retry
+            assert rule["JitterStrategy"] == ("NONE" if looks else "FULL"), name
             assert "States.ALL" not in rule["ErrorEquals"], f"{name} would repeat what cannot succeed"
 
 

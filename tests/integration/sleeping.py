@@ -211,10 +211,24 @@ class Cloud:
             named = {("OKActions" if name == "OkActions" else name): value for name, value in arguments.items()}
             aws_shapes.assert_valid(SERVICES.get(service, service), action[0].upper() + action[1:], named)
             arguments = named
-        getattr(self, action)(arguments)
+        answer = getattr(self, action)(arguments)
         if hook := self.after.pop(action, None):
             hook()
-        return {}
+        return answer or {}
+
+    def describeEndpoint(self, arguments: Any) -> Any:
+        """As it is; a machine that watches it waits no time here."""
+        if self.endpoint and self.endpoint["EndpointStatus"] == "Deleting":
+            self.endpoint = None
+        if self.endpoint is None:
+            raise TaskError("SageMaker.SageMakerException", f'Could not find endpoint "{arguments["EndpointName"]}".')
+        return copy.deepcopy(self.endpoint)
+
+    def describeInferenceComponent(self, arguments: Any) -> Any:
+        """As it is."""
+        if self.component is None:
+            raise TaskError("SageMaker.SageMakerException", "Could not find inference component")
+        return copy.deepcopy(self.component)
 
     def updateItem(self, arguments: Any) -> None:
         """The ledger, with its conditions."""

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from ebb import addresses, ledger, scaling
+from ebb import addresses, control_plane, ledger, scaling
 from ebb.errors import EndpointUnreadableError, MetricsUnavailableError
 from infrastructure.interpreter import TaskError
 from integration.sleeping import MINUTE, WAKE, Cloud, Stopped, asynchronous, classic, component, everything
@@ -90,6 +90,73 @@ def test_the_first_calls_go_out_with_the_first_step_of_a_wake(cloud: Cloud):
     cloud.sent.clear()
     woken = cloud.wake()
     assert woken.entered.index("Send calls") < [i for i, n in enumerate(woken.entered) if n == "Plan wake"][1]
+
+
+def test_as_many_states_are_entered_as_are_counted_for_the_bill(account, monkeypatch):
+    """Of an endpoint that AWS is done with at once: each further look is one state more."""
+    cloud = asynchronous(account, monkeypatch)
+    slept, woken = cloud.sleep(), cloud.wake()
+    inside = 2 * control_plane.SLEEPING_CALLS  # a Map's: which call, and the call
+    assert 1 + len(slept.entered) + inside == control_plane.SLEEP_STATES
+    assert 1 + len(woken.entered) + 2 + 1 == control_plane.WAKE_STATES, "its capacity; the alarm that comes back"
+
+
+def test_a_look_that_finds_it_changing_is_made_again_and_asks_nobody_else(account, monkeypatch):
+    cloud = asynchronous(account, monkeypatch)
+    cloud.sleep()
+    seen = []
+
+    def on_its_way() -> None:
+        cloud.endpoint["EndpointStatus"] = "Updating"
+        cloud.before["describeEndpoint"] = lambda: seen.append(cloud.before.update(describeEndpoint=arrived))
+
+    def arrived() -> None:
+        cloud.endpoint["EndpointStatus"] = "InService"
+
+    cloud.after["updateEndpointWeightsAndCapacities"] = on_its_way
+    woken = cloud.wake()
+    assert woken.output["outcome"] == "awake"
+    assert (woken.entered.count("Plan wake"), woken.entered.count("Watch endpoint")) == (2, 1)
+    assert cloud.sent.count("describeEndpoint") >= 2
+
+
+def test_copies_that_are_on_their_way_are_watched_for(account, monkeypatch):
+    cloud = component(account, monkeypatch)
+    cloud.sleep()
+
+    def on_its_way() -> None:
+        cloud.component["RuntimeConfig"]["CurrentCopyCount"] = 0
+        cloud.before["describeInferenceComponent"] = lambda: cloud.before.update(describeInferenceComponent=arrived)
+
+    def arrived() -> None:
+        cloud.component["RuntimeConfig"]["CurrentCopyCount"] = 2
+
+    cloud.after["updateInferenceComponentRuntimeConfig"] = on_its_way
+    woken = cloud.wake()
+    assert woken.output["outcome"] == "awake"
+    assert woken.entered.count("Plan wake") == 2
+
+
+def test_what_cannot_be_watched_is_decided_anew(cloud: Cloud):
+    cloud.sleep()
+    throttled = TaskError("SageMaker.SageMakerException", "Rate exceeded")
+    cloud.fails = {"describeEndpoint": [throttled], "describeInferenceComponent": [throttled]}
+    assert cloud.wake().output["outcome"] == "awake"
+
+
+def test_a_request_as_it_settles_asleep_is_seen(cloud: Cloud):
+    """It is noted after the last decision: the ledger refuses that it sleeps unwanted."""
+    order = []
+
+    def settle() -> None:
+        order.append("asked")
+        assert _want(cloud)
+
+    cloud.before["deleteAlarms"] = cloud.after["deleteEndpoint"] = settle
+    assert cloud.sleep().output["outcome"] == "asleep"
+    assert order
+    ((name, _),) = cloud.started
+    assert name == addresses.wake_execution(cloud.at.address, cloud.state().generation)
 
 
 def test_waking_twice_is_harmless(cloud: Cloud):

@@ -73,14 +73,28 @@ def test_the_states_of_a_sleep_a_wake_and_a_look_are_those_of_the_machines(monke
 
 
 def test_worked_example_a_sleep_and_a_wake_of_five_minutes():
-    """8 looks of 2 s, 4 of 15 s and 8 of 30 s pass 300 s: 46 + 27 + 20 * 7 = 213 states at 0.000025 USD."""
-    assert (pace.looks_until(300), [pace.wait_s(looks) for looks in (1, 8, 9, 12, 13, 99)]) == (
-        20,
-        [2, 2, 15, 15, 30, 30],
-    )
+    """Looks at 0, 2, 6, 14, 30, 62, 122, 182, 242 and 302 s; those of its falling asleep end at 62 s.
+
+    22 + 16 states with one look each, and 9 + 5 looks more: 52 states at 0.000025 USD.
+    """
+    assert [pace.looks_until(seconds) for seconds in (0, 1, 60, 300)] == [1, 2, 6, 10]
     states = next(line for line in control_plane.cycle() if line.price == "states_transition")
-    assert states.units == 213
-    assert 213 * 2.5e-5 < control_plane.total_usd(control_plane.cycle()) < 1.1 * 213 * 2.5e-5
+    assert states.units == 52
+    assert 52 * 2.5e-5 < control_plane.total_usd(control_plane.cycle()) < 1.1 * 52 * 2.5e-5
+
+
+@pytest.mark.parametrize("machine", ["scale_to_zero", "wake_endpoint"])
+def test_a_machine_looks_as_often_as_is_counted(machine):
+    definition = project.machine(project.ROOT / "statemachines" / f"{machine}.asl.yaml")
+    for name in ("Watch endpoint", "Watch component"):
+        (rule,) = definition["States"][name]["Retry"]
+        paced = {"IntervalSeconds": pace.FIRST_S, "BackoffRate": pace.FACTOR, "MaxDelaySeconds": pace.LONGEST_S}
+        assert rule == {
+            "ErrorEquals": ["States.QueryEvaluationError"],
+            "MaxAttempts": pace.MOST_RETRIES,
+            "JitterStrategy": "NONE",  # every one of them would be billed
+            **paced,
+        }
 
 
 def test_an_instance_type_is_priced_by_either_table():

@@ -124,20 +124,23 @@ def invocation(service: str, what: str, *, count: float, seconds: float, memory_
 
 # State transitions along the ways that an endpoint takes through statemachines/, the start of an execution among them.
 # benchmarks/sweep.py counts them in the machines as they are, and refuses to run, as does a test, where they differ.
-SLEEP_STATES = 46  # decided, its snapshot noted, decided again, its capacity and alarms changed, noted
-WAKE_STATES = 27  # its capacity and alarms put back, noted
-WAIT_STATES = 7  # each look until its capacity is there
-LOOK_STATES = 19  # an alarm went off, it was waited for the window to end, and a call had come
-CHANGES_PER_STEP = 3  # calls to AWS of a step that changes something; assumed
+SLEEP_STATES = 22  # noted, decided again, its capacity and alarms changed, one look until that is done, noted, told
+WAKE_STATES = 16  # noted, capacity asked for, one look until it is there, its alarms put back, noted
+LOOK_STATES = 8  # an alarm went off, it was waited for the window to end, and a call had come
+SLEEPING_CALLS = 2  # of an endpoint that Ebb made: the alarm that wakes it, and its capacity
 WAKE_S = 300.0  # until it answers; AWS: "several minutes" (dg/endpoint-auto-scaling-zero-instances)
+GOING_S = 60.0  # until its last instance is given back; assumed
 METRICS_PER_DECISION = 4  # its history, calls, requests under way, heartbeat
 STEP_S, STEP_MB = 0.5, 512  # each step asks a function; assumed, with a cold start now and then
 
 
 def cycle(wake_s: float = WAKE_S) -> list[Line]:
-    """Return what one sleep with its wake costs: states entered, functions called, metrics read."""
-    looks = pace.looks_until(wake_s)
-    return _executions(SLEEP_STATES + WAKE_STATES + WAIT_STATES * looks, steps=1 + 3 + 2 + looks, decisions=2)
+    """Return what one sleep with its wake costs: states entered, functions called, metrics read.
+
+    Each further look until AWS is done is one transition more: a retry of the state that looks (`ebb.pace`).
+    """
+    more_looks = pace.looks_until(wake_s) - 1 + pace.looks_until(GOING_S) - 1
+    return _executions(SLEEP_STATES + WAKE_STATES + more_looks, steps=1 + 3 + 2, decisions=2)
 
 
 def look() -> list[Line]:

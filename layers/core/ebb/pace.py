@@ -1,25 +1,28 @@
-"""How often a machine looks at what changes by itself: quickly at first, then as an instance comes. Pure.
+"""How a state machine waits for what changes by itself: it looks after 2 s, 4 s, 8 s and so on, a minute at most. Pure.
 
-Each look is billed as state transitions (`ebb.control_plane`). What is ready within seconds is met within two; an
-instance takes minutes, of which half a minute more is a tenth.
+A look is one Task, which asks SageMaker and fails with "not yet"; its Retry is the wait. A retry is billed as one state
+transition (https://aws.amazon.com/step-functions/pricing/), where a Wait, a look and a Choice are three. Whoever waits
+for an answer does not wait for these looks: the delivery asks a waking endpoint by itself (`ebb.aws.desk`).
 """
 
-QUICK_S, QUICK_LOOKS = 2, 8  # the first 16 s
-STEADY_S, STEADY_LOOKS = 15, 4  # the minute after
-SLOW_S = 30
+FIRST_S, FACTOR, LONGEST_S, MOST_RETRIES = 2, 2, 60, 20
+AFTERWARDS_S = 30  # between two decisions, when a look is not enough to tell
 
 
-def wait_s(looks: int) -> int:
-    """Return how many seconds to wait after so many looks; the first of them found something to do."""
-    if looks <= QUICK_LOOKS:
-        return QUICK_S
-    return STEADY_S if looks <= QUICK_LOOKS + STEADY_LOOKS else SLOW_S
+def retry_s(number: int) -> int:
+    """Return how many seconds pass before the retry of this number, from 1."""
+    return min(FIRST_S * FACTOR ** (number - 1), LONGEST_S)
 
 
 def looks_until(seconds: float) -> int:
-    """Return how many waits it takes until so many seconds have passed."""
-    looks, waited = 0, 0
+    """Return how many looks it takes until one falls after so many seconds; the first one is made at once."""
+    looks, waited = 1, 0
     while waited < seconds:
+        waited += retry_s(looks)
         looks += 1
-        waited += wait_s(looks)
     return looks
+
+
+def wait_s(looks: int) -> int:
+    """Return how many seconds to wait after so many decisions that found nothing to do but to wait."""
+    return retry_s(looks) if looks < 4 else AFTERWARDS_S

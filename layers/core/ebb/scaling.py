@@ -10,7 +10,7 @@ second, leaves a state from which the next one carries on.
     falling-asleep   wanted or not idle     back to awake; what was changed already is put back by waking it
     falling-asleep   still idle             no copy, no instance, or deleted
     falling-asleep   at zero                asleep; the owner is told
-    asleep, failed   -                      waking: its snapshot is put back, piece by piece
+    asleep, failed   -                      waking: capacity is asked for, the rest of its snapshot is put back after it
     asleep, failed   has capacity           the same, by whoever looks: it is billed
     awake            gone                   failed, and the owner is told
     waking           as the snapshot says   awake
@@ -23,12 +23,13 @@ decide at once, one is refused and looks again.
 Each sleep and each wake leaves an event beside its address (`event`): pk ADDRESS#<address>, sk EVENT#<time>.
 """
 
+import json
 import math
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ebb import addresses, events, ledger, names, pace, snapshot
 from ebb.addresses import ASLEEP, AWAKE, FAILED, FALLING_ASLEEP, WAKING, Address
@@ -43,6 +44,8 @@ LOOK_AGAIN_S = 2
 MOST_TROUBLES = 5
 # SageMaker gives up on instances itself, after 30 minutes to an hour (VariantInstanceProvisionTimeoutInSeconds).
 MOST_LOOKS = 240  # about two hours
+LONGEST_CHANGE = timedelta(hours=2)  # without a change of state, of the instance type for one
+MOST_WATCHES = 40  # each ends when all is at rest, which the next decision should see too
 # What watching one endpoint costs a month: two alarms of 0.10 USD, its share of the sweeps, and a few sleeps; each
 # further sleep and wake costs control_plane.cycle. https://aws.amazon.com/cloudwatch/pricing/
 WATCHING_USD_PER_MONTH = {"ebb": 0.25, "foreign": 0.05}
@@ -52,7 +55,13 @@ Outcome = Literal["keep", "wait", "work", "asleep", "awake", "failed"]
 
 
 class Step(BaseModel):
-    """What a state machine does next, in this order: write, event, calls, notice, start another, wait, ask again.
+    """What a state machine does next. The kinds of steps, in the order in which each does its parts:
+
+        note               a change of state that only announces; then it waits and asks again
+        write, calls       a change of state, and what it allows; or calls alone; then it watches, or waits, and asks
+        alarms, settle     the alarms that belong to the state that is reached, then that state, its event, its notice
+        watch, again       nothing but to watch, or to wait, and to ask again
+        wake               another execution is started, which wakes it
 
     A refused write and a call that fails make it ask again at once; the next step knows.
     """
@@ -61,12 +70,18 @@ class Step(BaseModel):
 
     outcome: Outcome
     reason: str
-    write: Body | None = None  # an UpdateItem: a change of state, refused when somebody else was faster
+    tell: Body | None = None  # a Publish, before anything else
+    note: Body | None = None  # an UpdateItem, refused when somebody else was faster; so are the next two
+    write: Body | None = None
+    settle: Body | None = None
     calls: tuple[Body, ...] = ()  # what to send to AWS: {"do": ..., "with": ...}
-    event: Body | None = None  # an UpdateItem: what happened, for `ebb why` and `ebb cost`
+    old_alarms: tuple[str, ...] = ()  # names of alarms that go before it settles
+    alarms: tuple[Body, ...] = ()  # PutMetricAlarm, of those that come
+    event: Body | None = None  # an UpdateItem: what happened, for `ebb why` and `ebb cost`; with every `settle`
     notice: Body | None = None  # a Publish
     wake: Body | None = None  # {"name", "input"} of an execution of wake_endpoint
-    wait_s: int = 0
+    watch: Body | None = None  # {"endpoint"} or {"component"}: ask again once this is at rest, with its capacity
+    wait_s: int = 1
     again: bool = False
     numbers: dict[str, Any] = Field(default_factory=dict)
 
@@ -107,6 +122,19 @@ class Asked(BaseModel):
     sent: tuple[Body, ...] = ()  # the calls of the step before, when they were answered
     ended: EndedExecution | None = None  # whose end is why it is asked
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_event(cls, given: Any) -> Any:
+        """Take over what the event "Step Functions Execution Status Change" tells: whose end, and what it was about.
+
+        Source: https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html
+        """
+        if not isinstance(given, Mapping) or "detail" not in given:
+            return given
+        detail = given["detail"]
+        ended = {"execution": detail["executionArn"], "status": detail["status"]}
+        return {**given, "address": json.loads(detail["input"])["address"], "ended": ended}
+
 
 # ---- Falling asleep ----
 
@@ -145,7 +173,7 @@ def fall_asleep(
     return Step(
         outcome="work",
         reason=decision.reason,
-        write=_change(at, FALLING_ASLEEP, asked.now, place, fields),
+        note=_change(at, FALLING_ASLEEP, asked.now, place, fields),
         wait_s=round(GRACE.total_seconds()),
         again=True,
         numbers=decision.numbers,
@@ -187,7 +215,7 @@ def tell_end(step: Step, at: Address, ended: EndedExecution, place: Place) -> St
         f"The ledger calls it {at.state}; {next_}.",
         "Requests that came through the front door wait until their deadline.",
     )
-    return step.model_copy(update={"notice": _notice(place, f"{at.address} was left {at.state}", *lines)})
+    return step.model_copy(update={"tell": _notice(place, f"{at.address} was left {at.state}", *lines)})
 
 
 def take_over(at: Address, asked: Asked, place: Place) -> Step:
@@ -195,7 +223,7 @@ def take_over(at: Address, asked: Asked, place: Place) -> Step:
     return Step(
         outcome="work",
         reason="the execution that put it to sleep has ended before it was asleep",
-        write=_change(at, FALLING_ASLEEP, asked.now, place, {"worked_by": place.execution}),
+        note=_change(at, FALLING_ASLEEP, asked.now, place, {"worked_by": place.execution}),
         again=True,
     )
 
@@ -241,21 +269,24 @@ def go_on_sleeping(
     if off:
         return call_off(at, goal, world, off, asked, place)
     if world.endpoint is not None and world.status in CHANGING:
-        return Step(outcome="wait", reason=f"it is {world.status}", wait_s=_pace(asked), again=True)
+        return _until_at_rest(at, world, asked)
     calls = snapshot.to_sleep(at, goal, world, idle=_alarm(at, alarms.IDLE), wake_alarm=_wake_alarm(at, world, place))
-    again = bool(calls) and list(asked.sent) == calls
+    again = _were_sent(calls, asked)
+    old = [each["with"]["AlarmNames"] for each in calls if zero and each["do"] == "delete alarms"]
     # at zero, what is left over is an alarm, or one that AWS shows otherwise than it was sent
-    if calls and not (zero and (again or asked.troubles >= MOST_TROUBLES)):
+    if len(calls) > len(old) and not (zero and (again or asked.troubles >= MOST_TROUBLES)):
         # the change of state comes first: whoever was faster has changed the generation, and this one looks again
         return Step(
             outcome="work",
             reason=at.reason or asked.reason,
             write=_change(at, FALLING_ASLEEP, asked.now, place, {}, unless_wanted=not zero),
             calls=tuple(calls),
-            wait_s=_pace(asked) if asked.problem or again else 0,
+            watch=None if at.kind == "classic" else _watch(at, world),  # that one goes
+            wait_s=_pace(asked) if asked.problem or again else 1,
             again=True,
         )
-    return _settle_asleep(at, goal, asked, place)
+    gone = () if asked.troubles >= MOST_TROUBLES else tuple(name for names_ in old for name in names_)
+    return _settle_asleep(at, goal, asked, place, old_alarms=gone)
 
 
 def _why_not(at: Address, decision: Decision | None) -> str | None:
@@ -270,14 +301,15 @@ def call_off(at: Address, goal: Snapshot | None, world: World, why: str, asked: 
     """Return the step that leaves an endpoint awake; what was changed already is put back by waking it."""
     untouched = goal is None or _untouched(at, goal, world)
     fields = {"worked_by": None, "reason": why}
+    told = event(place, at, asked.now, "sleep called off", reason=why)
     if untouched:
-        return Step(outcome="awake", reason=why, write=_change(at, AWAKE, asked.now, place, fields))
+        return Step(outcome="awake", reason=why, settle=_change(at, AWAKE, asked.now, place, fields), event=told)
     fields["asleep_since"] = ledger.iso(asked.now)
     return Step(
         outcome="awake",
         reason=why,
-        write=_change(at, ASLEEP, asked.now, place, fields),
-        event=event(place, at, asked.now, "sleep called off", reason=why),
+        settle=_change(at, ASLEEP, asked.now, place, fields),
+        event=told,
         wake=wake_request(at.address, at.generation + 1, why),
     )
 
@@ -290,7 +322,9 @@ def _untouched(at: Address, goal: Snapshot, world: World) -> bool:
     return not snapshot.aside(at, goal, world, wake_alarm=_alarm(at, alarms.WAKE))
 
 
-def _settle_asleep(at: Address, goal: Snapshot, asked: Asked, place: Place) -> Step:
+def _settle_asleep(
+    at: Address, goal: Snapshot, asked: Asked, place: Place, *, old_alarms: tuple[str, ...] = ()
+) -> Step:
     now = asked.now
     took_s = (now - goal.taken_at).total_seconds()
     fields = {"worked_by": None, "asleep_since": ledger.iso(now)}
@@ -299,7 +333,9 @@ def _settle_asleep(at: Address, goal: Snapshot, asked: Asked, place: Place) -> S
     return Step(
         outcome="asleep",
         reason=at.reason or asked.reason,
-        write=_change(at, ASLEEP, now, place, fields),
+        old_alarms=old_alarms,
+        # one that came since is seen by the next decision, which lets it be woken
+        settle=_change(at, ASLEEP, now, place, fields, unless_wanted=not wanted),
         event=event(place, at, now, "slept", reason=at.reason, took_s=took_s, saves_usd_per_month=saves),
         notice=None if wanted else _slept_notice(at, goal, place, saves),
         wake=wake_request(at.address, at.generation + 1, "a request came while it fell asleep") if wanted else None,
@@ -383,7 +419,12 @@ def _missing(at: Address, world: World) -> str | None:
 def _as_it_is(at: Address, why: str, asked: Asked, place: Place) -> Step:
     """Return the step that notes an endpoint as awake because it serves, though nobody can say what it was before."""
     fields = {"worked_by": None, "asleep_since": None, "tried": None}
-    return Step(outcome="awake", reason=f"it serves; {why}", write=_change(at, AWAKE, asked.now, place, fields))
+    return Step(
+        outcome="awake",
+        reason=f"it serves; {why}",
+        settle=_change(at, AWAKE, asked.now, place, fields),
+        event=event(place, at, asked.now, "serves as it is", reason=why),
+    )
 
 
 def _begin(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place) -> Step:
@@ -404,15 +445,16 @@ def _begin(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place
         reason=asked.reason or "it is wanted",
         write=_change(at, WAKING, asked.now, place, fields),
         calls=tuple(each for each in calls if each["do"] not in snapshot.ASIDE),
+        watch=_watch(at, world, calls),
         again=True,
     )
 
 
 def _go_on_waking(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place) -> Step:
-    if asked.looks > MOST_LOOKS:
+    if asked.looks > MOST_LOOKS or (at.changed_at and asked.now - at.changed_at > LONGEST_CHANGE):
         return fail(at, f"it is {world.status} after {asked.looks} looks", asked, place)
     if world.status in CHANGING:
-        return Step(outcome="wait", reason=f"it is {world.status}", wait_s=_pace(asked), again=True)
+        return _until_at_rest(at, world, asked)
     if refused := _refused(at, goal, world, asked.problem):
         return _next_type(at, goal, world, refused, asked, place)
     if asked.troubles >= MOST_TROUBLES:
@@ -420,16 +462,37 @@ def _go_on_waking(at: Address, goal: Snapshot, world: World, asked: Asked, place
     if at.kind == "classic" and world.status in snapshot.BROKEN and not asked.problem:  # as this execution made it
         return fail(at, f"it ended as {world.status}: {world.failure or 'no reason given'}", asked, place)
     calls = _calls(at, goal, world, place, another_type(at))
-    again = bool(calls) and list(asked.sent) == calls
+    again = _were_sent(calls, asked)
+    last = all(each["do"] in snapshot.ALARMS for each in calls)
     # what AWS shows otherwise than it was sent, of alarms and scaling, is not sent for ever
-    if calls and not (again and all(each["do"] in snapshot.ASIDE for each in calls)):
-        wait_s = _pace(asked) if asked.problem or again else 0
-        return Step(outcome="work", reason=asked.reason, calls=tuple(calls), wait_s=wait_s, again=True)
+    if not last and not (again and all(each["do"] in snapshot.ASIDE for each in calls)):
+        capacity = any(each["do"] not in snapshot.ASIDE for each in calls)
+        wait_s = _pace(asked) if asked.problem or again else 1
+        watch = _watch(at, world, calls) if capacity and not (asked.problem or again) else None
+        return Step(outcome="work", reason=asked.reason, calls=tuple(calls), watch=watch, wait_s=wait_s, again=True)
     if world.status != "InService":
         return fail(at, f"it is {world.status}: {world.failure or 'no reason given'}", asked, place)
     if not snapshot.has_capacity(at, world):
-        return Step(outcome="wait", reason="its capacity is on the way", wait_s=_pace(asked), again=True)
-    return _settle_awake(at, goal, asked, place)
+        return _until_at_rest(at, world, asked, "its capacity is on the way")
+    return _settle_awake(at, goal, asked, place, calls if last else [])
+
+
+def _until_at_rest(at: Address, world: World, asked: Asked, why: str = "") -> Step:
+    """Return the step that waits for SageMaker; after many looks in a row it does not watch, which might not end."""
+    watch = _watch(at, world) if asked.looks <= MOST_WATCHES else None
+    return Step(outcome="wait", reason=why or f"it is {world.status}", watch=watch, wait_s=_pace(asked), again=True)
+
+
+def _watch(at: Address, world: World, calls: Sequence[Body] = ()) -> Body | None:
+    """Return what is to be at rest before the next decision; None where a look could not tell that from before.
+
+    SageMaker goes on telling why something failed until it is changed again.
+    """
+    if world.failure or (world.endpoint is None and not calls):
+        return None
+    host = world.endpoint is None or world.endpoint["EndpointStatus"] != "InService"
+    host = host or any(each["do"] in ("create endpoint", "update endpoint") for each in calls)
+    return {"endpoint": at.endpoint_name} if host or not at.component else {"component": at.component}
 
 
 def _calls(
@@ -488,18 +551,21 @@ def _next_type(at: Address, goal: Snapshot, world: World, refused: str, asked: A
     left = [each for each in types if each not in tried]
     if not left or at.kind == "shared":  # the host of others is not exchanged for the sake of one
         return fail(at, f"no capacity of {', '.join(tried)}: {refused}", asked, place, tried=tried)
+    more = {"reason": refused, "instance_type": current, "next_type": left[0]}
+    told = event(place, at, asked.now, "capacity refused", **more)
+    without = world.model_copy(update={"config": None})
     return Step(
         outcome="work",
         reason=f"no capacity of {current}, trying {left[0]}",
         write=_change(at, WAKING, asked.now, place, {"tried": tried}),
         # in the same step: a refusal that is seen from now on is one of this type
-        calls=tuple(_calls(at, goal, world.model_copy(update={"config": None}), place, left[0])),
-        event=event(place, at, asked.now, "capacity refused", reason=refused, instance_type=current, next_type=left[0]),
+        calls=(snapshot.call("record event", told), *_calls(at, goal, without, place, left[0])),
         again=True,
     )
 
 
-def _settle_awake(at: Address, goal: Snapshot, asked: Asked, place: Place) -> Step:
+def _settle_awake(at: Address, goal: Snapshot, asked: Asked, place: Place, calls: Sequence[Body]) -> Step:
+    """Return the last step of a wake: `calls` are of the alarms that it has while it is awake."""
     now = asked.now
     since = at.asleep_since or at.changed_at or now
     asleep_s = max((now - since).total_seconds(), 0.0)
@@ -517,7 +583,11 @@ def _settle_awake(at: Address, goal: Snapshot, asked: Asked, place: Place) -> St
     return Step(
         outcome="awake",
         reason=asked.reason or "it is wanted",
-        write=_change(at, AWAKE, now, place, fields),
+        old_alarms=tuple(
+            name for each in calls if each["do"] == "delete alarms" for name in each["with"]["AlarmNames"]
+        ),
+        alarms=tuple(each["with"] for each in calls if each["do"] == "put alarm"),
+        settle=_change(at, AWAKE, now, place, fields),
         event=event(
             place,
             at,
@@ -541,7 +611,7 @@ def fail(at: Address, why: str, asked: Asked, place: Place, *, tried: list[str] 
     return Step(
         outcome="failed",
         reason=why,
-        write=_change(at, FAILED, asked.now, place, fields),
+        settle=_change(at, FAILED, asked.now, place, fields),
         event=event(place, at, asked.now, "could not be woken", reason=why),
         notice=_notice(
             place,
@@ -604,6 +674,11 @@ def _change(
         unless_wanted=unless_wanted,
     )
     return ledger.as_action(place.table, request)
+
+
+def _were_sent(calls: Sequence[Body], asked: Asked) -> bool:
+    """Return whether the step before has sent just these, and AWS does not show it."""
+    return bool(calls) and [each for each in asked.sent if each["do"] != "record event"] == list(calls)
 
 
 def _alarm(at: Address, what: str) -> str:

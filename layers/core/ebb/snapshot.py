@@ -25,7 +25,8 @@ from ebb.requests import alarms
 
 VERSION = 1
 Body = dict[str, Any]
-ASIDE = {"register target", "put policy", "put scheduled action", "put alarm", "delete alarms"}  # not the capacity
+ALARMS = {"put alarm", "delete alarms"}
+ASIDE = {"register target", "put policy", "put scheduled action", *ALARMS}  # not the capacity
 BROKEN = {"Failed", "OutOfService"}  # of an endpoint: it can only be deleted
 # What an item may hold of it: DynamoDB allows 400 KB, and every read of the address is billed by size.
 LONGEST_COPY = 60_000
