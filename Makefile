@@ -59,6 +59,9 @@ simulate: $(CONTROL) ## A year of traffic of 200 endpoints through the real deci
 bench-sweep: $(CONTROL) ## What an idle stack and a swept endpoint cost, in billed units; 10,000 endpoints swept
 	@$(BIN)/python benchmarks/sweep.py $(SWEEP_ARGS)
 
+bench-wake: $(CONTROL) ## Ebb's own delay from the first request to the wake call, on the embedded cloud
+	@$(BIN)/python benchmarks/wake.py $(WAKE_ARGS)
+
 ##@ Develop
 
 setup: $(CONTROL) ## Install the four environments that `ebb` and the embedded cloud use
@@ -146,4 +149,4 @@ define environment
 test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 endef
 
-.PHONY: demo test up down deploy conformance simulate bench-sweep setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down deploy conformance simulate bench-sweep bench-wake setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help

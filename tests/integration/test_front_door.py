@@ -21,7 +21,7 @@ import deliver_request
 import front_door
 from ebb import addresses, door, tickets
 from ebb.addresses import Address, IdlePolicy
-from ebb.aws import inference
+from ebb.aws import executions, inference
 from ebb.aws.ledger import Ledger
 from ebb.aws.tickets import Queue
 from worked_run import ARTIFACTS, LEDGER, STACK
@@ -237,6 +237,23 @@ def test_a_request_to_a_sleeping_endpoint_wakes_it_and_is_answered_once_it_is_aw
 def _execution(street: Street) -> str:
     (execution,) = street.account.executions()
     return execution["executionArn"]
+
+
+def test_the_front_door_starts_the_wake_itself_before_it_answers_and_asks_no_queue_to(street: Street, monkeypatch):
+    """Ebb's own delay is that of its calls: the function that takes the request starts the execution."""
+    street.serve(PETS, "falling-asleep", "asleep")
+    order = []
+    start, send = executions.ensure, Queue.send
+    monkeypatch.setattr(executions, "ensure", lambda *given: (order.append("start"), start(*given))[1])
+    monkeypatch.setattr(Queue, "send", lambda self, asked: (order.append("keep"), send(self, asked))[1])
+    asked_at = datetime.now(UTC)
+    assert street.ask(b"cat", age=timedelta(seconds=3)).status == 202
+    assert order == ["keep", "start"], "kept first: what is woken for nobody is harmless, what is lost is not"
+    assert street.wakes() == ["wake-ebb-pets-g3"]
+    noted = street.book.address("ebb-pets").first_wanted_at
+    assert asked_at - timedelta(seconds=4) < noted < asked_at - timedelta(seconds=2), (
+        "when it came, not when it was noted"
+    )
 
 
 def test_the_caller_who_waits_gets_the_answer_itself(street: Street, monkeypatch):

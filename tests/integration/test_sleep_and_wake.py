@@ -3,12 +3,14 @@
 In each test: nothing that is busy is stopped, and whatever was put to sleep comes back as it was.
 """
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from ministack.services import stepfunctions
 
 from ebb import addresses, control_plane, ledger, scaling
 from ebb.errors import EndpointUnreadableError, MetricsUnavailableError
+from infrastructure import project
 from infrastructure.interpreter import TaskError
 from integration.sleeping import MINUTE, WAKE, Cloud, Stopped, asynchronous, classic, component, everything
 
@@ -83,6 +85,31 @@ def test_the_ledger_tells_of_each_sleep_and_wake_with_seconds_and_savings(accoun
     assert woke["saved_usd"] == pytest.approx(0.115, rel=0.02)
     assert woke["saved_kwh"] == pytest.approx(0.02, rel=0.02)
     assert woke["took_s"] < 30
+
+
+def test_the_ledger_tells_how_long_after_the_first_request_aws_was_asked_for_capacity(account, monkeypatch):
+    """Of several requests the first one counts; what the machine itself notes is the clock's, not the test's."""
+    monkeypatch.setattr(stepfunctions, "now_iso", lambda: "2026-11-23T15:00:02.250Z")
+    cloud = asynchronous(account, monkeypatch)
+    cloud.sleep()
+    for second in (0, 1):
+        assert cloud.book.apply(addresses.want(cloud.at.address, datetime(2026, 11, 23, 15, 0, second, tzinfo=UTC)))
+    cloud.wake()
+    assert cloud.events()[-1]["called_after_s"] == cloud.state().called_after_s == 2.25
+    assert cloud.state().first_wanted_at is None
+
+
+def test_nothing_waits_between_the_first_request_and_the_wake_call(cloud: Cloud):
+    """At most five seconds are Ebb's own: no Wait, no queue and no schedule lies between; each step is a call."""
+    cloud.sleep()
+    woken = cloud.wake()
+    way = woken.entered[: woken.entered.index("Send calls")]
+    assert way == ["Plan wake", "What is next?", "Change state"]
+    states = project.machine(project.ROOT / "statemachines" / "wake_endpoint.asl.yaml")["States"]
+    assert {states[each]["Type"] for each in way} == {"Task", "Choice"}
+    assert not any("sqs" in states[each].get("Resource", "") for each in way)
+    first = next(each for each in woken.asked if each[0].rpartition(":")[2] in CHANGING | {"createEndpoint"})
+    assert woken.asked.index(first) == 2, "after the plan and the note"
 
 
 def test_the_first_calls_go_out_with_the_first_step_of_a_wake(cloud: Cloud):

@@ -76,6 +76,8 @@ class Address(BaseModel):
     changed_at: datetime | None = None  # of `state`
     last_request_at: datetime | None = None  # through the front door, to the minute
     wanted_at: datetime | None = None  # the last request that met it not awake
+    first_wanted_at: datetime | None = None  # the first of them, of this sleep
+    called_after_s: float | None = None  # from the first request until AWS was asked for capacity, at the last wake
     worked_by: str | None = None  # the execution that puts it to sleep or wakes it; of two, the other one looks on
     asleep_since: datetime | None = None
     prewake_at: datetime | None = None  # when it is to be woken ahead of the calls that its habit promises
@@ -97,7 +99,8 @@ def read(item: Mapping[str, Any]) -> Address:
 
 def put(address: Address, *, now: datetime) -> ledger.Request:
     """Return the write by which a deployment says what is reached at an address: awake, whatever was before."""
-    fields = address.model_dump(mode="json", exclude={"address", "generation", "wanted_at", "state", "changed_at"})
+    wanted = ("wanted_at", "first_wanted_at")
+    fields = address.model_dump(mode="json", exclude={"address", "generation", "state", "changed_at", *wanted})
     request = ledger.update(
         key(address.address),
         {
@@ -108,7 +111,7 @@ def put(address: Address, *, now: datetime) -> ledger.Request:
             "gsi_pk": LISTED,
             "gsi_sk": address.address,
         },
-        remove=[name for name, value in fields.items() if value is None] + ["wanted_at"],
+        remove=[name for name, value in fields.items() if value is None] + list(wanted),
         names_used=("generation",),
         values={":one": 1},
     )
@@ -138,6 +141,8 @@ def change(
     remove += ["prewake_at"] if to in (WAKING, AWAKE) and "prewake_at" not in (fields or {}) else []
     # what met the endpoint asleep is served once it is awake
     remove += ["wanted_at"] if to == AWAKE else []
+    # what waits on after a wake that failed is a first request once more
+    remove += ["first_wanted_at"] if to in (AWAKE, FAILED) else []
     request = ledger.update(
         key(address),
         {"state": to, "changed_at": ledger.iso(now), **(fields or {})},
@@ -154,13 +159,15 @@ def want(address: str, now: datetime) -> ledger.Request:
 
     The caller that is refused looks again: the endpoint answers.
     """
-    return ledger.update(
+    request = ledger.update(
         key(address),
         {"wanted_at": ledger.iso(now)},
         condition="attribute_exists(pk) AND #state <> :awake",
         values={":awake": AWAKE},
-        names_used=("state",),
+        names_used=("state", "first_wanted_at"),
     )
+    first = ", #first_wanted_at = if_not_exists(#first_wanted_at, :wanted_at)"
+    return request | {"UpdateExpression": request["UpdateExpression"] + first}
 
 
 def note_request(address: str, now: datetime) -> ledger.Request:

@@ -120,6 +120,7 @@ class Asked(BaseModel):
     troubles: int = 0  # steps of which a call failed
     problem: Body | None = None  # Error and Cause of the call that failed last
     sent: tuple[Body, ...] = ()  # the calls of the step before, when they were answered
+    called_at: datetime | None = None  # when this execution first sent calls
     ended: EndedExecution | None = None  # whose end is why it is asked
 
     @model_validator(mode="before")
@@ -569,7 +570,9 @@ def _settle_awake(at: Address, goal: Snapshot, asked: Asked, place: Place, calls
     now = asked.now
     since = at.asleep_since or at.changed_at or now
     asleep_s = max((now - since).total_seconds(), 0.0)
-    took_s = (now - at.wanted_at).total_seconds() if at.wanted_at else None
+    wanted_at = at.first_wanted_at or at.wanted_at
+    took_s = (now - wanted_at).total_seconds() if wanted_at else None
+    called_s = (asked.called_at - wanted_at).total_seconds() if wanted_at and asked.called_at else None
     kind = another_type(at) or at.instance_type
     fields = {
         "worked_by": None,
@@ -577,6 +580,7 @@ def _settle_awake(at: Address, goal: Snapshot, asked: Asked, place: Place, calls
         "asleep_since": None,
         "instance_type": kind,
         "in_service_since": ledger.iso(now),
+        "called_after_s": called_s,
     }
     saved = round(at.awake_usd_per_hour * asleep_s / 3600, 6) if at.awake_usd_per_hour is not None else None
     energy = round(at.awake_watts * asleep_s / 3.6e6, 6) if at.awake_watts is not None else None
@@ -596,6 +600,7 @@ def _settle_awake(at: Address, goal: Snapshot, asked: Asked, place: Place, calls
             reason=asked.reason,
             asleep_s=asleep_s,
             took_s=took_s,
+            called_after_s=called_s,
             saved_usd=saved,
             saved_kwh=energy,
             instance_type=kind,
@@ -631,7 +636,8 @@ def event(place: Place, at: Address, now: datetime, what: str, **more: Any) -> B
 
     `what` is "slept", "woke", "sleep called off", "kept though idle", "capacity refused" or "could not be woken"; times
     are in seconds:
-    `asleep_s`, and `took_s` from the decision until it slept, or from the first request until it answered. `saved_usd`
+    `asleep_s`, and `took_s` from the decision until it slept, or from the first request until it answered;
+    `called_after_s` from that request until AWS was asked for capacity, which is Ebb's own delay. `saved_usd`
     and `saved_kwh` are what being asleep saved, gross; `saves_usd_per_month` is net of watching.
     """
     fields = {
