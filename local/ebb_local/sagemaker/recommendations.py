@@ -3,13 +3,14 @@
 Here no instance is started. Each test runs the container once on this machine and sends it the payload with more and
 more callers at once, at most as many as the type has vCPUs, until more callers bring no more answers, or until one in
 so many takes longer than StoppingConditions allow. A rate is this machine's own, and so tells types apart by their
-number of vCPUs alone. Each step takes half a second, whatever the phases say.
+number of vCPUs alone. Each step takes half a second, whatever the phases say. What AWS would make with the job's role
+(a model, an endpoint's configuration, an endpoint, for each test) is not made, but the role is asked for it.
 
 Sources: https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-load-test.html,
 https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-prerequisites.html (what the package must say),
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_RecommendationMetrics.html. Assumed: the texts; that
-ModelLatency is in microseconds, as AWS's examples show it; that a test that fails fails the job. There are no costs, as
-no price is known here.
+ModelLatency is in microseconds, as AWS's examples show it; that a test that fails fails the job; which permissions its
+role needs, as AWS's guide asks for AmazonSageMakerFullAccess. There are no costs, as no price is known here.
 """
 
 import http.client
@@ -20,7 +21,20 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ebb_local.sagemaker import capacity, hosting, jobs, listing, models, registry, requests, state, tags, threads
+from ebb_local import authorization
+from ebb_local.sagemaker import (
+    capacity,
+    hosting,
+    jobs,
+    listing,
+    models,
+    registry,
+    requests,
+    roles,
+    state,
+    tags,
+    threads,
+)
 from ebb_local.sagemaker.errors import HostingFailure, JobFailure, ServiceError, not_implemented, validation_exception
 from ebb_local.sagemaker.hosting import Place, Server
 from ebb_local.sagemaker.storage import Location
@@ -31,6 +45,21 @@ _STEP_S = 0.5
 _MORE = 1.1  # more callers must bring a tenth more answers, otherwise they bring none
 _LOOK_EVERY_S = 0.2
 _RUNS = ("PENDING", "IN_PROGRESS")
+# "The names of resources [...] that are prefixed with the job name are truncated at 40 characters":
+# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateInferenceRecommendationsJob.html
+_LONGEST_PREFIX = 40
+# What a test does under the job's role, in this order. Assumed.
+_MAKING = (
+    ("CreateModel", "model"),
+    ("CreateEndpointConfig", "endpoint-config"),
+    ("CreateEndpoint", "endpoint-config"),
+    ("CreateEndpoint", "endpoint"),
+    ("DescribeEndpoint", "endpoint"),
+    ("InvokeEndpoint", "endpoint"),
+    ("DeleteEndpoint", "endpoint"),
+    ("DeleteEndpointConfig", "endpoint-config"),
+    ("DeleteModel", "model"),
+)
 _runs: dict[str, "RecommendationsRun"] = {}
 
 
@@ -119,6 +148,9 @@ class RecommendationsRun(jobs.JobRun):
     def work(self) -> None:
         """Test each configuration, and note what it answered."""
         self.fresh_base("payload")
+        package_arn = self.record["InputConfig"].get("ModelPackageVersionArn")
+        if package_arn:
+            self._may("sagemaker:DescribeModelPackage", package_arn)
         state.update(self.record, Status="IN_PROGRESS", LastModifiedTime=state.now())
         payloads = self._payloads()
         found: list[dict[str, Any]] = []
@@ -156,7 +188,10 @@ class RecommendationsRun(jobs.JobRun):
     def _tested(self, asked: dict[str, Any], payloads: list[bytes]) -> dict[str, Any]:
         if self.stop_asked.is_set():
             raise _Stopped
-        kind = asked.get("InstanceType")
+        kind, made = asked.get("InstanceType"), f"{self.name[:_LONGEST_PREFIX].rstrip('-')}-{uuid.uuid4().hex[:8]}"
+        self._may("iam:PassRole", self.record["RoleArn"], **{"iam:PassedToService": roles.SERVICE})
+        for action, resource in _MAKING:
+            self._may(f"sagemaker:{action}", state.arn(resource, made))
         if kind:
             capacity.provision_for_job(kind)
         place = Place(self.name, "recommendations job", self.base, self.log_group, self.name)
@@ -175,7 +210,7 @@ class RecommendationsRun(jobs.JobRun):
             ended.set()
             server.close(0)
         metrics = {"MaxInvocations": round(per_s * 60), "ModelLatency": round(latency_s * 1e6)}
-        deployed: dict[str, Any] = {"EndpointName": f"sm-epc-{uuid.uuid4()}", "VariantName": "sm-epc-variant"}
+        deployed: dict[str, Any] = {"EndpointName": made, "VariantName": "AllTraffic"}
         if kind:
             deployed |= {"InstanceType": kind, "InitialInstanceCount": 1}
         else:
@@ -189,6 +224,13 @@ class RecommendationsRun(jobs.JobRun):
             "InvocationStartTime": began,
             "InvocationEndTime": state.now(),
         }
+
+    def _may(self, action: str, resource: str, **context: str) -> None:
+        """Fail the job unless its role may do this: AWS finds out while it runs, too."""
+        try:
+            authorization.authorize(action, resource, principal=self.credentials.principal, context=dict(context))
+        except authorization.AccessDenied as denied:
+            raise JobFailure(f"AccessDeniedException: {denied}") from denied
 
     def _loaded(self, server: Server, payloads: list[bytes], most: int) -> tuple[float, float]:
         """Return the most answers a second that keep within the limits, and the median of their latency in seconds."""

@@ -13,6 +13,17 @@ from contract.support import allow, wait_until
 from ebb.requests import recommendations
 
 ENDED = ("COMPLETED", "FAILED", "STOPPED")
+MADE = ("model", "endpoint-config", "endpoint")
+
+
+def tester(lab: Lab, *without: str) -> str:
+    """Return a role that may do what a load test does, but for some actions."""
+    actions = ["InvokeEndpoint", "DescribeEndpoint", "DescribeModelPackage"]
+    actions += [f"{what}{kind}" for kind in ("Model", "EndpointConfig", "Endpoint") for what in ("Create", "Delete")]
+    arns = [f"arn:aws:sagemaker:us-east-1:000000000000:{kind}/recommend-*" for kind in MADE]
+    arns.append("arn:aws:sagemaker:us-east-1:000000000000:model-package/*")
+    allowed = [allow(f"sagemaker:{each}", arns) for each in actions if each not in without]
+    return lab.role(*allowed, allow("iam:PassRole", "arn:aws:iam::000000000000:role/*"))
 
 
 def package(lab: Lab, payload: str | None = "1,2\n", **settings: Any) -> str:
@@ -42,11 +53,20 @@ def package(lab: Lab, payload: str | None = "1,2\n", **settings: Any) -> str:
 
 def asked(lab: Lab, package_arn: str, **changes: Any) -> dict[str, Any]:
     """The very body that Ebb sends, without a key."""
-    given = {"instance_types": ["ml.c5.large", "ml.m5.xlarge"]} | changes
+    given = {"instance_types": ["ml.c5.large", "ml.m5.xlarge"], "role_arn": tester(lab)} | changes
+    described = lab.sagemaker.describe_model_package(ModelPackageName=package_arn)
     body = recommendations.create_inference_recommendations_job(
-        name=f"recommend-{next_number()}", role_arn=lab.role_arn, package_arn=package_arn, kms_key="", tags=[], **given
+        name=f"recommend-{next_number()}",
+        package_arn=package_arn,
+        payload_uri=described.get("SamplePayloadUrl", ""),
+        content_type="text/csv",
+        kms_key="",
+        tags=[],
+        **given,
     )
     del body["InputConfig"]["VolumeKmsKeyId"], body["OutputConfig"]
+    if "SamplePayloadUrl" not in described:
+        del body["InputConfig"]["ContainerConfig"]
     return body
 
 
@@ -97,6 +117,20 @@ def test_a_job_fails_with_a_reason(lab: Lab, payload: str, settings: dict, reaso
     job = run(lab, asked(lab, package(lab, payload, **settings)))
     assert job["Status"] == "FAILED"
     assert reason in job["FailureReason"]
+
+
+@pytest.mark.parametrize("missing", ["DescribeModelPackage", "CreateEndpointConfig", "DeleteEndpoint"])
+def test_a_job_whose_role_may_not_make_what_is_tested_fails_while_it_runs(lab: Lab, missing: str) -> None:
+    job = run(lab, asked(lab, package(lab, answer="scored"), role_arn=tester(lab, missing)))
+    assert job["Status"] == "FAILED"
+    assert f"not authorized to perform: sagemaker:{missing}" in job["FailureReason"]
+
+
+def test_what_the_job_says_of_its_sample_goes_before_what_the_package_says(lab: Lab) -> None:
+    body = asked(lab, package(lab, "bad", answer="scored"), instance_types=["ml.c5.large"])
+    better = lab.sagemaker.describe_model_package(ModelPackageName=package(lab, "1,2", answer="scored"))
+    body["InputConfig"]["ContainerConfig"]["PayloadConfig"]["SamplePayloadUrl"] = better["SamplePayloadUrl"]
+    assert run(lab, body)["Status"] == "COMPLETED"
 
 
 def test_a_job_that_is_stopped_does_not_wait_for_the_models_answer(lab: Lab) -> None:
