@@ -340,6 +340,22 @@ def test_it_is_falling_asleep_while_it_is_asked(street: Street):
     assert street.look(ticket.headers["location"]).body == b"answer to cat"
 
 
+def test_what_is_to_fall_asleep_answers_until_it_does_and_stays_awake_for_it(street: Street):
+    """The decision is made again two and a half minutes later; nobody waits for that."""
+    street.serve(PETS, "falling-asleep")
+    noted = []
+
+    def answer(body: bytes) -> bytes:
+        noted.append(street.book.address("ebb-pets").wanted_at)
+        return b"answer to " + body
+
+    street.endpoints.behind = {"ebb-pets--realtime": answer}
+    found = street.ask(b"cat")
+    assert (found.status, found.body) == (200, b"answer to cat")
+    assert noted[0] is not None, "noted before it was asked: the write that allows the act is refused from here on"
+    assert not street.wakes()
+
+
 def test_it_fell_asleep_all_the_same_and_the_delivery_wakes_it(street: Street):
     street.serve(PETS, "falling-asleep")
     street.ask()

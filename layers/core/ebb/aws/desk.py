@@ -65,17 +65,21 @@ class Desk:
     def ask(self, address: Address, request: Request, now: datetime, *, early: bool = False) -> Outcome:
         """Ask the endpoint behind an address, as often as the address changes under the request.
 
-        With `early` one that wakes is asked too: it answers before the ledger knows. What is refused meanwhile, other
-        than by the model, is asked again later.
+        One that is to fall asleep has its capacity until the write that allows the act, and that write is refused once
+        a request is noted: so it is noted first, and asked. With `early` one that wakes is asked too: it answers before
+        the ledger knows. What either refuses, other than by the model, waits.
         Raises: door.Refused when there is no endpoint to ask.
         """
         for _ in range(door.LOOKS):
             step = door.step(address)
-            wakes = early and step is Step.WAIT and address.state == addresses.WAKING
-            if step is Step.WAIT and not wakes:
+            leaves = step is Step.WAIT and address.state == addresses.FALLING_ASLEEP
+            wakes = step is Step.WAIT and address.state == addresses.WAKING and early
+            if step is Step.WAIT and not (leaves or wakes):
                 return Outcome(address)
-            given = self._invoked(Step.INVOKE if wakes else step, address, request, now)
-            if wakes and isinstance(given, Refusal) and given.code != door.MODEL_ERROR:
+            if leaves:
+                self.book.apply(addresses.want(address.address, now))
+            given = self._invoked(Step.INVOKE if leaves or wakes else step, address, request, now)
+            if (leaves or wakes) and isinstance(given, Refusal) and given.code != door.MODEL_ERROR:
                 return Outcome(address)
             if not isinstance(given, Refusal) or door.meaning(given) is Meaning.TOLD:
                 return Outcome(address, given)
