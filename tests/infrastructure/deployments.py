@@ -233,7 +233,10 @@ class Cloud:
         for number, each in enumerate(arguments["InputConfig"]["EndpointConfigurations"]):
             # the last one that is tested is the best one
             metrics = {"MaxInvocations": 600 * (number + 1), "ModelLatency": 40_000 // (number + 1) ** 2}
-            found.append({"EndpointConfiguration": each, "Metrics": metrics, "ModelConfiguration": {}})
+            # as the embedded cloud's Step Functions answers; AWS's own spelling is in the unit tests
+            size = each.get("ServerlessConfig", {}).get("MemorySizeInMB")
+            setup = {"ServerlessConfig": {"MemorySizeInMb": size}} if size else each
+            found.append({"EndpointConfiguration": setup, "Metrics": metrics, "ModelConfiguration": {}})
         self.load_tests[arguments["JobName"]] = {"status": "PENDING", "left": self.load_test_looks, "found": found}
 
     def describeInferenceRecommendationsJob(self, arguments: Any) -> Any:

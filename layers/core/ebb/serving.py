@@ -579,7 +579,9 @@ def measured(found: Mapping[str, Any]) -> tuple[str | None, float, int | None, f
     which JSON lacks: it may come as text.
     """
     setup, metrics = found["EndpointConfiguration"], found.get("Metrics") or {}
-    size = (setup.get("ServerlessConfig") or {}).get("MemorySizeInMB")
+    # MemorySizeInMB, or MemorySizeInMb: how Step Functions spells capitals in a row differs
+    serverless = {name.lower(): value for name, value in (setup.get("ServerlessConfig") or {}).items()}
+    size = serverless.get("memorysizeinmb")
     latency = _figure(metrics.get("ModelLatency"))
     return (
         setup.get("InstanceType"),
