@@ -330,6 +330,7 @@ def _document(at: Address, last_call: datetime | None) -> dict[str, Any]:
         "run_id": at.run_id,
         "instance_type": at.instance_type,
         "copies": at.copies,
+        "called_after_s": at.called_after_s,  # Ebb's own delay at its last wake, from the first request on
         "sleeps": sleeps,
         "idle_after_s": at.policy.idle_after_s if sleeps else None,
         "last_call_at": max(called) if called else None,

@@ -66,6 +66,14 @@ def test_an_empty_cloud_is_told_in_a_sentence(ebb, target):
     assert json.loads(ebb("endpoints", "--json").stdout) == []
 
 
+def test_ebbs_own_delay_at_the_last_wake_is_told(ebb, book):
+    book.apply(addresses.put(PETS, now=NOW))
+    assert json.loads(ebb("endpoints", "--json").stdout)[0]["called_after_s"] is None
+    change(book, "asleep")
+    change(book, "awake", called_after_s=0.61)
+    assert json.loads(ebb("endpoints", "--json").stdout)[0]["called_after_s"] == 0.61
+
+
 def test_each_address_is_listed_with_what_it_costs_awake_and_never_asleep(ebb, book):
     book.apply(addresses.put(PETS, now=NOW))
     book.apply(addresses.put(Address(address="ebb-cats", project="cats", kind="batch"), now=NOW))
