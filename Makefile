@@ -62,6 +62,9 @@ bench-sweep: $(CONTROL) ## What an idle stack and a swept endpoint cost, in bill
 bench-wake: $(CONTROL) ## Ebb's own delay from the first request to the wake call, on the embedded cloud
 	@$(BIN)/python benchmarks/wake.py $(WAKE_ARGS)
 
+bench-inference: setup ## The shipped models against eager PyTorch: images, a table, texts (BENCH_ARGS="--seeds 3")
+	@$(BIN)/python benchmarks/inference.py $(BENCH_ARGS)
+
 ##@ Develop
 
 setup: $(CONTROL) ## Install the four environments that `ebb` and the embedded cloud use
@@ -149,4 +152,4 @@ define environment
 test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 endef
 
-.PHONY: demo test up down deploy conformance simulate bench-sweep bench-wake setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down deploy conformance simulate bench-sweep bench-wake bench-inference setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help

@@ -120,7 +120,7 @@ TASKS = {
             "text",
             "SpamAssassin, from MiniLM",
             {"train": {"rungs": ["net"]}},
-            {"network": "all-MiniLM-L6-v2", "epochs": 3, "tokens": 64, "version": 1},
+            {"network": "all-MiniLM-L6-v2", "epochs": 2, "tokens": 64, "version": 1},
         ),
     )
 }

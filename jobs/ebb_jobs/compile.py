@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ebb_jobs import bundle, champion, dataset, export, kinds, measure, paths, quality, runtimes, serve, train
+from ebb_jobs import bundle, champion, dataset, export, heats, kinds, measure, paths, quality, runtimes, serve, train
 from ebb_jobs import sample_payload as sample
 from ebb_jobs.as_exported import ExportedOriginal
 from ebb_jobs.dataset import Split
@@ -28,11 +28,14 @@ from ebb_jobs.report import Report, cpu_count, write_json
 SAVED_MAY_BE_SLOWER = 1.05
 PROOF_ROWS = 64
 RACED_ROWS = 512
+LANE_ROUNDS, LANE_BATCHES, LANES_MUST_GAIN = 3, 4, 1.25
+"""How often a batch is answered to learn whether sharing it pays, and how much faster it must be."""
 SINGLE_ROWS_JUDGED = 5000
 """Up to so many rows a network whose scales depend on the request is judged as it mostly serves, row by row ..."""
 SINGLE_ROWS_JUDGED_S = 30.0
 """... and in batches, which give nearly the same answers, where all rows would take longer than this."""
-MEASURED, FAILED = "measured", "failed"
+MEASURED, FAILED, DROPPED = "measured", "failed", "dropped"
+BFLOAT16 = "bf16"
 
 
 @dataclass
@@ -51,9 +54,17 @@ class Candidate:
     reason: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
 
-    def fail(self, told: str) -> None:
+    precision: str | None = None
+    """Of the runtime's arithmetic, where it is not the network's own."""
+
+    def fail(self, told: str, status: str = FAILED) -> None:
         """Take the candidate out of the race."""
-        self.model, self.status, self.reason = None, FAILED, told
+        self.model, self.status, self.reason = None, status, told
+
+    @property
+    def is_original(self) -> bool:
+        """Tell the forms of the network that was trained, which always compete, from those of other networks."""
+        return set(self.made["chain"]) <= {"quantize"} and self.precision is None
 
 
 @dataclass(frozen=True)
@@ -170,6 +181,7 @@ def compile_candidates(
 
     maker = _Maker(kind, codec, schema, settings, channels["candidates"], work, rows, report)
     candidates = maker.all()
+    _heat(candidates, rows, report)
     figures = _race(baseline, [one for one in candidates if one.model], rows, report)
     for one in candidates:
         if one.model:
@@ -178,7 +190,7 @@ def compile_candidates(
             _pack(one, kind, codec, bundles, rows)
         told = one.reason or f"{one.fields['size_bytes'] / 1024:.0f} KiB, p50 {one.fields['latency_ms']['p50']:.4f} ms"
         print(f"{one.name}: {told}", flush=True)
-    if all(one.status == FAILED for one in candidates):
+    if all(one.status != MEASURED for one in candidates):
         told = "; ".join(f"{one.name}: {one.reason}" for one in candidates)
         raise JobError(f"no candidate could be compiled and served: {told}")
     report.fields.update(
@@ -250,9 +262,9 @@ class _Maker:
         if not file.exists():
             raise InputMissingError("the channel 'candidates' holds no metrics.json: did `compress` finish?")
         return [
-            self._one(made, runtime)
+            self._one(made, runtime, precision)
             for made in json.loads(file.read_text())["candidates"]
-            for runtime in self._runtimes(made)
+            for runtime, precision in self._runtimes(made)
         ]
 
     def skipped(self) -> list[dict[str, str]]:
@@ -263,18 +275,24 @@ class _Maker:
             *({"what": what, "reason": why} for what, why in self.kind.skipped.items() if what == "openvino"),
         ]
 
-    def _runtimes(self, made: dict[str, Any]) -> tuple[str, ...]:
-        """Return the runtimes for one network: OpenVINO has no operators for scales that are found while running."""
-        alone = made["status"] != "finished" or made.get("dynamic")
-        return self.kind.runtimes[:1] if alone else self.kind.runtimes
+    def _runtimes(self, made: dict[str, Any]) -> list[tuple[str, str | None]]:
+        """Return the runtimes for one network: OpenVINO has no operators for scales that are found while running.
 
-    def _one(self, made: dict[str, Any], runtime: str) -> Candidate:
+        It computes in bfloat16 as well, where this CPU has units for it and the network is not in 8 bits already.
+        """
+        alone = made["status"] != "finished" or made.get("dynamic")
+        found: list[tuple[str, str | None]] = [(name, None) for name in self.kind.runtimes[: 1 if alone else None]]
+        if "openvino" in dict(found) and made.get("precision") == "float32" and runtimes.has_bfloat16():
+            found.append(("openvino", BFLOAT16))
+        return found
+
+    def _one(self, made: dict[str, Any], runtime: str, precision: str | None = None) -> Candidate:
         first = runtime == self.kind.runtimes[0]
-        name = made["name"] if first else f"{made['name']}-{runtime}"
-        one = Candidate(made, runtime, name, self.work / name)
+        name = "-".join(filter(None, (made["name"], None if first else runtime, precision)))
+        one = Candidate(made, runtime, name, self.work / name, precision=precision)
         if made["status"] != "finished":
             one.fallback = made.get("fallback")
-            one.fail(f"not made by compress: {made['reason']}")
+            one.fail(f"not made by compress: {made['reason']}", DROPPED if made["status"] == DROPPED else FAILED)
             return one
         one.folder.mkdir()
         optimise = True
@@ -282,6 +300,7 @@ class _Maker:
             if runtime == "openvino":
                 export.to_openvino(self.source / made["name"] / "network.onnx", one.folder / "model.xml")
                 one.form = f"compiled by OpenVINO {runtimes.version('openvino')}"
+                one.form += f" for {precision}" if precision else ""
             else:
                 optimise = self._optimise(one)
             for file, content in self.codec.files().items():
@@ -290,11 +309,30 @@ class _Maker:
             write_json(one.folder / "signature.json", self._signature(one, optimise))
             one.model = serve.Model(one.folder, self.kind.open_codec(one.folder))
             one.model.run(self.rows.validation.inputs[:1])
+            self._share_batches(one)
         except Exception as error:
             traceback.print_exc()
             one.fallback = one.fallback if first else f"{made['name']}, on {self.kind.runtimes[0]}, stands in"
             one.fail(f"{runtime} cannot run it: {type(error).__name__}")
         return one
+
+    def _share_batches(self, one: Candidate) -> None:
+        """Let the CPUs share a batch where a batch is answered the faster for it; the signature says so."""
+        model, lanes = one.model, runtimes.cpus()
+        assert model is not None
+        if lanes == 1 or one.runtime != "onnxruntime":  # OpenVINO has streams of its own
+            return
+        batch = np.array(self.rows.validation.inputs[np.arange(measure.BATCH_ROWS) % len(self.rows.validation)])
+        alone, shared = [], []
+        for _ in range(LANE_ROUNDS):
+            for count, taken in ((1, alone), (lanes, shared)):
+                model.lanes = count
+                taken.append(min(measure.times(model.run, [batch], LANE_BATCHES)))
+        gain = float(np.median(alone) / np.median(shared))
+        model.lanes = lanes if gain >= LANES_MUST_GAIN else 1
+        model.signature["lanes"] = model.lanes
+        write_json(one.folder / "signature.json", model.signature)
+        one.form += f", batches shared by {lanes} CPUs ({gain:.1f} times as fast)" if model.lanes > 1 else ""
 
     def _signature(self, one: Candidate, optimise: bool) -> dict[str, Any]:
         inputs = self.rows.validation.inputs
@@ -306,6 +344,7 @@ class _Maker:
             "codec": self.kind.codec_module,
             "runtime": one.runtime,
             "runtime_version": runtimes.version(one.runtime),
+            "runtime_precision": one.precision,
             "task": self.schema["task"],
             "target": self.schema["target"]["name"],
             "classes": self.schema["target"].get("classes"),
@@ -355,6 +394,32 @@ class _Maker:
         return ahead
 
 
+def _heat(candidates: list[Candidate], rows: Rows, report: Report) -> None:
+    """Take out of the race what another candidate clearly beats, by a short look at all of them."""
+    running = {one.name: one for one in candidates if one.model}
+    seconds = heats.times({name: one.model for name, one in running.items() if one.model}, rows.test.inputs)
+    glances = {
+        name: heats.Glance(
+            float(one.made["quality"]["validation"]), *seconds[name], sum(file.stat().st_size for file in _files(one))
+        )
+        for name, one in running.items()
+    }
+    kept = frozenset(name for name, one in running.items() if one.is_original)
+    out = heats.dominated(glances, kept, rows.metric)
+    for name, told in out.items():
+        running[name].fail(told, DROPPED)
+    report.decide(
+        "heat",
+        f"{len(running) - len(out)} of {len(running)} candidates race",
+        "dropped by a short look: " + (", ".join(out) or "none"),
+        numbers={name: round(single * 1000, 5) for name, (single, _) in seconds.items()},
+    )
+
+
+def _files(one: Candidate) -> list[Path]:
+    return [one.folder / name for name in runtimes.FILES[one.runtime]]
+
+
 def _race(baseline: Baseline, candidates: list[Candidate], rows: Rows, report: Report) -> dict[str, Any]:
     """Measure all against the original with one and with two threads; return the original's best figures."""
     originals = [measure.Contender(name, model, before) for name, (model, before) in baseline.forms.items()]
@@ -387,11 +452,10 @@ def _judge(one: Candidate, rows: Rows, original: Judged, floor: float) -> None:
         traceback.print_exc()
         one.fail(reason(error))
         return
-    files = [one.folder / name for name in runtimes.FILES[one.runtime]]
     one.fields.update(
         judged.fields,
         drop_bound=rows.drop_bound(original, judged),
-        size_bytes=sum(file.stat().st_size for file in files),
+        size_bytes=sum(file.stat().st_size for file in _files(one)),
     )
     if quality.is_better(rows.metric, floor, judged.validation):
         one.worth_packing = False
@@ -412,7 +476,7 @@ def _pack(one: Candidate, kind: Kind, codec: Codec, bundles: Path, rows: Rows) -
     try:
         digest = bundle.write(
             archive,
-            [one.folder / name for name in runtimes.FILES[one.runtime]],
+            _files(one),
             codec.files(),
             one.model.signature,
             kind.code,
@@ -436,11 +500,11 @@ def _listed(one: Candidate) -> dict[str, Any]:
         "chain": [*one.made["chain"], "compile"],
         "runtime": one.runtime,
         "parameters": one.made.get("parameters"),
-        "precision": one.made.get("precision"),
+        "precision": {BFLOAT16: "bfloat16"}.get(one.precision or "", one.made.get("precision")),
         "form": one.form,
         "fallback": one.fallback,
         "status": one.status,
     }
-    if one.status == FAILED:
+    if one.status != MEASURED:
         return {**common, "reason": one.reason}
     return {**common, "reason": one.reason or f"{one.made['reason']}; {one.form}", **one.fields}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ebb_jobs import dataset, export, fitting, kinds, networks, paths, quality, train
+from ebb_jobs import dataset, durations, export, fitting, kinds, networks, paths, quality, search, train
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import InputMissingError, JobError, StoppedError, reason
 from ebb_jobs.kind import Codec, Kind
@@ -30,8 +30,16 @@ MIN_BUDGET_S = 15.0
 METHODS = ("distill", "prune", "quantize")
 PRUNED_SHARES = (0.5, 0.3)
 """Shares of the channels to take away, the strong first: the weaker only when the strong one may lose too much."""
+MANY_ROWS = 10_000
+LESSON_SHARE = 0.5
+"""Of the original's training work, for each lesson of a student of many rows."""
+SMALL_NETWORKS_OVERHEAD = 3.0
+"""A multiplication of a small network takes so many times as long to train as one of a large one: measured, 2 to 4."""
+MOST_EPOCHS = 12
 PROOF_ROWS = 512
 REMAINS = "the original remains"
+WEIGHTS = "network.safetensors"
+"""Of a smaller network, beside its ONNX file."""
 ORIGINALS = ("original.safetensors", "original.onnx")
 """The original as a network of ours, or as a user's script exported it."""
 
@@ -77,6 +85,7 @@ def compress(
     wanted = _methods(kind, settings, report)
 
     made: dict[str, tuple[Network | Path, list[str]] | None] = {}
+    workshop = None
     if exported.exists():
         made["original"] = exported, []
     else:
@@ -96,6 +105,7 @@ def compress(
     report.fields.update(
         metric=trained["metric"],
         candidates=bench.candidates,
+        search=workshop.told() if workshop else None,
         skipped=[{"what": what, "reason": why} for what, why in bench.skipped(wanted).items()],
     )
 
@@ -127,9 +137,13 @@ class Workshop:
     report: Report
 
     def __post_init__(self) -> None:
+        wanted = (self.settings.get("spec") or {}).get("compress") or {}
         self.metric: str = self.trained["metric"]
         self.seed = int(self.settings.get("seed", 7))
-        self.max_drop = float(((self.settings.get("spec") or {}).get("compress") or {}).get("max_metric_drop", 0.01))
+        self.max_drop = float(wanted.get("max_metric_drop", 0.01))
+        fit_s = float(self.trained.get("fit_seconds", 0)) * cpu_count()
+        budget = search.Budget.of(durations.seconds(wanted.get("budget")), fit_s)
+        self.search = search.Search(budget, self.teacher, self.training.inputs)
         hard = train.hard_loss(self.training, train.class_shares(self.schema, self.training), self.metric)
         taught = networks.raw_outputs(self.teacher.to(fitting.device()), self.training.inputs)
         self.teacher.to("cpu")
@@ -139,14 +153,52 @@ class Workshop:
         }
         self.truth, self.taught = self._answers(self.teacher)
 
+    def told(self) -> dict[str, Any]:
+        """Return the search as the report tells it: its budget and every network that it looked at."""
+        budget = self.search.budget
+        return {
+            "budget_cpu_s": round(budget.cpu_s, 1),
+            "used_cpu_s": round(budget.cpu_s - budget.left_s, 1),
+            "options": self.search.as_list(),
+        }
+
     def student(self) -> tuple[Network, list[str]]:
-        """Train a small network twice, taught by the original and by the labels alone; return the better.
+        """Train the leanest network twice, taught by the original and by the labels alone; return the better.
 
         The control keeps distillation honest: it does not always help. When the better one may lose more than the spec
-        allows (the bound that selection applies too), a wider student gets the same lesson.
+        allows (the bound that selection applies too), the next larger student gets the same lesson.
         """
         makers = self.kind.students(self.teacher, self.codec, self.training)
-        made = {lesson: self._learn(lesson, makers[0], f"student-1-{lesson.split()[0]}") for lesson in self.lessons}
+        names = [f"student-{number}" for number in range(1, len(makers) + 1)]
+        options = self.search.add("distill", names, makers, self.training.inputs)
+        chosen, tried = "", []
+        for number, option in enumerate(options):
+            try:
+                self.search.admit(option)
+            except search.DroppedError:
+                if not tried:
+                    raise
+                continue  # its reason stands in the list of options
+            if not tried:
+                chosen, found, student = self._duel(option)
+            else:
+                found, student = self._learn(chosen, option.make, f"student-{number + 1}-{chosen.split()[0]}", option)
+            bound = self._may_lose(student)
+            tried.append((bound, found, student))
+            if self._note(option, found, bound):
+                break
+        for option in options[len(tried) :]:
+            if option.status == "waiting":
+                option.status, option.reason = "dropped", "a leaner one holds the floor: not trained"
+        best = self._best("student size", tried)
+        return best, ["distill" if chosen == "distilled" else "shrink"]
+
+    def _duel(self, option: search.Option) -> tuple[str, float, Network]:
+        """Give a network both lessons; return the better one's name, what it brought, and the network."""
+        made = {
+            lesson: self._learn(lesson, option.make, f"student-1-{lesson.split()[0]}", option)
+            for lesson in self.lessons
+        }
         chosen = (
             "labels only"
             if quality.is_better(self.metric, made["labels only"][0], made["distilled"][0])
@@ -161,55 +213,65 @@ class Workshop:
             numbers={lesson: found for lesson, (found, _) in made.items()},
             alternatives=list(self.lessons),
         )
-        tried = [(self._may_lose(made[chosen][1]), *made[chosen])]
-        while tried[-1][0] > self.max_drop and len(tried) < len(makers):
-            number = len(tried)
-            found, student = self._learn(chosen, makers[number], f"student-{number + 1}-{chosen.split()[0]}")
-            tried.append((self._may_lose(student), found, student))
-        best = self._best("student size", tried)
-        return best, ["distill" if chosen == "distilled" else "shrink"]
+        return chosen, *made[chosen]
+
+    def _note(self, option: search.Option, found: float, bound: float) -> bool:
+        numbers = {**option.numbers, "quality": {"validation": found}, "may_lose": bound}
+        return self.search.trained(option, may_lose=bound, most=self.max_drop, numbers=numbers)
 
     def pruned(self) -> tuple[Network, list[str]]:
-        """Take channels away from the original and let it teach what is left; fewer when too much may be lost."""
+        """Take channels away from the original and let it teach what is left; fewer when too much may be lost.
+
+        A pruned network that works more than a student that holds the floor is not trained.
+        """
         example = networks.tensor(self.training.inputs[:2])
+        smaller = {share: self.kind.prune(self.teacher, share, example) for share in PRUNED_SHARES}
+        cut = {f"pruned-{round(share * 100)}": network for share, network in smaller.items() if network is not None}
+        if not cut:
+            raise JobError("this network has no channels that can be taken away")
+        makers = [partial(_itself, network) for network in cut.values()]
         tried: list[tuple[float, float, Network]] = []
-        for share in PRUNED_SHARES:
-            smaller = self.kind.prune(self.teacher, share, example)
-            if smaller is None:
+        dropped: search.DroppedError | None = None
+        for option in self.search.add("prune", list(cut), makers, self.training.inputs):
+            try:
+                self.search.admit(option)
+            except search.DroppedError as refused:
+                dropped = dropped or refused
                 continue
             steps = self.kind.recipe.pruned_steps or self.kind.recipe.student_steps
-            found, network = self._learn(
-                "distilled", partial(_itself, smaller), f"pruned-{round(share * 100)}", steps=steps
-            )
-            tried.append((self._may_lose(network), found, network))
-            if tried[-1][0] <= self.max_drop:
+            found, network = self._learn("distilled", option.make, option.name, option, steps=steps)
+            bound = self._may_lose(network)
+            tried.append((bound, found, network))
+            if self._note(option, found, bound):
                 break
         if not tried:
-            raise JobError("this network has no channels that can be taken away")
+            assert dropped is not None
+            raise dropped
         return self._best("pruned size", tried), ["prune"]
 
     def _learn(
-        self, lesson: str, make: Callable[[], Network], name: str, *, steps: int | None = None
+        self,
+        lesson: str,
+        make: Callable[[], Network],
+        name: str,
+        option: search.Option,
+        *,
+        steps: int | None = None,
     ) -> tuple[float, Network]:
-        """Return the quality on validation and the network."""
+        """Return the quality on validation and the network in the form to run."""
         plan = self.kind.recipe
+        taken = self.search.stopwatch()
         torch.manual_seed(self.seed)
         network = make()
         size = plan.batch_size(len(self.training))
         recipe = fitting.Recipe(
             metric=self.metric,
-            epochs=fitting.epochs(
-                len(self.training),
-                size,
-                steps or plan.student_steps,
-                at_least=min(plan.min_epochs, 3) if steps else plan.min_epochs,
-                at_most=plan.max_epochs,
-            ),
+            epochs=self._epochs(network, size, steps),
             batch_size=size,
             peak_rate=plan.student_peak_rate,
             weight_decay=plan.weight_decay,
             seed=self.seed,
-            budget_s=max(MIN_BUDGET_S, 0.5 * float(self.trained.get("fit_seconds", 0))),
+            budget_s=max(MIN_BUDGET_S, min(0.5 * float(self.trained.get("fit_seconds", 0)), self.search.budget.left_s)),
             precision=self.trained["precision"] if plan.students_follow_precision else "float32",
             name=f"{name.partition('-')[0]} of {network.describe()} ({lesson})",
             fingerprint=train.fingerprint(
@@ -225,7 +287,31 @@ class Workshop:
             augment=self.kind.augment,
             checkpoint=self.checkpoints / f"{name}.pt",
         )
-        return outcome.quality, network
+        network = network.deployed()
+        lessons = option.numbers.setdefault("lessons", {})
+        lessons[lesson] = {"epochs": outcome.epochs, "quality": {"validation": outcome.quality}, **taken()}
+        return train.evaluate(network, self.validation, self.codec, self.metric), network
+
+    def _epochs(self, network: Network, size: int, steps: int | None) -> int:
+        """Return the epochs of a lesson: by the kind's steps; of many rows, as many as half of the original's work.
+
+        Time spent on training is spent once, on every answer again: a fast network is given a long lesson.
+        """
+        plan, rows = self.kind.recipe, len(self.training)
+        planned = fitting.epochs(
+            rows,
+            size,
+            steps or plan.student_steps,
+            at_least=min(plan.min_epochs, 3) if steps else plan.min_epochs,
+            at_most=plan.max_epochs,
+        )
+        if steps or rows < MANY_ROWS:
+            return planned
+        work = fitting.multiplications(self.teacher, self.training.inputs) / max(
+            1, fitting.multiplications(network, self.training.inputs)
+        )
+        affordable = int(LESSON_SHARE * work * float(self.trained.get("epochs", 0)) / SMALL_NETWORKS_OVERHEAD)
+        return max(planned, min(affordable, MOST_EPOCHS, plan.max_epochs))
 
     def _best(self, what: str, tried: list[tuple[float, float, Network]]) -> Network:
         """Return the network that may lose least of (what it may lose, its quality, the network)."""
@@ -300,22 +386,29 @@ class _Bench:
             return make()
         except StoppedError:
             raise  # no fault of the method: a retry goes on with it
+        except search.DroppedError as dropped:
+            self._leave_out(name, chain, "dropped", str(dropped), fallback)
+            return None
         except Exception as error:
             traceback.print_exc()
             told = reason(error)
             print(f"{name} failed after {time.monotonic() - begun:.1f} s: {told}", flush=True)
-            self.candidates.append(
-                {
-                    "name": name,
-                    "chain": chain,
-                    "status": "failed",
-                    "reason": told,
-                    "fallback": fallback,
-                    "parameters": None,
-                    "size_bytes": None,
-                }
-            )
+            self._leave_out(name, chain, "failed", told, fallback)
             return None
+
+    def _leave_out(self, name: str, chain: list[str], status: str, told: str, fallback: str | None) -> None:
+        print(f"{name} {status}: {told}", flush=True)
+        self.candidates.append(
+            {
+                "name": name,
+                "chain": chain,
+                "status": status,
+                "reason": told,
+                "fallback": fallback,
+                "parameters": None,
+                "size_bytes": None,
+            }
+        )
 
     def export(self, name: str, source: Network | Path, chain: list[str]) -> bool:
         """Write a network as fp32 ONNX and prove it equal; take a file as it is."""
@@ -325,6 +418,8 @@ class _Bench:
             self._list(name, export.parameter_count(file), "as the script exported it", chain)
             return True
         export.to_onnx(source, file, self.training.inputs)
+        if chain:  # what it answers in eager PyTorch is what the same small network takes without the runtime
+            networks.save(source, file.with_name(WEIGHTS))
         difference = export.verify(source, file, self.validation.inputs[:PROOF_ROWS])
         self._list(name, source.parameter_count(), f"ONNX differs from PyTorch by at most {difference:.1e}", chain)
         return True

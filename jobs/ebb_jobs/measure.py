@@ -50,6 +50,8 @@ class Contender:
     batch_s: list[float] = field(default_factory=list)
     end_to_end_s: list[float] = field(default_factory=list)
     end_to_end_cpu_s: list[float] = field(default_factory=list)
+    rounds: dict[str, list[float]] = field(default_factory=lambda: {"p50_ms": [], "cpu_ms": [], "rows_per_s": []})
+    """Of each round its own figure: two models are compared round by round, in which they met the same machine."""
 
     def figures(self) -> dict[str, Any]:
         """Return the measure of this model's speed.
@@ -62,7 +64,26 @@ class Contender:
             "end_to_end_latency_ms": _milliseconds(self.end_to_end_s),
             "throughput_rows_per_s": round(BATCH_ROWS / float(np.median(self.batch_s)), 1),
             "cpu_ms_per_prediction": round(float(np.median(self.end_to_end_cpu_s)) * 1000, 5),
+            "rounds": {name: [round(each, 5) for each in values] for name, values in self.rounds.items()},
         }
+
+    def take_turn(self, turn: Turn, singles: list[np.ndarray], batches: list[np.ndarray], raws: list[Any]) -> None:
+        """Answer as often as `turn` says, and note the times."""
+        self.before_turn()
+        for index in range(turn.warm_up):
+            self.model.run(singles[index % len(singles)])
+        single_s = times(self.model.run, singles, turn.singles)
+        batch_s = times(self.model.run, batches, turn.batches)
+        self.model.predict(raws[0])
+        begun = time.process_time()
+        self.end_to_end_s += times(self.model.predict, raws, turn.end_to_end)
+        cpu_s = (time.process_time() - begun) / turn.end_to_end
+        self.single_s += single_s
+        self.batch_s += batch_s
+        self.end_to_end_cpu_s.append(cpu_s)
+        self.rounds["p50_ms"].append(float(np.median(single_s)) * 1000)
+        self.rounds["cpu_ms"].append(cpu_s * 1000)
+        self.rounds["rows_per_s"].append(BATCH_ROWS / float(np.median(batch_s)))
 
 
 @dataclass(frozen=True)
@@ -95,15 +116,7 @@ def race(contenders: list[Contender], encoded: np.ndarray, raws: list[Any]) -> N
     for number in range(ROUNDS):
         first = number % len(contenders)
         for contender in contenders[first:] + contenders[:first]:
-            contender.before_turn()
-            for index in range(turn.warm_up):
-                contender.model.run(singles[index % len(singles)])
-            contender.single_s += _times(contender.model.run, singles, turn.singles)
-            contender.batch_s += _times(contender.model.run, batches, turn.batches)
-            contender.model.predict(raws[0])
-            begun = time.process_time()
-            contender.end_to_end_s += _times(contender.model.predict, raws, turn.end_to_end)
-            contender.end_to_end_cpu_s.append((time.process_time() - begun) / turn.end_to_end)
+            contender.take_turn(turn, singles, batches, raws)
 
 
 def _full_turn_s(contender: Contender, single: np.ndarray, batch: np.ndarray, raws: Any) -> float:
@@ -111,7 +124,7 @@ def _full_turn_s(contender: Contender, single: np.ndarray, batch: np.ndarray, ra
     contender.before_turn()
     contender.model.predict(raws)  # the first answer of a network takes longer than all others
     one, many, answer = (
-        min(_times(call, [given], 2))
+        min(times(call, [given], 2))
         for call, given in (
             (contender.model.run, single),
             (contender.model.run, batch),
@@ -134,6 +147,11 @@ def best_figures(contenders: list[Contender]) -> tuple[dict[str, Any], dict[str,
     }
     best = {
         **figures[chosen["latency"]],
+        "rounds": {
+            "p50_ms": figures[chosen["latency"]]["rounds"]["p50_ms"],
+            "cpu_ms": figures[chosen["energy"]]["rounds"]["cpu_ms"],
+            "rows_per_s": figures[chosen["throughput"]]["rounds"]["rows_per_s"],
+        },
         "throughput_rows_per_s": figures[chosen["throughput"]]["throughput_rows_per_s"],
         "cpu_ms_per_prediction": figures[chosen["energy"]]["cpu_ms_per_prediction"],
     }
@@ -161,13 +179,14 @@ def median_single_s(run: Callable[[np.ndarray], Any], encoded: np.ndarray, count
     """Return the median seconds of answering one encoded example, of `count` answers or of about a second's."""
     row = np.array(encoded[:1])
     run(row)
-    longest = max(_times(run, [row], LEAST))
+    longest = max(times(run, [row], LEAST))
     count = min(count, max(LEAST, round(1 / max(longest, 1e-9))))
-    _times(run, [row], min(WARM_UP, count))
-    return float(np.median(_times(run, [row], count)))
+    times(run, [row], min(WARM_UP, count))
+    return float(np.median(times(run, [row], count)))
 
 
-def _times(call: Callable[[Any], Any], arguments: list[Any], count: int) -> list[float]:
+def times(call: Callable[[Any], Any], arguments: list[Any], count: int) -> list[float]:
+    """Return the seconds of so many calls, the arguments taken in turn."""
     seconds = []
     for index in range(count):
         argument = arguments[index % len(arguments)]

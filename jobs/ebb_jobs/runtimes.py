@@ -1,7 +1,7 @@
 """The runtimes that execute a network, opened alike for measuring and for serving. Travels in every bundle.
 
 Every answer is computed by one thread: requests already run in threads of their own, and one thread spends the least
-CPU time on an answer.
+CPU time on an answer. Batches may be shared among threads, see `serve.Model`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,34 @@ class Executable(Protocol):
         """Return the outputs for some rows. May be called by several threads at once."""
 
 
-def load(file: Path | str, runtime: str, *, optimise: bool = True, threads: int = 1) -> Executable:
+def load(
+    file: Path | str, runtime: str, *, optimise: bool = True, threads: int = 1, precision: str | None = None
+) -> Executable:
     """Return the network of `file`, an ONNX or OpenVINO model, in that runtime on the CPU."""
     if runtime == "onnxruntime":
         return OnnxRuntime(file, optimise=optimise, threads=threads)
     if runtime == "openvino":
-        return OpenVino(file)
+        return OpenVino(file, precision or "f32")
     raise ValueError(f"no such runtime: {runtime}")
 
 
 def version(runtime: str) -> str:
     """Return the runtime's installed version."""
     return importlib.metadata.version(runtime)
+
+
+def cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_bfloat16() -> bool:
+    """Tell whether this CPU has units for bfloat16: of others nothing is gained by it."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 class OnnxRuntime:
@@ -55,27 +71,28 @@ class OnnxRuntime:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
+        self._outputs = [self._session.get_outputs()[0].name]
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Return the outputs for some rows."""
-        return self._session.run(None, {self._input: np.ascontiguousarray(inputs)})[0]
+        return self._session.run(self._outputs, {self._input: np.ascontiguousarray(inputs)})[0]
 
 
 class OpenVino:
     """A model compiled by OpenVINO, with a stream per CPU so that threads do not wait for each other.
 
-    Computes in float32 where the network is not quantized: left to itself OpenVINO takes bfloat16 on CPUs that have it,
-    and the endpoint's CPU, which need not be the measuring one, would answer otherwise than was measured.
+    Computes in `precision` where the network is not quantized: left to itself OpenVINO takes bfloat16 on CPUs that have
+    it, and the endpoint's CPU, which need not be the measuring one, would answer otherwise than was measured. Asked for
+    bfloat16 where there is none, it computes in float32: slower, and no worse.
     """
 
-    def __init__(self, file: Path | str) -> None:
+    def __init__(self, file: Path | str, precision: str = "f32") -> None:
         import openvino  # the other runtime's endpoints need not load it
 
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": cpus,
-            "NUM_STREAMS": cpus,
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": cpus(),
+            "NUM_STREAMS": cpus(),
             "ENABLE_CPU_PINNING": False,
         }
         self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)

@@ -31,6 +31,8 @@ MAX_BODY_BYTES = int(os.environ.get("EBB_MAX_BODY_MIB", "6")) * 2**20
 """More where whole files are scored: a batch transform sends up to 100 MiB at once."""
 CHUNK_VALUES = 2**17
 """Numbers of the input that go through the network at once, so that a large request takes no more memory than that."""
+LANE_ROWS = 8
+"""Of a batch that several CPUs share, each has so many rows at least."""
 CODECS = ("tabular", "image", "text", "tensors")
 AS_IS = "as_is"
 """What a signature names as its codec when the user's own code answers: the module of that name opens the model."""
@@ -53,15 +55,31 @@ class Model:
         self.codec = codec or open_codec(root, self.signature)
         runtime = self.signature.get("runtime", "onnxruntime")
         self._network = runtimes.load(
-            root / runtimes.FILES[runtime][0], runtime, optimise=self.signature.get("optimise_when_loading", True)
+            root / runtimes.FILES[runtime][0],
+            runtime,
+            optimise=self.signature.get("optimise_when_loading", True),
+            precision=self.signature.get("runtime_precision"),
         )
         self.about = about(self.signature)
+        self.lanes = min(int(self.signature.get("lanes", 1)), runtimes.cpus())
+        self._pool: Any = None
 
     def run(self, encoded: np.ndarray) -> np.ndarray:
-        """Return the network's outputs for encoded examples."""
+        """Return the network's outputs for encoded examples; a batch is shared among CPUs where that was measured."""
         rows = max(1, CHUNK_VALUES // max(1, encoded[0].size))
+        if self.lanes > 1 and len(encoded) >= LANE_ROWS * self.lanes:
+            rows = min(rows, -(-len(encoded) // self.lanes))
+            parts = [encoded[start : start + rows] for start in range(0, len(encoded), rows)]
+            return np.concatenate(list(self._lane_pool().map(self._network.run, parts)))
         outputs = [self._network.run(encoded[start : start + rows]) for start in range(0, len(encoded), rows)]
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+    def _lane_pool(self) -> Any:
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # only for batches: a cold start need not wait for it
+
+            self._pool = ThreadPoolExecutor(self.lanes)
+        return self._pool
 
     def predict(self, raws: Any) -> list[dict[str, Any]]:
         """Return one prediction per example. Raises BadRequestError."""

@@ -24,6 +24,8 @@ from ebb_jobs.tabular import Preprocessor
 
 STUDENT_SHARES = (0.3, 0.5)
 """Widths to try, as shares of the original's: the wider one only when the narrow one may lose too much."""
+WIDE, WIDES_SHARE = 1024, 0.15
+"""Of an original that is as wide, a narrower student still learns as much: the work falls with the square."""
 
 
 def batch_size(rows: int) -> int:
@@ -120,7 +122,8 @@ class TabularKind:
     def students(self, teacher: Network, codec: Preprocessor, training: Split) -> list[Callable[[], Network]]:
         """Return two hidden layers, narrow and wider."""
         assert isinstance(teacher, Mlp)
-        return [partial(Mlp, codec.width, student_sizes(teacher, share), teacher.sizes[-1]) for share in STUDENT_SHARES]
+        shares = (WIDES_SHARE, *STUDENT_SHARES) if teacher.sizes[1] >= WIDE else STUDENT_SHARES
+        return [partial(Mlp, codec.width, student_sizes(teacher, share), teacher.sizes[-1]) for share in shares]
 
     def prune(self, network: Network, share: float, example: Tensor) -> None:
         """Prune nothing: see `skipped`."""

@@ -207,7 +207,7 @@ class PretrainedTextKind(TextKind):
     """Texts read by a public encoder, with its own tokens, which is trained on for a few epochs."""
 
     recipe = dataclasses.replace(
-        TextKind.recipe, steps=300, peak_rate=1e-4, batch_size=lambda rows: 32, min_epochs=3, max_epochs=3
+        TextKind.recipe, steps=200, peak_rate=1e-4, batch_size=lambda rows: 32, min_epochs=2, max_epochs=2
     )
 
     def __init__(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ebb_jobs import bundle, custom
+from ebb_jobs import bundle, custom, runtimes
 from ebb_jobs.errors import JobError
 from ebb_jobs.report import Report
 from unit.jobs.stages import DATA, HERE, RUN, answered_samples, prepare, run_stage, run_stage_here
@@ -56,8 +56,16 @@ class Stages:
         return self.base / "compile/processing/output/bundles" / name / "model.tar.gz"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _without_bfloat16():
+    """The candidates must not depend on the CPU that tests run on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtimes, "has_bfloat16", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, _without_bfloat16):
     return Stages(tmp_path_factory.mktemp("export"), "custom_export", "penguins.csv", SPEC)
 
 

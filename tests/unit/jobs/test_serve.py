@@ -3,9 +3,10 @@
 import http.client
 import json
 
+import numpy as np
 import pytest
 
-from ebb_jobs import bundle
+from ebb_jobs import bundle, serve
 
 ROW = {
     "island": "Biscoe", "bill_length_mm": 50.0, "bill_depth_mm": 15.0, "flipper_length_mm": 220, "body_mass_g": 5500,
@@ -139,3 +140,32 @@ def test_it_ends_on_sigterm_without_an_error(penguins):
     with bundle.served(penguins.bundles / "student/model.tar.gz") as running:
         process = running.process
     assert process.returncode == 0
+
+
+class Doubling:
+    """A network that notes the sizes of what it is given."""
+
+    def __init__(self):
+        self.given = []
+
+    def run(self, inputs):
+        self.given.append(len(inputs))
+        return inputs * 2.0
+
+
+@pytest.mark.parametrize(
+    ("lanes", "rows", "parts"),
+    [
+        pytest.param(1, 40, [40], id="one CPU answers a batch at once"),
+        pytest.param(2, 40, [20, 20], id="two share it"),
+        pytest.param(2, 41, [20, 21], id="an odd batch too"),
+        pytest.param(2, 15, [15], id="a few rows are not worth sharing"),
+        pytest.param(2, 1, [1], id="one row cannot be shared"),
+    ],
+)
+def test_a_batch_is_shared_among_cpus_and_stays_in_order(lanes, rows, parts):
+    model = serve.Model.__new__(serve.Model)
+    model.lanes, model._pool, model._network = lanes, None, Doubling()
+    encoded = np.arange(rows, dtype=np.float32)[:, None]
+    assert np.array_equal(model.run(encoded), encoded * 2)
+    assert sorted(model._network.given) == parts

@@ -1,0 +1,69 @@
+"""The heat before the race: a short look at every candidate, after which those that are clearly beaten drop out.
+
+A candidate is beaten by another that is at least as good on the validation rows, no larger, and clearly faster, one
+row at a time and in batches. What is left shares the time of the race, and each is measured the longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ebb_jobs import measure, quality
+
+ROUNDS = 3
+SINGLES, BATCHES = 15, 3
+CLEARLY_FASTER = 1.5
+"""By how much the shorter times of a heat must differ: a heat is short, and nothing that is close may drop out."""
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a heat and the validation rows say of a candidate."""
+
+    quality: float
+    single_s: float
+    batch_s: float
+    size_bytes: int
+
+    def beats(self, other: Glance, metric: str) -> bool:
+        """Tell whether nothing speaks for the other one."""
+        return (
+            not quality.is_better(metric, other.quality, self.quality)
+            and self.size_bytes <= other.size_bytes
+            and self.single_s * CLEARLY_FASTER < other.single_s
+            and self.batch_s * CLEARLY_FASTER < other.batch_s
+        )
+
+
+def times(models: Mapping[str, measure.Answers], encoded: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Return the least seconds of a row alone and of a batch, over rounds in which all take turns."""
+    single, batch = np.array(encoded[:1]), np.array(encoded[np.arange(measure.BATCH_ROWS) % len(encoded)])
+    found = dict.fromkeys(models, (np.inf, np.inf))
+    for _ in range(ROUNDS):
+        for name, model in models.items():
+            alone, together = found[name]
+            found[name] = (
+                min(alone, *measure.times(model.run, [single], SINGLES)),
+                min(together, *measure.times(model.run, [batch], BATCHES)),
+            )
+    return found
+
+
+def dominated(glances: Mapping[str, Glance], kept: frozenset[str], metric: str) -> dict[str, str]:
+    """Return who drops out, with the reason; `kept` are the forms of the original, which always compete."""
+    out: dict[str, str] = {}
+    for name, glance in glances.items():
+        if name in kept:
+            continue
+        better = next((other for other in glances if other != name and glances[other].beats(glance, metric)), None)
+        if better is not None:
+            its = glances[better]
+            out[name] = (
+                f"{better} is no worse, no larger and faster in a heat: {its.single_s * 1000:.4f} against "
+                f"{glance.single_s * 1000:.4f} ms per row, {its.batch_s * 1000:.3f} against "
+                f"{glance.batch_s * 1000:.3f} ms per {measure.BATCH_ROWS} rows"
+            )
+    return out
