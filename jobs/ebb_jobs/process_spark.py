@@ -1,6 +1,6 @@
 """Stage `process` on Spark, for tables that outgrow one machine: the script of the Glue job, and of its tests.
 
-    process_spark.py --data URI[,URI...] --curated URI --report URI --work URI --settings JSON
+    process_spark.py --manifest URI --curated URI --report URI --work URI --settings JSON
 
 It runs the program of `process_tables` on Spark: what it writes is what DuckDB would have written, except that each
 split is a folder of Parquet parts. Files are read and written by Spark alone, so that every URI it knows will do. A
@@ -50,14 +50,21 @@ class Head(NamedTuple):
 def main(arguments: Sequence[str]) -> None:
     """Process the files that the arguments name; a rejection is a good end of the job and is told in the report."""
     parser = argparse.ArgumentParser()
-    for name in ("data", "curated", "report", "work", "settings"):
+    for name in ("manifest", "curated", "report", "work", "settings"):
         parser.add_argument(f"--{name}", required=True)
     told, _ = parser.parse_known_args(arguments)  # Glue adds arguments of its own
     settings = json.loads(told.settings)
     session = session_of()
     report = Report("process")
     try:
-        process(session, told.data.split(","), told.curated, settings.get("spec") or {}, report, told.work)
+        process(
+            session,
+            listed(read_text(session, told.manifest)),
+            told.curated,
+            settings.get("spec") or {},
+            report,
+            told.work,
+        )
         report.fields.update(status="finished", rejection=None)
     except RejectedError as rejected:
         _remove(session, told.curated)
@@ -131,6 +138,20 @@ def load(
     return tables.Loaded(columns, tables.told_form(form, [head.name for head in heads]), target)
 
 
+def listed(manifest: str) -> list[str]:
+    """Return the URIs that a manifest names, as SageMaker spells one: a prefix, and what follows it in each URI.
+
+    Source: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html
+    """
+    first, *names = json.loads(manifest)
+    return [first["prefix"] + name for name in names]
+
+
+def read_text(session: SparkSession, uri: str) -> str:
+    """Return a small file's text."""
+    return _read(session, uri, None).decode()
+
+
 def write_text(session: SparkSession, uri: str, text: str) -> None:
     """Write a small file."""
     system, path = _place(session, uri)
@@ -158,6 +179,18 @@ def _head(session: SparkSession, uri: str) -> Head:
     if rejection is not None or form is None:
         raise RejectedError(rejection) if rejection else AssertionError(name)
     return Head(uri, name, form, found, size)
+
+
+def _read(session: SparkSession, uri: str, most: int | None) -> bytes:
+    """Return a file's first bytes, all of them without `most`."""
+    system, path = _place(session, uri)
+    size = int(system.getFileStatus(path).getLen())
+    stream = system.open(path)
+    try:
+        reader = session.sparkContext._jvm.org.apache.commons.io.IOUtils
+        return bytes(reader.toByteArray(stream, size if most is None else min(size, most)))
+    finally:
+        stream.close()
 
 
 def _header(session: SparkSession, head: Head, asked_target: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebb import catalog, images, names, requests, sizing, sources
+from ebb import catalog, engine, images, names, requests, sizing, sources
 from ebb.catalog import Instance
 from ebb.errors import InvalidSpecError, Rejection
 from ebb.images import Image
@@ -278,6 +278,18 @@ def _elsewhere(run: RunFacts, stack: StackSettings) -> dict[str, list[str]]:
     return places
 
 
+def _engine(run: RunFacts) -> dict[str, Any]:
+    chosen = engine.choose(run.spec, run.data)
+    return {
+        "what": "engine for process",
+        "chosen": chosen.name,
+        "reason": chosen.reason,
+        "numbers": dict(chosen.numbers),
+        "alternatives": list(chosen.alternatives),
+        "source": "ebb/engine.py",
+    }
+
+
 def _building(builds: Sequence[Image]) -> list[dict[str, Any]]:
     if not builds:
         return []
@@ -312,6 +324,8 @@ def _decisions(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[
         for stage, choice in chosen.items()
         if stage not in run.finished
     ]
+    if "process" not in run.finished:
+        decisions.append(_engine(run))
     if run.finished:
         decisions.append(
             {

@@ -114,7 +114,7 @@ def workload(stage: str, data: Data, *, max_runtime_s: float) -> Workload:
     kind = _kind(data)
     needs = kinds[kind][stage]
     if kind in ("texts", "table"):
-        mib = _text_bytes(data) / MIB
+        mib = text_bytes(data) / MIB
     else:
         mib = (unpacked_bytes(data) if kind == "script" else data.size_bytes) / MIB
     mpx = _pixels(data) / 1e6 if kind == "pictures" else 0.0
@@ -136,6 +136,11 @@ def unpacked_bytes(data: Data) -> int:
     return max(data.size_bytes, min(data.size_bytes * _MOST_UNPACKED_RATIO, _MOST_UNPACKED_BYTES))
 
 
+def is_plain_table(data: Data, task: str | None) -> bool:
+    """Return whether the data are files of tables, as they are, to be learned as tables."""
+    return data.form in _EXPANSION and _kind(replace(data, task=task or data.task)) == "table"
+
+
 def _kind(data: Data) -> str:
     form = data.content or data.form
     if data.task == "custom" or form == "script":
@@ -148,7 +153,7 @@ def _kind(data: Data) -> str:
     return "pictures" if form == "archive" and data.task is None else "table"
 
 
-def _text_bytes(data: Data) -> float:
+def text_bytes(data: Data) -> float:
     """Return how many bytes of text a table holds."""
     expansion = _EXPANSION.get(data.content or data.form, 1.0)
     if data.form != "archive":

@@ -28,12 +28,14 @@ def start() -> None:
 
 
 def process(base: Path, files: list[Path], spec: dict[str, Any]) -> dict[str, Any]:
-    """Run the script of the Glue job and return its report; the splits lie below `curated`."""
+    """Run the script of the Glue job and return its report; the splits of the files of one folder lie below `curated`."""
     from ebb_jobs import process_spark
 
+    manifest = base / "manifest.json"
+    manifest.write_text(json.dumps([{"prefix": f"{files[0].parent}/"}, *(file.name for file in files)]))
     process_spark.main(
         [
-            f"--data={','.join(map(str, files))}",
+            f"--manifest={manifest}",
             f"--curated={base / 'curated'}",
             f"--report={base / 'report'}",
             f"--work={base / 'work'}",
