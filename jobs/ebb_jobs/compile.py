@@ -323,7 +323,8 @@ class _Maker:
         if lanes == 1 or one.runtime != "onnxruntime":  # OpenVINO has streams of its own
             return
         batch = np.array(self.rows.validation.inputs[np.arange(measure.BATCH_ROWS) % len(self.rows.validation)])
-        alone, shared = [], []
+        alone: list[float] = []
+        shared: list[float] = []
         for _ in range(LANE_ROUNDS):
             for count, taken in ((1, alone), (lanes, shared)):
                 model.lanes = count

@@ -171,7 +171,8 @@ class Workshop:
         makers = self.kind.students(self.teacher, self.codec, self.training)
         names = [f"student-{number}" for number in range(1, len(makers) + 1)]
         options = self.search.add("distill", names, makers, self.training.inputs)
-        chosen, tried = "", []
+        chosen = ""
+        tried: list[tuple[float, float, Network]] = []
         for number, option in enumerate(options):
             try:
                 self.search.admit(option)

@@ -192,7 +192,7 @@ def _take_pixels_as_they_are(file: Path) -> None:
             users.setdefault(name, []).append(node)
     values = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     cast = next((node for node in graph.node if node.op_type == "Cast" and _is_pixels(graph, node.input[0])), None)
-    chain = []
+    chain: list[onnx.NodeProto] = []
     while cast is not None and len(chain) < 4:
         following = users.get((chain[-1] if chain else cast).output[0], [])
         if (
