@@ -4,6 +4,7 @@ It is an embedded cloud, started by `ebb up` for these tests alone; or, when too
 """
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -139,7 +140,7 @@ class Cloud:
     stack: str = STACK
 
     def client(self, service: str) -> Any:
-        return self.session.client(service, endpoint_url=self.endpoint_url)
+        return _client(self.session, service, self.endpoint_url)
 
     def control(self, operation: str, asked: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask the embedded cloud itself, which only the account's root may."""
@@ -192,6 +193,20 @@ class Cloud:
     def executions(self) -> list[dict[str, Any]]:
         machine = self.outputs["RunPipelineStateMachineArn"]
         return self.client("stepfunctions").list_executions(stateMachineArn=machine)["executions"]
+
+
+@functools.cache
+def _client(session: boto3.Session, service: str, endpoint_url: str | None) -> Any:
+    """Made once for the session: reading a service's model takes longer than most calls."""
+    return session.client(service, endpoint_url=endpoint_url)
+
+
+@functools.cache
+def _session(region: str | None) -> boto3.Session:
+    """The account's owner; of an account, as the environment says."""
+    if region is None:
+        return boto3.Session()
+    return boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=region)
 
 
 def wait_until(condition: Callable[[], Any], what: str, *, within_s: float = 60) -> Any:
@@ -283,11 +298,10 @@ def connect(ebb: Ebb) -> Cloud:
 def connect_without_stack(ebb: Ebb) -> Cloud:
     """The account when the stack may be gone."""
     if ACCOUNT_PROFILE:
-        return Cloud(boto3.Session(), None, {})
+        return Cloud(_session(None), None, {})
     server = lifecycle.running(ebb.home)
     assert server is not None, "the embedded cloud is not running"
-    session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=server.region)
-    return Cloud(session, server.endpoint_url, {})
+    return Cloud(_session(server.region), server.endpoint_url, {})
 
 
 @pytest.fixture(scope="session")
@@ -300,11 +314,19 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tables(fetched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real tables: `cut.csv` (classification), `price.csv` (regression) and `few.csv`, the first in small."""
     folder = tmp_path_factory.mktemp("tables")
-    for name, source, rows in (("cut", "diamonds", 4000), ("price", "housing", 3000), ("few", "diamonds", 600)):
+    for name, source, rows in (("cut", "diamonds", 4000), ("price", "housing", 1500), ("few", "diamonds", 600)):
         lines = demo_data.fetch(source, fetched).drop.read_text().splitlines()
         step = (len(lines) - 1) // rows
         (folder / f"{name}.csv").write_text("\n".join([lines[0], *lines[1::step][:rows]]) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def few_run(ebb: Ebb, tables: Path) -> dict[str, Any]:
+    """A small model that is trained and served, in the project `few`: for tests that need one and do not train."""
+    run = ebb.drop(tables / "few.csv", "few")
+    assert run["status"] == "succeeded", run
+    return run
 
 
 @pytest.fixture(scope="session")

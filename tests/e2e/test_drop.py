@@ -78,16 +78,21 @@ def test_a_regression_table_with_a_spec_ends_in_an_endpoint_that_returns_values(
     assert [20_000 < p["value"] < 500_000 for p in answer["predictions"]] == [True] * 3
 
 
-def test_a_drop_of_several_files_starts_once_its_success_marker_is_there(ebb, cloud, tables, tmp_path):
+@pytest.fixture(scope="module")
+def pair_run(ebb: Ebb, tables: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """A drop of two files, 400 rows together; what comes after them in `few.csv` is for a drop that adds."""
     lines = (tables / "few.csv").read_text().splitlines()
-    folder = tmp_path / "pair"
+    folder = tmp_path_factory.mktemp("two") / "pair"
     folder.mkdir()
-    half = len(lines) // 2
-    (folder / "a.csv").write_text("\n".join(lines[:half]) + "\n")
-    (folder / "b.csv").write_text("\n".join([lines[0], *lines[half:]]) + "\n")
-    run = ebb.drop(folder, "pair")
-    assert run["status"] == "succeeded", run
-    assert len(run["sources"]) == 2
+    (folder / "a.csv").write_text("\n".join(lines[:200]) + "\n")
+    (folder / "b.csv").write_text("\n".join([lines[0], *lines[200:401]]) + "\n")
+    return ebb.drop(folder, "pair")
+
+
+def test_a_drop_of_several_files_starts_once_its_success_marker_is_there(pair_run):
+    assert pair_run["status"] == "succeeded", pair_run
+    assert Path(pair_run["drop"]["key"]).name == "_SUCCESS"
+    assert len(pair_run["sources"]) == 2
 
 
 def test_a_spec_that_names_a_uri_starts_a_run_on_data_left_where_it_is(ebb, cloud, tables):
@@ -101,17 +106,15 @@ def test_a_spec_that_names_a_uri_starts_a_run_on_data_left_where_it_is(ebb, clou
     assert record["sources"][0]["key"] == "warehouse/few.csv"
 
 
-def test_a_drop_that_adds_trains_on_the_old_and_the_new_rows(ebb, tables, tmp_path):
+def test_a_drop_that_adds_trains_on_the_old_and_the_new_rows(ebb, pair_run, tables, tmp_path):
     lines = (tables / "few.csv").read_text().splitlines()
     spec = tmp_path / "pipeline.yaml"
     spec.write_text("data: {target: cut, mode: append}\n")
-    first, second = tmp_path / "monday.csv", tmp_path / "tuesday.csv"
-    first.write_text("\n".join(lines[:400]) + "\n")
-    second.write_text("\n".join([lines[0], *lines[400:]]) + "\n")
-    one = ebb.drop(first, "growing", "--spec", spec)
-    two = ebb.drop(second, "growing", "--spec", spec)
-    assert one["status"] == two["status"] == "succeeded", (one, two)
-    assert [Path(source["key"]).name for source in two["sources"]] == ["monday.csv", "tuesday.csv"]
+    tuesday = tmp_path / "tuesday.csv"
+    tuesday.write_text("\n".join([lines[0], *lines[401:]]) + "\n")
+    run = ebb.drop(tuesday, "pair", "--spec", spec)
+    assert run["status"] == "succeeded", run
+    assert [Path(source["key"]).name for source in run["sources"]] == ["a.csv", "b.csv", "tuesday.csv"]
 
 
 def test_plan_prints_what_would_be_done_and_starts_nothing(ebb, cloud, tables):

@@ -53,19 +53,18 @@ def test_a_failed_stage_ends_the_run_with_the_jobs_own_words_and_a_retry_goes_on
 
 
 def test_a_cancelled_run_stops_its_job_and_the_same_drop_runs_again(ebb: Ebb, cloud: Cloud, tables: Path):
-    started = ebb.json("drop", tables / "price.csv", "--project", "halt")
+    started = ebb.json("drop", tables / "few.csv", "--project", "halt")
     run_id = started["run_id"]
     wait_until(lambda: any(name.startswith(run_id) for name in cloud.jobs_in_progress()), "its first job")
     cancelled = ebb.json("cancel", run_id, "--wait")
     assert cancelled["status"] == "cancelled"
     wait_until(lambda: not cloud.jobs_in_progress(), "its job stops", within_s=30)
-    again = ebb.drop(tables / "price.csv", "halt")
+    again = ebb.drop(tables / "few.csv", "halt")
     assert again["status"] == "succeeded", again
 
 
-def test_a_duplicate_and_a_late_event_start_no_job(ebb: Ebb, cloud: Cloud, tables: Path):
-    first = ebb.drop(tables / "few.csv", "twice")
-    drop = first["drop"]
+def test_a_duplicate_and_a_late_event_start_no_job(ebb: Ebb, cloud: Cloud, few_run: dict):
+    drop = few_run["drop"]
     event = json.loads((Path(__file__).parents[2] / "events/s3_object_created.json").read_text())
     event["detail"]["bucket"]["name"] = drop["bucket"]
     event["detail"]["object"] = {
@@ -82,7 +81,7 @@ def test_a_duplicate_and_a_late_event_start_no_job(ebb: Ebb, cloud: Cloud, table
     late["detail"]["object"]["sequencer"] = "0000000000000001"
     send(late)
     superseded = wait_until(
-        lambda: [run for run in ebb.json("runs", "--project", "twice") if run["status"] == "superseded"],
+        lambda: [run for run in ebb.json("runs", "--project", "few") if run["status"] == "superseded"],
         "the late event is recorded as superseded",
     )
     assert len(superseded) == 1
@@ -90,10 +89,10 @@ def test_a_duplicate_and_a_late_event_start_no_job(ebb: Ebb, cloud: Cloud, table
     assert cloud.job_names() == before
 
 
-def test_an_older_run_never_overwrites_a_newer_model(ebb: Ebb, cloud: Cloud, tables: Path):
-    run = ebb.drop(tables / "few.csv", "newest")
+def test_an_older_run_never_overwrites_a_newer_model(ebb: Ebb, cloud: Cloud, few_run: dict, tables: Path):
+    run = few_run
     assert run["deployed"]
-    project = {"pk": {"S": "PROJECT#newest"}, "sk": {"S": "PROJECT"}}
+    project = {"pk": {"S": "PROJECT#few"}, "sk": {"S": "PROJECT"}}
     cloud.client("dynamodb").update_item(
         TableName=cloud.outputs["LedgerTableName"],
         Key=project,
@@ -101,7 +100,7 @@ def test_an_older_run_never_overwrites_a_newer_model(ebb: Ebb, cloud: Cloud, tab
         ExpressionAttributeValues={":newer": {"N": "1000"}},
     )
     before = cloud.client("sagemaker").describe_endpoint(EndpointName=run["endpoint_name"])["EndpointConfigName"]
-    late = ebb.drop(tables / "few.csv", "newest", "--force")
+    late = ebb.drop(tables / "few.csv", "few", "--force")
     assert late["status"] == "succeeded"
     assert not late["deployed"]
     assert "newer" in late["deploy_reason"]

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +15,9 @@ KEEP = [*OPT_IN, {"Key": "ebb:keep", "Value": "yes"}]
 
 
 @pytest.fixture(scope="module")
-def left_running(ebb: Ebb, tables: Path) -> Iterator[dict[str, Any]]:
+def left_running(ebb: Ebb, few_run: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A notebook, one that is to be kept, an app and an endpoint that nobody has used for half a day; a warm pool."""
-    done = ebb.drop(tables / "few.csv", "alice")
-    run = ebb.json("show", done.get("reuses") or done["run_id"])
-    cloud, name = connect(ebb), f"{run['run_id']}-a{run['attempt']}"
+    cloud, name = connect(ebb), f"{few_run['run_id']}-a{few_run['attempt']}"
     sagemaker = cloud.client("sagemaker")
     trained = sagemaker.describe_training_job(TrainingJobName=f"{name}-train")
     for notebook, tags in (("lab", [*OPT_IN, HOURS]), ("precious", KEEP)):
