@@ -106,7 +106,7 @@ def unpacked(package: bytes) -> Path:
                 with zipfile.ZipFile(io.BytesIO(package)) as archive:
                     archive.extractall(draft)  # takes absolute names and `..` for names below the folder
                 os.replace(draft, folder)
-            except (OSError, zipfile.BadZipFile, zipfile.LargeFileError) as error:
+            except (OSError, zipfile.BadZipFile) as error:
                 shutil.rmtree(draft, ignore_errors=True)
                 raise RuntimeError(f"Failed to extract a package: {error}") from error
     return folder
@@ -215,8 +215,9 @@ class Forked:
                 signal.pidfd_send_signal(self._handle, number)
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None:
-            os.close(self._handle)
+        handle: int | None = getattr(self, "_handle", None)  # none when its making failed
+        if handle is not None:
+            os.close(handle)
 
 
 def end_nurseries() -> None:
