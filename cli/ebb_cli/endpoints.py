@@ -205,8 +205,9 @@ def _going_on(target: Target, execution: str | None) -> str:
     for event in found["events"]:
         step = _step_of(event)
         if step:
-            until = event["timestamp"] + timedelta(seconds=step.get("wait_s") or 0)
-            again = f", until {output.moment(until.isoformat())[11:]}" if step.get("wait_s") else ""
+            waits_s = 0 if step.get("watch") else step.get("wait_s") or 0  # what is watched ends when AWS is done
+            until = event["timestamp"] + timedelta(seconds=waits_s)
+            again = f", until {output.moment(until.isoformat())[11:]}" if waits_s > 1 else ""
             return f"{step['reason']}{again}"
     return ""
 
