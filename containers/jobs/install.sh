@@ -24,4 +24,4 @@ install -r "$rest"
 libraries=$("$python" -c 'import importlib.util as u; print(u.find_spec("openvino").submodule_search_locations[0])')/libs
 rm -f "$libraries"/cache.json "$libraries"/libopenvino_intel_gpu_plugin.so* "$libraries"/libopenvino_intel_npu_plugin.so*
 
-"$python" -c 'import duckdb, onnx, onnxruntime, openvino, PIL, safetensors, tokenizers, torch'
+"$python" -c 'import duckdb, lightgbm, onnx, onnxruntime, openvino, PIL, safetensors, scipy.sparse, tokenizers, torch'

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ebb_jobs import dataset, durations, export, fitting, kinds, networks, paths, quality, search, train
+from ebb_jobs import dataset, durations, export, fitting, kinds, networks, paths, quality, search, train, trees
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import InputMissingError, JobError, StoppedError, reason
 from ebb_jobs.kind import Codec, Kind
@@ -37,6 +37,19 @@ SMALL_NETWORKS_OVERHEAD = 3.0
 """A multiplication of a small network takes so many times as long to train as one of a large one: measured, 2 to 4."""
 MOST_EPOCHS = 12
 PROOF_ROWS = 512
+NOT_FOR = {
+    "linear": {
+        "distill": "the original is linear: no network answers with less",
+        "prune": "the original is linear: its weights are one layer",
+        "quantize": "the original is linear: it answers in less time than 8 bits would save",
+    },
+    "trees": {
+        "distill": "the original are trees: the ladder's networks have learned from the labels themselves",
+        "prune": "the original are trees: boosting has ended where more of them did not help",
+        "quantize": "the original are trees: they compare numbers and multiply none",
+    },
+}
+"""Family of the ladder's winner -> what is not tried for it, and why."""
 REMAINS = "the original remains"
 WEIGHTS = "network.safetensors"
 """Of a smaller network, beside its ONNX file."""
@@ -81,8 +94,9 @@ def compress(
     training, validation = (kind.read_split(held, split, codec) for split in ("train", "validation"))
     shuffled = np.random.default_rng(int(settings.get("seed", 7))).permutation(len(training))
     calibration = training.inputs[np.sort(shuffled[: kind.recipe.calibration_rows])]
-    bench = _Bench(model, training, validation, codec, kind, trained["metric"], report)
-    wanted = _methods(kind, settings, report)
+    left_out = {**kind.skipped, **NOT_FOR.get(trained.get("family", ""), {})}
+    bench = _Bench(model, training, validation, codec, kind, trained["metric"], report, left_out=left_out)
+    wanted = _methods(left_out, settings, report)
 
     made: dict[str, tuple[Network | Path, list[str]] | None] = {}
     workshop = None
@@ -91,16 +105,21 @@ def compress(
     else:
         teacher = networks.load(network)
         made["original"] = teacher, []
+    if not exported.exists() and {"distill", "prune"}.intersection(wanted):
         workshop = Workshop(teacher, training, validation, schema, codec, kind, trained, checkpoints, settings, report)
         if "distill" in wanted:
             made["student"] = bench.attempt("student", ["distill"], workshop.student, fallback=REMAINS)
         if "prune" in wanted:
             made["pruned"] = bench.attempt("pruned", ["prune"], workshop.pruned, fallback=REMAINS)
+    below = _rungs(original)
+    made |= below
     for name, one in made.items():
         if one is None:
             continue
         source, chain = one
-        if bench.attempt(name, chain, partial(bench.export, name, source, chain)) and "quantize" in wanted:
+        told = f"as trained: {trained['described']}" if name == "original" and trained.get("described") else ""
+        exported_well = bench.attempt(name, chain, partial(bench.export, name, source, chain, told))
+        if exported_well and "quantize" in wanted and name not in below:
             bench.quantize(name, calibration, [*chain, "quantize"])
     report.fields.update(
         metric=trained["metric"],
@@ -110,11 +129,23 @@ def compress(
     )
 
 
-def _methods(kind: Kind, settings: dict[str, Any], report: Report) -> list[str]:
+def _rungs(original: Path) -> dict[str, tuple[Network | Path, list[str]] | None]:
+    """Return the other rungs of the ladder that hold the floor: candidates as they are, each the cheapest of its sort.
+
+    Their chain is the rung's name; trees are ONNX already, and what a linear model takes needs no 8 bits.
+    """
+    found: dict[str, tuple[Network | Path, list[str]] | None] = {}
+    for file in sorted((original / train.RUNGS).glob("*")):
+        if file.suffix in (".onnx", ".safetensors"):
+            found[file.stem] = (file if file.suffix == ".onnx" else networks.load(file)), [file.stem]
+    return found
+
+
+def _methods(skipped: Mapping[str, str], settings: dict[str, Any], report: Report) -> list[str]:
     """Return what is to be tried: what the spec asks for (all, when it is silent) and makes sense for the kind."""
     asked = ((settings.get("spec") or {}).get("compress") or {}).get("methods") or list(METHODS)
-    tried = [method for method in METHODS if method in asked and method not in kind.skipped]
-    left_out = {method: kind.skipped[method] for method in asked if method in kind.skipped}
+    tried = [method for method in METHODS if method in asked and method not in skipped]
+    left_out = {method: skipped[method] for method in asked if method in skipped}
     if left_out:
         told = "; ".join(f"no {method}: {why}" for method, why in left_out.items())
         report.decide("methods", ", ".join(tried) or "none", told)
@@ -379,6 +410,8 @@ class _Bench:
     metric: str
     report: Report
     candidates: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What makes no sense for this kind of data, or for what won on the ladder, and why."""
 
     def attempt(self, name: str, chain: list[str], make: Callable[[], Any], *, fallback: str | None = None) -> Any:
         """Return what `make` returns; a failure is listed, with what stands in for it, and gives None."""
@@ -411,12 +444,13 @@ class _Bench:
             }
         )
 
-    def export(self, name: str, source: Network | Path, chain: list[str]) -> bool:
+    def export(self, name: str, source: Network | Path, chain: list[str], told: str = "") -> bool:
         """Write a network as fp32 ONNX and prove it equal; take a file as it is."""
         file = self._file(name)
         if isinstance(source, Path):
             shutil.copyfile(source, file)
-            self._list(name, export.parameter_count(file), "as the script exported it", chain)
+            count = trees.parameter_count(file) or export.parameter_count(file)
+            self._list(name, count, told or ("as trained" if chain else "as the script exported it"), chain)
             return True
         export.to_onnx(source, file, self.training.inputs)
         if chain:  # what it answers in eager PyTorch is what the same small network takes without the runtime
@@ -449,7 +483,8 @@ class _Bench:
     def skipped(self, wanted: list[str]) -> dict[str, str]:
         """Return what was not tried and why: what the spec leaves out, and what the kind gains nothing by."""
         left_out = {method: "compress.methods does not name it" for method in METHODS if method not in wanted}
-        return left_out | {what: why for what, why in self.kind.skipped.items() if what != "openvino"}
+        skipped = self.left_out or self.kind.skipped
+        return left_out | {what: why for what, why in skipped.items() if what != "openvino"}
 
     def _quantize_static(self, name: str, calibration: np.ndarray, chain: list[str]) -> bool:
         made = f"{name}-int8"

@@ -23,6 +23,9 @@ def main(arguments: list[str]) -> int:
     # CPU from the one that they wait for (training takes ten times as long), and in `compile` they double the CPU time
     # of what is measured, while a row takes as long either way.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Linear models multiply matrices of few columns, and their solver vectors of some hundred numbers: threads of
+    # OpenBLAS took five times the CPU time for that. PyTorch brings a library of its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         importlib.import_module(f"ebb_jobs.{stage}").main()
     except Exception as error:

@@ -34,6 +34,10 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 BF16_MUST_GAIN = 1.15
 THREADS_MUST_GAIN = 1.2
 MAX_RESTARTS = 2
+STOPS = ("completed", "target", "budget", "plateau", "predicted loser", "divergence")
+"""Why a fit ended, in one word of the report; the sentence beside it has the numbers."""
+LOSES_BY = 2.0
+"""A run has lost when it would have to gain so many times what its last half brought, and is past half of its plan."""
 SMALL_STEP = 2e7
 """Multiplications of a forward step, below which one thread is as fast as two."""
 
@@ -52,6 +56,8 @@ class Recipe:
     weight_decay: float = 0.02
     seed: int = 7
     target: float | None = None
+    rival: float | None = None
+    """A quality that is there already: a run that will not reach it ends early. It decides no weights before."""
     budget_s: float | None = None
     precision: str = "float32"
     name: str = ""
@@ -86,6 +92,8 @@ class Outcome:
     epochs: int
     best_epoch: int
     kept_epoch: int
+    stop: str
+    """One of STOPS."""
     stopped_because: str
     history: list[list[float]]
     resumed_at_epoch: int | None
@@ -227,7 +235,7 @@ def _fit(
         print(f"{recipe.name} goes on from the checkpoint at epoch {resumed + 1}, step {progress.step}", flush=True)
     patience = max(6, round(recipe.epochs * 0.3))
     begun, saved = time.monotonic() - progress.elapsed_s, time.monotonic()
-    stopped = f"all {recipe.epochs} epochs are done"
+    stop, stopped = "completed", f"all {recipe.epochs} epochs are done"
     while progress.epoch < recipe.epochs:
         order = np.random.default_rng((recipe.seed, progress.epoch)).permutation(rows)
         network.train()
@@ -283,7 +291,7 @@ def _fit(
             progress.kept_epoch = progress.epoch
             best_weights = copy.deepcopy(network.state_dict())
         if reason := _stop_reason(recipe, progress, patience):
-            stopped = reason
+            stop, stopped = reason
             break
     if progress.best is None:
         raise DivergedError("no epoch was finished")
@@ -294,6 +302,7 @@ def _fit(
         progress.epoch,
         progress.best_epoch,
         progress.kept_epoch,
+        stop,
         stopped,
         progress.history,
         resumed,
@@ -308,16 +317,37 @@ def _one_cycle(done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - 0.15) / 0.85)) + 1e-4
 
 
-def _stop_reason(recipe: Recipe, progress: Progress, patience: int) -> str | None:
+def _stop_reason(recipe: Recipe, progress: Progress, patience: int) -> tuple[str, str] | None:
+    """Return the word and the sentence for an end before the plan's; None to go on."""
     assert progress.best is not None
     if recipe.target is not None and not quality.is_better(recipe.metric, recipe.target, progress.best):
-        return f"the target {recipe.metric} {recipe.target} is reached"
+        return "target", f"the target {recipe.metric} {recipe.target} is reached"
     if recipe.budget_s and progress.elapsed_s > recipe.budget_s:
-        return f"the time budget of {recipe.budget_s:.0f} s is used"
+        return "budget", f"the time budget of {recipe.budget_s:.0f} s is used"
     # The rate falls until the end, and hard data is learned late: before half of the plan nothing is given up.
-    if progress.epoch - progress.best_epoch >= patience and progress.epoch >= recipe.epochs / 2:
-        return f"no better {recipe.metric} for {patience} epochs"
+    if progress.epoch < recipe.epochs / 2:
+        return None
+    if progress.epoch - progress.best_epoch >= patience:
+        return "plateau", f"no better {recipe.metric} for {patience} epochs"
+    if loses(recipe, [found for _, found in progress.history]):
+        told = f"{recipe.metric} {progress.best:.4f} after {progress.epoch} of {recipe.epochs} epochs"
+        return "predicted loser", f"{told} will not reach the {recipe.rival:.4f} of a cheaper recipe"
     return None
+
+
+def loses(recipe: Recipe, found: list[float]) -> bool:
+    """Tell whether a run is so far behind its rival that it will not reach it.
+
+    It would have to gain, in what is left of the plan, more than LOSES_BY times what the last half of its epochs
+    brought; gains shrink as a rule, so that even half of that would be much.
+    """
+    if recipe.rival is None or len(found) < 4 or len(found) >= recipe.epochs:
+        return False
+    sign = 1 if quality.greater_is_better(recipe.metric) else -1
+    scores = [sign * each for each in found]
+    half = len(scores) // 2
+    brought = max(scores) - max(scores[:half])
+    return sign * recipe.rival - max(scores) > LOSES_BY * max(brought, 0.0)
 
 
 def _restart(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from ebb_jobs.bodies import Body
 from ebb_jobs.dataset import Split
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report
+
+if TYPE_CHECKING:
+    from ebb_jobs.ladder import Rung
 
 Raws = Any
 """A batch of examples as parsed from a request: {column: [values]}, list[bytes], list[str] or an array."""
@@ -106,8 +109,11 @@ class Kind(Protocol):
     def bodies(self, codec: Codec, singles: list[Raws]) -> list[Body]:
         """Return bodies that together are every way to ask; each holds as many of `singles` as the server takes."""
 
+    def rungs(self, codec: Codec, training: Split) -> Sequence[Rung]:
+        """Return the recipes for these rows, from the cheapest to the dearest; see `ladder`."""
+
     def original(self, codec: Codec, training: Split) -> Network:
-        """Return the untrained original network for these rows."""
+        """Return the untrained network of the dearest rung for these rows."""
 
     def students(self, teacher: Network, codec: Codec, training: Split) -> Sequence[Callable[[], Network]]:
         """Return makers of untrained smaller networks, from narrow to wide."""

@@ -20,6 +20,7 @@ ARCHITECTURES = {
     "convnet": "ebb_jobs.image_networks:ConvNet",
     "plainnet": "ebb_jobs.image_networks:PlainNet",
     "text": "ebb_jobs.text_networks:TextNet",
+    "tfidf": "ebb_jobs.text_networks:TfidfNet",
     "encoder": "ebb_jobs.encoder_networks:EncoderNet",
 }
 """Name in a network's config -> its class, which is imported when it is needed."""

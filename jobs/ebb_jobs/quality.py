@@ -21,6 +21,8 @@ BOOTSTRAP_ROUNDS = 200
 BOOTSTRAP_ROWS = 20_000
 # How sure a drop must be to count as small enough: four times in five.
 CONFIDENCE = 0.8
+CONFIDENCE_OF_GAIN = 0.9
+"""Of the band around a gain: below its low end lie 5 % of what chance gives."""
 SAME_WITHIN = 1e-3
 """Of a probability, or of the target's standard deviation."""
 
@@ -114,6 +116,34 @@ def drop_bound(metric: str, truth: np.ndarray, original: np.ndarray, candidate: 
         drops.append(before - after if greater_is_better(metric) else after / max(before, 1e-12) - 1)
     unseen = -np.log(1 - CONFIDENCE) / len(truth) if metric in _COUNTS_DECISIONS else 0.0
     return max(0.0, float(np.quantile(drops, CONFIDENCE)) + float(unseen))
+
+
+def gain(metric: str, truth: np.ndarray, before: np.ndarray, after: np.ndarray, *, seed: int) -> dict[str, float]:
+    """Return how much better `after` is than `before` on rows like these, with the band that chance leaves.
+
+    In the floor's own measure: points of a score, a share of an error; positive is better. `low` and `high` are the
+    quantiles of a paired bootstrap: a gain is beyond chance, at CONFIDENCE_OF_GAIN, when `low` is above 0.
+    """
+    random = np.random.default_rng(seed)
+    size = min(len(truth), BOOTSTRAP_ROWS)
+
+    def difference(rows: Any) -> float:
+        old, new = (score(metric, truth[rows], predicted[rows]) for predicted in (before, after))
+        return new - old if greater_is_better(metric) else 1 - new / max(old, 1e-12)
+
+    found = [difference(random.integers(0, len(truth), size)) for _ in range(BOOTSTRAP_ROUNDS)]
+    tail = (1 - CONFIDENCE_OF_GAIN) / 2
+    low, high = np.quantile(found, [tail, 1 - tail])
+    return {"low": float(low), "value": difference(slice(None)), "high": float(high)}
+
+
+def headroom(metric: str, truth: np.ndarray, predicted: np.ndarray, *, seed: int) -> dict[str, float] | None:
+    """Return what a model without any mistake would gain; None for a number, which nobody predicts exactly."""
+    if metric in REGRESSION_METRICS:
+        return None
+    perfect = np.zeros_like(predicted)
+    perfect[np.arange(len(truth)), truth] = 1.0
+    return gain(metric, truth, predicted, perfect, seed=seed)
 
 
 def _same(metric: str, truth: np.ndarray, original: np.ndarray, candidate: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""The network for texts: weighted averages of embeddings of tokens and of pairs of tokens."""
+"""The networks for texts: a linear model over TF-IDF, and averages of embeddings of tokens and of pairs of them."""
 
 from __future__ import annotations
 
@@ -75,3 +75,54 @@ def _weights(rows: int) -> nn.Embedding:
     table = nn.Embedding(rows, 1)
     nn.init.zeros_(table.weight)
     return table
+
+
+class TfidfNet(Network):
+    """Token numbers in, logits out: a linear model over TF-IDF of tokens and pairs, scaled to length 1 per text.
+
+    A term's share is (1 + ln(count)) idf, as scikit-learn's TfidfVectorizer with `sublinear_tf`; how often a term comes
+    is counted among the text's own terms, so that no table of all terms is filled. Only weights, idf and bias are held.
+    """
+
+    def __init__(self, vocabulary: int, pairs: int, classes: int) -> None:
+        super().__init__()
+        if vocabulary > MAX_VOCABULARY:
+            raise ValueError(f"a vocabulary of {vocabulary} would overflow the pairs' hash")
+        self.shape = {"vocabulary": vocabulary, "pairs": pairs, "classes": classes}
+        self.idf = nn.Embedding(vocabulary + pairs, 1)
+        self.terms = nn.Embedding(vocabulary + pairs, classes)
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def config(self) -> dict[str, Any]:
+        """Return the table's sizes."""
+        return {"architecture": "tfidf", **self.shape}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TfidfNet:
+        """Return an untrained network with a table of these sizes."""
+        return cls(**{name: int(config[name]) for name in ("vocabulary", "pairs", "classes")})
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return logits [texts, classes]."""
+        tokens = batch.long()
+        pairs = paired(tokens, self.shape["pairs"])
+        shares, counts = zip(*(_counted(terms) for terms in (tokens, pairs)), strict=True)
+        terms = torch.cat([tokens, torch.where(pairs != PADDING, pairs + self.shape["vocabulary"], 0)], 1)
+        values = self.idf(terms)[:, :, 0] * torch.cat(shares, 1)
+        count = torch.cat(counts, 1)
+        length = (values * values / count).sum(1, keepdim=True).clamp_min(1e-12).sqrt()
+        return torch.einsum("nt,ntc->nc", values / count / length, self.terms(terms)) + self.bias
+
+    def describe(self) -> str:
+        """Return the tables in words."""
+        return f"linear over TF-IDF of {self.shape['vocabulary']} tokens and {self.shape['pairs']} pairs of them"
+
+    def parameter_count(self) -> int:
+        """Return how many numbers are learned."""
+        return sum(each.numel() for each in self.parameters())
+
+
+def _counted(terms: Tensor) -> tuple[Tensor, Tensor]:
+    """Return 1 + ln(count) of each place's term, 0 where there is none, and the count, at least 1."""
+    count = (terms[:, :, None] == terms[:, None, :]).float().sum(2)
+    return torch.where(terms != PADDING, 1 + count.log(), 0.0), count

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ebb_jobs import dataset, durations, fitting, kinds, networks, paths, quality
+from ebb_jobs import dataset, durations, fingerprints, fitting, kinds, ladder, networks, paths, quality, warm
 from ebb_jobs.dataset import Split
-from ebb_jobs.kind import Codec, Kind
+from ebb_jobs.kind import Codec
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report, cpu_count, write_json
 
 BUDGET_SHARE = 0.85
 """The rest of `max_runtime` is for reading, checking and writing."""
+
+RUNGS = "rungs"
+"""Folder of the rungs that are candidates beside the original, one file each."""
 
 
 def main() -> None:
@@ -32,9 +33,8 @@ def main() -> None:
 
 
 def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any], report: Report) -> None:
-    """Fit on the training rows, choose the epoch on the validation rows, look at the test rows once."""
+    """Climb the ladder on the training rows, choose on the validation rows, look at the test rows once."""
     wanted = (settings.get("spec") or {}).get("train") or {}
-    seed = int(settings.get("seed", 7))
     schema = dataset.read_schema(curated)
     kind = kinds.of(schema)
     if kind.trains_itself:
@@ -42,48 +42,54 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
 
         custom.train(curated, model, checkpoints, settings, report)
         return
-    codec = kind.fit_codec(curated, schema, report)
+    previous = warm.found(paths.channel("train", "previous"), schema, report)
+    codec = kind.open_codec(previous) if previous else kind.fit_codec(curated, schema, report)
     training, validation = (kind.read_split(curated, split, codec) for split in ("train", "validation"))
     shares = class_shares(schema, training)
     metric = quality.choose(schema["task"], shares, wanted.get("metric"))
     report.decide("metric", metric.value, metric.reason)
 
-    torch.manual_seed(seed)
-    network = kind.original(codec, training)
-    per_row = int(np.prod(training.inputs.shape[1:]))
-    report.decide(
-        "network",
-        network.describe(),
-        f"{len(training)} training rows; {per_row} inputs after encoding",
-        numbers={"parameters": network.parameter_count(), "inputs": per_row},
-    )
-    recipe = _recipe(network, training, metric.value, wanted, seed, kind, codec, report)
-    outcome = fitting.fit(
-        network,
-        training.inputs,
-        hard_loss(training, shares, metric.value),
-        lambda current: evaluate(current, validation, codec, metric.value),
-        recipe,
+    factors = class_factors(shares, metric.value)
+    budget = durations.seconds(wanted.get("max_runtime"))
+    lesson = ladder.Lesson(
+        training=training,
+        validation=validation,
+        codec=codec,
+        classes=list(schema["target"].get("classes") or ()),
+        recipe=kind.recipe,
         augment=kind.augment,
-        checkpoint=checkpoints / "original.pt",
+        metric=metric.value,
+        loss=hard_loss(training, shares, metric.value),
+        factors=factors,
+        compare=lambda outputs, rows: comparable(outputs, rows, codec),
+        wanted=wanted,
+        seed=int(settings.get("seed", 7)),
+        checkpoints=checkpoints,
         checkpoint_every_s=float(settings.get("checkpoint_every_s", 20)),
+        fingerprint=fingerprint(codec_fingerprint(codec), metric.value, len(training), wanted),
+        report=report,
+        target=wanted.get("target"),
+        budget_s=budget * BUDGET_SHARE if budget else None,
+        previous=previous,
     )
+    rungs = ladder.choose(kind.rungs(codec, training), wanted.get("rungs"))
+    climbed = ladder.climb(warm.first(rungs, previous, report), lesson)
+    best = climbed.best.fitted
+    assert best is not None
     report.decide(
         "stop",
-        f"epoch {outcome.epochs}",
-        outcome.stopped_because,
-        numbers={
-            "kept_epoch": outcome.kept_epoch,
-            "best_epoch": outcome.best_epoch,
-            "seconds": round(outcome.elapsed_s, 2),
-        },
+        f"{climbed.best.rung.name}, {best.stop}",
+        best.stopped_because,
+        numbers={"kept_epoch": best.kept_epoch, "best_epoch": best.best_epoch, "seconds": round(best.seconds, 2)},
     )
 
+    test = kind.read_split(curated, "test", codec)
     found = {
-        split: evaluate(network, rows, codec, metric.value)
-        for split, rows in (("validation", validation), ("test", kind.read_split(curated, "test", codec)))
+        "validation": climbed.best.fields["quality"]["validation"],
+        "test": judge(best.model.predict(test.inputs), test, codec, metric.value),
     }
-    networks.save(network, model / "original.safetensors")
+    best.model.save(model / "original")
+    _keep_others(climbed, found["validation"], metric.value, settings, model)
     for name, content in codec.files().items():
         (model / name).write_bytes(content)
     write_json(model / "schema.json", schema)
@@ -91,17 +97,44 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
         metric=metric.value,
         greater_is_better=quality.greater_is_better(metric.value),
         quality=found,
-        epochs=outcome.epochs,
-        best_epoch=outcome.best_epoch,
-        kept_epoch=outcome.kept_epoch,
-        stopped_because=outcome.stopped_because,
-        parameters=network.parameter_count(),
-        resumed_at_epoch=outcome.resumed_at_epoch,
-        precision=recipe.precision,
+        rung=climbed.best.rung.name,
+        family=climbed.best.rung.family,
+        described=best.model.describe(),
+        rungs=[one.fields for one in climbed.climbed],
+        ladder_ended=climbed.ended,
+        epochs=best.epochs,
+        best_epoch=best.best_epoch,
+        kept_epoch=best.kept_epoch,
+        stop=best.stop,
+        stopped_because=best.stopped_because,
+        parameters=best.model.parameter_count(),
+        resumed_at_epoch=best.resumed_at_epoch,
+        precision=best.precision,
         device=fitting.device().type,
-        fit_seconds=round(outcome.elapsed_s, 3),
+        fit_seconds=round(best.seconds, 3),
+        started_from=warm.told(previous) if best.warm else None,
     )
     print(f"test {metric.value} {found['test']:.4f}", flush=True)
+
+
+def _keep_others(climbed: ladder.Climb, best: float, metric: str, settings: dict[str, Any], model: Path) -> None:
+    """Write the other rungs that hold the user's floor: one may be the cheapest to serve, which `compile` measures.
+
+    A higher rung of the best one's family was no better and is larger: it is left out.
+    """
+    max_drop = float(((settings.get("spec") or {}).get("compress") or {}).get("max_metric_drop", 0.01))
+    floor, _ = quality.floor(metric, best, max_drop)
+    above = False
+    for one in climbed.climbed:
+        if one is climbed.best:
+            above = True
+        elif one.fitted is not None:
+            larger = above and one.rung.family == climbed.best.rung.family
+            passed = not larger and not quality.is_better(metric, floor, one.fields["quality"]["validation"])
+            one.fields["candidate"] = passed
+            if passed:
+                (model / RUNGS).mkdir(exist_ok=True)
+                one.fitted.model.save(model / RUNGS / one.rung.name)
 
 
 def class_shares(schema: dict[str, Any], training: Split) -> np.ndarray | None:
@@ -111,6 +144,15 @@ def class_shares(schema: dict[str, Any], training: Split) -> np.ndarray | None:
     return np.bincount(training.targets, minlength=len(schema["target"]["classes"])) / len(training)
 
 
+def class_factors(shares: np.ndarray | None, metric: str) -> np.ndarray | None:
+    """Return the weight of each class's rows, mean 1 over the rows; None where the metric counts all rows alike."""
+    if shares is None or metric not in ("f1_macro", "balanced_accuracy"):
+        return None
+    power = 1.0 if metric == "balanced_accuracy" else 0.5  # F1 also counts false alarms: half-way is best for it
+    factors = np.maximum(shares, 1e-9) ** -power
+    return factors / (factors * shares).sum()
+
+
 def hard_loss(training: Split, shares: np.ndarray | None, metric: str) -> fitting.Loss:
     """Return the loss against the labels; rare classes weigh more when the metric counts classes alike."""
     targets = torch.from_numpy(training.targets)
@@ -118,11 +160,8 @@ def hard_loss(training: Split, shares: np.ndarray | None, metric: str) -> fittin
         return lambda predicted, rows: functional.smooth_l1_loss(
             predicted[:, 0], targets[rows].to(predicted.device), beta=1.0
         )
-    weights = None
-    if metric in ("f1_macro", "balanced_accuracy"):
-        power = 1.0 if metric == "balanced_accuracy" else 0.5  # F1 also counts false alarms: half-way is best for it
-        factors = np.maximum(shares, 1e-9) ** -power
-        weights = torch.tensor(factors / (factors * shares).sum(), dtype=torch.float32)
+    factors = class_factors(shares, metric)
+    weights = None if factors is None else torch.tensor(factors, dtype=torch.float32)
 
     def loss(predicted: Tensor, rows: Tensor) -> Tensor:
         weight = None if weights is None else weights.to(predicted.device)
@@ -149,43 +188,4 @@ def comparable(predicted: np.ndarray, rows: Split, codec: Codec) -> tuple[np.nda
     return rows.raw_targets.astype(np.float64), np.array([answer["value"] for answer in answers], dtype=np.float64)
 
 
-def fingerprint(*parts: Any) -> str:
-    """Return a short name of what decides a training run."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def codec_fingerprint(codec: Codec) -> str:
-    """Return a short name of everything that the codec has learned."""
-    return fingerprint({name: hashlib.sha256(content).hexdigest() for name, content in codec.files().items()})
-
-
-def _recipe(
-    network: Network,
-    training: Split,
-    metric: str,
-    wanted: dict[str, Any],
-    seed: int,
-    kind: Kind,
-    codec: Codec,
-    report: Report,
-) -> fitting.Recipe:
-    size = kind.recipe.batch_size(len(training))
-    budget = durations.seconds(wanted.get("max_runtime"))
-    pays, why = fitting.bf16_pays(network, training.inputs, size)
-    report.decide("precision", "bfloat16" if pays else "float32", why)
-    planned = fitting.epochs(
-        len(training), size, kind.recipe.steps, at_least=kind.recipe.min_epochs, at_most=kind.recipe.max_epochs
-    )
-    return fitting.Recipe(
-        metric=metric,
-        epochs=int(wanted.get("epochs") or planned),
-        batch_size=size,
-        peak_rate=kind.recipe.peak_rate,
-        weight_decay=kind.recipe.weight_decay,
-        seed=seed,
-        target=wanted.get("target"),
-        budget_s=budget * BUDGET_SHARE if budget else None,
-        precision="bfloat16" if pays else "float32",
-        name="original",
-        fingerprint=fingerprint(codec_fingerprint(codec), network.config(), len(training)),
-    )
+fingerprint, codec_fingerprint = fingerprints.of, fingerprints.of_codec

@@ -156,6 +156,12 @@ def test_spot_jobs_keep_checkpoints_and_may_wait():
     assert request["CheckpointConfig"]["S3Uri"].endswith("/checkpoints/train")
 
 
+@pytest.mark.parametrize(("train", "spot"), [({}, False), ({"checkpoints": True}, True)])
+def test_a_script_gets_spot_capacity_only_when_it_promises_checkpoints(train, spot):
+    asked = PipelineSpec.model_validate({"task": "custom", "train": train})
+    assert built_plan(spec=asked)["train"]["request"]["EnableManagedSpotTraining"] is spot
+
+
 def test_jobs_have_no_network_and_encrypt_what_they_keep():
     plan = built_plan()
     for stage in ACTIONS:

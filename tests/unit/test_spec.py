@@ -46,6 +46,22 @@ def test_everything_that_a_user_may_write_today():
     assert asked.retrain.deadline == timedelta(days=1)
 
 
+def test_spot_capacity_for_a_script_that_promises_no_checkpoints_is_refused_with_what_to_do():
+    with pytest.raises(InvalidSpecError, match="SM_CHECKPOINT_DIR") as refused:
+        parse("task: custom\ntrain: {spot: true}\n")
+    assert "spot: false" in str(refused.value.rejection.as_dict())
+    for accepted in ("{spot: true, checkpoints: true}", "{spot: false}", "{entry_point: fit.py}"):
+        asked = parse(f"task: custom\ntrain: {accepted}\n")
+        assert spec.PipelineSpec.model_validate(asked.resolved()) == asked
+    assert parse("train: {spot: true}\n").train.spot, "our own recipes keep checkpoints"
+
+
+def test_only_rungs_of_the_ladder_may_be_named():
+    assert parse("train: {rungs: [linear, trees]}\n").train.rungs == ("linear", "trees")
+    with pytest.raises(InvalidSpecError, match="small-net"):
+        parse("train: {rungs: [forest]}\n")
+
+
 def test_a_resolved_spec_reads_back_as_itself():
     asked = parse("serve: {p95_latency: 50ms}\ncarbon: {budget: 2kg}\n")
     assert spec.PipelineSpec.model_validate(asked.resolved()) == asked
@@ -301,7 +317,10 @@ def test_without_a_word_about_it_an_endpoint_sleeps_as_its_traffic_says():
         pytest.param("instance: ml.x9.huge", "instance", "ml.m5.large", id="an instance that nobody knows"),
         pytest.param("recommender: true, kind: batch", "recommender", "another kind", id="a load test of no endpoint"),
         pytest.param(
-            "recommender: true, instance: ml.m5.large", "recommender", "one of the two", id="a load test of one instance"
+            "recommender: true, instance: ml.m5.large",
+            "recommender",
+            "one of the two",
+            id="a load test of one instance",
         ),
         pytest.param("recommender: true, memory_mb: 2048", "recommender", "one of the two", id="a test of one size"),
         pytest.param("watch: 2h", "watch", "", id="nobody watches longer than AWS does"),

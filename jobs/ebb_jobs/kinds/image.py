@@ -15,13 +15,14 @@ import torch
 import torch_pruning
 from torch import Tensor
 
-from ebb_jobs import dataset, image, image_networks
+from ebb_jobs import dataset, gradient, image, image_networks, ladder, linear
 from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import InputMissingError
 from ebb_jobs.image import ImageCodec
 from ebb_jobs.image_networks import ConvNet
 from ebb_jobs.kind import KindRecipe
+from ebb_jobs.ladder import Rung
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report
 
@@ -107,6 +108,17 @@ class ImageKind:
 
         alone = [filled(name, lambda some: some[0], files, of=numbers, at_most=1) for name, numbers in found.items()]
         return [*(body for bodies in alone for body in bodies), *filled("application/json", document, files)]
+
+    def rungs(self, codec: ImageCodec, training: Split) -> list[Rung]:
+        """Return a network of half the depth and resolution, and the whole one."""
+
+        def small() -> ConvNet:
+            return image_networks.student(self.original(codec, training), 1.0)
+
+        def rung(name: str, make: Callable[[], Network]) -> Rung:
+            return Rung(name, ladder.NETWORK, partial(gradient.fit, make=make, name=name), linear.load)
+
+        return [rung("small-net", small), rung("net", partial(self.original, codec, training))]
 
     def original(self, codec: ImageCodec, training: Split) -> ConvNet:
         """Return two residual blocks per stage, wider where there are more pictures."""

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebb_jobs import dataset, networks, spelling, tabular
+from ebb_jobs import dataset, gradient, ladder, linear, networks, spelling, tabular, trees
 from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Columns, Split
 from ebb_jobs.kind import KindRecipe
+from ebb_jobs.ladder import Rung
 from ebb_jobs.networks import Mlp, Network
 from ebb_jobs.report import Report
 from ebb_jobs.tabular import Preprocessor
@@ -26,6 +27,11 @@ STUDENT_SHARES = (0.3, 0.5)
 """Widths to try, as shares of the original's: the wider one only when the narrow one may lose too much."""
 WIDE, WIDES_SHARE = 1024, 0.15
 """Of an original that is as wide, a narrower student still learns as much: the work falls with the square."""
+
+SMALL_SHARE, SMALL_STEPS = 0.5, 0.6
+"""Width and steps of the smaller network, as shares of the larger one's."""
+TAIL_BINS = 2
+"""At each end of a number's bins: beyond the last hundredth the scaled number is cut off, and only they tell more."""
 
 
 def batch_size(rows: int) -> int:
@@ -39,6 +45,18 @@ def student_sizes(teacher: Mlp, share: float) -> list[int]:
     """Return the student's layers: two instead of three, and a share of the width, in multiples of 16."""
     width = max(32, round(teacher.sizes[1] * share / 16) * 16)
     return [width, width]
+
+
+def tree_columns(codec: Preprocessor) -> np.ndarray:
+    """Return the columns of the encoded input that trees look at: all but the bins in the middle of each number."""
+    numeric = codec.state["numeric"]
+    start = len(numeric) + sum(item["missing_flag"] for item in numeric)
+    kept = list(range(start))
+    for item in numeric:
+        bins = len(item["edges"]) - 1
+        kept += [start + place for place in range(bins) if place < TAIL_BINS or place >= bins - TAIL_BINS]
+        start += bins
+    return np.array([*kept, *range(start, codec.width)], dtype=np.intp)
 
 
 class TabularKind:
@@ -113,6 +131,24 @@ class TabularKind:
         return [
             *filled("application/json", lambda some: json.dumps({"instances": some}).encode(), rows),
             *filled("text/csv", table, rows),
+        ]
+
+    def rungs(self, codec: Preprocessor, training: Split) -> list[Rung]:
+        """Return a linear model over the bins, boosted trees, a small and a larger network."""
+
+        def small() -> Mlp:
+            large = self.original(codec, training)
+            return Mlp(codec.width, student_sizes(large, SMALL_SHARE), large.sizes[-1])
+
+        def network(name: str, make: Callable[[], Network], steps: float) -> Rung:
+            fit = partial(gradient.fit, make=make, name=name, steps=steps)
+            return Rung(name, ladder.NETWORK, fit, linear.load)
+
+        return [
+            Rung("linear", ladder.LINEAR, linear.fit_table, linear.load),
+            Rung("trees", ladder.TREES, partial(trees.fit, columns=tree_columns(codec)), trees.load),
+            network("small-net", small, SMALL_STEPS),
+            network("net", partial(self.original, codec, training), 1.0),
         ]
 
     def original(self, codec: Preprocessor, training: Split) -> Mlp:

@@ -18,11 +18,12 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from ebb_jobs import dataset, encoder_networks, text
+from ebb_jobs import dataset, encoder_networks, gradient, ladder, linear, text, tfidf
 from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Split
 from ebb_jobs.encoder_networks import EncoderNet
 from ebb_jobs.kind import KindRecipe
+from ebb_jobs.ladder import Rung
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report
 from ebb_jobs.sql import literal, quote
@@ -161,6 +162,14 @@ class TextKind:
             *filled("text/csv", table, texts),
         ]
 
+    def rungs(self, codec: TextCodec, training: Split) -> list[Rung]:
+        """Return a linear model over TF-IDF, and averages of embeddings."""
+        learn = partial(gradient.fit, make=partial(self.original, codec, training), name="net")
+        return [
+            Rung("linear", ladder.LINEAR, partial(tfidf.fit, vocabulary=codec.vocabulary), linear.load),
+            Rung("net", ladder.NETWORK, learn, linear.load),
+        ]
+
     def original(self, codec: TextCodec, training: Split) -> Network:
         """Return wide tables of tokens and pairs.
 
@@ -231,6 +240,11 @@ class PretrainedTextKind(TextKind):
             "weights that were learned with a vocabulary mean nothing with another",
         )
         return TextCodec(state, (self.folder / encoder_networks.TOKENIZER).read_text(encoding="utf-8"))
+
+    def rungs(self, codec: TextCodec, training: Split) -> list[Rung]:
+        """Return the encoder alone: its tokens are its own, and the cheaper rungs have been climbed with others."""
+        learn = partial(gradient.fit, make=partial(self.original, codec, training), name="encoder")
+        return [Rung("encoder", ladder.NETWORK, learn, linear.load)]
 
     def original(self, codec: TextCodec, training: Split) -> EncoderNet:
         """Return the public encoder with a fresh head."""

@@ -142,6 +142,16 @@ class _Places:
         return f"{self.run_uri}checkpoints/{stage}"
 
 
+def _spot(run: RunFacts) -> tuple[bool, str]:
+    """Return whether train and compress take spot capacity, and why: only what keeps checkpoints may."""
+    train = run.spec.train
+    if not train.spot:
+        return False, "train.spot is false in the spec"
+    if sizing.trains_itself(run.spec, run.data) and not train.checkpoints:
+        return False, "the script promises no checkpoints (train.checkpoints), and an interruption would lose its work"
+    return True, "checkpoints make an interruption cheap"
+
+
 def _settings(run: RunFacts) -> dict[str, Any]:
     return {"spec": run.spec.resolved(), "seed": SEED}
 
@@ -205,7 +215,7 @@ def _train(run: RunFacts, stack: StackSettings, instance: Instance, places: _Pla
         output_uri=places.stage["train"],
         checkpoint_uri=places.checkpoints("train"),
         settings=_training_settings(run),
-        spot=run.spec.train.spot,
+        spot=_spot(run)[0],
     )
 
 
@@ -216,7 +226,7 @@ def _compress(run: RunFacts, stack: StackSettings, instance: Instance, places: _
         output_uri=places.stage["compress"],
         checkpoint_uri=places.checkpoints("compress"),
         settings=_training_settings(run),
-        spot=run.spec.train.spot,
+        spot=_spot(run)[0],
     )
 
 
@@ -336,12 +346,12 @@ def _decisions(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[
                 "alternatives": [],
             }
         )
-    spot = run.spec.train.spot
+    spot, why = _spot(run)
     decisions.append(
         {
             "what": "capacity for train and compress",
             "chosen": "spot" if spot else "on demand",
-            "reason": "checkpoints make an interruption cheap" if spot else "train.spot is false in the spec",
+            "reason": why,
             "numbers": {},
             "alternatives": ["on demand" if spot else "spot"],
         }

@@ -136,6 +136,11 @@ def unpacked_bytes(data: Data) -> int:
     return max(data.size_bytes, min(data.size_bytes * _MOST_UNPACKED_RATIO, _MOST_UNPACKED_BYTES))
 
 
+def trains_itself(spec: PipelineSpec, data: Data) -> bool:
+    """Tell whether a script of the user's own trains."""
+    return bool(spec.asks_for_script) or _kind(replace(data, task=data.task or spec.task)) == "script"
+
+
 def is_plain_table(data: Data, task: str | None) -> bool:
     """Return whether the data are files of tables, as they are, to be learned as tables."""
     return data.form in _EXPANSION and _kind(replace(data, task=task or data.task)) == "table"

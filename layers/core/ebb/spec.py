@@ -25,6 +25,8 @@ IMAGES, TEXTS, CUSTOM = "image-classification", "text-classification", "custom"
 REGRESSION = "tabular-regression"
 TASKS = ("tabular-classification", REGRESSION, IMAGES, TEXTS, CUSTOM)
 ENTRY_POINT = "train.py"
+# The recipes of the jobs' ladder, from the cheapest to the dearest; not every kind of data has each.
+RUNGS = ("linear", "trees", "small-net", "net", "encoder")
 # Train and compress get their part of the spec in one SageMaker hyperparameter of 2,500 characters.
 HYPERPARAMETERS_MAX_CHARS = 1_500
 CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "auc", "roc_auc", "log_loss")
@@ -109,7 +111,8 @@ class TrainSpec(_Part):
     """How to train, and when it is good enough.
 
     `source`, `entry_point` and `hyperparameters` are for the task custom: where the user's script lies when it does not
-    come with the data, its file, and what it is called with.
+    come with the data, its file, and what it is called with; `checkpoints` says that it writes and reads checkpoints.
+    `rungs` names the recipes that may be tried, cheapest first; all of the kind's when it is silent.
     """
 
     metric: Annotated[str | None, _one_of((*CLASSIFICATION_METRICS, *REGRESSION_METRICS))] = None
@@ -118,6 +121,8 @@ class TrainSpec(_Part):
     spot: bool = True
     instance: str = "auto"
     epochs: int | None = Field(default=None, ge=1, le=10_000)
+    rungs: tuple[Annotated[str, _one_of(RUNGS)], ...] | None = Field(default=None, min_length=1, max_length=len(RUNGS))
+    checkpoints: bool = False
     source: str | None = Field(default=None, max_length=1100)
     entry_point: str = Field(default=ENTRY_POINT, max_length=200)
     hyperparameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
@@ -171,10 +176,14 @@ class TrainSpec(_Part):
 
 
 class CompressSpec(_Part):
-    """How much quality may be given up: absolute for scores, relative for errors such as rmse."""
+    """How much quality may be given up: absolute for scores, relative for errors such as rmse; and what may be spent.
+
+    `budget` is CPU time that the search for smaller networks may take; without it, four times what training took.
+    """
 
     max_metric_drop: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
     methods: tuple[Method, ...] = METHODS
+    budget: Annotated[Duration, Field(ge=timedelta(minutes=1), le=timedelta(days=5))] | None = None
 
 
 class ServeSpec(_Part):
@@ -326,9 +335,24 @@ class PipelineSpec(_Part):
                 ("source", train.source is not None),
                 ("entry_point", train.entry_point != ENTRY_POINT),
                 ("hyperparameters", bool(train.hyperparameters)),
+                ("checkpoints", train.checkpoints),
             )
             if given
         ]
+
+    @model_validator(mode="after")
+    def _spot_keeps_its_work(self, info: ValidationInfo) -> "PipelineSpec":
+        """Refuse spot capacity that a user asks for and that would lose a script's work; the default asks for none."""
+        train = self.train
+        asked = info.context == USER_TEXT and "spot" in train.model_fields_set and train.spot
+        if asked and (self.task == CUSTOM or self.asks_for_script) and not train.checkpoints:
+            raise spec_text.misplaced(
+                ("train", "spot"),
+                "spot capacity can be taken back at any moment, and a script without checkpoints then begins anew; let "
+                "it write to SM_CHECKPOINT_DIR and read from there when it starts, and say checkpoints: true; or write "
+                "spot: false",
+            )
+        return self
 
     @model_validator(mode="after")
     def _fields_fit_task(self) -> "PipelineSpec":
@@ -357,6 +381,7 @@ class PipelineSpec(_Part):
             ("train", "metric", self.train.metric),
             ("train", "target", self.train.target),
             ("train", "epochs", self.train.epochs),
+            ("train", "rungs", self.train.rungs),
             ("data", "target", self.data.target),
             ("data", "input", self.data.input),
         ):

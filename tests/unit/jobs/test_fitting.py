@@ -15,7 +15,7 @@ from unit.jobs.stages import RUN, prepare, run_stage
 
 ROWS = np.random.default_rng(0).uniform(-1, 1, (600, 5)).astype(np.float32)
 TARGETS = torch.from_numpy((ROWS[:, 0] * ROWS[:, 1] > 0).astype(np.int64))
-SETTINGS = {"spec": {"train": {"epochs": 30}}, "seed": 3, "checkpoint_every_s": 0.0}
+SETTINGS = {"spec": {"train": {"epochs": 30, "rungs": ["net"]}}, "seed": 3, "checkpoint_every_s": 0.0}
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +135,7 @@ def test_a_killed_run_goes_on_as_if_never_stopped(penguins, tmp_path, uninterrup
             break
     process.communicate(timeout=60)
     assert process.returncode != 0
-    assert (base / "checkpoints/original.pt").exists()
+    assert (base / "checkpoints/net.pt").exists()
     assert not (base / "model/metrics.json").exists()
 
     again = subprocess.run(
@@ -167,7 +167,7 @@ def test_an_interrupted_run_saves_where_it_stands_and_says_so(penguins, tmp_path
     process.communicate(timeout=60)
     assert process.returncode == 1
     assert "stopped by SIGTERM at epoch" in (base / "output/failure").read_text()
-    assert (base / "checkpoints/original.pt").exists()
+    assert (base / "checkpoints/net.pt").exists()
     assert not (base / "model/metrics.json").exists()
 
     again = subprocess.run(
@@ -198,8 +198,8 @@ def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_not_used(penguins, t
     for number, write in enumerate((lambda file: torch.save(stored, file), lambda file: file.write_bytes(b"cut"))):
         base = tmp_path / str(number)
         (base / "checkpoints").mkdir(parents=True)
-        write(base / "checkpoints/original.pt")
-        ended = run_stage(base, "train", {"curated": penguins.curated}, {"spec": {"train": {"epochs": 2}}})
+        write(base / "checkpoints/net.pt")
+        ended = run_stage(base, "train", {"curated": penguins.curated}, {"spec": {"train": {"epochs": 2, "rungs": ["net"]}}})
         assert ended.status == 0, ended.log
         assert "starts afresh" in ended.log
         assert ended.metrics()["resumed_at_epoch"] is None

@@ -1,0 +1,86 @@
+"""Rungs that are networks trained by gradient steps: `fitting` with the recipe of the kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ebb_jobs import fingerprints, fitting, networks
+from ebb_jobs.ladder import Fitted, Lesson
+from ebb_jobs.linear import NetworkModel
+from ebb_jobs.networks import Network
+
+WARM_SHARE = 0.4
+"""Of the steps and of the peak rate, where a network starts from the weights of the one before it."""
+
+
+def fit(
+    lesson: Lesson, make: Callable[[], Network], name: str, *, steps: float = 1.0, peak_rate: float | None = None
+) -> Fitted:
+    """Train a network; `steps` is the share of the kind's steps. Raises: StoppedError, DivergedError."""
+    torch.manual_seed(lesson.seed)
+    network = make()
+    warm = _started_from(network, lesson)
+    plan, rows = lesson.recipe, len(lesson.training)
+    size = plan.batch_size(rows)
+    pays, why = fitting.bf16_pays(network, lesson.training.inputs, size)
+    precision = "bfloat16" if pays else "float32"
+    lesson.report.decide("precision", precision, why)
+    share = steps * (WARM_SHARE if warm else 1.0)
+    planned = fitting.epochs(
+        rows,
+        size,
+        round(plan.steps * share),
+        at_least=min(plan.min_epochs, 3) if warm else plan.min_epochs,
+        at_most=max(3, round(plan.max_epochs * WARM_SHARE)) if warm else plan.max_epochs,
+    )
+    rate = peak_rate or plan.peak_rate
+    recipe = fitting.Recipe(
+        metric=lesson.metric,
+        epochs=int(lesson.wanted.get("epochs") or planned),
+        batch_size=size,
+        peak_rate=rate * WARM_SHARE if warm else rate,
+        weight_decay=plan.weight_decay,
+        seed=lesson.seed,
+        target=lesson.target,
+        rival=lesson.rival,
+        budget_s=lesson.budget_s,
+        precision=precision,
+        name=name,
+        fingerprint=fingerprints.of(lesson.fingerprint, network.config(), rows, warm),
+    )
+    outcome = fitting.fit(
+        network,
+        lesson.training.inputs,
+        lesson.loss,
+        lambda current: lesson.score(networks.predict(current, lesson.validation.inputs)),
+        recipe,
+        augment=lesson.augment,
+        checkpoint=lesson.checkpoints / f"{name}.pt",
+        checkpoint_every_s=lesson.checkpoint_every_s,
+    )
+    return Fitted(
+        NetworkModel(network),
+        outcome.stop,
+        outcome.stopped_because,
+        outcome.epochs,
+        outcome.kept_epoch,
+        outcome.best_epoch,
+        outcome.elapsed_s,
+        precision,
+        outcome.resumed_at_epoch,
+        warm,
+    )
+
+
+def _started_from(network: Network, lesson: Lesson) -> bool:
+    """Give a network the weights of the model before it, where that has the very same shape."""
+    file = lesson.previous / "original.safetensors" if lesson.previous else None
+    if file is None or not file.exists():
+        return False
+    before = networks.load(file)
+    if before.config() != network.config():
+        return False
+    network.load_state_dict(before.state_dict())
+    return True
