@@ -73,4 +73,6 @@ def _champion(project: dict[str, Any]) -> Champion | None:
     served = project.get("served")
     if not served or not served.get("quality"):  # one that is served as it is has no evaluation
         return None
-    return Champion(served["run_id"], served["metric"], served["quality"], served["bundle_uri"])
+    return Champion(
+        served["run_id"], served["metric"], served["quality"], served["bundle_uri"], served.get("original_uri")
+    )

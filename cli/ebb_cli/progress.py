@@ -97,6 +97,8 @@ def summary(stage: dict[str, Any]) -> str:
     if report.get("metric"):
         quality = output.number((report.get("quality") or {}).get("validation"), 4)
         after = f" after {_counted(report['epochs'], 'epoch')}" if report.get("epochs") else ", as exported"
+        if tried := report.get("rungs"):
+            after = f", {report.get('rung')} of {_counted(len(tried), 'recipe')} tried"
         return f"{report['metric']} {quality}{after}"
     return "served as it is" if report.get("as_is") else ""
 

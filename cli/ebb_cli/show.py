@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ebb import explain, payback
+from ebb import explain, payback, rungs
 from ebb_cli import output, progress
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import EXIT_OF_STATUS, CommandError
@@ -94,6 +94,7 @@ def print_run(run: Mapping[str, Any]) -> None:
     if run["error"]:
         _print_error(run)
     _print_stages(run)
+    _print_ladder(run)
     _print_candidates(run)
     print_comparison(run)
     _print_payback(run)
@@ -144,6 +145,27 @@ def _print_stages(run: Mapping[str, Any]) -> None:
         output.out().print(f"whole run: {told}", soft_wrap=True)
 
 
+def _print_ladder(run: Mapping[str, Any]) -> None:
+    """Print the recipes that training tried, cheapest first: their quality, what they took, and why it went on."""
+    tried, taken = rungs.of(run)
+    if not tried:
+        return
+    rows = []
+    for rung in tried:
+        quality, band = (rung.get("quality") or {}).get("validation"), rung.get("quality_interval") or {}
+        spread = f" ({output.number(band['low'], 4)}-{output.number(band['high'], 4)})" if band else ""
+        name = f"[bold green]{rung['name']} ✓[/]" if rung["name"] == taken else str(rung["name"])
+        rows.append(
+            (
+                name, f"{output.number(quality, 4)}{spread}", output.number(rung.get("cpu_seconds")),
+                output.band(rung.get("energy_kwh"), "kWh"), str(rung.get("stop") or "-"),
+                escape(str(rung.get("reason") or "")),
+            )
+        )  # fmt: skip
+    columns = ("recipe", str(run["metric"] or "quality"), "CPU s", "energy", "ended by", "why it went on or not")
+    output.table("\nTraining, a ladder", columns, rows, right=("CPU s",))
+
+
 def _print_candidates(run: Mapping[str, Any]) -> None:
     """Print every candidate with what was measured and why it was or was not taken, the original first."""
     if not run["candidates"]:
@@ -151,7 +173,9 @@ def _print_candidates(run: Mapping[str, Any]) -> None:
     rows = []
     if original := (run["comparison"] or {}).get("original"):
         # A script's model is compared with what the script exported, every other one with the network in PyTorch.
-        name, runtime = ("as exported", "onnxruntime") if run["task"] == "custom" else ("as trained", "pytorch")
+        described = str(original.get("described") or ("ONNX" if run["task"] == "custom" else ""))
+        name = "as exported" if run["task"] == "custom" else "as trained"
+        runtime = "onnxruntime" if "ONNX" in described else "pytorch"
         rows.append((name, *_measured({**original, "runtime": runtime}), "the baseline"))
     for item in run["candidates"]:
         chosen = item.get("name") == run["chosen"]

@@ -216,6 +216,24 @@ def test_a_plan_stays_far_below_what_step_functions_carries():
     assert len(json.dumps(built_plan(spec=widest, missing_images=every))) < 100_000
 
 
+@pytest.mark.parametrize(
+    ("mode", "original", "starts_from"),
+    [
+        pytest.param("append", "s3://b/old/train/model/", True, id="the data grew"),
+        pytest.param("replace", "s3://b/old/train/model/", False, id="other data"),
+        pytest.param("append", None, False, id="a model of an earlier version"),
+    ],
+)
+def test_training_starts_from_the_served_model_when_data_grew(mode, original, starts_from):
+    champion = Champion("older", "accuracy", {"validation": 0.9}, "s3://b/old/model.tar.gz", original_uri=original)
+    made = built_plan(spec=PipelineSpec.model_validate({"data": {"mode": mode}}), champion=champion)
+    channels = {
+        each["ChannelName"]: each["DataSource"]["S3DataSource"]["S3Uri"]
+        for each in made["train"]["request"]["InputDataConfig"]
+    }
+    assert channels.get("previous") == (original if starts_from else None)
+
+
 @pytest.mark.parametrize("name", sorted(step_events()))
 def test_the_recorded_step_inputs_are_what_the_code_makes_today(name):
     assert load(name) == step_events()[name], "run: python tests/worked_run.py"

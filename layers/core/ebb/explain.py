@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ebb import catalog, names
+from ebb import catalog, names, rungs
 
 _ORDER = ("identify", "plan", *names.RECORDED_STAGES, "select", "deploy")
 
@@ -54,6 +54,8 @@ def _steps(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> It
         yield from (_decision(each) for each in decisions if each.get("stage") == part)
         if part in stages:
             yield _stage(stages[part])
+            if part == "train":
+                yield from _ladder(run)
         if part == _last_to_skip(stages):
             yield from (
                 Step("skipped", f"skipped: {each['what']}", str(each["reason"])) for each in _skipped(stages[part])
@@ -64,6 +66,17 @@ def _steps(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> It
         for entry in catalog.sources():
             text = f"{entry['source']}, {entry['year']}, confidence {entry['confidence']}"
             yield Step("source", entry["what"], text)
+
+
+def _ladder(run: Mapping[str, Any]) -> Iterator[Step]:
+    """Give what each recipe that was tried took; why the ladder went on or ended is told by its decisions."""
+    tried, taken = rungs.of(run)
+    for rung in tried:
+        energy = (rung.get("energy_kwh") or {}).get("value")
+        numbers = {"CPU s": rung.get("cpu_seconds"), **({"kWh": energy} if energy is not None else {})}
+        mark = " (taken)" if rung["name"] == taken else ""
+        why = str(rung.get("stopped_because") or rung.get("reason"))
+        yield Step("rung", f"fitting {rung['name']}{mark}", f"ended because {why}", numbers)
 
 
 def _skipped(stage: Mapping[str, Any]) -> list[Mapping[str, Any]]:

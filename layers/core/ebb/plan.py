@@ -34,6 +34,7 @@ class Champion:
     metric: str
     quality: Mapping[str, Any]
     bundle_uri: str
+    original_uri: str | None = None  # what `train` wrote; not known of a model of an earlier version
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,12 @@ class _Places:
         return f"{self.run_uri}checkpoints/{stage}"
 
 
+def _previous(run: RunFacts) -> dict[str, str]:
+    """Return the channel with the model to start from: the served one, when new rows are added to those it knows."""
+    grows = run.spec.data.mode == "append" and run.champion and run.champion.original_uri
+    return {"previous": str(run.champion.original_uri)} if grows and run.champion else {}
+
+
 def _spot(run: RunFacts) -> tuple[bool, str]:
     """Return whether train and compress take spot capacity, and why: only what keeps checkpoints may."""
     train = run.spec.train
@@ -211,7 +218,7 @@ def _process(run: RunFacts, stack: StackSettings, instance: Instance, places: _P
 def _train(run: RunFacts, stack: StackSettings, instance: Instance, places: _Places) -> dict[str, Any]:
     return requests.create_training_job(
         **_shared(run, stack, "train", instance),
-        channels={"curated": places.curated, "code": stack.jobs_uri + "/"},
+        channels={"curated": places.curated, "code": stack.jobs_uri + "/"} | _previous(run),
         output_uri=places.stage["train"],
         checkpoint_uri=places.checkpoints("train"),
         settings=_training_settings(run),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ebb import catalog, deployment, events, footprint, ledger, names, payback
+from ebb import catalog, deployment, events, footprint, ledger, names, payback, rungs
 from ebb.errors import Rejection
 from ebb.events import Message
 from ebb.footprint import Footprint
@@ -114,7 +114,11 @@ def stage_fields(
         "cpu_seconds": cpu_seconds,
         "utilisation": load.value if cpu_seconds is not None else None,
         "footprint": used.as_dict() if used else None,
-        "report": ledger.condensed({key: value for key, value in report.items() if key != "decisions"}),
+        "report": ledger.condensed(
+            rungs.with_energy(
+                {key: value for key, value in report.items() if key != "decisions"}, used.energy_kwh if used else None
+            )
+        ),
     }
 
 
@@ -248,6 +252,7 @@ def served_fields(request: Succeeded) -> dict[str, Any] | None:
         "metric": selection["metric"],
         "quality": shipped.get("quality"),
         "bundle_uri": deployment.bundle_uri(request.plan, selection["chosen"]),
+        "original_uri": request.plan["artifacts"]["original"],  # where training goes on when data grew
         "endpoint_name": (request.deployment or {}).get("endpoint_name"),
         "address": (request.deployment or {}).get("address"),
     }

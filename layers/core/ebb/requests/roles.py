@@ -71,7 +71,7 @@ _MODEL_METRICS = ("Endpoints", "InferenceComponents", "TransformJobs")
 # What each kind reads and writes below projects/<project>/runs/<run>/. `a*` is the attempt.
 _READS = {
     "process": ("manifest.json", "sources.json"),
-    "train": ("a*/process/curated/*", "checkpoints/train/*"),
+    "train": ("a*/process/curated/*", "a*/train/*", "checkpoints/train/*"),  # the model before it, when data grew
     "compress": ("a*/process/curated/*", "a*/train/*", "checkpoints/compress/*"),
     "compile": ("a*/process/curated/*", "a*/train/*", "a*/compress/*", "a*/compile/bundles/*"),
     "model": ("a*/compile/bundles/*", "manifest.json"),
