@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -145,6 +146,45 @@ def test_without_capacity_it_wakes_on_the_next_instance_type(served_project: Ser
     assert served_project.at["instance_type"] == second
     (refused,) = [each for each in address(cloud, at["address"]) if each.get("what") == "capacity refused"]
     assert (refused["instance_type"], refused["next_type"]) == (first, second)
+
+
+def test_a_sleep_and_a_wake_that_are_killed_are_taken_up_and_the_request_is_answered(
+    served_project: Served, cloud: Cloud
+):
+    """Its instance takes four minutes to come, so that the wake looks several times; it is killed on the way."""
+    at = served_project.move("async")
+    let_time_pass(cloud, served_project, "falling-asleep")
+    kill_who_works(served_project, cloud)
+    let_time_pass(cloud, served_project, "asleep")
+    cloud.control("SetFaults", {"provisioningDelayS": 240})
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(served_project.ask, "--wait-s", "120")
+            wait_until(lambda: served_project.at["state"] == "waking", "the request wakes it")
+            kill_who_works(served_project, cloud)
+            let_time_pass(cloud, served_project, "awake")
+            assert [each["label"] for each in asking.result()] == list(Served.LABELS)
+    finally:
+        cloud.control("ClearFaults")
+    slept, woke = address(cloud, at["address"])[-2:]
+    assert (slept["what"], woke["what"]) == ("slept", "woke")
+    assert float(woke["took_s"]) >= 240
+
+
+def let_time_pass(cloud: Cloud, served: Served, until: str) -> None:
+    """Put the clock forward, half a minute at a time, until the address is in a state."""
+    for _ in range(120):
+        if served.at["state"] == until:
+            return
+        cloud.control("Advance", {"Seconds": 30, "BudgetSeconds": 5})
+    pytest.fail(f"an hour later it is {served.at['state']}, not {until}")
+
+
+def kill_who_works(served: Served, cloud: Cloud) -> None:
+    """Stop the execution that works on the address while it waits, and see that another one takes its place."""
+    killed = served.at["worked_by"]
+    cloud.client("stepfunctions").stop_execution(executionArn=killed)
+    wait_until(lambda: served.at.get("worked_by") not in (None, killed), "another execution takes its place")
 
 
 # ---- An endpoint that Ebb did not make ----
