@@ -47,7 +47,10 @@ class Runs:
 
     def process(self) -> Path:
         """Return the curated data."""
-        return self._kept("process", {"data": self.data}, {}) / "processing/output/curated"
+        base = self._kept("process", {"data": self.data}, {}) / "processing/output"
+        if rejection := report(base / "report").get("rejection"):
+            raise StageError(f"{self.task.name}: process rejected the data: {rejection['message']}")
+        return base / "curated"
 
     def train(self) -> Path:
         """Return the original network with its report."""

@@ -406,7 +406,7 @@ def _heat(candidates: list[Candidate], rows: Rows, report: Report) -> None:
         for name, one in running.items()
     }
     kept = frozenset(name for name, one in running.items() if one.is_original)
-    out = heats.dominated(glances, kept, rows.metric)
+    out = heats.dominated(glances, kept, _full_precisions(running), rows.metric)
     for name, told in out.items():
         running[name].fail(told, DROPPED)
     report.decide(
@@ -415,6 +415,21 @@ def _heat(candidates: list[Candidate], rows: Rows, report: Report) -> None:
         "dropped by a short look: " + (", ".join(out) or "none"),
         numbers={name: round(single * 1000, 5) for name, (single, _) in seconds.items()},
     )
+
+
+def _full_precisions(candidates: dict[str, Candidate]) -> dict[str, str]:
+    """Return, for each candidate in 8 bits, the same network in float32 in the same runtime."""
+    float32 = {
+        (tuple(one.made["chain"]), one.runtime): name
+        for name, one in candidates.items()
+        if one.made.get("precision") == "float32" and one.precision is None
+    }
+    found = {
+        name: float32.get((tuple(step for step in one.made["chain"] if step != "quantize"), one.runtime))
+        for name, one in candidates.items()
+        if one.made.get("precision") == "int8"
+    }
+    return {name: full for name, full in found.items() if full}
 
 
 def _files(one: Candidate) -> list[Path]:

@@ -1,7 +1,8 @@
 """The heat before the race: a short look at every candidate, after which those that are clearly beaten drop out.
 
 A candidate is beaten by another that is at least as good on the validation rows, no larger, and clearly faster, one
-row at a time and in batches. What is left shares the time of the race, and each is measured the longer.
+row at a time and in batches; in 8 bits also by its own full precision that is clearly faster. What is left shares the
+time of the race, and each is measured the longer.
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ class Glance:
         return (
             not quality.is_better(metric, other.quality, self.quality)
             and self.size_bytes <= other.size_bytes
-            and self.single_s * CLEARLY_FASTER < other.single_s
-            and self.batch_s * CLEARLY_FASTER < other.batch_s
+            and self.is_clearly_faster(other)
         )
+
+    def is_clearly_faster(self, other: Glance) -> bool:
+        """Tell whether this one takes clearly less time, a row alone and in a batch."""
+        return self.single_s * CLEARLY_FASTER < other.single_s and self.batch_s * CLEARLY_FASTER < other.batch_s
 
 
 def times(models: Mapping[str, measure.Answers], encoded: np.ndarray) -> dict[str, tuple[float, float]]:
@@ -52,18 +56,29 @@ def times(models: Mapping[str, measure.Answers], encoded: np.ndarray) -> dict[st
     return found
 
 
-def dominated(glances: Mapping[str, Glance], kept: frozenset[str], metric: str) -> dict[str, str]:
-    """Return who drops out, with the reason; `kept` are the forms of the original, which always compete."""
+def dominated(
+    glances: Mapping[str, Glance], kept: frozenset[str], full: Mapping[str, str], metric: str
+) -> dict[str, str]:
+    """Return who drops out, with the reason.
+
+    `kept` are the forms of the original, which compete whatever smaller networks do; `full` names, for a candidate in 8
+    bits, the same network in full precision.
+    """
     out: dict[str, str] = {}
     for name, glance in glances.items():
-        if name in kept:
-            continue
-        better = next((other for other in glances if other != name and glances[other].beats(glance, metric)), None)
-        if better is not None:
-            its = glances[better]
-            out[name] = (
-                f"{better} is no worse, no larger and faster in a heat: {its.single_s * 1000:.4f} against "
-                f"{glance.single_s * 1000:.4f} ms per row, {its.batch_s * 1000:.3f} against "
-                f"{glance.batch_s * 1000:.3f} ms per {measure.BATCH_ROWS} rows"
-            )
+        own = full.get(name)
+        if own in glances and glances[own].is_clearly_faster(glance):
+            out[name] = f"slower in 8 bits than {own} in a heat: {_times(glances[own], glance)}"
+        elif name not in kept:
+            better = next((other for other in glances if other != name and glances[other].beats(glance, metric)), None)
+            if better is not None:
+                told = _times(glances[better], glance)
+                out[name] = f"{better} is no worse, no larger and faster in a heat: {told}"
     return out
+
+
+def _times(fast: Glance, slow: Glance) -> str:
+    return (
+        f"{fast.single_s * 1000:.4f} against {slow.single_s * 1000:.4f} ms per row, {fast.batch_s * 1000:.3f} against "
+        f"{slow.batch_s * 1000:.3f} ms per {measure.BATCH_ROWS} rows"
+    )
