@@ -1,13 +1,14 @@
 """Lambda: decide the next step of putting an endpoint to sleep. Reads it and its metrics; writes its snapshot only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import addresses, events, idle, keep_alive, scaling, snapshot
+from ebb import addresses, control_plane, events, idle, keep_alive, scaling, snapshot
 from ebb.addresses import AWAKE, FALLING_ASLEEP, Address
 from ebb.aws import endpoints, executions, metrics, restoring
 from ebb.aws.ledger import Ledger
@@ -134,10 +135,11 @@ def _window(at: Address, world: World, variants: list[str], asked: Asked) -> Win
         found = keep_alive.window(
             calls,
             now=asked.now,
-            costs=keep_alive.Costs(at.awake_usd_per_hour or 1.0, WAKE_S.get(at.kind, USUAL_WAKE_S)),
+            costs=_costs(at),
             cold_start=at.policy.cold_start,
             observed_since=_observed_since(at, world, calls),
             awake_since=scaling.in_service_since(at, world),
+            cold_wakes=[keep_alive.moment(minute) for minute in at.cold_wakes],
         )
     if found.idle_after is None:
         return None
@@ -146,7 +148,14 @@ def _window(at: Address, world: World, variants: list[str], asked: Asked) -> Win
     )
 
 
-def _observed_since(at: Address, world: World, calls: Sequence[datetime]) -> datetime | None:
+def _costs(at: Address) -> keep_alive.Costs:
+    wake_s = WAKE_S.get(at.kind, USUAL_WAKE_S)
+    if not at.awake_usd_per_hour:
+        return keep_alive.Costs(wake_s=wake_s)
+    return keep_alive.Costs(at.awake_usd_per_hour, wake_s, cycle=control_plane.total_usd(control_plane.cycle(wake_s)))
+
+
+def _observed_since(at: Address, world: World, calls: Mapping[datetime, float]) -> datetime | None:
     """Return since when silence is known to be silence: since it was made, or since the first call that was seen.
 
     A classic endpoint is made anew by each wake. Of a component the earlier ones are read too, as many as are noted;
@@ -155,7 +164,7 @@ def _observed_since(at: Address, world: World, calls: Sequence[datetime]) -> dat
     whole = not at.component or 0 < len(at.earlier_components) < addresses.MOST_EARLIER
     part = world.endpoint if whole else world.component
     made = events.timestamp((part or {}).get("CreationTime"))
-    return min((each for each in (made, *calls[:1]) if each), default=None)
+    return min((each for each in (made, *islice(calls, 1)) if each), default=None)
 
 
 def _facts(at: Address, world: World) -> Facts:

@@ -368,3 +368,26 @@ def test_a_wake_that_meets_one_falling_asleep_for_ever_ends(own: Cloud):
     assert ended.status == "FAILED"
     assert "falling asleep" in ended.cause
     assert len(ended.entered) < 4_000  # of 25,000 events: each state is two to five
+
+
+@pytest.mark.parametrize(("cold_start", "remembered"), [("avoid", 1), ("allowed", 0)])
+def test_a_cold_wake_that_the_sla_forbids_is_remembered_and_counted(account, monkeypatch, cold_start, remembered):
+    policy = addresses.IdlePolicy(cold_start=cold_start, idle_after_s=300)
+    cloud = asynchronous(account, monkeypatch)
+    cloud.book.apply(addresses.put(cloud.at.model_copy(update={"policy": policy}), now=START - timedelta(days=30)))
+    cloud.sleep(generation=2)
+    cloud.now += 60 * MINUTE
+    cloud.wake()
+    woken = cloud.state().cold_wakes
+    assert len(woken) == remembered
+    cloud.book.apply(
+        addresses.put(
+            cloud.state().model_copy(update={"policy": addresses.IdlePolicy(cold_start=cold_start)}), now=cloud.now
+        )
+    )
+    asked: dict[str, Any] = {}
+    window = keep_alive.window
+    monkeypatch.setattr(keep_alive, "window", lambda *given, **named: asked.update(named) or window(*given, **named))
+    cloud.now += 60 * MINUTE
+    cloud.sleep()
+    assert asked["cold_wakes"] == [keep_alive.moment(each) for each in woken]

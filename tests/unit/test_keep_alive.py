@@ -188,3 +188,71 @@ def test_the_part_of_the_week_is_that_of_the_calendar():
     assert keep_alive.part_of_week(minute(datetime(2026, 11, 23, 0, 0, tzinfo=UTC))) == 0  # Monday
     assert keep_alive.part_of_week(minute(datetime(2026, 11, 27, 23, 59, tzinfo=UTC))) == 5  # Friday
     assert keep_alive.part_of_week(minute(datetime(2026, 11, 28, 4, 0, tzinfo=UTC))) == 7  # Saturday
+
+
+# ---- what an SLA that forbids cold starts allows ----
+
+
+def at_random(per_day: float, seed: int = 5, days: int = 16) -> list[datetime]:
+    chance = random.Random(seed)
+    return sorted(NOW - days * DAY * chance.random() for _ in range(int(per_day * days)))
+
+
+def test_who_had_too_many_late_requests_stays_awake_until_they_are_fewer():
+    calls = at_office_hours()  # 300 minutes with calls a day, ten days in 14: 0.5 % of 3,000 are 15
+    nightly = [NOW.replace(hour=3, minute=0) - number * DAY for number in range(1, 6)]
+    late = {moment + number * MINUTE: 1.0 for moment in nightly for number in range(4)}  # four wait for each wake: 20
+    counted = {moment: 1.0 for moment in calls} | late
+    over = window(counted, now=NOW, costs=COSTS, cold_start="avoid", cold_wakes=nightly)
+    assert over.idle_after is None
+    assert "and 20 of its 3," in over.reason
+    assert over.reason.endswith("requests of 14 days met one: awake until they are less than 0.5%")
+    few = window(counted, now=NOW, costs=COSTS, cold_start="avoid", cold_wakes=nightly[:1])
+    assert few.idle_after is not None
+    allowed = window(counted, now=NOW, costs=COSTS, cold_wakes=nightly)
+    assert allowed.idle_after is not None
+
+
+def test_late_requests_of_more_than_two_weeks_ago_are_forgotten():
+    calls = dict.fromkeys(every(7 * MINUTE), 1.0)
+    long_ago = [NOW - 14 * DAY - number * HOUR for number in range(1, 9)]
+    woken = [minute_of(each) for each in long_ago]
+    so_far = keep_alive.spent(*keep_alive.history(calls, now=NOW), woken, at=minute_of(NOW), costs=COSTS)
+    assert (so_far.late, so_far.wakes) == (0, 0)
+
+
+def minute_of(moment: datetime) -> int:
+    return int(moment.timestamp() // 60)
+
+
+def test_the_less_is_left_of_the_allowance_the_less_it_sleeps():
+    # nights with one call now and then, on which an allowance can be spent
+    minutes, counts = keep_alive.history([*at_office_hours(), *at_random(2)], now=NOW)
+    until = minute_of(NOW.replace(hour=0, minute=0))
+
+    def expected_late(late: float, wakes: int) -> float:
+        so_far = keep_alive.Spent(3000, late, wakes)
+        habit = keep_alive.learn(
+            minutes, counts, since=minutes[0], until=until, cold_start="avoid", costs=COSTS, so_far=so_far
+        )
+        return habit.numbers["cold_starts"]
+
+    found = [expected_late(late, wakes) for late, wakes in ((0, 0), (8, 3), (14, 9), (15, 9))]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[-1]
+
+
+def test_only_the_cold_wakes_of_two_weeks_are_remembered_and_not_too_many():
+    now = minute_of(NOW)
+    assert keep_alive.with_cold_wake([now - 15 * 1440, now - 1440], NOW) == [now - 1440, now]
+    assert len(keep_alive.with_cold_wake(range(now - 5000, now), NOW)) == keep_alive.MOST_WAKES
+
+
+def test_what_a_sleep_costs_ebb_itself_is_weighed_against_what_it_saves():
+    # silences of 16 minutes: 7 pass before a sleep and 5 are a wake, so that 4 are saved
+    calls = every(17 * MINUTE)
+    chance = random.Random(1)
+    calls = [moment + MINUTE * chance.choice((-2, 0, 2)) for moment in calls]
+    dear = window(calls, now=NOW, costs=Costs(awake_per_hour=0.06, cycle=0.02, cold_start_allowed=0))  # 20 minutes
+    cheap = window(calls, now=NOW, costs=Costs(awake_per_hour=0.06, cold_start_allowed=0))
+    assert cheap.idle_after < dear.idle_after

@@ -12,20 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from ebb import catalog, control_plane, footprint
+from ebb import catalog, control_plane, footprint, keep_alive
 from ebb.carbon import Band
 from ebb_cli.problems import USAGE, CommandError
-from ebb_cli.simulation import clairvoyant
+from ebb_cli.simulation import clairvoyant, informed
 from ebb_cli.simulation.policies import LOOK_MIN, Fixed, HybridHistogram, Learned
 from ebb_cli.simulation.replay import Machine, Outcome, Policy, replay
-from ebb_cli.simulation.traffic import Endpoint, Fleet
+from ebb_cli.simulation.traffic import DAY, Endpoint, Fleet
 
 REGION = "us-east-1"
 LOAD = Band.exact(0.10)  # mean load of a processor of an endpoint that is awake; assumed
 MINUTES_PER_HOUR = 60
+RULE = Fixed().name
 ALARMS = 2  # of each endpoint at any time
 
 ALWAYS, EBB, NEVER_LATE, AS_LATE = "always on", "Ebb", "clairvoyant, never late", "clairvoyant, as late as Ebb"
+# What is worked out beside the policies, so that they can be compared like with like.
+RULE_AS_LATE, POOLED, INFORMED = "15-minute rule, as late as Ebb", "Ebb, SLAs left out", "informed online"
 POLICIES: tuple[Callable[[], Policy], ...] = (Fixed, HybridHistogram, Learned)
 
 
@@ -38,6 +41,7 @@ class Totals:
     gpu_hours: float = 0.0  # of these, on machines with a GPU
     usd: float = 0.0
     forbidding_usd: float = 0.0  # of these, on endpoints that forbid cold starts
+    bound_usd: float = 0.0  # of the clairvoyant with as many cold starts on each endpoint
     kwh: float = 0.0
     carbon_g: float = 0.0
     control_usd: float = 0.0  # of Ebb itself, for its alarms, its looks, its sleeps and wakes
@@ -53,8 +57,13 @@ class Totals:
     lost: int = 0
     longest_wait_min: int = 0
 
-    def add(self, endpoint: Endpoint, machine: Machine, outcome: Outcome) -> None:
-        """Add what came of one endpoint."""
+    def add(
+        self, endpoint: Endpoint, machine: Machine, outcome: Outcome, *, control: float = 0.0, bound_min: float = 0.0
+    ) -> None:
+        """Add what came of one endpoint, what Ebb cost for it, and what the clairvoyant would have been billed."""
+        self.bound_usd += bound_min / MINUTES_PER_HOUR * machine.usd_per_hour
+        self.control_usd += control
+        self.forbidding_control_usd += control * (endpoint.cold_start == "avoid")
         hours = outcome.awake_min / MINUTES_PER_HOUR
         self.instance_hours += hours
         self.gpu_hours += hours * machine.gpu
@@ -110,6 +119,8 @@ class Comparison:
     def of_clairvoyant(self, name: str, clairvoyant_name: str = AS_LATE) -> float | None:
         """Return a policy's saving as a share of the clairvoyant's; None where there is nothing to save."""
         best = self.saving(clairvoyant_name)
+        if name == POOLED and clairvoyant_name == AS_LATE:  # it is later than Ebb, and so may its clairvoyant be
+            best = self.rows[ALWAYS].usd - self.rows[POOLED].bound_usd
         return self.saving(name) / best if best > 0 else None
 
     def of_clairvoyant_where(self, *, forbidden: bool, name: str = EBB) -> float | None:
@@ -149,6 +160,12 @@ class Comparison:
                 "allowed": self.of_clairvoyant_where(forbidden=False),
                 "forbidden": self.of_clairvoyant_where(forbidden=True),
             },
+            "share_of_clairvoyant_of_informed_where_cold_starts_are": {
+                "allowed": self.of_clairvoyant_where(forbidden=False, name=INFORMED),
+                "forbidden": self.of_clairvoyant_where(forbidden=True, name=INFORMED),
+            }
+            if INFORMED in self.rows
+            else None,
             "forbidden_late_share": {name: self.forbidden_share(name) for name in self.rows},
             "decision_calls": self.calls,
             "habits": self.habits,
@@ -226,26 +243,67 @@ class _Part:
 def _of_share(task: tuple[Sequence[Endpoint], int, int]) -> _Part:
     endpoints, start, end = task
     policies = [make() for make in POLICIES]
-    names = [ALWAYS, *(policy.name for policy in policies), AS_LATE, NEVER_LATE]
+    without = Learned(POOLED, cold_start="allowed")
+    known = all(endpoint.law for endpoint in endpoints)
+    more = [RULE_AS_LATE, POOLED, *([INFORMED] if known else [])]
+    names = [ALWAYS, *(policy.name for policy in policies), *more, AS_LATE, NEVER_LATE]
     rows = {name: Totals(name) for name in names}
     for endpoint in endpoints:
         machine = machine_of(endpoint.machine)
         rows[ALWAYS].add(endpoint, machine, Outcome(awake_min=end - start))
         never = clairvoyant.never_late_min(endpoint, machine, start=start, end=end)
         rows[NEVER_LATE].add(endpoint, machine, Outcome(awake_min=never))
-        for policy in policies:
-            outcome = replay(endpoint, policy, machine, start=start, end=end)
-            rows[policy.name].add(endpoint, machine, outcome)
-            if policy.name == EBB:
-                months = (end - start) / MINUTES_PER_HOUR / control_plane.HOURS_PER_MONTH
-                own = control_usd(endpoint, machine, outcome, months=months)
-                rows[EBB].control_usd += own
-                rows[EBB].forbidding_control_usd += own * (endpoint.cold_start == "avoid")
-                bound = clairvoyant.bound_min(endpoint, machine, start=start, end=end, cold_starts=outcome.cold_starts)
+        found = {policy.name: replay(endpoint, policy, machine, start=start, end=end) for policy in policies}
+        ebb = found[EBB]
+        found[POOLED] = ebb
+        if endpoint.cold_start == "avoid":
+            found[POOLED] = replay(endpoint, without, machine, start=start, end=end)
+        months = (end - start) / MINUTES_PER_HOUR / control_plane.HOURS_PER_MONTH
+        for name, outcome in found.items():
+            if name not in {EBB, POOLED}:
+                rows[name].add(endpoint, machine, outcome)
+                continue
+            own = control_usd(endpoint, machine, outcome, months=months)
+            bound = clairvoyant.bound_min(endpoint, machine, start=start, end=end, cold_starts=outcome.cold_starts)
+            rows[name].add(endpoint, machine, outcome, control=own, bound_min=bound)
+            if name == EBB:
                 as_late = Outcome(bound, cold_starts=outcome.cold_starts, late_requests=outcome.late_requests)
                 rows[AS_LATE].add(endpoint, machine, as_late)
+        if RULE in found:
+            rows[RULE_AS_LATE].add(endpoint, machine, _no_later(endpoint, found[RULE], ebb, end - start))
+        if known:
+            rows[INFORMED].add(endpoint, machine, _informed(endpoint, machine, end - start))
     learned = next(policy for policy in policies if isinstance(policy, Learned))
-    return _Part(rows, learned.calls_of, learned.habits)
+    calls = {name: number + without.calls_of[name] for name, number in learned.calls_of.items()}
+    return _Part(rows, calls, learned.habits)
+
+
+def _no_later(endpoint: Endpoint, rule: Outcome, ebb: Outcome, minutes: int) -> Outcome:
+    """Return what a rule takes that is in force for so much of the year that no more requests are late than Ebb's.
+
+    Where cold starts are allowed it is always in force.
+    """
+    if endpoint.cold_start == "allowed" or rule.late_requests <= ebb.late_requests:
+        return rule
+    share = ebb.late_requests / rule.late_requests
+    return Outcome(
+        round(minutes - share * (minutes - rule.awake_min)),
+        wakes=round(share * rule.wakes),
+        cold_starts=round(share * rule.cold_starts),
+        late_requests=ebb.late_requests,
+        wrong=round(share * rule.wrong),
+    )
+
+
+def _informed(endpoint: Endpoint, machine: Machine, minutes: int) -> Outcome:
+    """Return what is expected of who knows the endpoint's law, within the same promise: Ebb's own cost included."""
+    cycle_min = _cycle_usd(machine.wake_min) / machine.usd_per_hour * MINUTES_PER_HOUR
+    offered = informed.offers(endpoint, machine, minutes=minutes, cycle_min=cycle_min)
+    most_late = None
+    if endpoint.cold_start == "avoid":
+        wakes = minutes / DAY / keep_alive.LEARNED_DAYS
+        most_late = keep_alive.LATE_SHARE * endpoint.requests + wakes * informed.late_each(endpoint, machine)
+    return Outcome(round(minutes - informed.saved_min(offered, most_late=most_late)))
 
 
 def _joined(fleet: Fleet, parts: Iterable[_Part]) -> Comparison:

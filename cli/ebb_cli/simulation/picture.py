@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ebb_cli.simulation.compare import ALWAYS, AS_LATE, EBB, NEVER_LATE, Comparison, machine_of
+from ebb_cli.simulation.compare import (
+    ALWAYS,
+    AS_LATE,
+    EBB,
+    INFORMED,
+    NEVER_LATE,
+    POOLED,
+    RULE_AS_LATE,
+    Comparison,
+    machine_of,
+)
 from ebb_cli.simulation.policies import Fixed, HybridHistogram, Learned
 from ebb_cli.simulation.replay import Policy, replay
 from ebb_cli.simulation.traffic import DAY, Endpoint, Fleet
@@ -59,7 +69,7 @@ def draw(found: Comparison, fleet: Fleet, path: Path) -> list[Path]:
 
 def _savings(axes: Any, found: Comparison, field: str, label: str) -> None:
     """Draw what each policy saves against its cold starts."""
-    shown = {name: row for name, row in found.rows.items() if name != ALWAYS}
+    shown = {name: row for name, row in found.rows.items() if name not in {ALWAYS, RULE_AS_LATE, POOLED, INFORMED}}
     across = {name: getattr(row, field) / 1000 for name, row in shown.items()}
     for name, x in across.items():
         y = 100 * found.saved_share(name)

@@ -6,14 +6,15 @@ import math
 
 import numpy as np
 
-from ebb import idle, keep_alive
+from ebb import control_plane, idle, keep_alive
 from ebb.addresses import IdlePolicy
-from ebb.keep_alive import Costs, Habit
+from ebb.keep_alive import ColdStart, Costs, Habit, Spent
 from ebb_cli.simulation.replay import LAG_MIN, Machine, Verdict
 from ebb_cli.simulation.traffic import DAY, Endpoint
 
 LOOK_MIN = keep_alive.SHORTEST // keep_alive.MINUTE  # the window of the idle alarm
 SWEEP_MIN = 60  # the sweep lists metrics in the first of four runs only: so often it looks at an endpoint that is awake
+NOTHING_SPENT = Spent()
 LONGEST_WAIT_MIN = idle.LONGEST_WAIT // keep_alive.MINUTE
 
 
@@ -112,11 +113,13 @@ class HybridHistogram:
 class Learned:
     """Ebb: the real `keep_alive`, asked when an alarm may fire, and the real `idle.decide` before it sleeps.
 
-    The habit is learned once a day, from the complete days before: `keep_alive.window` uses no more than those.
+    The habit is learned once a day, from the complete days before: `keep_alive.window` uses no more than those. Whether
+    more requests were late than an SLA allows is asked once a day and after each cold start. `cold_start` is taken
+    instead of what the endpoint's owner says, if it is given.
     """
 
-    def __init__(self) -> None:
-        self.name = "Ebb"
+    def __init__(self, name: str = "Ebb", cold_start: ColdStart | None = None) -> None:
+        self.name, self.instead = name, cold_start
         self.shortest_min = LOOK_MIN + LAG_MIN
         self.calls_of = {"keep_alive.learn": 0, "keep_alive.decide": 0, "idle.decide": 0, "refused": 0}
         self.habits: dict[str, int] = {}
@@ -124,11 +127,20 @@ class Learned:
     def begin(self, endpoint: Endpoint, machine: Machine, start: int) -> None:
         """Forget what was learned."""
         self.endpoint, self.start = endpoint, start
-        self.costs = Costs(wake_s=machine.wake_min * 60, lag_s=LAG_MIN * 60, awake_per_hour=machine.usd_per_hour)
+        self.costs = Costs(
+            wake_s=machine.wake_min * 60,
+            lag_s=LAG_MIN * 60,
+            awake_per_hour=machine.usd_per_hour,
+            cycle=control_plane.total_usd(control_plane.cycle(machine.wake_min * 60)),
+        )
+        self.cold_start = self.instead or endpoint.cold_start
         self.day = -1
+        self.cold_wakes: list[int] = []
+        self.so_far = Spent()
+        self.spent_day = self.awake_since = -1
         self.said = keep_alive.given(keep_alive.SHORTEST)
 
-    def _habit(self, at: int) -> Habit:
+    def _habit(self, at: int, so_far: Spent = NOTHING_SPENT) -> Habit:
         day = at // DAY
         if day != self.day:
             until = day * DAY
@@ -139,22 +151,44 @@ class Learned:
                 self.endpoint.counts[first:end].tolist(),
                 since=self.start,
                 until=until,
-                cold_start=self.endpoint.cold_start,
+                cold_start=self.cold_start,
                 costs=self.costs,
+                so_far=so_far,
             )
             self.day = day
             self.calls_of["keep_alive.learn"] += 1
             self.habits[self.habit.kind] = self.habits.get(self.habit.kind, 0) + 1
         return self.habit
 
+    def _spent(self, at: int, awake_since: int) -> Spent:
+        """Ask the real code how many requests met a cold start."""
+        day, called = at // DAY, self.endpoint.minutes
+        cold = False
+        if awake_since != self.awake_since:
+            self.awake_since = awake_since
+            woken = awake_since - self.costs.wake_min - 1  # if by a call: answered in the minute before `awake_since`
+            first = int(np.searchsorted(called, woken))
+            cold = first < len(called) and called[first] < awake_since
+            if cold:
+                self.cold_wakes.append(woken)
+        if cold or day != self.spent_day:
+            self.spent_day = day
+            since = at - keep_alive.LEARNED_DAYS * DAY
+            self.cold_wakes = [each for each in self.cold_wakes if each >= since]
+            first, end = int(np.searchsorted(called, since)), int(np.searchsorted(called, at))
+            minutes, counts = called[first:end].tolist(), self.endpoint.counts[first:end].tolist()
+            self.so_far = keep_alive.spent(minutes, counts, self.cold_wakes, at=at, costs=self.costs)
+        return self.so_far
+
     def verdict(self, at: int, last: int | None, awake_since: int) -> Verdict:
         """Ask the real code what it would do now, from the moment on at which the idle alarm asks it."""
         quiet_from = _quiet_from(last, awake_since)
         if at < quiet_from + LOOK_MIN:
             return Verdict(None, quiet_from + LOOK_MIN)
-        habit = self._habit(at)
+        so_far = self._spent(at, awake_since) if self.cold_start == "avoid" else Spent()
+        habit = self._habit(at, so_far)
         self.calls_of["keep_alive.decide"] += 1
-        said = keep_alive.decide(habit, at=at, last=last, awake_since=awake_since)
+        said = keep_alive.exhausted(so_far) or keep_alive.decide(habit, at=at, last=last, awake_since=awake_since)
         midnight = (at // DAY + 1) * DAY
         if said.idle_after is None:
             return Verdict(None, midnight)
@@ -177,7 +211,8 @@ class Learned:
         beats = tuple(keep_alive.moment(minute) for minute in range(max(heard_from, awake_since), at))
         called = () if last is None or last < heard_from else (keep_alive.moment(last),)
         for now in (act - idle.GRACE, act):
-            seen = idle.EndpointSnapshot(
+            # as it would be made of what AWS answers; the fields are right, and validated a million times for nothing
+            seen = idle.EndpointSnapshot.model_construct(
                 name=self.endpoint.name,
                 kind="realtime",
                 status=idle.AT_REST,

@@ -5,13 +5,23 @@ from __future__ import annotations
 from rich.markup import escape
 
 from ebb_cli import output
-from ebb_cli.simulation.compare import ALWAYS, AS_LATE, EBB, LOAD, NEVER_LATE, REGION, Comparison
-from ebb_cli.simulation.policies import Fixed
+from ebb_cli.simulation.compare import (
+    ALWAYS,
+    AS_LATE,
+    EBB,
+    INFORMED,
+    LOAD,
+    NEVER_LATE,
+    POOLED,
+    REGION,
+    RULE,
+    RULE_AS_LATE,
+    Comparison,
+)
 from ebb_cli.simulation.replay import LAG_MIN, QUEUE_MIN
 
 CLAIRVOYANT_SHARE, FORBIDDEN_SHARE = 0.90, 0.005
-NO_COUNT = {ALWAYS, NEVER_LATE}
-RULE = Fixed().name
+NO_COUNT = {ALWAYS, NEVER_LATE, INFORMED}
 
 COLUMNS = (
     "policy",
@@ -64,6 +74,13 @@ def print_comparison(found: Comparison) -> None:
         f"{_share(found.of_clairvoyant_where(forbidden=True))} where they are forbidden: "
         "what calls at random cannot sleep there, and only a clairvoyant knows when nobody will call"
     )
+    informed = _share(found.of_clairvoyant_where(forbidden=True, name=INFORMED)) if INFORMED in found.rows else None
+    if informed:
+        say(
+            f"  {_share(found.of_clairvoyant(INFORMED))} of it is what can be expected within the same promise by who "
+            f"knows each endpoint's rates and not its calls ({informed} where "
+            "they are forbidden)"
+        )
     say(
         f"{_kept(late, at_most=FORBIDDEN_SHARE)} of all requests to endpoints that forbid cold starts together "
         f"{_share(late, 4)} met one (promised: at most {FORBIDDEN_SHARE:.1%}); of those to the worst endpoint "
@@ -74,7 +91,15 @@ def print_comparison(found: Comparison) -> None:
         say(
             f"  {more} saved than by the {RULE}: {found.saved_share(EBB):.1%} to {found.saved_share(RULE):.1%}, "
             f"with {ebb.cold_starts:,} to {rule.cold_starts:,} cold starts in all, "
-            f"{ebb.wrong:,} to {rule.wrong:,} sleeps shorter than their wake"
+            f"{ebb.wrong:,} to {rule.wrong:,} sleeps shorter than their wake; the rule in force for so much of the "
+            f"year only that it is no later than Ebb where that is forbidden: {_share(found.saved_share(RULE_AS_LATE))}"
+        )
+    if found.forbidden_requests:
+        say(
+            f"  were the {FORBIDDEN_SHARE:.1%} counted over all endpoints together, the same code could leave the SLAs "
+            f"out: {_share(found.forbidden_share(POOLED), 4)} late, {_share(found.saved_share(POOLED))} saved, "
+            f"{_share(found.of_clairvoyant(POOLED))} of its clairvoyant; of the worst endpoint's requests "
+            f"{_share(found.rows[POOLED].forbidden_worst_share)} would be late"
         )
     say(
         f"  {ebb.lost} requests lost: every wake succeeds here, within {ebb.longest_wait_min} min, and a queued "

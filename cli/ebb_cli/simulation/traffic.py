@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +60,28 @@ Minutes = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
+class Law:
+    """By what an endpoint's calls were drawn: what `informed` knows, and no policy does."""
+
+    pattern: str
+    per_day: float  # calls
+    length: int  # minutes
+    chance: np.random.Generator  # as it was before the calls were drawn
+
+    def starts_per_minute(self) -> np.ndarray[Any, Any]:
+        """Return how many calls are expected in each minute: of bursts, how many sessions."""
+        return _RATES[self.pattern](deepcopy(self.chance), self.per_day, self.length)
+
+    def per_session(self) -> float:
+        """Return the calls a minute while a session of bursts lasts."""
+        return _in_session(deepcopy(self.chance))
+
+    def period_min(self) -> int:
+        """Return the distance of a timer's calls."""
+        return _period(self.per_day)
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """One endpoint with its calls: the minutes in which it was called, from 1970, sorted, and how often in each."""
 
@@ -68,6 +91,7 @@ class Endpoint:
     machine: str = DEFAULT_MACHINE
     cold_start: ColdStart = "allowed"
     pattern: str = "recorded"
+    law: Law | None = None  # by which it was generated
 
     @property
     def requests(self) -> int:
@@ -135,6 +159,7 @@ def _endpoint(chance: np.random.Generator, number: int, per_day: float, length: 
     pattern = _draw(chance, PATTERNS[rate])
     machine = _draw(chance, MACHINES)
     avoid = chance.random() < (FORBIDS[rate] if forbids == "by rate" else FORBIDS_EVENLY)
+    law = Law(pattern, per_day, length, deepcopy(chance))
     minutes, counts = _DRAWN[pattern](chance, per_day, length)
     return Endpoint(
         f"{pattern}-{number:03d}",
@@ -143,6 +168,7 @@ def _endpoint(chance: np.random.Generator, number: int, per_day: float, length: 
         machine,
         "avoid" if avoid else "allowed",
         pattern,
+        law,
     )
 
 
@@ -169,13 +195,25 @@ def _counted(calls: np.ndarray[Any, Any]) -> tuple[Minutes, Minutes]:
     return minutes, counts.astype(np.int64)
 
 
+def _independent_rate(chance: np.random.Generator, per_day: float, length: int) -> np.ndarray[Any, Any]:
+    return np.full(length, per_day / DAY)
+
+
 def _independent(chance: np.random.Generator, per_day: float, length: int) -> tuple[Minutes, Minutes]:
-    return _poisson(chance, np.full(length, per_day / DAY))
+    return _poisson(chance, _independent_rate(chance, per_day, length))
+
+
+def _office_rate(chance: np.random.Generator, per_day: float, length: int) -> np.ndarray[Any, Any]:
+    return _scaled(_office_weights(chance, length), per_day * (length / DAY))
+
+
+def _scaled(weights: np.ndarray[Any, Any], total: float) -> np.ndarray[Any, Any]:
+    scaled: np.ndarray[Any, Any] = weights * (total / weights.sum())
+    return scaled
 
 
 def _office(chance: np.random.Generator, per_day: float, length: int) -> tuple[Minutes, Minutes]:
-    weights = _office_weights(chance, length)
-    return _poisson(chance, weights * (per_day * (length / DAY) / weights.sum()))
+    return _poisson(chance, _office_rate(chance, per_day, length))
 
 
 def _office_weights(chance: np.random.Generator, length: int) -> np.ndarray[Any, Any]:
@@ -198,34 +236,58 @@ def _office_weights(chance: np.random.Generator, length: int) -> np.ndarray[Any,
     return np.maximum(level, 0.0) + 1e-12
 
 
-def _around_the_clock(chance: np.random.Generator, per_day: float, length: int) -> tuple[Minutes, Minutes]:
+def _around_the_clock_rate(chance: np.random.Generator, per_day: float, length: int) -> np.ndarray[Any, Any]:
     minute = np.arange(length)
     depth = chance.uniform(0.2, 0.5)  # half of the paper's calls do not vary with the hour
     wave = 1 + depth * np.sin(2 * np.pi * (minute / DAY + chance.random()))
     week = np.where((minute // DAY) % 7 >= 5, chance.uniform(0.6, 1.0), 1.0)
-    weights = wave * week
-    return _poisson(chance, weights * (per_day * (length / DAY) / weights.sum()))
+    return _scaled(wave * week, per_day * (length / DAY))
+
+
+def _around_the_clock(chance: np.random.Generator, per_day: float, length: int) -> tuple[Minutes, Minutes]:
+    return _poisson(chance, _around_the_clock_rate(chance, per_day, length))
 
 
 def _bursty(chance: np.random.Generator, per_day: float, length: int) -> tuple[Minutes, Minutes]:
     """Return sessions of 20 minutes in the median, in which calls come often; half of the endpoints at office hours."""
-    in_session = float(np.exp(chance.uniform(np.log(0.5), np.log(6.0))))  # calls a minute
-    median, spread = 20.0, 0.8
-    calls_each = in_session * median * math.exp(spread**2 / 2)
-    total = per_day * length / DAY
-    sessions = max(1, int(chance.poisson(total / calls_each)))
-    weights = _office_weights(chance, length) if chance.random() < 0.5 else np.ones(length)
-    until = np.cumsum(weights)
+    in_session = _in_session(chance)
+    sessions = max(1, int(chance.poisson(_sessions(in_session, per_day, length))))
+    until = np.cumsum(_session_weights(chance, length))
     starts = np.searchsorted(until, chance.random(sessions) * until[-1], side="right")
-    lasts = chance.lognormal(math.log(median), spread, sessions)
+    lasts = chance.lognormal(math.log(SESSION_MIN), SESSION_SPREAD, sessions)
     calls = np.asarray(chance.poisson(in_session * lasts))
     at = np.repeat(starts, calls) + (chance.random(int(calls.sum())) * np.repeat(lasts, calls)).astype(np.int64)
     return _counted(at[at < length])
 
 
+SESSION_MIN, SESSION_SPREAD = 20.0, 0.8  # median and spread of a log-normal length
+
+
+def _in_session(chance: np.random.Generator) -> float:
+    return float(np.exp(chance.uniform(np.log(0.5), np.log(6.0))))  # calls a minute
+
+
+def _sessions(in_session: float, per_day: float, length: int) -> float:
+    return per_day * length / DAY / (in_session * SESSION_MIN * math.exp(SESSION_SPREAD**2 / 2))
+
+
+def _session_weights(chance: np.random.Generator, length: int) -> np.ndarray[Any, Any]:
+    return _office_weights(chance, length) if chance.random() < 0.5 else np.ones(length)
+
+
+def _session_rate(chance: np.random.Generator, per_day: float, length: int) -> np.ndarray[Any, Any]:
+    sessions = _sessions(_in_session(chance), per_day, length)
+    chance.poisson(sessions)  # drawn before the weights
+    return _scaled(_session_weights(chance, length), sessions)
+
+
+def _period(per_day: float) -> int:
+    return min(PERIODS_MIN, key=lambda period: abs(math.log(per_day * period / DAY)))
+
+
 def _timer(chance: np.random.Generator, per_day: float, length: int) -> tuple[Minutes, Minutes]:
     """Return calls at a steady distance, a minute of jitter, one in a thousand left out; a few on weekdays only."""
-    period = min(PERIODS_MIN, key=lambda period: abs(math.log(per_day * period / DAY)))
+    period = _period(per_day)
     at = np.arange(chance.integers(period), length, period)
     at = at[chance.random(len(at)) >= 0.001]
     at = at + chance.integers(0, 2, len(at))
@@ -236,10 +298,18 @@ def _timer(chance: np.random.Generator, per_day: float, length: int) -> tuple[Mi
 
 def _dead(chance: np.random.Generator, per_day: float, length: int) -> tuple[Minutes, Minutes]:
     """Return calls until nobody needs it any more, a day to four months after its birth; a third had none."""
+    alive = _alive(chance, length)
+    return _independent(chance, per_day, alive) if alive else _counted(np.array([], dtype=np.int64))
+
+
+def _alive(chance: np.random.Generator, length: int) -> int:
     if chance.random() < 1 / 3:
-        return _counted(np.array([], dtype=np.int64))
-    alive = int(np.exp(chance.uniform(np.log(DAY), np.log(120 * DAY))))
-    return _independent(chance, per_day, min(alive, length))
+        return 0
+    return min(int(np.exp(chance.uniform(np.log(DAY), np.log(120 * DAY)))), length)
+
+
+def _dead_rate(chance: np.random.Generator, per_day: float, length: int) -> np.ndarray[Any, Any]:
+    return np.where(np.arange(length) < _alive(chance, length), per_day / DAY, 0.0)
 
 
 _DRAWN = {
@@ -249,6 +319,13 @@ _DRAWN = {
     "bursty": _bursty,
     "timer": _timer,
     "dead": _dead,
+}
+_RATES = {
+    "independent": _independent_rate,
+    "office": _office_rate,
+    "around-the-clock": _around_the_clock_rate,
+    "bursty": _session_rate,
+    "dead": _dead_rate,
 }
 
 

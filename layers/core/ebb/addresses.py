@@ -80,6 +80,7 @@ class Address(BaseModel):
     called_after_s: float | None = None  # from the first request until AWS was asked for capacity, at the last wake
     worked_by: str | None = None  # the execution that puts it to sleep or wakes it; of two, the other one looks on
     asleep_since: datetime | None = None
+    cold_wakes: tuple[int, ...] = ()  # minutes from 1970 in which a call woke it, where the SLA forbids that
     prewake_at: datetime | None = None  # when it is to be woken ahead of the calls that its habit promises
     tried: tuple[str, ...] = ()  # instance types that were refused since it began to wake
     reason: str | None = None

@@ -14,8 +14,16 @@ What a silence of `g` minutes costs, in minutes awake, for a window of `w` minut
 awake, to buy is to sleep and wake again):
 
     g                      when g <= w + lag
-    w + lag + wake + wait  otherwise: it slept; `wake` is billed, `wait` is what the waiting of a caller is worth
+    w + lag + wake + cycle + wait
+                           otherwise: it slept; `wake` is billed, `cycle` is what Ebb itself takes for a sleep with its
+                           wake, `wait` is what the waiting of a caller is worth
 Source of the competitive bound: Karlin et al., Competitive Snoopy Caching, Algorithmica 3 (1988).
+
+Where the SLA forbids cold starts each endpoint has an allowance of its own: LATE_SHARE of its requests of the last 14
+days, earned by those that were on time, and one wake in these 14 days. `spent` counts what became of it. A habit is
+taken only if no more requests are expected to be late than are left; and where more were late, whatever was expected,
+`exhausted` keeps it awake until they are fewer. So no endpoint has more late in any 14 days than its share and those of
+the wake that exceeded it.
 """
 
 from __future__ import annotations
@@ -27,7 +35,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 ColdStart = Literal["allowed", "avoid"]
 Calls = Mapping[datetime, float] | Iterable[datetime]
@@ -46,10 +54,14 @@ SHORTEST, LONGEST = timedelta(minutes=2), timedelta(hours=2)
 # Chosen on the tuning seeds of benchmarks/simulate.py, reported on others.
 ENOUGH_SILENCES = 8  # fewer say nothing of the next one
 PATIENCE = 0.5  # what one allowed cold start is worth, in wakes: a caller who waits counts half of what the wake costs
-FORBIDDEN_SHARE = 0.004  # of requests that may be expected to meet it cold where the SLA forbids it; promised: 0.5 %
+LATE_SHARE = 0.005  # of requests in 14 days that may have met a cold start which the SLA forbids: promised
+LEFT_TIMES = 3.0  # of what is left of it may be expected to be late: less comes, and what comes is taken off again
+PLANNED_SHARE = 0.01  # and never more than this
 LATE_PRICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # of a late request that the SLA forbids, in wakes
+MOST_WAKES = 300  # to remember: 2 KB of an item, and more in 14 days than any endpoint of the simulation has
 UNSEEN = 0.5  # misses beside those seen: the expectation of a rare event under Jeffreys' prior
 WORTH_SHARE = 0.05  # of the silent time: less is not worth a risk that the SLA forbids
+STEADY = 0.2  # of the middle one: silences whose middle four tenths are further apart are no timer's
 SLOT_MIN = 30  # of the week, for `hours`
 AROUND_SLOTS = (0, 1, 3)  # and so many slots before and after each, whichever costs least
 SILENT_DAYS: Mapping[ColdStart, int] = {"allowed": 7, "avoid": 14}  # without a call: nobody uses it
@@ -64,6 +76,7 @@ class Costs:
     wake_s: float = 300.0  # from the wake call until it answers; billed
     lag_s: float = 270.0  # from the end of the window until nothing is billed: late metrics, the grace before it acts
     cold_start_allowed: float | None = None  # USD or watt-hours that one is worth; default: PATIENCE wakes
+    cycle: float = 0.0  # USD or watt-hours that Ebb itself takes for a sleep with its wake
 
     @cached_property
     def wake_min(self) -> int:
@@ -74,6 +87,11 @@ class Costs:
     def lag_min(self) -> int:
         """Whole minutes from the decision until nothing is billed."""
         return math.ceil(self.lag_s / 60)
+
+    @cached_property
+    def cycle_min(self) -> float:
+        """Minutes awake that Ebb's own work for a sleep with its wake is worth."""
+        return self.cycle / self.awake_per_hour * 60 if self.awake_per_hour else 0.0
 
     @cached_property
     def wait_min(self) -> float:
@@ -131,12 +149,13 @@ def window(
     idle_after: timedelta | None = None,
     observed_since: datetime | None = None,
     awake_since: datetime | None = None,
+    cold_wakes: Iterable[datetime] = (),
 ) -> KeepAlive:
     """Return how long to keep an endpoint awake, from its own calls up to `now`.
 
     `calls` are the minutes in which it was called, with or without how often, as far back as HISTORY; `observed_since`
-    is when it began to be watched (None: with its first call); `awake_since` when it last came into service. A window
-    that the user gave wins over everything learned.
+    is when it began to be watched (None: with its first call); `awake_since` when it last came into service;
+    `cold_wakes` when it was woken by a call. A window that the user gave wins over everything learned.
     """
     minutes, counts = history(calls, now=now)
     at = _minute(now)
@@ -144,7 +163,11 @@ def window(
     if idle_after is not None:
         return given(idle_after)
     since = _minute(observed_since) if observed_since else (minutes[0] if minutes else at)
-    habit = learn(minutes, counts, since=since, until=at - at % DAY_MIN, cold_start=cold_start, costs=costs)
+    so_far = spent(minutes, counts, [_minute(each) for each in cold_wakes], at=at, costs=costs)
+    if cold_start == "avoid" and (over := exhausted(so_far)):
+        return over
+    until = at - at % DAY_MIN
+    habit = learn(minutes, counts, since=since, until=until, cold_start=cold_start, costs=costs, so_far=so_far)
     return decide(habit, at=at, last=last, awake_since=_minute(awake_since) if awake_since else None)
 
 
@@ -165,6 +188,47 @@ def history(calls: Calls, *, now: datetime) -> tuple[list[int], list[float]]:
     return sorted(seen), [seen[minute] for minute in sorted(seen)]
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What became of an allowance: requests of the last 14 days, those of them that met a cold start, such wakes."""
+
+    requests: float = 0.0
+    late: float = 0.0
+    wakes: int = 0
+
+
+def spent(
+    minutes: Sequence[int], counts: Sequence[float], cold_wakes: Iterable[int], *, at: int, costs: Costs
+) -> Spent:
+    """Return how many requests were late: those from the minute of a cold wake until it answers."""
+    since = at - LEARNED_DAYS * DAY_MIN
+    recent = [woken for woken in cold_wakes if since <= woken < at]
+    first = bisect_left(minutes, since)
+    late = 0.0
+    for woken in recent:
+        begin = bisect_left(minutes, woken, first)
+        late += sum(counts[begin : bisect_right(minutes, woken + costs.wake_min, begin)])
+    return Spent(sum(counts[first:]), late, len(recent))
+
+
+def with_cold_wake(earlier: Iterable[int], now: datetime) -> list[int]:
+    """Return the cold wakes that are to be remembered, in minutes from 1970, once there was one now."""
+    woken = _minute(now)
+    since = woken - LEARNED_DAYS * DAY_MIN
+    return [*(each for each in earlier if since <= each < woken), woken][-MOST_WAKES:]
+
+
+def exhausted(so_far: Spent) -> KeepAlive | None:
+    """Return why an endpoint whose SLA forbids cold starts stays awake: too many requests met one. Else None."""
+    if so_far.late <= LATE_SHARE * so_far.requests:
+        return None
+    reason = (
+        f"its SLA forbids cold starts, and {so_far.late:,.0f} of its {so_far.requests:,.0f} requests of "
+        f"{LEARNED_DAYS} days met one: awake until they are less than {LATE_SHARE:.1%}"
+    )
+    return KeepAlive(None, None, reason, {"late": so_far.late, "requests": so_far.requests})
+
+
 def learn(
     minutes: Sequence[int],
     counts: Sequence[float],
@@ -173,11 +237,13 @@ def learn(
     until: int,
     cold_start: ColdStart,
     costs: Costs,
+    so_far: Spent = Spent(),
 ) -> Habit:
     """Return the habit that would have cost least in the complete days [since, until) of a history.
 
     `minutes` are sorted and hold each minute with calls once. Where the SLA forbids cold starts, only habits count by
-    which at most FORBIDDEN_SHARE of the requests would have met it cold, and one more than was seen is expected.
+    which no more requests are expected to meet it cold than LEFT_TIMES what LATE_SHARE leaves after those that were
+    late already, `so_far`, but no more than PLANNED_SHARE; and those of one wake in 14 days.
     """
     since = max(since, until - LEARNED_DAYS * DAY_MIN)
     low, high = bisect_left(minutes, since), bisect_left(minutes, until)
@@ -197,8 +263,14 @@ def learn(
             (Window(max(SHORTEST // MINUTE, costs.wake_min), len(seen.silences), 0),),
             wake_min=costs.wake_min,
         )
-    most_late = FORBIDDEN_SHARE * seen.requests - UNSEEN * seen.late_each if forbidden else None
-    found = [_window_habit(seen, days, most_late), _timer_habit(seen, days), *_hours_habits(seen, days)]
+    most_late = None
+    if forbidden:
+        left = max(0.0, LATE_SHARE * seen.requests - so_far.late)
+        one_wake = 0.0 if so_far.wakes else seen.late_each * min(1.0, days / LEARNED_DAYS)
+        most_late = min(PLANNED_SHARE * seen.requests, LEFT_TIMES * left) + one_wake - UNSEEN * seen.late_each
+    found = [_window_habit(seen, days, most_late), _timer_habit(seen, days)]
+    if forbidden:  # otherwise windows for the parts of the week do as well
+        found += _hours_habits(seen, days)
     offers = [offer for offer in found if offer]
     if most_late is not None:
         awake = float(sum(length for *_, length in seen.silences))
@@ -251,6 +323,25 @@ class _Seen:
         return cls(since, until, minutes, found, late, total[-1], costs)
 
     @cached_property
+    def in_slots(self) -> tuple[int, list[tuple[int, int, int, int, int, float]]]:
+        """Return the minutes of all silences too short to sleep in, and the others by the slots of the week.
+
+        Of each: weeks that it reaches over, the slot in which it begins, minutes into that, the slot of the call that
+        ends it, minutes into that, the requests which that call would have held up.
+        """
+        effective = self.costs.wake_min + self.costs.lag_min
+        short, long = 0, []
+        for (start, end, length), held_up in zip(self.silences, self.late, strict=True):
+            if length <= effective:
+                short += length
+                continue
+            weeks, at = divmod(start, WEEK_MIN)
+            weeks_then, then = divmod(end, WEEK_MIN)
+            slot, slot_then = at // SLOT_MIN, then // SLOT_MIN
+            long.append((weeks_then - weeks, slot, at % SLOT_MIN, slot_then, then % SLOT_MIN, held_up))
+        return short, long
+
+    @cached_property
     def late_each(self) -> float:
         """Requests that one cold start holds up, on average; at least one."""
         return max(1.0, sum(self.late) / len(self.late)) if self.late else 1.0
@@ -266,52 +357,77 @@ def _window_habit(seen: _Seen, days: float, most_late: float | None) -> _Offer:
     for number, (start, _, _) in enumerate(seen.silences):
         parts[part_of_week(start)].append(number)
     few = [number for members in parts if len(members) < ENOUGH_SILENCES for number in members]
-    groups = [(_told_part(part), members) for part, members in enumerate(parts) if len(members) >= ENOUGH_SILENCES]
-    groups.append(("", few))
+    groups = {part: members for part, members in enumerate(parts) if len(members) >= ENOUGH_SILENCES} | {PARTS: few}
+    curves = {part: _windows(seen, members) for part, members in groups.items()}
+    wait, wake = seen.costs.wait_min, seen.costs.wake_min
     offer = None
     for price in (None,) if most_late is None else LATE_PRICES:
-        chosen = [(members, *_best_window(seen, members, price)) for _, members in groups]
-        awake, cold, late = (sum(column) for column in list(zip(*chosen, strict=True))[2:])
-        by_group = {
-            id(members): replace(best, part=told) for (told, members), (_, best, *_) in zip(groups, chosen, strict=True)
+        chosen = {part: _cheapest(curve, wait=wait, late_min=price and price * wake) for part, curve in curves.items()}
+        windows = {
+            part: Window(each.minutes, len(groups[part]), each.cold, _told_part(part) if part < PARTS else "")
+            for part, each in chosen.items()
         }
-        windows = tuple(by_group[id(members) if len(members) >= ENOUGH_SILENCES else id(few)] for members in parts)
-        offer = _Offer(Habit("window", days, windows), awake, cold, late)
+        awake, cold, late = (sum(column) for column in zip(*(each[1:] for each in chosen.values()), strict=True))
+        habit = Habit("window", days, tuple(windows.get(part, windows[PARTS]) for part in range(PARTS)))
+        offer = _Offer(habit, awake, cold, late)
         if most_late is None or late <= most_late:
             break
     assert offer is not None
     return offer
 
 
-def _best_window(seen: _Seen, members: Sequence[int], price: float | None) -> tuple[Window, float, float, float]:
-    """Return the window that would have cost least, and what: minutes awake, cold starts, late requests.
+class _Choice(NamedTuple):
+    """A window and what it would have cost: minutes awake, cold starts, late requests."""
 
-    `price` is that of a late request in wakes; None: each cold start has the price of its caller's waiting. The cost
-    only changes where a window reaches one more silence, so those are the only windows to try; the longest of equals.
+    minutes: int
+    awake: float
+    cold: int
+    late: float
+
+
+def _windows(seen: _Seen, members: Sequence[int]) -> list[_Choice]:
+    """Return the windows that are worth a try, shortest first.
+
+    The cost only changes where a window reaches one more silence.
     """
-    costs, lag, wake = seen.costs, seen.costs.lag_min, seen.costs.wake_min
+    lag, asleep = seen.costs.lag_min, seen.costs.lag_min + seen.costs.wake_min + seen.costs.cycle_min
     shortest, longest = SHORTEST // MINUTE, LONGEST // MINUTE
     ordered = sorted((seen.silences[member][2], seen.late[member]) for member in members)
     late = sum(held_up for _, held_up in ordered)
-    kept, longer, place = 0.0, len(ordered), 0
-    best: tuple[float, Window, float, float, float] | None = None
-    for minutes in sorted({shortest, longest, *(each - lag for each, _ in ordered if shortest < each - lag < longest)}):
-        while place < len(ordered) and ordered[place][0] <= minutes + lag:
-            kept, late, longer, place = kept + ordered[place][0], late - ordered[place][1], longer - 1, place + 1
-        awake = kept + longer * (minutes + lag + wake)
-        key = awake + (longer * costs.wait_min if price is None else late * price * wake)
-        if best is None or key < best[0] or (price is not None and key == best[0]):
-            best = (key, Window(minutes, len(ordered), longer), awake, longer, late)
-    assert best is not None
-    return best[1:]
+    kept, longer = 0.0, len(ordered)
+    found = []
+    minutes = shortest
+    for length, held_up in ordered:
+        reaches = length - lag
+        if reaches >= longest:
+            break
+        if reaches > minutes:
+            found.append(_Choice(minutes, kept + longer * (minutes + asleep), longer, late))
+            minutes = reaches
+        kept, late, longer = kept + length, late - held_up, longer - 1
+    found.append(_Choice(minutes, kept + longer * (minutes + asleep), longer, late))
+    if minutes < longest:
+        found.append(_Choice(longest, kept + longer * (longest + asleep), longer, late))
+    return found
+
+
+def _cheapest(choices: Sequence[_Choice], *, wait: float, late_min: float | None) -> _Choice:
+    """Return the cheapest: a cold start costs its caller's waiting, or each late request `late_min`.
+
+    Of equals the shortest, or the longest where late requests have a price.
+    """
+    if late_min is None:
+        return min(choices, key=lambda each: each.awake + each.cold * wait)
+    return min(reversed(choices), key=lambda each: each.awake + each.late * late_min)
 
 
 def _timer_habit(seen: _Seen, days: float) -> _Offer | None:
     """Return the best habit of sleeping after each call and waking before the next is due."""
     costs = seen.costs
     effective, wake = SHORTEST // MINUTE + costs.lag_min, costs.wake_min
+    woken = wake + costs.cycle_min
     lengths = sorted(length for *_, length in seen.silences if length > effective + wake)
-    if len(lengths) < ENOUGH_SILENCES // 2:
+    if len(lengths) < ENOUGH_SILENCES // 2 or _spread(lengths) > STEADY * _middle(lengths):
         return None
     best: _Offer | None = None
     for share in (0.02, 0.05, 0.1, 0.25):
@@ -324,9 +440,9 @@ def _timer_habit(seen: _Seen, days: float) -> _Offer | None:
             if length <= effective:
                 awake += length
             elif head <= length <= tail:
-                awake += effective + wake + length - head
+                awake += effective + woken + length - head
             else:
-                awake += effective + wake + (tail - head + wake if length > tail else 0)
+                awake += effective + woken + (tail - head + wake if length > tail else 0)
                 cold += 1
                 late += held_up
         habit = Habit("timer", days, (Window(SHORTEST // MINUTE, len(lengths), 0),), head, tail)
@@ -334,6 +450,16 @@ def _timer_habit(seen: _Seen, days: float) -> _Offer | None:
         if best is None or awake + cold * costs.wait_min < best.awake_min + best.cold * costs.wait_min:
             best = offer
     return best
+
+
+def _spread(ordered: Sequence[int]) -> int:
+    """Return how far apart the third and the seventh tenth of some lengths are."""
+    last = len(ordered) - 1
+    return ordered[7 * last // 10] - ordered[3 * last // 10]
+
+
+def _middle(ordered: Sequence[int]) -> int:
+    return ordered[(len(ordered) - 1) // 2]
 
 
 def _hours_habits(seen: _Seen, days: float) -> list[_Offer]:
@@ -350,17 +476,20 @@ def _hours_habits(seen: _Seen, days: float) -> list[_Offer]:
         if min(called) > 2:
             break
         levels = [_stretches(called, least, seen.costs) for least in (1, 2, 3)]
-        for hours, sure in pairwise(levels):
+        if levels[-1] == ((0, WEEK_MIN),):  # with more slots around them as well
+            break
+        of_levels = [_cost_of_hours(seen, hours) for hours in levels]
+        for number, (hours, sure) in enumerate(pairwise(levels)):
             if not sure or hours == ((0, WEEK_MIN),):
                 continue
-            awake, _, _ = _cost_of_hours(seen, hours)
-            _, cold, late = _cost_of_hours(seen, sure)
+            awake, (_, cold, late) = of_levels[number][0], of_levels[number + 1]
             unexpected = Window(max(SHORTEST // MINUTE, seen.costs.wake_min), len(seen.silences), 0)
             offers.append(_Offer(Habit("hours", days, (unexpected,), hours=hours), awake, cold, late))
     return offers
 
 
 SLOTS = DAY_MIN // SLOT_MIN
+WEEK_SLOTS = 7 * SLOTS
 
 
 def _days_of_slots(seen: _Seen, around: int) -> list[int]:
@@ -401,28 +530,26 @@ def _stretches(called: Sequence[int], least: int, costs: Costs) -> tuple[tuple[i
 
 def _cost_of_hours(seen: _Seen, hours: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
     costs = seen.costs
-    effective = costs.wake_min + costs.lag_min
-    starts = [start for start, _ in hours]
-    total = [0, *accumulate(end - start for start, end in hours)]
+    effective, woken = costs.wake_min + costs.lag_min, costs.wake_min + costs.cycle_min
+    inside, begins = bytearray(WEEK_SLOTS), bytearray(WEEK_SLOTS)
+    for start, end in hours:
+        begins[start // SLOT_MIN] = 1
+        inside[start // SLOT_MIN : end // SLOT_MIN] = b"\1" * ((end - start) // SLOT_MIN)
+    # before each slot of the week: minutes in stretches; a stretch has begun in the slot that it begins with
+    minutes = [0, *accumulate(SLOT_MIN * each for each in inside)]
+    begun = list(accumulate(begins))
 
-    def before(minute: int) -> tuple[int, int, bool]:
-        """Return the expected minutes and the beginnings before a minute, and whether it is itself expected."""
-        weeks, at = divmod(minute, WEEK_MIN)
-        place = bisect_right(starts, at)
-        inside = place > 0 and at < hours[place - 1][1]
-        part = total[place] - (hours[place - 1][1] - at if inside else 0)
-        return weeks * total[-1] + part, weeks * len(hours) + place, inside
-
-    awake = cold = late = 0.0
-    for (start, end, length), held_up in zip(seen.silences, seen.late, strict=True):
-        if length <= effective:
-            awake += length
-            continue
-        (first, begun, expected), (then, begun_then, warm) = before(start), before(end)
-        awake += then - first + (begun_then - begun) * (costs.wake_min + costs.lag_min)
-        awake += 0 if expected else effective
-        if not warm:
-            awake += costs.wake_min
+    short, long = seen.in_slots
+    awake, cold, late = float(short), 0, 0.0
+    for weeks, slot, into, slot_then, into_then, held_up in long:
+        if weeks:
+            awake += weeks * (minutes[-1] + begun[-1] * (woken + costs.lag_min))
+        awake += minutes[slot_then] - minutes[slot] + (begun[slot_then] - begun[slot]) * (woken + costs.lag_min)
+        awake += -into if inside[slot] else effective
+        if inside[slot_then]:
+            awake += into_then
+        else:
+            awake += woken
             cold += 1
             late += held_up
     return awake, cold, late

@@ -337,6 +337,7 @@ class _Rollout:
             ],
             "memory_mb": self.wanted.row.component_mb if component else None,
             "idle_window_s": before.idle_window_s if before else None,
+            "cold_wakes": before.cold_wakes if before else (),
         }
 
     def awake(self, instance_type: str | None) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def observe(at: Address, variants: Sequence[str], *, since: datetime, now: datet
     return Traffic(since, tuple(sorted(minutes)), idle.every_variant(series))
 
 
-def history(at: Address, variants: Sequence[str], *, since: datetime, now: datetime) -> tuple[datetime, ...]:
-    """Return the minutes in which somebody called, for so long as they are asked for.
+def history(at: Address, variants: Sequence[str], *, since: datetime, now: datetime) -> dict[datetime, float]:
+    """Return the minutes in which somebody called and how often, in their order, for so long as they are asked for.
 
     Raises: MetricsUnavailableError.
     """
@@ -64,7 +64,12 @@ def history(at: Address, variants: Sequence[str], *, since: datetime, now: datet
         for number, (metric, dimensions) in enumerate(counters(at, variants))
     ]
     points = read(called, since=since, now=now)
-    return tuple(sorted({moment for query in called for moment, value in points[query.name] if value > 0}))
+    counted: dict[datetime, float] = {}
+    for query in called:
+        for moment, value in points[query.name]:
+            if value > 0:
+                counted[moment] = counted.get(moment, 0.0) + value
+    return dict(sorted(counted.items()))
 
 
 def counters(at: Address, variants: Sequence[str] = ()) -> list[tuple[str, dict[str, str]]]:
