@@ -122,7 +122,7 @@ TASKS = {
         Task(
             "text",
             "SpamAssassin, from MiniLM",
-            {"train": {"rungs": ["net"]}},
+            {"train": {"rungs": ["encoder"]}},
             {"network": "all-MiniLM-L6-v2", "epochs": 2, "tokens": 64, "version": 1},
         ),
     )
