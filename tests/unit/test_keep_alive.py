@@ -256,3 +256,15 @@ def test_what_a_sleep_costs_ebb_itself_is_weighed_against_what_it_saves():
     dear = window(calls, now=NOW, costs=Costs(awake_per_hour=0.06, cycle=0.02, cold_start_allowed=0))  # 20 minutes
     cheap = window(calls, now=NOW, costs=Costs(awake_per_hour=0.06, cold_start_allowed=0))
     assert cheap.idle_after < dear.idle_after
+
+
+def test_a_timer_whose_sla_forbids_cold_starts_is_woken_before_the_earliest_of_its_calls():
+    # every two hours to the minute, but five of 168 come six minutes early: too many to be late where that is forbidden
+    early = {30, 60, 90, 120, 150}
+    moments = every(2 * HOUR)
+    calls = [moment - 6 * MINUTE if number in early else moment for number, moment in enumerate(moments)]
+    asked = NOW + 10 * MINUTE
+    forbids = window(calls, now=asked, costs=COSTS, cold_start="avoid")
+    allows = window(calls, now=asked, costs=COSTS)
+    assert forbids.prewake_at <= NOW + 2 * HOUR - 11 * MINUTE  # a wake takes five
+    assert allows.prewake_at > forbids.prewake_at

@@ -268,7 +268,7 @@ def learn(
         left = max(0.0, LATE_SHARE * seen.requests - so_far.late)
         one_wake = 0.0 if so_far.wakes else seen.late_each * min(1.0, days / LEARNED_DAYS)
         most_late = min(PLANNED_SHARE * seen.requests, LEFT_TIMES * left) + one_wake - UNSEEN * seen.late_each
-    found = [_window_habit(seen, days, most_late), _timer_habit(seen, days)]
+    found = [_window_habit(seen, days, most_late), _timer_habit(seen, days, most_late)]
     if forbidden:  # otherwise windows for the parts of the week do as well
         found += _hours_habits(seen, days)
     offers = [offer for offer in found if offer]
@@ -421,8 +421,11 @@ def _cheapest(choices: Sequence[_Choice], *, wait: float, late_min: float | None
     return min(reversed(choices), key=lambda each: each.awake + each.late * late_min)
 
 
-def _timer_habit(seen: _Seen, days: float) -> _Offer | None:
-    """Return the best habit of sleeping after each call and waking before the next is due."""
+def _timer_habit(seen: _Seen, days: float, most_late: float | None) -> _Offer | None:
+    """Return the best habit of sleeping after each call and waking before the next is due.
+
+    With `most_late` the best of those by which no more requests are late.
+    """
     costs = seen.costs
     effective, wake = SHORTEST // MINUTE + costs.lag_min, costs.wake_min
     woken = wake + costs.cycle_min
@@ -430,7 +433,7 @@ def _timer_habit(seen: _Seen, days: float) -> _Offer | None:
     if len(lengths) < ENOUGH_SILENCES // 2 or _spread(lengths) > STEADY * _middle(lengths):
         return None
     best: _Offer | None = None
-    for share in (0.02, 0.05, 0.1, 0.25):
+    for share in (0.0, 0.02, 0.05, 0.1, 0.25):  # of the silences that are shorter, and that are longer
         head = lengths[int(share * (len(lengths) - 1))] - 1
         tail = lengths[math.ceil((1 - share) * (len(lengths) - 1))] + 1
         if head - wake <= effective or (best and (head, tail) == (best.habit.head_min, best.habit.tail_min)):
@@ -447,6 +450,8 @@ def _timer_habit(seen: _Seen, days: float) -> _Offer | None:
                 late += held_up
         habit = Habit("timer", days, (Window(SHORTEST // MINUTE, len(lengths), 0),), head, tail)
         offer = _Offer(habit, awake, cold, late)
+        if most_late is not None and late > most_late:
+            continue
         if best is None or awake + cold * costs.wait_min < best.awake_min + best.cold * costs.wait_min:
             best = offer
     return best
