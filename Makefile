@@ -23,6 +23,7 @@ JOBS := .venvs/jobs/.installed
 SERVE := .venvs/serve/.installed
 LAMBDA := .venvs/lambda/.installed
 JOBS_TEST := .venvs/jobs-test/.installed
+QUALITY := .venvs/quality/.installed
 
 ##@ Start here
 
@@ -61,6 +62,9 @@ bench-sweep: $(CONTROL) ## What an idle stack and a swept endpoint cost, in bill
 
 bench-wake: $(CONTROL) ## Ebb's own delay from the first request to the wake call, on the embedded cloud
 	@$(BIN)/python benchmarks/wake.py $(WAKE_ARGS)
+
+bench-quality: setup $(QUALITY) ## The shipped models' test quality against tuned classical models (QUALITY_ARGS="--rows 5000")
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/quality.py $(QUALITY_ARGS)
 
 bench-inference: setup ## The shipped models against eager PyTorch: images, a table, texts (BENCH_ARGS="--seeds 3")
 	@$(BIN)/python benchmarks/inference.py $(BENCH_ARGS)
@@ -126,6 +130,11 @@ $(DEV): requirements/dev.txt $(CONTROL)
 	@touch $@
 
 # The two images' own steps, so that what runs here is what their build holds.
+$(QUALITY): requirements/quality.txt | $(CONTROL)
+	@echo "installing .venvs/quality: the classical models of make bench-quality"
+	@$(PIP) install --no-deps --upgrade --target .venvs/quality -r requirements/quality.txt
+	@touch $@
+
 $(JOBS): containers/jobs/requirements.txt containers/jobs/install.sh | $(CONTROL)
 	@test -n "$(TORCH_CUDA)" || $(BIN)/python tools/torch_preflight.py $<
 	@echo "installing .venvs/jobs: what the jobs image holds (PyTorch, DuckDB, ONNX Runtime, OpenVINO)"
@@ -152,4 +161,4 @@ define environment
 test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 endef
 
-.PHONY: demo test up down deploy conformance simulate bench-sweep bench-wake bench-inference setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down deploy conformance simulate bench-sweep bench-wake bench-quality bench-inference setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help

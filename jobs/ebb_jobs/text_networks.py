@@ -14,6 +14,8 @@ _SPREAD = 40_503
 """Odd and near 2**16 over the golden ratio, whose multiples lie far apart; below it the hash of a pair of tokens stays
 within 31 bits, in which OpenVINO computes."""
 MAX_VOCABULARY = 2**15
+READ = 256
+"""Tokens of a text of which averages are taken: more cost time and blur them. A linear model reads all that come."""
 
 
 class TextNet(Network):
@@ -45,7 +47,7 @@ class TextNet(Network):
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return logits [texts, classes]."""
-        tokens = batch.long()
+        tokens = batch[:, :READ].long()
         pairs = paired(tokens, self.shape["pairs"])
         found = torch.cat([self.tokens(tokens), self.pairs(pairs)], 1)
         present = torch.cat([tokens, pairs], 1).ne(PADDING).unsqueeze(2)
@@ -106,10 +108,9 @@ class TfidfNet(Network):
         """Return logits [texts, classes]."""
         tokens = batch.long()
         pairs = paired(tokens, self.shape["pairs"])
-        shares, counts = zip(*(_counted(terms) for terms in (tokens, pairs)), strict=True)
         terms = torch.cat([tokens, torch.where(pairs != PADDING, pairs + self.shape["vocabulary"], 0)], 1)
-        values = self.idf(terms)[:, :, 0] * torch.cat(shares, 1)
-        count = torch.cat(counts, 1)
+        terms, count = _counted(terms)
+        values = self.idf(terms)[:, :, 0] * torch.where(terms != PADDING, 1 + count.log(), 0.0)
         length = (values * values / count).sum(1, keepdim=True).clamp_min(1e-12).sqrt()
         return torch.einsum("nt,ntc->nc", values / count / length, self.terms(terms)) + self.bias
 
@@ -123,6 +124,9 @@ class TfidfNet(Network):
 
 
 def _counted(terms: Tensor) -> tuple[Tensor, Tensor]:
-    """Return 1 + ln(count) of each place's term, 0 where there is none, and the count, at least 1."""
-    count = (terms[:, :, None] == terms[:, None, :]).float().sum(2)
-    return torch.where(terms != PADDING, 1 + count.log(), 0.0), count
+    """Return each text's terms in order, and beside each how often its text holds it: work in proportion to length."""
+    ordered = terms.sort(1).values
+    begins = torch.cat([torch.ones_like(ordered[:, :1]), (ordered[:, 1:] != ordered[:, :-1]).long()], 1)
+    group = begins.cumsum(1) - 1
+    ones = torch.ones_like(ordered, dtype=torch.float32)
+    return ordered, torch.zeros_like(ones).scatter_add(1, group, ones).gather(1, group)

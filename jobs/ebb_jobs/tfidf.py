@@ -26,8 +26,10 @@ def pairs_for(classes: int) -> int:
 def fit(lesson: Lesson, vocabulary: int) -> Fitted:
     """Fit a linear model on the training texts. Raises: StoppedError, DivergedError."""
     pairs = pairs_for(lesson.outputs)
-    rows, length = lesson.training.inputs.shape
-    picked = linear.sample(rows, min(linear.MOST_ROWS, max(1000, MOST_TERMS // (2 * length))))
+    rows = len(lesson.training)
+    some = np.asarray(lesson.training.inputs[linear.sample(rows, CHUNK)])
+    each = 2 * max(1, int((some != 0).sum() / max(1, len(some))))
+    picked = linear.sample(rows, min(linear.MOST_ROWS, max(1000, MOST_TERMS // each)))
     counts = _counts(lesson.training.inputs, picked, vocabulary, pairs)
     seen = np.bincount(counts.indices, minlength=vocabulary + pairs)
     idf = np.log((1 + len(picked)) / (1 + seen)) + 1  # as scikit-learn's smooth_idf

@@ -36,8 +36,9 @@ def test_a_classification_table_without_a_spec_ends_in_an_endpoint_that_answers(
 def test_the_record_of_a_run_compares_the_original_with_the_shipped_model(cut_run):
     original, shipped = cut_run["comparison"]["original"], cut_run["comparison"]["shipped"]
     assert shipped["quality"]["validation"] >= original["quality"]["validation"] - 0.01
-    assert shipped["size_bytes"] <= original["size_bytes"]
-    assert shipped["latency_ms"]["p50"] <= original["latency_ms"]["p50"]
+    # A linear model or trees may be shipped as they were trained: then both are one file in one runtime.
+    assert shipped["size_bytes"] <= original["size_bytes"] * 1.05
+    assert shipped["latency_ms"]["p50"] <= original["latency_ms"]["p50"] * 1.5
     footprint = cut_run["footprint"]
     for quantity in ("energy_kwh", "carbon_g", "cost_usd"):
         assert 0 < footprint[quantity]["low"] <= footprint[quantity]["value"] <= footprint[quantity]["high"]
@@ -47,7 +48,18 @@ def test_the_record_of_a_run_compares_the_original_with_the_shipped_model(cut_ru
 def test_the_chosen_candidate_was_measured_and_is_within_the_quality_floor(cut_run):
     chosen = next(c for c in cut_run["candidates"] if c["name"] == cut_run["chosen"])
     assert chosen["status"] == "measured"
-    assert len([c for c in cut_run["candidates"] if c["status"] == "measured"]) >= 3
+
+
+def test_the_record_tells_which_recipes_training_tried_what_each_took_and_which_was_enough(ebb, cut_run):
+    report = next(stage["report"] for stage in cut_run["stages"] if stage["stage"] == "train")
+    tried = report["rungs"]
+    assert tried[0]["name"] == "linear", "the cheapest first"
+    assert report["rung"] in {rung["name"] for rung in tried}
+    for rung in tried:
+        assert rung["energy_kwh"]["value"] > 0
+        assert rung["reason"]
+    assert "Training, a ladder" in ebb("show", cut_run["run_id"]).stdout
+    assert f"fitting {report['rung']} (taken)" in ebb("why", cut_run["run_id"]).stdout
 
 
 def test_why_tells_the_chain_from_the_upload_to_the_grams(ebb, cut_run):
@@ -115,6 +127,9 @@ def test_a_drop_that_adds_trains_on_the_old_and_the_new_rows(ebb, pair_run, tabl
     run = ebb.drop(tuesday, "pair", "--spec", spec)
     assert run["status"] == "succeeded", run
     assert [Path(source["key"]).name for source in run["sources"]] == ["a.csv", "b.csv", "tuesday.csv"]
+    report = next(stage["report"] for stage in run["stages"] if stage["stage"] == "train")
+    assert report["rungs"], report
+    assert "start: the weights of the served model" in ebb("why", run["run_id"]).stdout
 
 
 def test_plan_prints_what_would_be_done_and_starts_nothing(ebb, cloud, tables):

@@ -127,7 +127,7 @@ def test_a_table_of_texts_without_a_spec_ends_in_an_endpoint_that_tells_the_lang
     assert run["status"] == "succeeded", run
     assert (run["task"], run["target"]) == ("text-classification", "language")
     assert {each["runtime"] for each in run["candidates"]} == BOTH
-    assert "original-int8-dynamic" in {each["name"] for each in measured(run)}
+    assert {each["name"] for each in run["candidates"]} >= {"original", "original-openvino"}
     first, second = ebb.json("invoke", "talk", "--text", ITALIAN, "--text", "Скільки тобі років?")["predictions"]
     assert is_answer(first, LANGUAGES)
     assert (first["label"], second["label"]) == ("italian", "ukrainian")

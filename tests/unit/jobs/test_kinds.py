@@ -22,7 +22,7 @@ from ebb_jobs.report import Report
 from unit.jobs.stages import Ended, answered_samples, prepare, run_stage_here
 
 SIDE = 12
-SPEC = {"train": {"epochs": 6}, "compress": {"max_metric_drop": 0.2}}
+SPEC = {"train": {"epochs": 6, "rungs": ["net"]}, "compress": {"max_metric_drop": 0.2}}
 SETTINGS = {"spec": SPEC, "seed": 7, "run_id": "shapes-20261123000000-abcdef"}
 
 
