@@ -154,6 +154,14 @@ def decide(report: Report, rows: dict[str, int], learned_from: str, *, given: bo
     )
 
 
+def side(key: str) -> str:
+    """Return the SQL of the side on which a hash stands by itself, as long as no side lacks rows."""
+    return (
+        f"CASE WHEN substr({key}, 1, 8) < {literal(_hex(TEST_SHARE))} THEN 'test' "
+        f"WHEN substr({key}, 1, 8) < {literal(_hex(HELD_OUT_SHARE))} THEN 'validation' ELSE 'train' END"
+    )
+
+
 def _hex(share: float) -> str:
     """Return the first eight digits of a hash below which `share` of all hashes lie.
 

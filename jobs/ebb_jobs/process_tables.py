@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
 
-from ebb_jobs import infer, process_key, process_split, process_target, process_texts, refusals, tables, typing_rules
+from ebb_jobs import (
+    infer,
+    process_key,
+    process_quick,
+    process_split,
+    process_target,
+    process_texts,
+    refusals,
+    tables,
+    typing_rules,
+)
 from ebb_jobs.process_split import SPLITS, Own, scalar
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import Report, write_json
@@ -35,10 +46,56 @@ def process(folder: Path, files: list[Path], curated: Path, spec: dict[str, Any]
     A table that is no tabular one, but texts and their labels, is handed on. Raises RejectedError.
     """
     data = spec.get("data") or {}
+    into = Curated(str(curated), lambda name, document: write_json(curated / name, document))
+    if process_quick.applies(files, spec) and _process_quickly(folder, files, into, spec, report, work):
+        return
     with tables.connect(work) as connection:
         table = tables.load(connection, folder, files, data.get("target"))
-        into = Curated(str(curated), lambda name, document: write_json(curated / name, document))
         judge_and_write(connection, table, Dropped(folder, files), into, spec, report)
+
+
+def _process_quickly(
+    folder: Path, files: list[Path], curated: Curated, spec: dict[str, Any], report: Report, work: Path
+) -> bool:
+    """Do what `process` does the quick way; return False where only the slow way is exact."""
+    own = work / "quick"
+    own.mkdir()
+    try:
+        with tables.connect(own) as connection:
+            for file in files:
+                tables.check_file(str(file.relative_to(folder)), file, infer.file_format(file.name))
+            found = process_quick.load(connection, folder, files, spec, own)
+            names, form, target = found.table
+            for what, decided in (("format", form), ("target", target), ("task", found.task)):
+                report.decide(what, decided.value, decided.reason)
+            used = [column for column in found.columns if column.kind != "dropped"]
+            fields = _fields(used, target.value, numeric_target=found.classes is None)
+            process_quick.write(connection, curated.place, fields)
+            _write_outcome(
+                report,
+                curated,
+                names=names,
+                columns=found.columns,
+                target=target.value,
+                task=found.task.value,
+                classes=found.classes,
+                rows={
+                    "read": found.read,
+                    "kept": found.kept,
+                    "duplicates": found.read - found.kept,
+                    **found.rows,
+                },
+                group=None,
+            )
+    except (process_quick.NotQuickError, RejectedError) as error:
+        # A rejection too: what is wrong with a sample is not said in the file's words.
+        print(
+            f"read as text: {error if isinstance(error, process_quick.NotQuickError) else 'to be refused'}", flush=True
+        )
+        return False
+    finally:
+        shutil.rmtree(own)
+    return True
 
 
 def judge_and_write(
@@ -182,8 +239,7 @@ def _write_parquet(
     *,
     numeric_target: bool,
 ) -> None:
-    fields = [quote(column.name) for column in used]
-    fields.append(f"CAST({quote(target)} AS DOUBLE) AS {quote(target)}" if numeric_target else quote(target))
+    fields = _fields(used, target, numeric_target=numeric_target)
     for split in SPLITS:
         file = literal(f"{curated.place}/{split}.parquet")
         everything = ", ".join(map(quote, (column.name for column in used)))
@@ -192,6 +248,12 @@ def _write_parquet(
             f"ORDER BY {own.key}, {quote(target)}, {everything}) "
             f"TO {file} (FORMAT parquet, COMPRESSION zstd)"
         )
+
+
+def _fields(used: list[typing_rules.Column], target: str, *, numeric_target: bool) -> list[str]:
+    """Return the SQL of what a split holds: the columns that are learned from, and the target."""
+    number = f"CAST({quote(target)} AS DOUBLE) AS {quote(target)}"
+    return [*(quote(column.name) for column in used), number if numeric_target else quote(target)]
 
 
 def _write_outcome(

@@ -67,7 +67,9 @@ def judge(
 
 
 def _spell_alike(connection: duckdb.DuckDBPyConnection, name: str, spelt: str) -> None:
-    """Replace a column of `kept`: a new table instead of an UPDATE, which Spark has not."""
+    """Replace a column of `kept`: a new table instead of an UPDATE, which Spark has not; none where nothing changes."""
+    if not process_split.scalar(connection, f"SELECT count(*) FROM kept WHERE {quote(name)} <> {spelt}"):
+        return
     names = [field[0] for field in connection.execute("SELECT * FROM kept LIMIT 0").description or ()]
     fields = [f"{spelt} AS {quote(each)}" if each == name else quote(each) for each in names]
     connection.execute(f"CREATE TABLE spelt AS SELECT {', '.join(fields)} FROM kept")

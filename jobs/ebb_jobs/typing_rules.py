@@ -49,12 +49,36 @@ def profile(connection: duckdb.DuckDBPyConnection, table: str, names: list[str])
     rows, values = found[0], iter(found[1:])
     profiled = [Column(name, {"rows": rows} | {measure: next(values) for measure in _measures("")}) for name in names]
     for column in profiled:  # one by one: Spark multiplies the rows by the number of columns that it counts at once
-        if _must_be_exact(column.counts["distinct"], rows, column.counts["present"]):
+        if must_be_exact(column.counts["distinct"], rows, column.counts["present"]):
             exact = connection.execute(f"SELECT count(DISTINCT {quote(column.name)}) FROM {table}").fetchone() or (0,)
             column.counts["distinct"] = exact[0]
     for column in profiled:
         column.counts["missing"] = rows - column.counts["present"]
-    return [_typed(connection, table, column) for column in profiled]
+    return [typed(connection, table, column) for column in profiled]
+
+
+def profile_few(connection: duckdb.DuckDBPyConnection, table: str, name: str) -> list[Column]:
+    """Do what `profile` does for one column of few different texts, each looked at once and not in every row."""
+    column = quote(name)
+    connection.execute(
+        f"CREATE TEMP TABLE texts AS SELECT {column}, count(*) AS ebb_rows FROM {table} GROUP BY {column}"
+    )
+    fields = []
+    for measure, expression in _measures(column).items():
+        if measure == "distinct":
+            fields.append(f"count({column})")
+        elif measure == "present":
+            fields.append(f"coalesce(sum(ebb_rows) FILTER ({column} IS NOT NULL), 0)")
+        elif measure == "words":
+            spaces = f"length({column}) - length(replace({column}, ' ', '')) + 1"
+            fields.append(f"sum(({spaces}) * ebb_rows) / sum(ebb_rows) FILTER ({column} IS NOT NULL)")
+        else:
+            fields.append(expression.replace("count(*)", "coalesce(sum(ebb_rows)", 1) + ", 0)")
+    found = connection.execute(f"SELECT sum(ebb_rows), {', '.join(fields)} FROM texts").fetchone() or ()
+    connection.execute("DROP TABLE texts")
+    counts = dict(zip(("rows", *_measures(column)), found, strict=True))
+    counts |= {measure: int(count) for measure, count in counts.items() if measure != "words"}
+    return [typed(connection, table, Column(name, counts | {"missing": counts["rows"] - counts["present"]}))]
 
 
 def _measures(column: str) -> dict[str, str]:
@@ -73,7 +97,7 @@ def _measures(column: str) -> dict[str, str]:
     }
 
 
-def _must_be_exact(estimate: int, rows: int, present: int) -> bool:
+def must_be_exact(estimate: int, rows: int, present: int) -> bool:
     """Tell whether an estimated count of different values could change a decision: engines estimate unlike."""
     return estimate <= 10_000 or any(
         abs(estimate - limit) <= ESTIMATE_ERROR * limit
@@ -81,7 +105,8 @@ def _must_be_exact(estimate: int, rows: int, present: int) -> bool:
     )
 
 
-def _typed(connection: duckdb.DuckDBPyConnection, table: str, column: Column) -> Column:
+def typed(connection: duckdb.DuckDBPyConnection, table: str, column: Column) -> Column:
+    """Return the column with the kind that follows from its counts, and the reason."""
     counts = column.counts
     present, distinct = counts["present"], counts["distinct"]
     if present == 0:

@@ -5,6 +5,7 @@ import json
 import duckdb
 import pytest
 
+from ebb_jobs import process_quick
 from ebb_jobs.infer import task_of_values
 from ebb_jobs.precheck import check
 from unit.jobs.stages import DATA, run_stage_here
@@ -426,3 +427,48 @@ def test_a_number_spelt_in_two_ways_is_one_number(tmp_path):
     splits = splits_of(process(tmp_path, "\n".join(lines) + "\n"), "a, b")
     places = [{*rows} for rows in splits.values()]
     assert sum(map(len, places)) == len(set.union(*places)) == 90
+
+
+def big_table(rows=20_000):
+    lines = ["id,amount,kind,code,day,flag,gap,note,label"]
+    for n in range(rows):
+        gap = "" if n % 11 else "NA"
+        lines.append(
+            f"{n},{n * 7919 % 9973 / 7},{'abc'[n % 3]},c{n * 31 % 5003},2024-{n % 12 + 1:02}-{n % 28 + 1:02},"
+            f"{n % 2 == 0},"
+            f"{gap or n % 13},{'none' if n % 5 else ' spaced '},{'yes' if n * 7919 % 5 > 1 else 'no'}"
+        )
+    return "\n".join([*lines, *lines[1:500]]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "quickly"),
+    [
+        pytest.param(big_table(), True, id="as the sample shows it"),
+        pytest.param(
+            big_table() + "7,word,a,c1,2024-01-01,True,1,x,yes\n", False, id="a word among numbers, at the end"
+        ),
+        pytest.param(big_table() + "7,1_000,a,c1,2024-01-01,True,1,x,yes\n", False, id="digits grouped"),
+        pytest.param(big_table() + "7,inf,a,c1,2024-01-01,True,1,x,yes\n", False, id="no finite number"),
+        pytest.param(big_table().replace(",yes", ",1.0").replace(",no", ",0"), False, id="classes spelt in two ways"),
+        pytest.param(big_table().replace(",yes", ",1").replace(",no", ",0"), True, id="classes that are numbers"),
+        pytest.param(big_table().replace("spaced", '"a\n"'), False, id="quotes within a cell"),
+    ],
+)
+def test_the_quick_way_writes_the_rows_of_the_slow_way(tmp_path, content, quickly, monkeypatch, capsys):
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "quick").mkdir()
+    slow = process(tmp_path / "slow", content)
+    monkeypatch.setattr(process_quick, "LEAST_BYTES", 0)
+    quick = process(tmp_path / "quick", content)
+    assert ("read as text" in capsys.readouterr().out) == (not quickly)
+    found, expected = (ended.metrics().get("rows") or ended.metrics()["rejection"] for ended in (quick, slow))
+    assert found == expected
+    if slow.metrics()["status"] == "finished":
+        assert [each["kind"] for each in quick.metrics()["features"]] == [
+            each["kind"] for each in slow.metrics()["features"]
+        ]
+        mine, theirs = splits_of(quick), splits_of(slow)
+        assert {split: sorted(map(repr, rows)) for split, rows in mine.items()} == {
+            split: sorted(map(repr, rows)) for split, rows in theirs.items()
+        }
