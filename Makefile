@@ -129,12 +129,12 @@ $(DEV): requirements/dev.txt $(CONTROL)
 	@$(PIP) install -r requirements/dev.txt
 	@touch $@
 
-# The two images' own steps, so that what runs here is what their build holds.
 $(QUALITY): requirements/quality.txt | $(CONTROL)
 	@echo "installing .venvs/quality: the classical models of make bench-quality"
 	@$(PIP) install --no-deps --upgrade --target .venvs/quality -r requirements/quality.txt
 	@touch $@
 
+# The two images' own steps, so that what runs here is what their build holds.
 $(JOBS): containers/jobs/requirements.txt containers/jobs/install.sh | $(CONTROL)
 	@test -n "$(TORCH_CUDA)" || $(BIN)/python tools/torch_preflight.py $<
 	@echo "installing .venvs/jobs: what the jobs image holds (PyTorch, DuckDB, ONNX Runtime, OpenVINO)"
