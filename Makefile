@@ -23,6 +23,7 @@ JOBS := .venvs/jobs/.installed
 SERVE := .venvs/serve/.installed
 LAMBDA := .venvs/lambda/.installed
 JOBS_TEST := .venvs/jobs-test/.installed
+BENCH := .venvs/bench/.installed
 QUALITY := .venvs/quality/.installed
 
 ##@ Start here
@@ -68,6 +69,9 @@ bench-quality: setup $(QUALITY) ## The shipped models' test quality against tune
 
 bench-inference: setup ## The shipped models against eager PyTorch: images, a table, texts (BENCH_ARGS="--seeds 3")
 	@$(BIN)/python benchmarks/inference.py $(BENCH_ARGS)
+
+bench-process: $(JOBS) $(BENCH) ## A 1.2 GB CSV: Ebb's processing against bare DuckDB and pandas, with memory
+	@$(BIN)/python benchmarks/process.py $(PROCESS_ARGS)
 
 ##@ Develop
 
@@ -156,9 +160,14 @@ $(JOBS_TEST): requirements/jobs-test.txt | $(CONTROL)
 	@$(PIP) install --upgrade --target $(@D) -r $<
 	@touch $@
 
+# What the benchmarks compare with
+$(BENCH): requirements/bench.txt | $(CONTROL)
+	@$(call environment,$@)
+	@$(PIP) --python $(@D)/bin/python install -r $< && touch $@
+
 # $(call environment,stamp): an environment without pip, filled by the pip of .venv
 define environment
 test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 endef
 
-.PHONY: demo test up down deploy conformance simulate bench-sweep bench-wake bench-quality bench-inference setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down deploy conformance simulate bench-process bench-sweep bench-wake bench-quality bench-inference setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
