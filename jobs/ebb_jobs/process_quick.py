@@ -265,7 +265,7 @@ def _profile(
 ) -> list[typing_rules.Column]:
     """Count what each column holds, as `typing_rules.profile` does of texts."""
     fields = ", ".join(f"count({quote(name)}), approx_count_distinct({quote(name)})" for name in names)
-    rows, *found = connection.execute(f"SELECT count(*), {fields} FROM kept").fetchone() or ()
+    rows, *found = connection.execute(f"SELECT count(*), {fields} FROM kept").fetchone() or (0,)
     columns = []
     for name, present, distinct in zip(names, found[::2], found[1::2], strict=True):
         if name in numbers:
