@@ -133,8 +133,8 @@ def gain(metric: str, truth: np.ndarray, before: np.ndarray, after: np.ndarray, 
 
     found = [difference(random.integers(0, len(truth), size)) for _ in range(BOOTSTRAP_ROUNDS)]
     tail = (1 - CONFIDENCE_OF_GAIN) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
-    return {"low": float(low), "value": difference(slice(None)), "high": float(high)}
+    band: np.ndarray = np.quantile(found, [tail, 1 - tail])
+    return {"low": float(band[0]), "value": difference(slice(None)), "high": float(band[1])}
 
 
 def headroom(metric: str, truth: np.ndarray, predicted: np.ndarray, *, seed: int) -> dict[str, float] | None:

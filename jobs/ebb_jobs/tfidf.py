@@ -59,7 +59,7 @@ def _counts(inputs: np.ndarray, picked: np.ndarray, vocabulary: int, pairs: int)
         together = paired(tokens, pairs)
         terms = torch.cat([tokens, torch.where(together != 0, together + vocabulary, 0)], 1).numpy()
         row, place = np.nonzero(terms)
-        ones = np.ones(len(row), dtype=np.float32)
+        ones: np.ndarray = np.ones(len(row), dtype=np.float32)
         part = sparse.coo_array((ones, (row, terms[row, place])), shape=(len(terms), vocabulary + pairs))
         parts.append(part.tocsr())  # equal places are summed
     return sparse.vstack(parts, format="csr")
