@@ -37,10 +37,8 @@ connection = duckdb.connect(config={"memory_limit": "2GB"})
 connection.execute("SET preserve_insertion_order = false")
 connection.execute(f'''COPY (
  WITH r AS (SELECT CASE WHEN range % 50 = 49 THEN range - 1 ELSE range END AS i FROM range({rows})),
- h AS (SELECT i, md5_number(i::VARCHAR) AS m FROM r),
- k AS (SELECT i, (m % 1000003)::BIGINT AS a, ((m // 1000003) % 1000033)::BIGINT AS b,
-              ((m // 1000003 // 1000033) % 999983)::BIGINT AS c,
-              ((m // 1000003 // 1000033 // 999983) % 999979)::BIGINT AS d FROM h)
+ k AS (SELECT i, (hash(i) % 1000003)::BIGINT AS a, (hash(i, 1) % 1000033)::BIGINT AS b,
+              (hash(i, 2) % 999983)::BIGINT AS c, (hash(i, 3) % 999979)::BIGINT AS d FROM r)
  SELECT i AS order_id, TIMESTAMP '2020-01-01' + INTERVAL (a * 97) SECOND AS ordered_at,
   DATE '2020-01-01' + (b % 1500)::INT AS shipped_on, 'C' || (c % 200000) AS customer,
   ['north', 'south', 'east', 'west'][1 + a % 4] AS region, ['web', 'shop', 'phone'][1 + b % 3] AS channel,
