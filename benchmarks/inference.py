@@ -64,11 +64,20 @@ def main() -> int:
     found = {"machine": machine(), "took_s": round(time.monotonic() - begun, 1), "seeds": given.seeds, "runs": runs}
     show(found)
     if runs:
+        found["runs"] = _with_other_tasks(runs, given.json)
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(found, indent=1) + "\n")
         print("written:", given.json, *inference_picture.draw(found, given.picture))
     asked = given.seeds * len(given.tasks.split(","))
     return 0 if len(runs) == asked and all(target["met"] for run in runs for target in run["targets"]) else 1
+
+
+def _with_other_tasks(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """Return the runs, and those of tasks that were not asked for as the file holds them, in the order of the tasks."""
+    before = json.loads(file.read_text())["runs"] if file.exists() else []
+    asked = {run["task"] for run in runs}
+    every = [*runs, *(run for run in before if run["task"] not in asked)]
+    return sorted(every, key=lambda run: (list(TASKS).index(run["task"]), run["seed"]))
 
 
 def measured(name: str, seed: int) -> dict[str, Any]:
@@ -89,6 +98,7 @@ def measured(name: str, seed: int) -> dict[str, Any]:
         "task": name,
         "title": task.title,
         "seed": seed,
+        "measured_on": machine(),
         "metric": report["metric"],
         "rows": _rows(stages),
         "original": {
@@ -96,6 +106,7 @@ def measured(name: str, seed: int) -> dict[str, Any]:
             "parameters": original["parameters"],
             "size_bytes": original["size_bytes"],
             "memory_mib": original["memory_mib"],
+            "cpu_ms_per_prediction": original["cpu_ms_per_prediction"],
             **_best_eager(race, "eager"),
         },
         "chosen": {"name": chosen.name, "reason": chosen.reasons[0]},

@@ -1,5 +1,6 @@
 """The inference benchmark: what it reads out of packages, and how its ratios come about."""
 
+import json
 import struct
 import sys
 from pathlib import Path
@@ -69,6 +70,16 @@ def test_the_baseline_takes_the_best_thread_count_for_each_figure():
     assert (best["latency_threads"], best["latency_ms"]["p50"]) == (1, 1.0)
     assert (best["throughput_threads"], best["throughput_rows_per_s"]) == (2, 1200.0)
     assert best["rounds"] == {"p50_ms": [1.0], "rows_per_s": [1200.0]}
+
+
+def test_tasks_that_were_not_asked_for_stay_as_the_file_holds_them(tmp_path):
+    def run(task, seed, note):
+        return {"task": task, "seed": seed, "note": note}
+
+    file = tmp_path / "inference.json"
+    assert inference._with_other_tasks([run("text", 7, "new")], file) == [run("text", 7, "new")]
+    file.write_text(json.dumps({"runs": [run("image", 7, "old"), run("text", 7, "old"), run("text", 8, "old")]}))
+    assert inference._with_other_tasks([run("text", 7, "new")], file) == [run("image", 7, "old"), run("text", 7, "new")]
 
 
 def test_each_part_of_the_chain_is_told_apart():
