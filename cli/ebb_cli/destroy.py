@@ -132,6 +132,14 @@ def remove(target: Target, outputs: dict[str, str], *, with_stack: bool, with_da
         yield from _data(target, outputs)
 
 
+def unserve(target: Target, outputs: dict[str, str], project: str) -> Iterator[Removal]:
+    """Remove what serves one project, its address first, so that nothing wakes what is being deleted."""
+    yield from _addresses(target, outputs, project)
+    yield from _components(target, project)
+    yield from _endpoints(target, outputs, project)
+    yield from _alarms(target, set(), project)
+
+
 def _made(target: Target, outputs: dict[str, str], in_stack: set[str]) -> Iterator[Removal]:
     """What runs, deployments and wakes have made."""
     yield from _load_tests(target)
@@ -209,10 +217,10 @@ def _load_tests(target: Target) -> Iterator[Removal]:
                 yield "endpoint", endpoint
 
 
-def _components(target: Target) -> Iterator[Removal]:
+def _components(target: Target, project: str | None = None) -> Iterator[Removal]:
     """An endpoint can only go once nothing lives on it."""
     sagemaker, deleted = target.client("sagemaker"), []
-    for component in owned.components(target):
+    for component in _of(owned.components(target), project):
         yield from _scalable(target, f"inference-component/{component.name}", "inference-component:DesiredCopyCount")
         if _at_rest(target, sagemaker.delete_inference_component, InferenceComponentName=component.name):
             deleted.append(component.name)
@@ -237,10 +245,15 @@ def _scalable(target: Target, resource: str, dimension: str) -> Iterator[Removal
         yield "scalable target", each["ResourceId"]
 
 
-def _addresses(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
+def _of(found: list[owned.Owned], project: str | None) -> list[owned.Owned]:
+    """Return what belongs to a project; all of it without one."""
+    return [each for each in found if project in (None, each.project)]
+
+
+def _addresses(target: Target, outputs: dict[str, str], project: str | None = None) -> Iterator[Removal]:
     """Of endpoints that Ebb did not make it keeps what it knows: from that they are woken."""
     for at in Ledger(target).addresses():
-        if at.origin != "ebb":
+        if at.origin != "ebb" or project not in (None, at.project):
             continue
         key = {name: {"S": value} for name, value in addresses.key(at.address).items()}
         target.client("dynamodb").delete_item(TableName=outputs["LedgerTableName"], Key=key)
@@ -248,30 +261,32 @@ def _addresses(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
         yield "address", at.address
 
 
-def _endpoints(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
+def _endpoints(target: Target, outputs: dict[str, str], project: str | None = None) -> Iterator[Removal]:
     sagemaker = target.client("sagemaker")
     deleted = []
     configs = set()  # in use, whatever their tags
-    for endpoint in owned.endpoints(target):
+    for endpoint in _of(owned.endpoints(target), project):
         configs.add(_config_of(target, endpoint.name))
         variant = f"endpoint/{endpoint.name}/variant/{hosting.VARIANT}"
         yield from _scalable(target, variant, "variant:DesiredInstanceCount")
         if _at_rest(target, sagemaker.delete_endpoint, EndpointName=endpoint.name):
             deleted.append((endpoint.name, endpoint.project))
     deadline = time.monotonic() + ENDPOINT_GONE_WITHIN_S
-    for name, project in deleted:
+    for name, served in deleted:
         while _unless_gone(sagemaker.describe_endpoint, EndpointName=name):
             if time.monotonic() > deadline:
                 raise CommandError(f"Endpoint {name} is still being deleted.", "Call ebb destroy again later.")
             time.sleep(target.poll_s)
-        if project != "shared":  # it serves several
-            _forget_served(target, outputs, project)
+        if served != "shared":  # it serves several
+            _forget_served(target, outputs, served)
         yield "endpoint", name
     listing = ("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", "EndpointConfigArn")
     for config in owned.in_sagemaker(target, *listing, also=configs):
+        if config.name not in configs and project not in (None, config.project):
+            continue
         if _unless_gone(sagemaker.delete_endpoint_config, EndpointConfigName=config.name):
             yield "endpoint configuration", config.name
-    for model in owned.in_sagemaker(target, "list_models", "Models", "ModelName", "ModelArn"):
+    for model in _of(owned.in_sagemaker(target, "list_models", "Models", "ModelName", "ModelArn"), project):
         if _unless_gone(sagemaker.delete_model, ModelName=model.name):
             yield "model", model.name
 
@@ -332,9 +347,9 @@ def _stack_logs(resources: list[Resource]) -> list[str]:
     return sorted({*own, *(f"/aws/lambda/{each.name}" for each in resources if each.kind == "AWS::Lambda::Function")})
 
 
-def _alarms(target: Target, in_stack: set[str]) -> Iterator[Removal]:
+def _alarms(target: Target, in_stack: set[str], project: str | None = None) -> Iterator[Removal]:
     cloudwatch = target.client("cloudwatch")
-    found = [name for name in owned.alarms(target) if name not in in_stack]
+    found = [name for name in owned.alarms(target, project) if name not in in_stack]
     for start in range(0, len(found), 100):  # DeleteAlarms takes 100
         cloudwatch.delete_alarms(AlarmNames=found[start : start + 100])
     yield from (("alarm", name) for name in found)

@@ -57,6 +57,7 @@ ENTRIES = (
         "show", "show", WATCH, "Show a run: its stages with seconds, the candidates, and the model before and after."
     ),
     Entry("show", "why", WATCH, "Tell why a run did what it did, from the upload to the grams."),
+    Entry("lineage", "lineage", WATCH, "List the models made from an object, or the objects behind a model."),
     Entry("logs", "logs", WATCH, "Print what the jobs of a run wrote, every attempt, in order."),
     Entry(
         "control",
@@ -114,6 +115,9 @@ ENTRIES = (
         "events.",
     ),
     Entry("doctor", "doctor", KEEP, "Say what is missing on this machine, or in the AWS account that --profile names."),
+    Entry(
+        "forget", "forget", KEEP, "Remove dropped data and all that holds its rows; tell which models learnt from it."
+    ),
     Entry(
         "destroy",
         "destroy",

@@ -59,14 +59,14 @@ def package_groups(target: Target) -> list[Owned]:
     return in_sagemaker(target, *listing, "ModelPackageGroupName", "ModelPackageGroupArn")
 
 
-def alarms(target: Target) -> list[str]:
-    """Return the names of the alarms that deployments of this stack made."""
+def alarms(target: Target, project: str | None = None) -> list[str]:
+    """Return the names of the alarms that deployments of this stack, or of one of its projects, made."""
     cloudwatch = target.client("cloudwatch")
     found = []
     for page in cloudwatch.get_paginator("describe_alarms").paginate(AlarmNamePrefix=f"{target.stack}-"):
         for item in page["MetricAlarms"]:
             owner = _owner(cloudwatch.list_tags_for_resource(ResourceARN=item["AlarmArn"])["Tags"])
-            if owner.get("ebb:stack") == target.stack:
+            if owner.get("ebb:stack") == target.stack and project in (None, owner.get("ebb:project")):
                 found.append(item["AlarmName"])
     return found
 
