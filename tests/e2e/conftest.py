@@ -437,13 +437,16 @@ def model_of_another_hand(cloud: Cloud, name: str, like: str) -> str:
 
 @pytest.fixture(scope="session")
 def served_project(ebb: Ebb, tmp_path_factory: pytest.TempPathFactory) -> Served:
-    """A served model for tests of serving, sleeping and waking. Not watched when it moves, so that moves are quick."""
+    """A served model for tests of serving, sleeping and waking. Not watched when it moves, so that moves are quick.
+
+    Its size comes from a load test by Inference Recommender, which its first deployment runs.
+    """
     folder = tmp_path_factory.mktemp("served") / "birds"
     data = ROOT / "tests/unit/jobs/data"
     shutil.copytree(data / "custom_export", folder)
     shutil.copyfile(data / "penguins.csv", folder / "penguins.csv")
     spec = folder.parent / "pipeline.yaml"
-    spec.write_text("task: custom\nserve: {watch: 0s}\n")
+    spec.write_text("task: custom\nserve: {watch: 0s, recommender: true}\n")
     run = ebb.drop(folder, "birds", "--spec", spec)
     assert run["status"] == "succeeded", run
     return Served(ebb, "birds", run)

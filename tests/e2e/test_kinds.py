@@ -1,6 +1,7 @@
 """One model as every kind of endpoint, at one address, with the same answers; and a deployment that is taken back."""
 
 import io
+import json
 import tarfile
 from typing import Any
 
@@ -28,6 +29,26 @@ def _endpoints(cloud: Cloud) -> list[str]:
 def _alarms(cloud: Cloud) -> set[str]:
     found = cloud.client("cloudwatch").describe_alarms(AlarmNamePrefix=f"{cloud.stack}-birds-")["MetricAlarms"]
     return {each["AlarmName"].rsplit("-", 1)[1] for each in found}
+
+
+def test_the_size_came_from_a_load_test_of_the_registered_model(served_project: Served, cloud: Cloud):
+    run_id = served_project.run["run_id"]
+    (job,) = cloud.client("sagemaker").list_inference_recommendations_jobs(NameContains="birds-")[
+        "InferenceRecommendationsJobs"
+    ]
+    assert (job["JobName"], job["Status"]) == (f"{run_id}-a1-recommend", "COMPLETED"), job.get("FailureReason")
+    shown = json.loads(served_project.ebb("show", run_id, "--json").stdout)["right_sizing"]
+    answered = {name: figure for name, figure in shown["numbers"].items() if "requests a minute" in name}
+    assert len(answered) == len(shown["tested"]) == 3
+    assert all(figure > 0 for figure in answered.values())
+    (chosen,) = [each for each in shown["tested"] if shown["chosen"].startswith(each)]
+    endpoint = served_project.move("serverless")["endpoint_name"]  # where it was moved: the note counts
+    config = cloud.client("sagemaker").describe_endpoint(EndpointName=endpoint)["EndpointConfigName"]
+    variants = cloud.client("sagemaker").describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"]
+    assert f"{variants[0]['ServerlessConfig']['MemorySizeInMB']} MB" == chosen
+    why = served_project.ebb("why", run_id).stdout
+    assert "right-sizing" in why
+    assert "load test" in why
 
 
 def test_one_model_answers_the_same_at_one_address_as_every_kind(served_project: Served, cloud: Cloud):
