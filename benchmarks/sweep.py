@@ -188,8 +188,9 @@ def memory_mb() -> int:
 
 
 def sweep_lines(run: dict[str, Any]) -> list[Line]:
-    """Return what a month of sweeps of one account costs: one in four lists metrics and alarms."""
-    hourly, quarterly = HOURS_PER_MONTH, SWEEPS - HOURS_PER_MONTH
+    """Return what a month of sweeps of one account costs: one in four lists metrics and alarms, or one in eight."""
+    hourly = HOURS_PER_MONTH / (2 if run["own"] else 1)  # ebb.sweep.LISTED_EVERY_OWN
+    quarterly = SWEEPS - hourly
     traced, logged = "xray_trace", 2 * SWEEPS * control_plane.assumed("log_bytes_per_invocation") / 1e9
     lines = [
         Line("Scheduler", "sweeps", "scheduler_invocation", SWEEPS),

@@ -216,11 +216,29 @@ def test_an_account_without_endpoints_reads_no_metric(account, context):
 def test_the_schedule_pays_for_lists_once_an_hour_and_keeps_what_they_told(account, context):
     address(account, "ebb-wine")
     account.endpoint("ebb-wine")
+    account.endpoint("theirs", called=True)
     for minutes, lists in ((0, 1), (15, 1), (30, 1), (45, 1), (60, 2)):
         swept(context, NOW + timedelta(minutes=minutes), "schedule")
         assert account.calls["DescribeAlarms"] == lists, f"after {minutes} minutes"
         assert [each["action"] for each in report(account)["findings"]] == ["sleep"]
     assert len(account.started) == 2, "refused at first, asked about again after an hour"
+
+
+def test_where_all_endpoints_are_ebbs_own_the_lists_come_every_other_hour(account, context):
+    """Each has its alarm. One of another hand is seen by the next sweep, and the lists are hourly from then on."""
+    address(account, "ebb-wine")
+    account.endpoint("ebb-wine", called=True)
+    swept(context, NOW, "schedule")
+    account.calls.clear()
+    swept(context, NOW + timedelta(minutes=60), "schedule")
+    assert account.calls["ListMetrics"] == 0
+    swept(context, NOW + timedelta(minutes=120), "schedule")
+    assert account.calls["ListMetrics"] == 2
+    account.endpoint("theirs", called=True)
+    swept(context, NOW + timedelta(minutes=135), "schedule")
+    account.calls.clear()
+    swept(context, NOW + timedelta(minutes=180), "schedule")
+    assert account.calls["ListMetrics"] > 0
 
 
 @pytest.mark.parametrize("operation", ["DescribeAlarms", "ListMetrics"])

@@ -32,7 +32,9 @@ ASKED_LONG_AGO = timedelta(minutes=1)
 # Who is to be woken within this time is seen to by this sweep: the next one comes a quarter of an hour later, or with
 # the flexible window of its schedule 20 minutes, and takes a while itself. The execution waits for the moment.
 SEEN_TO_AHEAD = timedelta(minutes=25)
-LISTED_EVERY = timedelta(minutes=55)  # every fourth sweep, however late the flexible window makes one of them
+# Every fourth sweep, however late the flexible window makes one of them. Ebb's own endpoints have alarms: where there
+# are no others the lists only find what an alarm's lost event has left, and every eighth sweep does.
+LISTED_EVERY, LISTED_EVERY_OWN = timedelta(minutes=55), timedelta(minutes=115)
 # A candidate that was refused is asked about again later and later: an execution costs more than a month of sweeps.
 FIRST_PAUSE = timedelta(hours=1)
 FIRST_RETRY = timedelta(minutes=10)  # of what should be awake: at the next sweep
@@ -147,6 +149,7 @@ class Sweep(_Frozen):
     put: tuple[Address, ...]  # foreign endpoints that the ledger is to know before they can sleep
     counts: dict[str, int]
     deferred: int  # candidates that this sweep leaves to the next one
+    foreign: bool = True  # whether there are endpoints that Ebb did not make; also when that is not known
 
 
 class Daily(_Frozen):
@@ -166,6 +169,7 @@ class Report(_Frozen):
     unread: tuple[Unread, ...] = ()
     counts: dict[str, int] = Field(default_factory=dict)
     deferred: int = 0
+    foreign: bool = True
     daily: Daily | None = None
 
     @property
@@ -198,10 +202,13 @@ def is_daily(before: Report, now: datetime) -> bool:
 def lists(before: Report, now: datetime, *, asked: bool) -> bool:
     """Return whether metrics and alarms are listed in this sweep: once an hour, and when a person asks.
 
+    Once in two hours where all endpoints are Ebb's own; who comes to that account with another one is seen by the next
+    sweep, since the list of endpoints is read by each of them.
     These lists are what a sweep is billed for, and their window is three hours long. What the ledger knows (who waits,
     what hangs) is judged in every sweep. Candidates that are left over are taken up in the next one.
     """
-    return asked or before.listed_at is None or before.deferred > 0 or now - before.listed_at >= LISTED_EVERY
+    every = LISTED_EVERY if before.foreign else LISTED_EVERY_OWN
+    return asked or before.listed_at is None or before.deferred > 0 or now - before.listed_at >= every
 
 
 def looks(seen: Seen, memory: Memory, policy: Policy, *, now: datetime, most: int = MOST_LOOKS) -> Looks:
@@ -246,6 +253,7 @@ def judge(seen: Seen, memory: Memory, policy: Policy, *, now: datetime, deferred
         put=tuple(each.put for each in taken if each.put),
         counts=counts,
         deferred=deferred + len(left),
+        foreign=bool(account.foreign) or seen.endpoints is None or seen.known is None,
     )
 
 

@@ -84,6 +84,7 @@ def act(
         unread=tuple(unread),
         counts=done.counts,
         deferred=done.deferred,
+        foreign=done.foreign,
         daily=daily,
     )
 
