@@ -165,6 +165,7 @@ def test_what_is_read_of_an_endpoint_can_be_sent_to_make_it_again(sagemaker):
     assert world.status == "InService"
     assert world.tags == {"team": "shop"}
     assert [each["AlarmName"] for each in world.alarms] == ["shop-busy"]
+    assert world.config_made_at == sagemaker.describe_endpoint_config(EndpointConfigName="shop-1")["CreationTime"]
     aws_shapes.assert_valid("sagemaker", "CreateEndpointConfig", world.config)
     aws_shapes.assert_valid("cloudwatch", "PutMetricAlarm", world.alarms[0])
     taken = snapshot.take(SHOP, world, NOW)

@@ -19,7 +19,7 @@ ROLE = f"arn:aws:iam::{ACCOUNT}:role/theirs"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/theirs/serve:v1"
 DATA = "s3://lake/models/shop/model.tar.gz"
 PREFIX = "s3://lake/models/shop/parts/"
-LATER = datetime.now(UTC) + timedelta(minutes=1)
+EARLIER, LATER = (datetime.now(UTC) + timedelta(minutes=each) for each in (-60, 1))
 
 
 @pytest.fixture
@@ -41,17 +41,21 @@ def push(layer: str) -> str:
     return digest
 
 
-def world(*containers: dict[str, Any], running: str = "", since: datetime = LATER) -> World:
-    """Return an endpoint with one variant, whose model is made of these containers."""
+def world(
+    *containers: dict[str, Any], running: str = "", since: datetime = LATER, configured: datetime | None = None
+) -> World:
+    """Return an endpoint with one variant, whose model is made of these containers; it was scaled a moment ago."""
     given = {"PrimaryContainer": containers[0]} if len(containers) == 1 else {"Containers": list(containers)}
     made("sagemaker").create_model(ModelName="shop", ExecutionRoleArn=ROLE, **given)
     shown = [{"SpecifiedImage": IMAGE, "ResolvedImage": f"{IMAGE.rpartition(':')[0]}@{running}"}] if running else []
     return World(
         endpoint={
-            "LastModifiedTime": since.isoformat(),
+            "CreationTime": since.isoformat(),
+            "LastModifiedTime": LATER.isoformat(),
             "ProductionVariants": [{"VariantName": "blue", "DeployedImages": shown}],
         },
         config={"ProductionVariants": [{"VariantName": "blue", "ModelName": "shop"}]},
+        config_made_at=configured or since,
     )
 
 
@@ -115,8 +119,53 @@ def test_every_container_of_a_model_is_looked_at(shop):
 
 
 def test_data_that_was_overwritten_while_the_endpoint_runs_would_come_back_as_another_model(shop):
-    found = world({"Image": IMAGE, "ModelDataUrl": DATA}, since=datetime.now(UTC) - timedelta(hours=1))
+    found = world({"Image": IMAGE, "ModelDataUrl": DATA}, since=EARLIER)
     assert "written anew since it was fetched" in (restoring.missing(found) or "")
+
+
+def test_data_that_was_there_when_the_endpoint_got_another_configuration_is_what_runs(shop):
+    found = world({"Image": IMAGE, "ModelDataUrl": DATA}, since=EARLIER, configured=LATER)
+    assert restoring.missing(found) is None
+
+
+def test_a_configuration_made_once_more_after_the_last_change_says_nothing_of_what_was_fetched(shop):
+    again = LATER + timedelta(minutes=1)
+    found = world({"Image": IMAGE, "ModelDataUrl": DATA}, since=EARLIER, configured=again)
+    assert "written anew since it was fetched" in (restoring.missing(found) or "")
+
+
+SEVERAL = [
+    pytest.param({"Image": IMAGE, "ModelDataSource": source(PREFIX, "S3Prefix")}, id="files below a prefix"),
+    pytest.param({"Image": IMAGE, "ModelDataUrl": PREFIX, "Mode": "MultiModel"}, id="many models"),
+]
+
+
+@pytest.mark.parametrize("container", SEVERAL)
+def test_one_file_of_many_that_was_overwritten_would_come_back_as_another_model(shop, monkeypatch, container):
+    now = datetime.now(UTC)
+    lists(monkeypatch, [("a.bin", EARLIER), ("b.bin", EARLIER)], [("c.bin", EARLIER), ("d.bin", now)])
+    found = world(container, since=now - timedelta(minutes=1))
+    assert f"{PREFIX} (models/shop/parts/d.bin) has been written anew" in (restoring.missing(found) or "")
+
+
+@pytest.mark.parametrize("container", SEVERAL)
+def test_all_files_of_many_that_are_as_old_as_the_deployment_can_be_made_again(shop, monkeypatch, container):
+    lists(monkeypatch, [("a.bin", EARLIER)], [("b.bin", EARLIER)])
+    assert restoring.missing(world(container)) is None
+
+
+def test_a_folder_without_files_is_no_model(shop):
+    shop.s3.put_object(Bucket="lake", Key="models/shop/empty/", Body=b"")
+    source_ = source("s3://lake/models/shop/empty/", "S3Prefix")
+    assert "models/shop/empty/ is gone" in (
+        restoring.missing(world({"Image": IMAGE, "ModelDataSource": source_})) or ""
+    )
+
+
+def test_more_files_than_are_looked_at_are_a_reason_to_keep_the_endpoint(shop, monkeypatch):
+    lists(monkeypatch, *[[(f"{page}.bin", EARLIER)] for page in range(restoring.MOST_PAGES + 1)])
+    found = restoring.missing(world({"Image": IMAGE, "ModelDataSource": source(PREFIX, "S3Prefix")}))
+    assert "is more than 10,000 objects" in (found or "")
 
 
 def test_a_tag_that_was_moved_would_bring_back_other_bytes(shop):
@@ -179,3 +228,15 @@ def fails(monkeypatch: pytest.MonkeyPatch, service: str, action: str, problem: E
         raise problem
 
     monkeypatch.setattr(restoring.client(service), action, refused)
+
+
+def lists(monkeypatch: pytest.MonkeyPatch, *pages: list[tuple[str, datetime]]) -> None:
+    """Let ListObjectsV2 show these files below the prefix, page by page."""
+
+    def listed(*, ContinuationToken: str = "0", Prefix: str, **_: Any) -> dict[str, Any]:
+        here, last = int(ContinuationToken), len(pages) - 1
+        contents = [{"Key": Prefix + name, "LastModified": at, "ETag": '"0"'} for name, at in pages[here]]
+        more = {"NextContinuationToken": str(here + 1)} if here < last else {}
+        return {"Contents": contents, "IsTruncated": here < last, **more}
+
+    monkeypatch.setattr(restoring.client("s3"), "list_objects_v2", listed)

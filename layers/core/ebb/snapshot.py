@@ -46,6 +46,7 @@ class World(BaseModel):
 
     endpoint: Body | None = None  # DescribeEndpoint
     config: Body | None = None  # as CreateEndpointConfig takes it, without tags
+    config_made_at: datetime | None = None
     config_tags: dict[str, str] = Field(default_factory=dict)
     tags: dict[str, str] = Field(default_factory=dict)
     component: Body | None = None  # DescribeInferenceComponent

@@ -46,6 +46,7 @@ def observe(at: Address, *, config_name: str | None = None, whole: bool = True) 
     return World(
         endpoint=_plain(described),
         config=_as_config(config),
+        config_made_at=(config or {}).get("CreationTime"),
         config_tags=_tags(config, "EndpointConfigArn") if at.kind == "classic" else {},
         tags=_tags(described, "EndpointArn"),
         component=_plain(component),

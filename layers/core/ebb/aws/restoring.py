@@ -23,6 +23,9 @@ from ebb.snapshot import Body, World
 DENIED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "403"}
 # SageMaker answers for what is not there as for a wrong request (see ebb.aws.endpoints); the others have codes for it.
 GONE = {"NoSuchBucket", "RepositoryNotFoundException", "ResourceNotFound", "ValidationException"}
+# Of 1,000 objects each, https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html: some seconds of the
+# function's minute (assumed: 0.2 s a page). What has more is kept.
+MOST_PAGES = 10
 
 
 class _Refusal(Exception):
@@ -34,7 +37,7 @@ def missing(world: World) -> str | None:
 
     Raises: EndpointUnreadableError when it was not to be known now, but may be in a moment.
     """
-    since = events.timestamp((world.endpoint or {}).get("LastModifiedTime"))
+    since = _deployed_since(world)
     running = _running(world)
     try:
         for variant in (world.config or {}).get("ProductionVariants", ()):
@@ -46,6 +49,23 @@ def missing(world: World) -> str | None:
     except _Refusal as refused:
         return f"{refused}: it could not be made again"
     return None
+
+
+def _deployed_since(world: World) -> datetime | None:
+    """Return a moment that what runs now was fetched at or after.
+
+    The last deployment created the endpoint, or changed it to a configuration that was there by then. When it changed
+    is not told: LastModifiedTime moves with each scaling and weight too, and data that was written between a deployment
+    and a scaling would count as fetched. So what was written between a configuration and its deployment counts as
+    written anew, and its endpoint is kept. A configuration younger than the last change was never deployed: it was made
+    once more under the same name.
+    """
+    shown = world.endpoint or {}
+    created, changed = (events.timestamp(shown.get(each)) for each in ("CreationTime", "LastModifiedTime"))
+    made = world.config_made_at
+    if created and made and changed and made <= changed:
+        return max(created, made)
+    return created
 
 
 def _running(world: World) -> dict[tuple[str, str], str]:
@@ -90,25 +110,47 @@ def _data(container: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
 
 
 def _see_data(uri: str, etag: str | None, since: datetime | None) -> None:
-    """See that an object, or one below a prefix, is there, and is the one that was fetched.
+    """See that an object, or one below a prefix, is there, and that all are those that were fetched.
 
-    By ListObjectsV2, which tells what HeadObject does and needs no permission to read what the object holds.
+    Which objects lay below a prefix is kept nowhere: that one of them was deleted cannot be known.
     """
     parts = urlsplit(uri)
     bucket, key = parts.netloc, parts.path.lstrip("/")
     if parts.scheme != "s3" or not bucket:
         raise _Refusal(f"its model data {uri} is not named by an s3:// URI, so that nobody has seen that it is there")
-    # in the order of their keys: an object comes before all that begin like it
-    listed = _asked("s3", "ListObjectsV2", f"its model data {uri}", f"s3:ListBucket on {bucket}",
-                    Bucket=bucket, Prefix=key, MaxKeys=1)  # fmt: skip
-    found = next(iter(listed.get("Contents", ())), None)
-    if found is None or (found["Key"] != key and not key.endswith("/") and key):
+    found = list(_below(uri, bucket, key) if key.endswith("/") or not key else _at(uri, bucket, key))
+    if not found:
         raise _Refusal(f"its model data {uri} is gone")
-    if found["Key"] != key:
-        return
-    changed = etag is not None and etag.strip('"') != found["ETag"].strip('"')
-    if changed or (since and found["LastModified"] > since):
-        raise _Refusal(f"its model data {uri} has been written anew since it was fetched")
+    for each in found:
+        one = each["Key"] == key
+        changed = one and etag is not None and etag.strip('"') != each["ETag"].strip('"')
+        if changed or since is None or each["LastModified"] > since:
+            which = uri if one else f"{uri} ({each['Key']})"
+            raise _Refusal(f"its model data {which} has been written anew since it was fetched")
+
+
+def _at(uri: str, bucket: str, key: str) -> Iterator[Body]:
+    # in the order of their keys: an object comes before all that begin like it
+    listed = _listed(uri, bucket, Prefix=key, MaxKeys=1)
+    yield from (each for each in listed.get("Contents", ()) if each["Key"] == key)
+
+
+def _below(uri: str, bucket: str, prefix: str) -> Iterator[Body]:
+    """Yield the objects below a prefix, without those that stand for folders."""
+    more: dict[str, str] = {}
+    for _ in range(MOST_PAGES):
+        listed = _listed(uri, bucket, Prefix=prefix, **more)
+        yield from (each for each in listed.get("Contents", ()) if not each["Key"].endswith("/"))
+        if not listed.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": listed["NextContinuationToken"]}
+    raise _Refusal(f"its model data {uri} is more than {MOST_PAGES * 1000:,} objects, so that not each has been seen")
+
+
+def _listed(uri: str, bucket: str, **request: Any) -> dict[str, Any]:
+    """List objects, which tells what HeadObject does and needs no permission to read what they hold."""
+    return _asked("s3", "ListObjectsV2", f"its model data {uri}", f"s3:ListBucket on {bucket}",
+                  Bucket=bucket, **request)  # fmt: skip
 
 
 def _see_image(uri: str, digest: str | None) -> None:
