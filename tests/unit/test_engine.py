@@ -7,8 +7,10 @@ import pytest
 
 from aws_shapes import problems
 from ebb import engine, sizing
+from ebb.errors import NoFeasibleInstanceError
 from ebb.requests import glue
 from ebb.spec import PipelineSpec
+from worked_run import built_plan
 
 GIB = 1024**3
 
@@ -41,10 +43,50 @@ def test_the_engine_follows_from_the_size(asked, seen, name):
     assert (chosen.worker_type is None) == (name == "DuckDB")
 
 
+@pytest.mark.parametrize(
+    ("asked", "seen"),
+    [
+        pytest.param({}, data(0.001), id="a small table"),
+        pytest.param({}, data(2000), id="a table that would suit Spark"),
+        pytest.param({"train": {"max_runtime": 60}}, data(10), id="no machine is expected to finish in time"),
+        pytest.param({"task": "custom"}, data(2000), id="a script's data"),
+    ],
+)
+def test_a_plan_takes_one_machine_because_nothing_starts_glue_yet(asked, seen):
+    chosen = engine.planned(spec(**asked), seen)
+    assert chosen.name == "DuckDB"
+    assert "Spark" not in repr(chosen)
+    assert sizing.for_stage("process", spec(**asked), seen).instance, "and there is one"
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param(data(4000), id="CSV"),
+        pytest.param(data(800, "csv", compressed=True), id="packed CSV, by its text"),
+        pytest.param(data(800, "parquet"), id="Parquet, by its text"),
+    ],
+)
+def test_what_no_volume_holds_is_refused_with_size_limit_and_remedy(seen):
+    with pytest.raises(NoFeasibleInstanceError, match=r"20,010 GiB for 4,000 GiB of text.*16,384 GiB: drop the data"):
+        engine.planned(spec(), seen)
+
+
+def test_a_script_is_told_its_bytes():
+    with pytest.raises(NoFeasibleInstanceError, match="for 4,000 GiB,"):
+        engine.planned(spec(task="custom"), data(4000, "script"))
+
+
+def test_a_plan_is_refused_where_its_volume_is(monkeypatch):
+    monkeypatch.setattr(sizing, "choose", lambda *_, **__: pytest.fail("the instance is not chosen first"))
+    with pytest.raises(NoFeasibleInstanceError, match="volume"):
+        built_plan(data=data(4000))
+
+
 def test_larger_tables_get_more_and_then_larger_workers():
-    sizes = [engine.choose(spec(), data(gib)) for gib in (120, 300, 700, 5000)]
+    sizes = [engine.choose(spec(), data(gib)) for gib in (270, 300, 700, 5000)]
     assert [each.worker_type for each in sizes] == ["G.1X", "G.1X", "G.2X", "G.2X"]
-    assert [each.workers for each in sizes] == [16, 39, 45, 50]
+    assert [each.workers for each in sizes] == [35, 39, 45, 50]
 
 
 def start(**more):

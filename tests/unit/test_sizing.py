@@ -120,8 +120,14 @@ def test_the_disk_holds_what_comes_out_of_an_archive():
         return built_plan(data=data)["process"]["request"]["ProcessingResources"]["ClusterConfig"]["VolumeSizeInGB"]
 
     assert volume_gib(Data(GIB, "csv")) == 15
+    assert volume_gib(Data(GIB, "parquet")) == 35, "its text, which all is until the columns are typed"
     assert volume_gib(Data(GIB, "archive", unpacked_bytes=4 * GIB)) == 30
     assert volume_gib(Data(GIB, "archive")) == 110
+
+
+def test_the_memory_of_process_does_not_grow_with_a_table():
+    small, large = (needs(Data(size, "csv"), "process") for size in (MIB, 1000 * GIB))
+    assert large.memory_gib == small.memory_gib
 
 
 def test_the_choice_keeps_what_was_not_taken():

@@ -1,4 +1,8 @@
-"""Which engine processes a run's data: one machine with bounded memory, or Spark when the data outgrows one machine."""
+"""Which engine processes a run's data.
+
+`planned` is what a plan does: one machine, whose memory is bounded and whose volume takes the rest, or a refusal.
+`choose` is the choice between it and Spark on Glue. No state machine starts Glue yet, so no plan follows it.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,7 +16,10 @@ from ebb.requests import glue
 from ebb.spec import PipelineSpec
 
 DUCKDB, SPARK = "DuckDB", "Spark"
-SPILL_FACTOR = 8  # times its memory that a machine may sort on disk: a file of four times was measured to pass
+SPILL_FACTOR = 8  # times its memory that a machine may sort on disk; assumed: the tests go to four times the limit
+MOST_VOLUME_GIB = (
+    16_384  # of a job: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ProcessingClusterConfig.html
+)
 GIB = 1024**3
 TEXT_GIB_PER_WORKER = 8  # assumed: below half of a G.1X's 16 GiB, as text in memory takes about twice its bytes
 MOST_WORKERS = 50  # of one type; beyond it the larger type is taken
@@ -30,8 +37,31 @@ class Engine:
     workers: int = 0
 
 
+def planned(spec: PipelineSpec, data: sizing.Data) -> Engine:
+    """Return the engine that a plan takes: one machine that sorts on its volume what its memory does not hold.
+
+    Raises: NoFeasibleInstanceError when no volume is large enough for that.
+    """
+    table = sizing.is_plain_table(data, spec.task)
+    text_gib, volume_gib = sizing.text_bytes(data) / GIB, sizing.volume_gib(data)
+    if volume_gib > MOST_VOLUME_GIB:
+        held = f"{text_gib:,.0f} GiB of text" if table else f"{sizing.unpacked_bytes(data) / GIB:,.0f} GiB"
+        raise NoFeasibleInstanceError(
+            f"process needs a volume of {volume_gib:,} GiB for {held}, and no job gets more than "
+            f"{MOST_VOLUME_GIB:,} GiB: drop the data in parts of which each needs less, or a sample of it"
+        )
+    numbers = {"volume_gib": volume_gib, "largest_volume_gib": MOST_VOLUME_GIB}
+    if not table:
+        return Engine(DUCKDB, "only plain tables could be processed by more than one machine", numbers, ())
+    reason = (
+        f"one machine takes {text_gib:.3g} GiB of text: its memory is bounded, and a volume of {volume_gib:,} GiB "
+        "holds what is sorted on disk"
+    )
+    return Engine(DUCKDB, reason, {"text_gib": round(text_gib, 3)} | numbers, ())
+
+
 def choose(spec: PipelineSpec, data: sizing.Data, offered: Iterable[Instance] | None = None) -> Engine:
-    """Return the engine that processes the data.
+    """Return the engine that suits the data; no plan follows it yet.
 
     Everything but plain tables stays on one machine: archives, pictures, texts and scripts are read file by file there.
     A table goes to Spark when no machine has the memory, when none finishes in time, or when the machine that would be

@@ -1,5 +1,6 @@
 """Right-sizing: a stage's workload and the catalog in, the instance that does it on the least energy out."""
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
@@ -60,10 +61,11 @@ class _Needs:
 
 
 # Per MiB of text of a table.
-# process: DuckDB was measured at 15 CPU-s for 1,157 MB of CSV, bounded at 1.1 GB; five passes of that kind, with room.
+# process: five passes of the 15 CPU-s that DuckDB was measured at for 1,157 MB of CSV, with room. Its memory is bounded
+# whatever the size (`ebb_jobs.tables.connect`): what does not fit is sorted on the volume.
 # The other stages are assumed, confidence low: what the jobs report afterwards stands in the ledger beside them.
 _TABLE = {
-    "process": _Needs(20.0, 0.10, 0.004, 0.85),
+    "process": _Needs(20.0, 0.10, 0.0, 0.85),
     "train": _Needs(60.0, 12.0, 0.012, 0.70),
     "compress": _Needs(60.0, 8.0, 0.012, 0.60),
     "compile": _Needs(40.0, 0.5, 0.008, 0.30),
@@ -103,6 +105,8 @@ _MOST_UNCOUNTED = 50_000
 # 96 x 96 (the most that is left of any) 4 KB as JPEG.
 _PIXELS_PER_BYTE = 2.5
 _PIXELS = (28 * 28, 96 * 96)
+_BASE_VOLUME_GIB = 10
+_VOLUME_FACTOR = 5  # the data as it came, out of its archives, curated, and room to sort on disk
 # What an archive may unpack to: `ebb_jobs.archives` allows no more, and tables shrink by less.
 _MOST_UNPACKED_BYTES = 20 * 1024**3
 _MOST_UNPACKED_RATIO = 20
@@ -134,6 +138,12 @@ def unpacked_bytes(data: Data) -> int:
     if data.unpacked_bytes is not None:
         return data.unpacked_bytes
     return max(data.size_bytes, min(data.size_bytes * _MOST_UNPACKED_RATIO, _MOST_UNPACKED_BYTES))
+
+
+def volume_gib(data: Data) -> int:
+    """Return how large a volume every stage gets: `process` writes a table as text to it before it knows the types."""
+    most = max(unpacked_bytes(data), text_bytes(data)) if _kind(data) in ("texts", "table") else unpacked_bytes(data)
+    return _BASE_VOLUME_GIB + math.ceil(_VOLUME_FACTOR * most / 1024**3)
 
 
 def trains_itself(spec: PipelineSpec, data: Data) -> bool:
