@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -141,13 +143,28 @@ class Commands(TyperGroup):
             return self.commands[cmd_name]
         return load(COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is asked for; who mistypes one is told which there are."""
+        if args[0] in COMMANDS:
+            return super().resolve_command(ctx, args)
+        with self._listed():
+            return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Tell the commands by what is known of them here."""
+        with self._listed():
+            super().format_help(ctx, formatter)
+
+    @contextlib.contextmanager
+    def _listed(self) -> Iterator[None]:
+        """Let Typer see all commands, by name and panel only: none is imported."""
         self.commands = {
             each.name: TyperCommand(each.name, help=each.told, rich_help_panel=each.panel) for each in ENTRIES
         }
-        super().format_help(ctx, formatter)
-        self.commands = {}
+        try:
+            yield
+        finally:
+            self.commands = {}
 
 
 def load(entry: Entry) -> Any:

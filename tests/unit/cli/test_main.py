@@ -31,6 +31,18 @@ def test_a_command_that_is_not_there_is_wrong_usage():
     assert "rnus" in done.output
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("slep", "sleep"), ("rnus", "runs"), ("endpoint", "endpoints")])
+def test_who_mistypes_a_command_is_told_which_was_meant(typed, meant):
+    done = CliRunner().invoke(app, [typed, "churn"])
+    assert done.exit_code == 2
+    assert f"No such command '{typed}'. Did you mean '{meant}'" in done.output
+
+
+def test_a_mistyped_command_leaves_the_others_as_they_are():
+    CliRunner().invoke(app, ["slep"])
+    assert "--profile" in CliRunner().invoke(app, ["sleep", "--help"]).output
+
+
 @pytest.mark.parametrize(
     ("asked", "spared"),
     [
