@@ -109,34 +109,33 @@ def look(known: Known, where: Place, *, models: bool) -> Found:
     made = [dict(each.run) for each in rules.descendants(known.runs, where) if rules.is_model(each.run)]
     found = Found(where, reading, made, known.serving(made))
     if where.bucket == known.landing:
-        found.held += _versions(known.target, where.bucket, where.key, forgetting.LANDING, where)
-    modelled = {run["run_id"] for run in made} if models else set()
-    for run_id in dict.fromkeys([*(run["run_id"] for run in reading), *sorted(modelled)]):
-        found.held += [
-            each._replace(kind=kind)
-            for each in _versions(known.target, known.artifacts, names.run_prefix(run_id), "")
-            if (kind := forgetting.class_of(run_id, each.key))
-            and (run_id in modelled if kind == forgetting.MODELS else run_id in {run["run_id"] for run in reading})
-        ]
+        found.held += _versions(known, where.key, where)
+    with_rows, with_model = ({run["run_id"] for run in runs} for runs in (reading, made if models else []))
+    for run_id in sorted(with_rows | with_model):
+        for each in (each for prefix in forgetting.prefixes(run_id) for each in _versions(known, prefix)):
+            kind = forgetting.class_of(run_id, each.key)
+            if kind and run_id in (with_model if kind == forgetting.MODELS else with_rows):
+                found.held.append(each._replace(kind=kind))
     for run in (each for each in reading if forgetting.is_quoted(each)):
-        found.held += _versions(known.target, known.artifacts, names.record_key(run["run_id"]), forgetting.RECORDS)
+        quoted = _versions(known, names.record_key(run["run_id"]))
+        found.held += [each._replace(kind=forgetting.RECORDS) for each in quoted]
     for kind, prefix in forgetting.boxes(known.target.stack, (run["project"] for run in made)):
-        found.held += _versions(known.target, known.artifacts, prefix, kind)
+        found.held += [each._replace(kind=kind) for each in _versions(known, prefix)]
     found.streams = [stream for run in reading for stream in _streams(known.target, run)]
     return found
 
 
-def _versions(target: Target, bucket: str, prefix: str, kind: str, where: Place | None = None) -> Iterator[Held]:
-    """Yield each version, delete marker and unfinished upload below a prefix; of a place, what it covers."""
-    s3 = target.client("s3")
+def _versions(known: Known, prefix: str, where: Place | None = None) -> Iterator[Held]:
+    """Yield each version, delete marker and unfinished upload below a prefix of the artifact bucket, or of a place."""
+    s3, bucket = known.target.client("s3"), where.bucket if where else known.artifacts
     for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
         for each in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
             if where is None or where.covers(bucket, each["Key"]):
-                yield Held(kind, bucket, each["Key"], each["VersionId"], each.get("Size", 0))
+                yield Held(forgetting.LANDING, bucket, each["Key"], each["VersionId"], each.get("Size", 0))
     for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
         for each in page.get("Uploads", []):
             if where is None or where.covers(bucket, each["Key"]):
-                yield Held(kind, bucket, each["Key"], None, 0, each["UploadId"])
+                yield Held(forgetting.LANDING, bucket, each["Key"], None, 0, each["UploadId"])
 
 
 def _streams(target: Target, run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ebb import forgetting, ledger
+from ebb import forgetting, ledger, names
 from ebb.lineage import Place
 
 RUN_ID = "churn-20261123040506-abc123"
@@ -20,8 +20,6 @@ def source(key: str, bucket: str = "landing") -> dict:
 @pytest.mark.parametrize(
     ("key", "kind"),
     [
-        ("a1/process/curated/train.parquet", "curated"),
-        ("a12/process/curated/schema.json", "curated"),
         ("a1/process/work/part-0.parquet", "curated"),
         ("a1/process/report/metrics.json", None),
         ("a1/compile/bundles/sample-payload.tar.gz", "samples"),
@@ -37,6 +35,12 @@ def source(key: str, bucket: str = "landing") -> dict:
 )
 def test_rows_are_told_from_models_and_records(key, kind):
     assert forgetting.class_of(RUN_ID, PREFIX + key) == kind
+
+
+def test_curated_rows_lie_where_the_plan_puts_them():
+    key = f"{names.curated_prefix(RUN_ID)}a1/train.parquet"
+    assert forgetting.class_of(RUN_ID, key) == "curated"
+    assert any(key.startswith(prefix) for prefix in forgetting.prefixes(RUN_ID))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from ebb.spec import PipelineSpec
 from worked_run import ARTIFACTS, RUN_ID, STACK, built_plan, facts, load, step_events
 
 RUN_URI = f"s3://{ARTIFACTS}/projects/cancer/runs/{RUN_ID}/"
+CURATED_URI = f"s3://{ARTIFACTS}/curated/cancer/{RUN_ID}/"
 
 
 def settings(request: dict) -> dict:
@@ -33,7 +34,7 @@ def test_each_stage_reads_what_the_ones_before_wrote():
     plan = built_plan()
     train, compress = (f"{RUN_URI}a1/{stage}/{RUN_ID}-a1-{stage}/output/model/" for stage in ("train", "compress"))
     code = f"s3://{ARTIFACTS}/jobs/5c1d9e7f30ab42d6/"
-    curated = f"{RUN_URI}a1/process/curated/"
+    curated = f"{CURATED_URI}a1/"
     read = {"code": code, "data": f"{RUN_URI}manifest.json", "sources": f"{RUN_URI}sources.json"}
     assert channels(plan["process"]["request"]) == read
     assert channels(plan["train"]["request"]) == {"code": code, "curated": curated}
@@ -80,7 +81,7 @@ def test_a_retry_repeats_nothing_that_finished():
     plan = built_plan(attempt=2, finished={"process": 1, "train": 1})
     assert [plan[stage]["needed"] for stage in names.STAGES] == [False, False, True, True]
     assert plan["process"]["request"] == {}
-    assert plan["artifacts"]["curated"] == f"{RUN_URI}a1/process/curated/"
+    assert plan["artifacts"]["curated"] == f"{CURATED_URI}a1/"
     assert channels(plan["compress"]["request"])["original"] == f"{RUN_URI}a1/train/{RUN_ID}-a1-train/output/model/"
     assert plan["compress"]["request"]["TrainingJobName"] == f"{RUN_ID}-a2-compress"
     assert plan["artifacts"]["bundles"] == f"{RUN_URI}a2/compile/bundles/"

@@ -1,8 +1,9 @@
 """Forgetting: what holds rows of a dataset, and the writes by which the ledger knows that they are gone. Pure.
 
-What goes and what stays of a run that read the data, below `projects/<project>/runs/<run>/`:
+What goes and what stays of a run that read the data, below `projects/<project>/runs/<run>/` but for the curated rows:
 
-    a*/process/       curated data, and what Spark was at work with          goes
+    curated/<project>/<run>/                                                 goes
+    a*/process/       what Spark was at work with                            goes
     a*/compile/bundles/sample-payload.tar.gz   requests made of held-out rows  goes
     checkpoints/      of the interrupted training of a run                   goes
     scored/           rows with a prediction beside each                     goes
@@ -44,8 +45,15 @@ _CLASSES = (
 
 def class_of(run_id: str, key: str) -> str | None:
     """Return what an object of a run is, one of CLASSES, None for a record that holds no row."""
+    if key.startswith(names.curated_prefix(run_id)):
+        return CURATED
     rest = key.removeprefix(names.run_prefix(run_id))
     return next((name for name, pattern in _CLASSES if pattern.match(rest)), None)
+
+
+def prefixes(run_id: str) -> tuple[str, ...]:
+    """Return the prefixes of the artifact bucket below which everything of a run lies."""
+    return names.run_prefix(run_id), names.curated_prefix(run_id)
 
 
 def in_progress(runs: Iterable[Run], where: Place, reading: Iterable[str]) -> list[str]:

@@ -115,6 +115,14 @@ def run_prefix(run: str) -> str:
     return f"projects/{project_of(run)}/runs/{run}/"
 
 
+def curated_prefix(run: str) -> str:
+    """Return the key prefix that holds the curated data of a run, one folder for each attempt.
+
+    Apart from what is kept of a run: S3's lifecycle rules know prefixes only, and rows may not stay as long as models.
+    """
+    return f"curated/{project_of(run)}/{run}/"
+
+
 def manifest_key(run: str) -> str:
     """Return the key of the manifest that lists the run's source objects."""
     return run_prefix(run) + "manifest.json"

@@ -3,6 +3,7 @@
 `build` is pure, so a dry run is the same call with its result printed instead of sent.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,10 @@ from ebb.sources import Source
 from ebb.spec import PipelineSpec
 
 SEED = 7
+BASE_VOLUME_GIB = 10
+VOLUME_FACTOR = 5  # the data as it came, out of its archives, curated, and room to sort on disk
 ROLE_POLICY_MAX_CHARS = 10_240  # of all inline policies of a role, and ours have one (IAM quotas)
+GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ def images_of(run: RunFacts, stack: StackSettings) -> list[Image]:
 def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
     """Return the plan of one attempt. What an earlier attempt finished is taken over, not repeated.
 
-    Raises: NoFeasibleInstanceError when no catalogued instance or no volume holds a stage; InvalidSpecError when what
-    is to be read elsewhere does not fit a role's policy.
+    Raises: NoFeasibleInstanceError when no catalogued instance holds a stage; InvalidSpecError when what is to be read
+    elsewhere does not fit a role's policy.
     """
     chosen = choices(run, stack)
     builds = [image for image in images_of(run, stack) if image.uri in run.missing_images]
@@ -113,11 +117,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
 
 
 def choices(run: RunFacts, stack: StackSettings) -> dict[str, sizing.Choice]:
-    """Return the instance of each stage, and why.
-
-    Raises: NoFeasibleInstanceError when no volume holds the data, or no instance has the memory.
-    """
-    engine.planned(run.spec, run.data)
+    """Return the instance of each stage, and why. Raises: NoFeasibleInstanceError when none holds the memory."""
     allowed = images.accelerators(stack)
     return {stage: sizing.for_stage(stage, run.spec, run.data, accelerators=allowed) for stage in names.STAGES}
 
@@ -129,7 +129,7 @@ class _Places:
         self.run_uri = f"s3://{stack.artifact_bucket}/{names.run_prefix(run.run_id)}"
         attempts = {stage: run.finished.get(stage, run.attempt) for stage in names.STAGES}
         self.stage = {stage: f"{self.run_uri}a{attempt}/{stage}" for stage, attempt in attempts.items()}
-        self.curated = f"{self.stage['process']}/curated/"
+        self.curated = f"s3://{stack.artifact_bucket}/{names.curated_prefix(run.run_id)}a{attempts['process']}/"
         self.process_report = f"{self.stage['process']}/report/metrics.json"
         self.original, self.candidates = (
             f"{self.stage[stage]}/{names.job(run.run_id, attempts[stage], stage)}/output/model/"
@@ -192,7 +192,7 @@ def _shared(run: RunFacts, stack: StackSettings, stage: str, instance: Instance)
         "role_arn": roles.role_arn(stack, run.project, stage),
         "image_uri": images.for_jobs(stack, instance).uri,
         "instance_type": instance.name,
-        "volume_gib": sizing.volume_gib(run.data),
+        "volume_gib": BASE_VOLUME_GIB + math.ceil(VOLUME_FACTOR * sizing.unpacked_bytes(run.data) / GIB),
         "kms_key": stack.data_key_arn,
         "max_runtime_s": int(run.spec.train.max_runtime.total_seconds()),
         "tags": names.tags(stack.stack, run.project, run.run_id),
@@ -296,7 +296,7 @@ def _elsewhere(run: RunFacts, stack: StackSettings) -> dict[str, list[str]]:
 
 
 def _engine(run: RunFacts) -> dict[str, Any]:
-    chosen = engine.planned(run.spec, run.data)
+    chosen = engine.choose(run.spec, run.data)
     return {
         "what": "engine for process",
         "chosen": chosen.name,

@@ -11,11 +11,11 @@ SECOND = "churn-20261124040506-abc124"
 SCORING = "churn-20261125040506-abc125"
 KEY, OTHER = "churn/data/a.csv", "churn/data/b.csv"
 PREFIX = names.run_prefix(RUN_ID)
-WITH_ROWS = (
-    "a1/process/curated/train.parquet", "a1/compile/bundles/sample-payload.tar.gz", "checkpoints/train/small.pt",
-)  # fmt: skip
-WITHOUT_ROWS = ("run.json", "manifest.json", "sources.json", "a1/process/report/metrics.json")
-MODEL = "a1/compile/bundles/float32/model.tar.gz"
+CURATED = names.curated_prefix(RUN_ID) + "a1/train.parquet"
+WITH_ROWS = (CURATED, PREFIX + "a1/compile/bundles/sample-payload.tar.gz", PREFIX + "checkpoints/train/small.pt")
+RECORDS = ("run.json", "manifest.json", "sources.json", "a1/process/report/metrics.json")
+WITHOUT_ROWS = tuple(PREFIX + each for each in RECORDS)
+MODEL = PREFIX + "a1/compile/bundles/float32/model.tar.gz"
 IDENTITY = "1d" * 32
 
 
@@ -54,7 +54,7 @@ def make(target: Target, put: Any, put_stage: Any) -> dict[str, Any]:
     scored = {**drop, "key": "churn/score/new.csv"}
     put(run_id=SCORING, purpose="score", drop=scored, scored_by=SECOND, scored_uri="s3://artifacts/scored/")
     for name in (*WITH_ROWS, *WITHOUT_ROWS, MODEL):
-        s3.put_object(Bucket="artifacts", Key=PREFIX + name, Body=b"rows")
+        s3.put_object(Bucket="artifacts", Key=name, Body=b"rows")
     for name in ("requests/ebb-churn/t1", "answers/ebb-churn/t1.out", "requests/ebb-churn-2/t1"):
         s3.put_object(Bucket="artifacts", Key=name, Body=b"rows")
     write(target, ledger.identity_key(IDENTITY) | {"run_id": RUN_ID})

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from botocore.exceptions import ClientError
 
-from ebb import ledger
+from ebb import ledger, names
 from ebb_cli import forget as module
 from ebb_cli import target as targets
 from ebb_cli.target import Target
 from unit.cli import forgettable
-from unit.cli.forgettable import IDENTITY, KEY, MODEL, OTHER, PREFIX, RUN_ID, SECOND, WITH_ROWS, WITHOUT_ROWS
+from unit.cli.forgettable import CURATED, IDENTITY, KEY, MODEL, OTHER, RUN_ID, SECOND, WITH_ROWS, WITHOUT_ROWS
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_dry_run_lists_every_object_and_removes_nothing(dropped, ebb):
     assert told["objects"]["landing"]["objects"] == 2  # the version that was overwritten too
     listed = {each["key"] for each in told["held"]}
     assert listed == {
-        KEY, *(PREFIX + each for each in WITH_ROWS), "requests/ebb-churn/t1", "answers/ebb-churn/t1.out",
+        KEY, *WITH_ROWS, "requests/ebb-churn/t1", "answers/ebb-churn/t1.out",
     }  # fmt: skip
     assert (forgettable.landing(dropped), forgettable.artifacts(dropped)) == before
     assert records(dropped) == []
@@ -49,9 +49,7 @@ def test_no_version_of_the_data_and_nothing_that_holds_its_rows_is_left(dropped,
     done = ebb("forget", KEY, "--yes")
     assert done.exit_code == 0, done.output
     assert sorted(forgettable.landing(dropped)) == ["churn/data/a.csv.gz", OTHER]
-    assert sorted(forgettable.artifacts(dropped)) == sorted(
-        [*(PREFIX + each for each in WITHOUT_ROWS), PREFIX + MODEL, "requests/ebb-churn-2/t1"]
-    )
+    assert sorted(forgettable.artifacts(dropped)) == sorted([*WITHOUT_ROWS, MODEL, "requests/ebb-churn-2/t1"])
 
 
 def test_an_upload_that_was_never_finished_goes_too(dropped, ebb):
@@ -122,8 +120,8 @@ def test_with_models_the_models_go_and_what_serves_them(dropped, ebb, monkeypatc
         sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=its)
     done = ebb("forget", KEY, "--models", "--yes")
     assert done.exit_code == 0, done.output
-    assert PREFIX + MODEL not in forgettable.artifacts(dropped)
-    assert {PREFIX + each for each in WITHOUT_ROWS} <= set(forgettable.artifacts(dropped))
+    assert MODEL not in forgettable.artifacts(dropped)
+    assert set(WITHOUT_ROWS) <= set(forgettable.artifacts(dropped))
     assert [each["EndpointName"] for each in sagemaker.list_endpoints()["Endpoints"]] == ["ebb-wine"]
     assert [each["ModelName"] for each in sagemaker.list_models()["Models"]] == ["ebb-wine"]
     assert [each.rpartition("/")[2] for each in unregistered] == ["1"]
@@ -191,11 +189,11 @@ def test_a_call_that_broke_half_way_is_gone_on_with(dropped, ebb, monkeypatch):
     monkeypatch.setattr(s3, "delete_objects", landing_only)
     assert ebb("forget", KEY, "--yes").exit_code == 1
     assert KEY not in forgettable.landing(dropped)
-    assert PREFIX + WITH_ROWS[0] in forgettable.artifacts(dropped)
+    assert CURATED in forgettable.artifacts(dropped)
     monkeypatch.setattr(s3, "delete_objects", delete)
     done = ebb("forget", KEY, "--yes")
     assert done.exit_code == 0, done.output
-    assert PREFIX + WITH_ROWS[0] not in forgettable.artifacts(dropped)
+    assert CURATED not in forgettable.artifacts(dropped)
     assert [each["status"] for each in records(dropped)] == ["done"]
 
 
@@ -253,7 +251,7 @@ def test_a_whole_project_is_a_folder(dropped, ebb):
 def test_data_in_a_bucket_of_somebody_elses_stays_and_what_came_from_it_goes(dropped, ebb, put):
     lake = {"bucket": "lake", "key": "rows.csv", "size_bytes": 4, "etag": "e", "sha256": "5" * 64}
     run = put(run_id="wine-20261121040506-abc121", sources=[lake], source_count=1, drop={"kind": "spec"})
-    curated = f"projects/wine/runs/{run}/a1/process/curated/train.parquet"
+    curated = f"{names.curated_prefix(run)}a1/train.parquet"
     dropped.client("s3").put_object(Bucket="artifacts", Key=curated, Body=b"rows")
     done = ebb("forget", "s3://lake/rows.csv", "--yes")
     assert done.exit_code == 0, done.output

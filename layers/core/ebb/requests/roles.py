@@ -71,12 +71,13 @@ _MODEL_METRICS = ("Endpoints", "InferenceComponents", "TransformJobs")
 # What each kind reads and writes below projects/<project>/runs/<run>/. `a*` is the attempt.
 _READS = {
     "process": ("manifest.json", "sources.json"),
-    "train": ("a*/process/curated/*", "a*/train/*", "checkpoints/train/*"),  # the model before it, when data grew
-    "compress": ("a*/process/curated/*", "a*/train/*", "checkpoints/compress/*"),
-    "compile": ("a*/process/curated/*", "a*/train/*", "a*/compress/*", "a*/compile/bundles/*"),
+    "train": ("a*/train/*", "checkpoints/train/*"),  # the model before it, when data grew
+    "compress": ("a*/train/*", "checkpoints/compress/*"),
+    "compile": ("a*/train/*", "a*/compress/*", "a*/compile/bundles/*"),
     "model": ("a*/compile/bundles/*", "manifest.json"),
     names.RECOMMEND: ("a*/compile/bundles/*",),  # the model, and the sample of requests beside it
 }
+_CURATED = ("train", "compress", "compile")  # what `process` writes below curated/<project>/, and these read
 _WRITES = {
     "process": ("a*/process/*",),
     "train": ("a*/train/*", "checkpoints/train/*"),
@@ -174,6 +175,10 @@ def _data(stack: StackSettings, project: str, kind: str) -> list[Statement]:
         readable.append(_object(stack, stack.landing_bucket, f"{project}/*"))
         statements.append(_list(stack, "ListDrops", stack.landing_bucket, [f"{project}/*"]))
     written = [_object(stack, stack.artifact_bucket, runs + each) for each in _WRITES.get(kind, ())]
+    if kind in (*_CURATED, "process"):
+        curated = f"curated/{project}/*"
+        (written if kind == "process" else readable).append(_object(stack, stack.artifact_bucket, curated))
+        listable.append(curated)
     if kind == "model":  # a transform reads what was dropped to be scored, an asynchronous endpoint what waits for it
         address = names.endpoint(stack.stack, project)
         readable.append(_object(stack, stack.landing_bucket, f"{project}/score/*"))
