@@ -87,3 +87,15 @@ def write(target: Target, item: dict[str, Any]) -> None:
 def read(target: Target, key: dict[str, str]) -> dict[str, Any] | None:
     found = table(target).get_item(Key=key).get("Item")
     return ledger.from_item(found) if found else None
+
+
+def serve(target: Target, *projects: str) -> None:
+    """Make an endpoint for each project, with its model and configuration."""
+    sagemaker = target.client("sagemaker")
+    role = "arn:aws:iam::123456789012:role/ebb/ebb-model"
+    for project in projects:
+        name, tags = names.endpoint("ebb", project), names.tags("ebb", project)
+        sagemaker.create_model(ModelName=name, ExecutionRoleArn=role, Tags=tags, PrimaryContainer={"Image": "i"})
+        variant = {"ModelName": name, "VariantName": "v", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+        sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant], Tags=tags)
+        sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)

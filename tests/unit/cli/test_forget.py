@@ -1,7 +1,9 @@
 """`ebb forget`: everything that holds rows goes, nothing else, and a call that broke is gone on with."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
@@ -12,6 +14,15 @@ from ebb_cli import target as targets
 from ebb_cli.target import Target
 from unit.cli import forgettable
 from unit.cli.forgettable import CURATED, IDENTITY, KEY, MODEL, OTHER, RUN_ID, SECOND, WITH_ROWS, WITHOUT_ROWS
+
+DOCUMENT = Path(__file__).parents[3] / "docs/data.md"
+ACTIONS = {  # where S3's permissions are not called like its operations, and where there is none
+    "ListObjectVersions": {"s3:ListBucketVersions"},
+    "ListMultipartUploads": {"s3:ListBucketMultipartUploads"},
+    "DeleteObjects": {"s3:DeleteObject", "s3:DeleteObjectVersion"},
+    "DescribeAlarms": {"cloudwatch:DescribeAlarms"},
+    "GetCallerIdentity": {"dynamodb:Query"},  # needs none
+}
 
 
 @pytest.fixture
@@ -111,13 +122,7 @@ def test_with_models_the_models_go_and_what_serves_them(dropped, ebb, monkeypatc
             InferenceSpecification={"Containers": [{"Image": "i"}], "SupportedContentTypes": ["text/csv"],
                                     "SupportedResponseMIMETypes": ["text/csv"]},
         )  # fmt: skip
-    tags = [{"Key": "ebb:stack", "Value": "ebb"}, {"Key": "ebb:project", "Value": "churn"}]
-    role = "arn:aws:iam::123456789012:role/ebb/ebb-churn-model"
-    for name, its in (("ebb-churn", tags), ("ebb-wine", [tags[0], {"Key": "ebb:project", "Value": "wine"}])):
-        sagemaker.create_model(ModelName=name, ExecutionRoleArn=role, Tags=its, PrimaryContainer={"Image": "i"})
-        variant = {"ModelName": name, "VariantName": "v", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
-        sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant], Tags=its)
-        sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=its)
+    forgettable.serve(dropped, "churn", "wine")
     done = ebb("forget", KEY, "--models", "--yes")
     assert done.exit_code == 0, done.output
     assert MODEL not in forgettable.artifacts(dropped)
@@ -257,6 +262,40 @@ def test_data_in_a_bucket_of_somebody_elses_stays_and_what_came_from_it_goes(dro
     assert done.exit_code == 0, done.output
     assert "not Ebb's to remove" in done.stdout
     assert curated not in forgettable.artifacts(dropped)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows"),
+    [
+        pytest.param(["lineage", KEY], 1, id="lineage"),
+        pytest.param(["forget", KEY, "--yes"], 2, id="forget"),
+        pytest.param(["forget", KEY, "--models", "--yes"], 3, id="with the models"),
+    ],
+)
+def test_what_a_command_calls_is_among_the_permissions_that_the_documentation_lists(
+    dropped, ebb, monkeypatch, arguments, rows
+):
+    used = set()
+    dropped.client("s3").create_multipart_upload(Bucket="landing", Key=KEY)
+    forgettable.serve(dropped, "churn")
+    fresh = replace(dropped, account=f"{rows:012}")  # clients are kept by target, and these are to be watched
+    fresh.__dict__["outputs"] = dropped.outputs
+    monkeypatch.setattr(targets, "find", lambda **_: fresh)
+
+    def note(model, **_):
+        service = model.service_model
+        used.update(ACTIONS.get(model.name) or {f"{service.signing_name}:{model.name}"})
+
+    dropped.session.events.register("before-call", note)
+    try:
+        assert ebb(*arguments).exit_code == 0
+    finally:
+        dropped.session.events.unregister("before-call", note)
+    listed = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.count("`") > 8]
+    documented = {each for line in listed[:rows] for each in re.findall(r"`([a-z0-9-]+:[A-Za-z]+)`", line)}
+    assert len(listed) == 3
+    assert {"dynamodb:Query", "s3:ListBucketVersions"} <= used
+    assert used - documented == set()
 
 
 @pytest.mark.parametrize("name", ["s3://landing/", "wine/data/nothing.csv"])
