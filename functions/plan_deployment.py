@@ -32,7 +32,9 @@ def handler(asked: DeploymentRequested, context: LambdaContext) -> dict[str, Any
         return {"action": "none", "reason": f"the project {asked.project} serves no model yet"}
     held = rollout.hold(project, address, generation=model.generation, execution=asked.execution, now=asked.now)
     if held:
-        return held | _note(stack, asked, model, asked.recommendation, None)
+        # who waits is asked again: only then it is known what is deployed, and the note is written once
+        test = asked.recommendation if held["action"] == "none" else None
+        return held | _note(stack, asked, model, test, None)
     serve = PipelineSpec.model_validate((book.run(model.run_id) or {})["spec"]).serve
     tested = asked.recommendation or (
         recommendation.read(book.recommendation(model.run_id)) if serve.recommender else None

@@ -1,5 +1,6 @@
 """A small SageMaker, its alarms and its ledger, for the state machine that deploys: as AWS keeps them, without time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +69,7 @@ class Cloud:
         self.log_groups: dict[str, dict[str, Any]] = {}
         self.fails: dict[str, TaskError] = {}
         self.on: dict[str, Any] = {}
+        self.planned: Callable[[Any], Any] = lambda _: None  # after each plan
         self.backlog = 0
         self.execution = ""
         self.load_tests: dict[str, dict[str, Any]] = {}  # name -> status, looks left, what it found
@@ -79,7 +81,9 @@ class Cloud:
     def __call__(self, resource: str, arguments: Any) -> Any:
         action = resource.rsplit(":", 1)[-1]
         if action == "invoke":
-            return {"Payload": self.plan(arguments["Payload"])}
+            plan = self.plan(arguments["Payload"])
+            self.planned(plan)
+            return {"Payload": plan}
         if action in self.on:
             self.on[action]()
         if action in self.fails:
@@ -97,7 +101,8 @@ class Cloud:
         )
         test = LoadTest.model_validate(asked["recommendation"]) if "recommendation" in asked else None
         if held:
-            return held | ({"note": recommendation.note(STACK, self.run_id, test, None, now=now)} if test else {})
+            told = test and held["action"] == "none"
+            return held | ({"note": recommendation.note(STACK, self.run_id, test, None, now=now)} if told else {})
         serve = ServeSpec.model_validate(self.serve)
         made = Model(
             run_id=self.run_id,

@@ -885,6 +885,18 @@ def test_a_newer_run_that_comes_while_a_load_test_lasts_is_not_overtaken():
     assert not cloud.endpoints
 
 
+def test_what_was_found_is_noted_with_what_is_deployed_after_another_deployment_was_waited_for():
+    cloud = _tested()
+    polls = iter([lambda: cloud.project.update(deploying="other-a1", deploying_since=NOW)])
+    cloud.on[TESTED[1]] = lambda: next(polls, lambda: None)()
+    cloud.planned = lambda plan: plan["action"] == "wait" and cloud.project.pop("deploying")
+    ended = _deploy_tested(cloud)
+    assert (ended.status, _memory(ended)) == ("SUCCEEDED", 4096)
+    assert "Wait for turn" in ended.entered
+    assert cloud.noted
+    assert cloud.noted["chosen"] == "4096 MB, 5 at once"
+
+
 @pytest.mark.parametrize("recommender", [True, False])
 def test_a_deployment_that_is_stopped_stops_its_load_test(recommender):
     """https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html: detail.input is text."""

@@ -320,3 +320,14 @@ def test_a_load_test_that_a_newer_run_overtook_is_noted_all_the_same(tested, con
     plan = _deployment(context, recommendation=_ended(asked))
     assert plan["action"] == "none"
     assert plan["note"]["Item"]["chosen"]["S"] == "nothing is deployed"
+
+
+def test_while_another_deployment_is_waited_for_nothing_is_noted_yet(tested, context):
+    asked = _deployment(context)
+    tested.apply({
+        "Key": ledger.project_key("cancer"),
+        "UpdateExpression": "SET deploying = :other, deploying_since = :now",
+        "ExpressionAttributeValues": {":other": "other-a1", ":now": load("plan_deployment")["now"]},
+    })  # fmt: skip
+    plan = _deployment(context, recommendation=_ended(asked))
+    assert (plan["action"], "note" in plan) == ("wait", False)
