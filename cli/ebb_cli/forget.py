@@ -87,7 +87,8 @@ def forget(
     open_record = _unfinished(known, where)
     if not (found.held or found.reading or found.streams or open_record or known.forgotten(where)):
         raise CommandError(f"Nothing is known of {where.uri}.", "aws s3 ls shows what was dropped.")
-    _refuse_running(known, found)
+    if not dry_run:
+        _refuse_running(known, found)
     if not as_json:
         _print(found, known, models=models)
     if dry_run:
@@ -156,8 +157,12 @@ def _unfinished(known: Known, where: Place) -> dict[str, Any] | None:
     return next((each for each in reversed(mine) if each["status"] == forgetting.BEGUN), None)
 
 
+def _working(known: Known, found: Found) -> list[str]:
+    return forgetting.in_progress(known.runs, found.where, (run["run_id"] for run in found.reading))
+
+
 def _refuse_running(known: Known, found: Found) -> None:
-    working = forgetting.in_progress(known.runs, found.where, (run["run_id"] for run in found.reading))
+    working = _working(known, found)
     if working:
         raise CommandError(
             f"These runs work on it: {', '.join(working)}.",
@@ -307,6 +312,7 @@ def _told(found: Found, known: Known, *, dry_run: bool) -> dict[str, Any]:
         "held": [{name: value for name, value in each._asdict().items() if value is not None} for each in found.held],
         "log_streams": [f"{group}/{stream}" for group, stream in found.streams],
         "runs": [run["run_id"] for run in found.reading],
+        "in_progress": _working(known, found),
         "models": _retrain(found, known),
     }
 
@@ -327,6 +333,8 @@ def _print(found: Found, known: Known, *, models: bool) -> None:
         say(f"log streams of its jobs: {len(found.streams):,}", style="bold")
     if found.where.bucket != known.landing:
         say(f"{found.where.uri} itself is not Ebb's to remove: remove it there.", markup=False, soft_wrap=True)
+    for run_id in _working(known, found):
+        say(f"{run_id} works on it: nothing is forgotten before it has ended", markup=False, soft_wrap=True)
     for each in _retrain(found, known):
         serves = each["serves"]
         at = f", serves at {serves.get('address') or serves.get('endpoint_name')}" if serves else ""

@@ -24,6 +24,10 @@ from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import Json, Target
 
 MOST_LINES = 12  # of one branch of the tree; --json has all
+FIELDS = (  # of a run; its candidates and comparison are not fetched, which may be many
+    "pk", "run_id", "project", "status", "created_at", "started_at", "ended_at", "purpose", "drop", "spec", "identity",
+    "sources", "source_count", "reuses", "chosen", "error", "scored_by", "scored_uri", "forgotten",
+)  # fmt: skip
 MISSING = {"404", "NoSuchKey", "NotFound", "ValidationException", "ResourceNotFound", "NoSuchBucket"}
 
 
@@ -105,6 +109,8 @@ class Known:
             IndexName="runs",
             KeyConditionExpression="gsi_pk = :runs",
             ExpressionAttributeValues={":runs": {"S": "RUNS"}},
+            ProjectionExpression=", ".join(f"#{name}" for name in FIELDS),
+            ExpressionAttributeNames={f"#{name}": name for name in FIELDS},
         )
 
     def _whole(self, run: dict[str, Any]) -> dict[str, Any]:
@@ -202,12 +208,12 @@ def _model_named(known: Known, name: str) -> str | None:
         return None
     projects = {str(run["project"]) for run in known.runs}
     at = known.ledger.address(name)
-    project = at.project if at else name
-    if project in projects:
-        served = known.served(str(project))
+    named = str(at.project) if at else name
+    if named in projects:
+        served = known.served(named)
         if not served:
-            remedy = f"ebb runs --project {project} lists its runs; ebb lineage {project}/ what came from its data."
-            raise CommandError(f"{project} serves no model.", remedy)
+            remedy = f"ebb runs --project {named} lists its runs; ebb lineage {named}/ what came from its data."
+            raise CommandError(f"{named} serves no model.", remedy)
         return str(served["run_id"])
     return known.ledger.resolve(name)
 

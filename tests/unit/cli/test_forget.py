@@ -159,6 +159,7 @@ def test_data_that_a_run_works_on_is_refused_with_what_to_do(dropped, ebb, put):
     assert running in done.stderr
     assert "ebb cancel" in done.stderr
     assert KEY in forgettable.landing(dropped)
+    assert json.loads(ebb("forget", KEY, "--dry-run", "--json").stdout)["in_progress"] == [running]
 
 
 def test_a_run_that_starts_while_it_is_forgotten_stops_it_and_the_next_call_goes_on(dropped, ebb, put, monkeypatch):
