@@ -356,6 +356,119 @@ def test_what_is_to_fall_asleep_answers_until_it_does_and_stays_awake_for_it(str
     assert not street.wakes()
 
 
+TORN_DOWN = [
+    pytest.param({"OriginalStatusCode": 0}, id="its container went"),
+    pytest.param({}, id="its container said nothing"),
+    pytest.param({"OriginalStatusCode": 503}, id="it is not ready"),
+]
+
+
+def _act(street: Street, **fields: Any) -> None:
+    """Write what allows an endpoint's capacity to go, as the machine does that puts it to sleep."""
+    at = street.book.address("ebb-pets")
+    moment = {"acted_at": addresses.ledger.iso(datetime.now(UTC))}
+    request = addresses.change(
+        "ebb-pets", expected="falling-asleep", generation=at.generation, to="falling-asleep", now=datetime.now(UTC),
+        fields=moment, unless_wanted=True,
+    )  # fmt: skip
+    assert street.book.apply(request)
+
+
+def test_what_comes_after_the_act_is_not_asked_of_an_endpoint_that_goes(street: Street):
+    """Its container may be torn down with the request in it; from the act on nothing holds that up."""
+    street.serve(PETS, "falling-asleep")
+    _act(street)
+    street.endpoints.behind = up("ebb-pets--realtime")
+    ticket = street.ask(b"cat")
+    assert (ticket.status, street.endpoints.asked) == (202, [])
+    assert street.book.address("ebb-pets").wanted_at is not None, "it is woken at once when it is asleep"
+    street.change("ebb-pets", "asleep")
+    assert street.book.address("ebb-pets").acted_at is None
+
+
+def test_an_act_between_the_look_and_the_note_is_seen_by_the_note(street: Street, monkeypatch):
+    street.serve(PETS, "falling-asleep")
+    street.endpoints.behind = up("ebb-pets--realtime")
+    want, acted = addresses.want, []
+
+    def wanted(*given: Any, **more: Any) -> Any:
+        if not acted:
+            acted.append(_act(street))
+        return want(*given, **more)
+
+    monkeypatch.setattr(addresses, "want", wanted)
+    ticket = street.ask(b"cat")
+    assert (ticket.status, street.endpoints.asked) == (202, [])
+    assert street.book.address("ebb-pets").wanted_at is not None
+
+
+def test_who_is_called_off_between_the_look_and_the_note_is_asked(street: Street, monkeypatch):
+    street.serve(PETS, "falling-asleep")
+    street.endpoints.behind = up("ebb-pets--realtime")
+    want, off = addresses.want, []
+
+    def wanted(*given: Any, **more: Any) -> Any:
+        if not off:
+            off.append(street.change("ebb-pets", "awake"))
+        return want(*given, **more)
+
+    monkeypatch.setattr(addresses, "want", wanted)
+    assert street.ask(b"cat").body == b"answer to cat"
+
+
+@pytest.mark.parametrize("said", TORN_DOWN)
+def test_a_request_is_not_lost_with_the_container_of_an_endpoint_that_goes(street: Street, said):
+    """Somebody else may scale it in, or delete it, while it is noted as falling asleep."""
+    street.serve(PETS, "falling-asleep")
+    problem = refusal("ModelError", "Received server error (0) from primary", 424, **said)
+    street.endpoints.behind = {"ebb-pets--realtime": _raising(problem)}
+    ticket = street.ask(b"cat")
+    assert ticket.status == 202
+    street.change("ebb-pets", "awake")
+    street.endpoints.behind = up("ebb-pets--realtime")
+    assert street.deliver() == 0
+    assert street.look(ticket.headers["location"]).body == b"answer to cat"
+
+
+@pytest.mark.parametrize("said", TORN_DOWN)
+def test_a_model_that_is_still_loading_ends_no_ticket(street: Street, said):
+    street.serve(PETS, "falling-asleep", "asleep", "waking")
+    ticket = street.ask(b"cat")
+    problem = refusal("ModelError", "Received server error (503) from primary", 424, **said)
+    street.endpoints.behind = {"ebb-pets--realtime": _raising(problem)}
+    assert street.deliver() == 1
+    street.endpoints.behind = up("ebb-pets--realtime")
+    assert street.deliver() == 0
+    assert street.look(ticket.headers["location"]).body == b"answer to cat"
+
+
+@pytest.mark.parametrize("states", [("falling-asleep",), ("falling-asleep", "asleep", "waking")], ids=["goes", "comes"])
+def test_a_request_that_is_wrong_is_told_so_by_a_model_that_goes_or_comes(street: Street, states):
+    street.serve(PETS, *states)
+    said = {"OriginalStatusCode": 415, "OriginalMessage": "no such type"}
+    street.endpoints.behind = {"ebb-pets--realtime": _raising(refusal("ModelError", "Received 415", 424, **said))}
+    found = street.ask()
+    if found.status == 202:  # while it comes the delivery asks
+        assert street.deliver() == 0
+        found = street.look(found.headers["location"])
+    assert (found.status, found.told["OriginalMessage"]) == (424, "no such type")
+
+
+def test_a_model_that_always_fails_is_not_asked_for_ever(street: Street):
+    """Awake its word is its word; and a wake that does not end does not outlast the request's deadline."""
+    street.serve(PETS, "falling-asleep", "asleep", "waking")
+    said = {"OriginalStatusCode": 500, "OriginalMessage": "always"}
+    street.endpoints.behind = {"ebb-pets--realtime": _raising(refusal("ModelError", "Received 500", 424, **said))}
+    late = street.ask(age=timedelta(minutes=11))
+    assert street.deliver() == 0
+    assert street.look(late.headers["location"]).told["state"] == "expired"
+    ticket = street.ask()
+    assert street.deliver() == 1
+    street.change("ebb-pets", "awake")
+    assert street.deliver() == 0
+    assert street.look(ticket.headers["location"]).told["OriginalMessage"] == "always"
+
+
 def test_it_fell_asleep_all_the_same_and_the_delivery_wakes_it(street: Street):
     street.serve(PETS, "falling-asleep")
     street.ask()

@@ -285,10 +285,17 @@ def test_a_request_just_before_the_act_is_seen_by_the_write_that_allows_it(cloud
 
 
 def test_a_request_while_it_goes_is_followed_by_a_wake(cloud: Cloud, kind):
+    """It is noted and not asked: the ledger knows since when its capacity may go, and forgets that once it is asleep."""
     before = everything(cloud)
-    cloud.after[SLEEPING_CALLS[kind][-1]] = lambda: _want(cloud)
+
+    def meet() -> None:
+        assert not cloud.book.apply(addresses.want(cloud.at.address, cloud.now, before_act=True))
+        assert _want(cloud)
+
+    cloud.after[SLEEPING_CALLS[kind][-1]] = meet
     assert cloud.sleep().output["outcome"] == "asleep"
     ((name, given),) = cloud.started
+    assert cloud.state().acted_at is None
     assert name == addresses.wake_execution(cloud.at.address, cloud.state().generation)
     assert cloud.told == []  # nobody needs to know that it slept for a second
     cloud.wake(**given)

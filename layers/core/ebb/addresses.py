@@ -80,6 +80,7 @@ class Address(BaseModel):
     called_after_s: float | None = None  # from the first request until AWS was asked for capacity, at the last wake
     worked_by: str | None = None  # the execution that puts it to sleep or wakes it; of two, the other one looks on
     asleep_since: datetime | None = None
+    acted_at: datetime | None = None  # when it was allowed, while it falls asleep, that its capacity goes
     cold_wakes: tuple[int, ...] = ()  # minutes from 1970 in which a call woke it, where the SLA forbids that
     prewake_at: datetime | None = None  # when it is to be woken ahead of the calls that its habit promises
     tried: tuple[str, ...] = ()  # instance types that were refused since it began to wake
@@ -100,7 +101,7 @@ def read(item: Mapping[str, Any]) -> Address:
 
 def put(address: Address, *, now: datetime) -> ledger.Request:
     """Return the write by which a deployment says what is reached at an address: awake, whatever was before."""
-    wanted = ("wanted_at", "first_wanted_at")
+    wanted = ("wanted_at", "first_wanted_at", "acted_at")
     fields = address.model_dump(mode="json", exclude={"address", "generation", "state", "changed_at", *wanted})
     request = ledger.update(
         key(address.address),
@@ -142,6 +143,7 @@ def change(
     remove += ["prewake_at"] if to in (WAKING, AWAKE) and "prewake_at" not in (fields or {}) else []
     # what met the endpoint asleep is served once it is awake
     remove += ["wanted_at"] if to == AWAKE else []
+    remove += ["acted_at"] if to != FALLING_ASLEEP else []
     # what waits on after a wake that failed is a first request once more
     remove += ["first_wanted_at"] if to in (AWAKE, FAILED) else []
     request = ledger.update(
@@ -155,17 +157,20 @@ def change(
     return request | {"UpdateExpression": request["UpdateExpression"] + " ADD #generation :one"}
 
 
-def want(address: str, now: datetime) -> ledger.Request:
+def want(address: str, now: datetime, *, before_act: bool = False) -> ledger.Request:
     """Return the write that notes a request which met the endpoint not awake; refused while it is awake.
 
-    The caller that is refused looks again: the endpoint answers.
+    With `before_act` it is refused as well unless the endpoint falls asleep and has not been allowed to lose its
+    capacity: noted so, that write is refused, and the endpoint can be asked.
+    The caller that is refused looks again: the endpoint answers, or the request waits.
     """
+    still = "#state = :state AND attribute_not_exists(#acted_at)" if before_act else "#state <> :state"
     request = ledger.update(
         key(address),
         {"wanted_at": ledger.iso(now)},
-        condition="attribute_exists(pk) AND #state <> :awake",
-        values={":awake": AWAKE},
-        names_used=("state", "first_wanted_at"),
+        condition=f"attribute_exists(pk) AND {still}",
+        values={":state": FALLING_ASLEEP if before_act else AWAKE},
+        names_used=("state", "first_wanted_at") + (("acted_at",) if before_act else ()),
     )
     first = ", #first_wanted_at = if_not_exists(#first_wanted_at, :wanted_at)"
     return request | {"UpdateExpression": request["UpdateExpression"] + first}

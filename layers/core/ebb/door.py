@@ -203,6 +203,16 @@ def meaning(refusal: Refusal) -> Meaning:
     return Meaning.BUSY if refusal.code in _BUSY or refusal.status == 429 else Meaning.TOLD
 
 
+def is_judged(refusal: Refusal) -> bool:
+    """Return whether a model has answered that the request is wrong: it would say so again.
+
+    Whatever else comes from an endpoint that loses or gets its capacity may be of that. A container that is torn down
+    or still loading is assumed to show as a ModelError with 0, 5xx or no OriginalStatusCode.
+    Source: https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html#API_runtime_InvokeEndpoint_Errors
+    """
+    return refusal.code == MODEL_ERROR and 400 <= int(refusal.more.get("OriginalStatusCode") or 0) < 500
+
+
 def moved(before: Address, now: Address | None) -> bool:
     """Return whether an address has changed since it was read: deployed anew, of another kind, asleep, gone."""
     return now is None or (now.generation, now.endpoint_name, now.component) != (

@@ -277,10 +277,11 @@ def go_on_sleeping(
     # at zero, what is left over is an alarm, or one that AWS shows otherwise than it was sent
     if len(calls) > len(old) and not (zero and (again or asked.troubles >= MOST_TROUBLES)):
         # the change of state comes first: whoever was faster has changed the generation, and this one looks again
+        act = {"acted_at": ledger.iso(asked.now)}
         return Step(
             outcome="work",
             reason=at.reason or asked.reason,
-            write=_change(at, FALLING_ASLEEP, asked.now, place, {}, unless_wanted=not zero),
+            write=_change(at, FALLING_ASLEEP, asked.now, place, act, unless_wanted=not zero),
             calls=tuple(calls),
             watch=None if at.kind == "classic" else _watch(at, world),  # that one goes
             wait_s=_pace(asked) if asked.problem or again else 1,

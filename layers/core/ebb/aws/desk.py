@@ -65,35 +65,42 @@ class Desk:
     def ask(self, address: Address, request: Request, now: datetime, *, early: bool = False) -> Outcome:
         """Ask the endpoint behind an address, as often as the address changes under the request.
 
-        One that is to fall asleep has its capacity until the write that allows the act, and that write is refused once
-        a request is noted: so it is noted first, and asked. With `early` one that wakes is asked too: it answers before
-        the ledger knows. What either refuses, other than by the model, waits.
+        One that is to fall asleep has its capacity until the write that allows the act. That write is refused once a
+        request is noted, and noting it for this is refused after that write: so it is noted first, and asked if that
+        was in time. With `early` one that wakes is asked too: it answers before the ledger knows. What either refuses
+        waits, but for what its model has judged to be wrong (`door.is_judged`).
         Raises: door.Refused when there is no endpoint to ask.
         """
         for _ in range(door.LOOKS):
             step = door.step(address)
-            leaves = step is Step.WAIT and address.state == addresses.FALLING_ASLEEP
+            leaves = step is Step.WAIT and address.state == addresses.FALLING_ASLEEP and address.acted_at is None
             wakes = step is Step.WAIT and address.state == addresses.WAKING and early
             if step is Step.WAIT and not (leaves or wakes):
                 return Outcome(address)
-            if leaves:
-                self.book.apply(addresses.want(address.address, now))
+            if leaves and not self.book.apply(addresses.want(address.address, now, before_act=True)):
+                address = self._again(address)
+                continue
             given = self._invoked(Step.INVOKE if leaves or wakes else step, address, request, now)
-            if (leaves or wakes) and isinstance(given, Refusal) and given.code != door.MODEL_ERROR:
+            if (leaves or wakes) and isinstance(given, Refusal) and not door.is_judged(given):
+                logger.info("not up", extra={"address": address.address, "code": given.code, "reason": given.message})
                 return Outcome(address)
             if not isinstance(given, Refusal) or door.meaning(given) is Meaning.TOLD:
                 return Outcome(address, given)
             if door.meaning(given) is Meaning.BUSY:
                 logger.info("busy", extra={"address": address.address, "code": given.code})
                 return Outcome(address)
-            again = self.book.address(address.address)
+            again = self._again(address)
             if not door.moved(address, again):
                 logger.warning("nobody there", extra={"address": address.address, "reason": given.message})
                 return Outcome(address, nobody=True)
-            if again is None:
-                raise door.unknown(address.address)
             address = again
         return Outcome(address)
+
+    def _again(self, address: Address) -> Address:
+        found = self.book.address(address.address)
+        if found is None:
+            raise door.unknown(address.address)
+        return found
 
     def wake(self, outcome: Outcome, now: datetime) -> bool:
         """Note that a request waits, and see that its endpoint is being woken; return whether this started a wake.
