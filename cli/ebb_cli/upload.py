@@ -143,7 +143,7 @@ def require_project(name: str) -> None:
     if not names.is_project(name):
         raise CommandError(
             f"{name!r} cannot name a project.",
-            "Write at most 20 lower-case letters, digits and single dashes, like `churn-2026`.",
+            "Write at most 20 lower-case letters, digits and single dashes, like `churn-2026`; `sm-epc` is AWS's.",
             status=USAGE,
         )
 

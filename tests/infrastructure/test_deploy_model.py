@@ -774,7 +774,7 @@ def test_an_address_that_cannot_be_put_back_keeps_what_it_names():
 # ---- Load tests: Inference Recommender, where the spec asks for it ----
 
 PACKAGE = "arn:aws:sagemaker:us-east-1:000000000000:model-package/ebb-wine/7"
-LOAD_TEST = "wine-20261123010203-0a1b2c3d4e-a1-recommend"
+LOAD_TEST = "wine--lt-20261123010203-0a1b2c3d4e-a1"
 TESTED = ["createInferenceRecommendationsJob", "describeInferenceRecommendationsJob", "stopInferenceRecommendationsJob"]
 
 
@@ -783,7 +783,7 @@ def _tested(**others: Any) -> Cloud:
 
 
 def _deploy_tested(cloud: Cloud) -> Any:
-    return _deploy(cloud, package_arn=PACKAGE, recommender=True)
+    return _deploy(cloud, package_arn=PACKAGE, load_test=LOAD_TEST)
 
 
 def _memory(execution: Any) -> int:
@@ -897,18 +897,34 @@ def test_what_was_found_is_noted_with_what_is_deployed_after_another_deployment_
     assert cloud.noted["chosen"] == "4096 MB, 5 at once"
 
 
-@pytest.mark.parametrize("recommender", [True, False])
-def test_a_deployment_that_is_stopped_stops_its_load_test(recommender):
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_deployment_that_is_stopped_stops_its_load_test(asked):
     """https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html: detail.input is text."""
     cloud = _tested()
     cloud.load_tests[LOAD_TEST] = {"status": "IN_PROGRESS", "left": 99, "found": []}
-    given = {"project": "wine"} | ({"recommender": True} if recommender else {})
-    name = LOAD_TEST.removesuffix("-recommend")
+    given = {"project": "wine"} | ({"load_test": LOAD_TEST} if asked else {})
+    name = LOAD_TEST.replace("--lt-", "-")
     event = {"detail": {"executionArn": f"arn:{name}", "name": name, "status": "ABORTED", "input": json.dumps(given)}}
     ended = run(PATH, event, cloud)
     assert (ended.status, ended.output["deployed"]) == ("SUCCEEDED", False)
-    assert (cloud.load_tests[LOAD_TEST]["status"] == "STOPPED") is recommender
-    assert (TESTED[2] in _actions(ended)) is recommender
+    assert (cloud.load_tests[LOAD_TEST]["status"] == "STOPPED") is asked
+    assert (TESTED[2] in _actions(ended)) is asked
+
+
+def test_a_load_test_is_stopped_with_its_deployment_though_the_call_is_throttled():
+    cloud = _tested()
+    cloud.load_tests[LOAD_TEST] = {"status": "IN_PROGRESS", "left": 99, "found": []}
+    name, tries = LOAD_TEST.replace("--lt-", "-"), iter([True, False])
+
+    def throttle() -> None:
+        if next(tries):
+            raise TaskError("SageMaker.SageMakerException", "Rate exceeded")
+
+    cloud.on[TESTED[2]] = throttle
+    given = json.dumps({"project": "wine", "load_test": LOAD_TEST})
+    event = {"detail": {"executionArn": f"arn:{name}", "name": name, "status": "ABORTED", "input": given}}
+    assert run(PATH, event, cloud).status == "SUCCEEDED"
+    assert cloud.load_tests[LOAD_TEST]["status"] == "STOPPED"
 
 
 def test_a_deployment_whose_spec_asks_for_none_has_no_state_more():

@@ -7,14 +7,14 @@ import pytest
 from boto3.dynamodb.types import TypeDeserializer
 
 from aws_shapes import assert_valid
-from ebb import ledger, recommendation, serving, traffic
+from ebb import ledger, names, recommendation, serving, traffic
 from ebb.recommendation import LoadTest
 from ebb.requests import recommendations
 from ebb.spec import ServeSpec
 from worked_run import NOW, RUN_ID, STACK, candidate, moment
 
 ASKED = {
-    "name": "cancer-20261123093000-3f9a1c07be-a1-recommend-" + "x" * 40,
+    "name": "cancer--lt-20261123093000-3f9a1c07be-a1-" + "x" * 40,
     "role_arn": "arn:aws:iam::123456789012:role/ebb/ebb-cancer-recommend",
     "package_arn": "arn:aws:sagemaker:us-east-1:123456789012:model-package/ebb-cancer/3",
     "payload_uri": "s3://artifacts/projects/cancer/runs/r/a1/compile/bundles/sample-payload.tar.gz",
@@ -88,7 +88,7 @@ def test_a_model_on_instances_is_tested_on_the_types_that_it_could_get(kind):
     types = [each["InstanceType"] for each in request["InputConfig"]["EndpointConfigurations"]]
     assert types == [given.instance_type, *given.instance_types]
     assert request["StoppingConditions"]["ModelLatencyThresholds"][0]["ValueInMilliseconds"] == 50
-    assert request["JobName"] == f"{RUN_ID}-a2-recommend"
+    assert request["JobName"] == RUN_ID.replace("cancer-", "cancer--lt-") + "-a2"
     assert 0 < plan["recommendation"]["told"]["at_most_usd"] < 1
 
 
@@ -137,7 +137,7 @@ def load_test(**changes) -> LoadTest:
     return LoadTest.model_validate(
         {
             "status": "COMPLETED",
-            "job_name": f"{RUN_ID}-a1-recommend",
+            "job_name": names.load_test(RUN_ID, 1),
             "tested": ("1024 MB", "2048 MB"),
             "at_most_usd": 2.0,
             "began_at": began,

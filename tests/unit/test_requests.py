@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import botocore.session
 import pytest
@@ -12,7 +13,7 @@ from ebb.errors import InvalidSpecError
 from ebb.requests import jobs, roles
 from ebb.sources import Source
 from ebb.spec import PipelineSpec
-from worked_run import ARTIFACTS, STACK, built_plan, built_selection, candidate, facts
+from worked_run import ARTIFACTS, NOW, STACK, built_plan, built_selection, candidate, facts, moment
 
 LONGEST_PROJECT = "a" * 20
 LONGEST_RUN = f"{LONGEST_PROJECT}-20261123093000-3f9a1c07be"
@@ -257,6 +258,42 @@ def test_what_is_granted_elsewhere_fits_the_policy_of_a_role_or_is_refused(uri):
         granted(300)
 
 
+@pytest.mark.parametrize("project", ["c", "c-lt", LONGEST_PROJECT])
+def test_a_load_test_reaches_what_is_named_after_it_and_nothing_that_serves(project):
+    """AWS cuts the job's name at 40 characters for what it makes."""
+    granted = [each for each in statements("recommend", project) if each["Sid"].startswith("Test")]
+    assert len(granted) == 3
+
+    def reached(name: str) -> set[str]:
+        return {
+            action
+            for each in granted
+            for action in each["Action"]
+            if any(fnmatchcase(name, place.rpartition("/")[2]) for place in each["Resource"])
+        }
+
+    run_id = names.run_id(project, "drops", f"{project}/d.csv", "1", moment(NOW))
+    made = names.load_test(run_id, 99)
+    assert len(made) <= 64
+    assert "sagemaker:DeleteModel" in reached(f"{made[:40].rstrip('-')}-0a1b2c3d")
+    others = (project, f"{project}-lt", "c", "sm-epc")
+    serving = {
+        name
+        for other in others
+        for run in [names.execution(names.run_id(other, "drops", "k", "1", moment(NOW)), 1)]
+        for address in [names.endpoint("ebb", other), names.endpoint(project, "lt"), names.endpoint(project, other)]
+        for name in (run, f"{run}-0a1b2c", address, f"{address}--async", f"{address}--shared-ml-m5-large")
+        if names.is_project(other)
+    }
+    assert not set().union(*map(reached, serving))
+
+
+def test_a_project_that_is_called_as_what_a_load_test_makes_is_none():
+    assert not names.is_project("sm-epc")
+    assert not names.is_project("sm-epc-birds")
+    assert names.is_project("sm-ep")
+
+
 def test_the_policy_of_a_role_does_not_depend_on_the_run():
     other = facts(run_id="cancer-20261201000000-000000", attempt=4)
     from ebb import plan
@@ -267,7 +304,7 @@ def test_the_policy_of_a_role_does_not_depend_on_the_run():
 @pytest.mark.parametrize("project", ["c", LONGEST_PROJECT])
 def test_inline_policies_stay_within_iams_limit(project):
     # 10,240 characters for all inline policies of a role, white space not counted (IAM quotas).
-    for kind in ("process", "train", "compress", "compile", "model"):
+    for kind in (*names.ROLE_KINDS, names.RECOMMEND):
         assert len(roles.put_role_policy(STACK, project, kind)["PolicyDocument"]) < 5_000
 
 

@@ -127,14 +127,14 @@ def deploy_input(
 ) -> dict[str, Any]:
     """Return the input of `deploy_model` for the chosen model of a run; it plans the rest when its turn has come.
 
-    `recommender` says that a load test may run meanwhile: who stops the deployment has to stop that too.
+    `load_test` names the one that may run meanwhile: who stops the deployment has to stop that too.
     """
     known = {name: candidate[name] for name in SERVED_FACTS if candidate.get(name) is not None}
     return {
         "project": plan["project"],
         "kind": choice.kind,
         "reason": choice.reason,
-        **({"recommender": True} if serve.recommender else {}),
+        **({"load_test": names.load_test(plan["run_id"], plan["attempt"])} if serve.recommender else {}),
         "model": {
             "run_id": plan["run_id"],
             "attempt": plan["attempt"],

@@ -10,7 +10,10 @@ STAGES = ("process", "train", "compress", "compile")
 # what a run is charged for: images are built when they are missing, and a run that scores has this one stage only
 RECORDED_STAGES = ("images", *STAGES, "score")
 ROLE_KINDS = (*STAGES, "model")
-RECOMMEND = "recommend"  # the role and the job of a load test, where the spec asks for one
+RECOMMEND = "recommend"  # the role of a load test, where the spec asks for one
+# Some of what a load test makes is called so, whatever its job is called:
+# https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-troubleshooting.html
+LOAD_TEST_OF_AWS = "sm-epc-"
 
 # Ten digits; six in the first records.
 _RUN_ID = re.compile(r"^(?P<project>.+)-(?P<stamp>\d{14})-(?P<digest>[0-9a-f]{6,10})$")
@@ -18,8 +21,12 @@ _EXECUTION = re.compile(r"^(?P<run_id>.+)-a(?P<attempt>\d+)$")
 
 
 def is_project(name: str) -> bool:
-    """Return whether `name` may be a project: lower-case letters, digits, single hyphens, at most 20 characters."""
-    return len(name) <= PROJECT_MAX_CHARS and re.match(PROJECT_PATTERN, name) is not None
+    """Return whether `name` may be a project: lower-case letters, digits, single hyphens, at most 20 characters.
+
+    Not `sm-epc`: its models would be called as what a load test makes and deletes.
+    """
+    reserved = f"{name}-".startswith(LOAD_TEST_OF_AWS)
+    return len(name) <= PROJECT_MAX_CHARS and re.match(PROJECT_PATTERN, name) is not None and not reserved
 
 
 def run_id(project: str, bucket: str, key: str, sequencer: str, uploaded_at: datetime) -> str:
@@ -70,6 +77,20 @@ def parse_execution(name: str) -> tuple[str, int]:
 def job(run: str, attempt: int, stage: str) -> str:
     """Return the name of one stage's job."""
     return f"{execution(run, attempt)}-{stage}"
+
+
+def load_tests(project: str) -> str:
+    """Return what the name of each load test of a project begins with, and of what it makes, cut at 40 characters.
+
+    Two hyphens, which no project's name holds: nothing that serves is called so, whatever the projects are called.
+    """
+    return f"{project}--lt-"
+
+
+def load_test(run: str, attempt: int) -> str:
+    """Return the name of the load test that the deployment of one attempt starts."""
+    project = project_of(run)
+    return load_tests(project) + execution(run, attempt).removeprefix(f"{project}-")
 
 
 def endpoint(stack: str, project: str) -> str:

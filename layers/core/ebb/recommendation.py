@@ -144,7 +144,7 @@ def ask(
     if payload is None:
         why = "no rows are known that could be sent to it, as of a model that is served by code of its own"
         return LoadTest(status=NOT_ASKED, reason=why)
-    name = names.job(run_id, attempt, names.RECOMMEND)
+    name = names.load_test(run_id, attempt)
     limit = serve.p95_latency
     request = recommendations.create_inference_recommendations_job(
         name=name,

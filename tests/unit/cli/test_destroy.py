@@ -178,7 +178,7 @@ class LoadTests:
         self.calls.append(("delete", request["EndpointName"]))
 
 
-RUN = "churn-of-customers-20261123040506-0a1b2c3d4e-a1-recommend"
+RUN = "churn-of-customers--lt-20261123040506-0a1b2c3d4e-a1"
 
 
 def test_a_load_test_that_runs_is_stopped_and_waited_for_and_leaves_no_endpoint(target, monkeypatch):

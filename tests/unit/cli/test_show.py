@@ -241,13 +241,13 @@ def test_what_a_load_test_found_is_shown_and_told(ebb, put, target):
         "numbers": {"USD at most": 0.5, "minutes": 15.0},
         "alternatives": ["1024 MB: 600 requests a minute, 90 ms each"],
         "figures": ["1024 MB: 600 requests a minute, 90 ms each", "2048 MB: 1,500 requests a minute, 30 ms each"],
-        "job_name": "churn-a1-recommend",
+        "job_name": "churn--lt-a1",
         "at_most_usd": 2.0,
     }
     target.session.resource("dynamodb").Table("ledger").put_item(Item=ledger.to_item(item))
     shown, told = (" ".join(ebb(command, run_id).stdout.split()) for command in ("show", "why"))
     assert "Right-sized to 2048 MB, 5 at once: Inference Recommender's load test" in shown
     assert "2048 MB: 1,500 requests a minute" in shown
-    assert "load test churn-a1-recommend, at most 0.50 USD (cap 2.00 USD)" in shown
+    assert "load test churn--lt-a1, at most 0.50 USD (cap 2.00 USD)" in shown
     assert "right-sizing: 2048 MB, 5 at once, because Inference Recommender's load test" in told
     assert "not taken: 1024 MB: 600 requests a minute" in told

@@ -57,10 +57,8 @@ _LOG_GROUPS = {
     "train": "/aws/sagemaker/TrainingJobs",
     "compress": "/aws/sagemaker/TrainingJobs",
 }
-# What a load test makes is called after its job, <run id>-..., cut at 40 characters; some of it has this prefix instead
-# (assumed, from AWS's examples):
+# What a load test makes is called after its job, cut at 40 characters, or as AWS calls it; nothing that serves is:
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateInferenceRecommendationsJob.html
-LOAD_TEST_PREFIX = "sm-epc-"
 _LOAD_TESTED = {
     "model": ("CreateModel", "DescribeModel", "DeleteModel"),
     "endpoint-config": ("CreateEndpointConfig", "DescribeEndpointConfig", "DeleteEndpointConfig", "CreateEndpoint"),
@@ -218,9 +216,9 @@ def _logs_and_metrics(stack: StackSettings, project: str, kind: str) -> list[Sta
         namespaces = ["AWS/SageMaker", *(f"/aws/sagemaker/{each}" for each in _MODEL_METRICS)]
     elif kind == names.RECOMMEND:
         groups = {
-            "/aws/sagemaker/InferenceRecommendationsJobs": f"{project}-*",
-            f"/aws/sagemaker/Endpoints/{project}-20*": "*",
-            f"/aws/sagemaker/Endpoints/{LOAD_TEST_PREFIX}*": "*",
+            "/aws/sagemaker/InferenceRecommendationsJobs": f"{names.load_tests(project)}*",
+            f"/aws/sagemaker/Endpoints/{names.load_tests(project)}*": "*",
+            f"/aws/sagemaker/Endpoints/{names.LOAD_TEST_OF_AWS}*": "*",
         }
         namespaces = ["AWS/SageMaker", *(f"/aws/sagemaker/{each}" for each in _LOAD_TEST_METRICS)]
     else:
@@ -239,7 +237,7 @@ def _logs_and_metrics(stack: StackSettings, project: str, kind: str) -> list[Sta
 
 def _load_tests(stack: StackSettings, project: str) -> list[Statement]:
     """Return what lets Inference Recommender put a model of the project on endpoints of its own, and take them away."""
-    prefixes = (f"{project}-20{12 * '?'}-", LOAD_TEST_PREFIX)
+    prefixes = (names.load_tests(project), names.LOAD_TEST_OF_AWS)
     made = {
         resource: [stack.arn("sagemaker", f"{resource}/{prefix}*") for prefix in prefixes] for resource in _LOAD_TESTED
     }
