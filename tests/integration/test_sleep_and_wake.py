@@ -10,6 +10,7 @@ from ministack.services import stepfunctions
 
 from ebb import addresses, control_plane, ledger, scaling
 from ebb.errors import EndpointUnreadableError, MetricsUnavailableError
+from ebb.requests import scaling as requests
 from infrastructure import project
 from infrastructure.interpreter import TaskError
 from integration.sleeping import MINUTE, WAKE, Cloud, Stopped, asynchronous, classic, component, everything
@@ -19,6 +20,10 @@ SLEEPING_CALLS = {
     "async": ["putMetricAlarm", "updateEndpointWeightsAndCapacities", "deleteAlarms"],
     "component": ["putMetricAlarm", "updateInferenceComponentRuntimeConfig", "deleteAlarms"],
     "classic": ["disableAlarmActions", "deregisterScalableTarget", "deleteEndpoint"],
+}
+METRICS = {
+    "async": "SageMakerVariantInvocationsPerInstance",
+    "component": "SageMakerInferenceComponentInvocationsPerCopy",
 }
 CHANGING = {each for calls in SLEEPING_CALLS.values() for each in calls}
 
@@ -285,7 +290,7 @@ def test_a_request_just_before_the_act_is_seen_by_the_write_that_allows_it(cloud
 
 
 def test_a_request_while_it_goes_is_followed_by_a_wake(cloud: Cloud, kind):
-    """It is noted and not asked: the ledger knows since when its capacity may go, and forgets that once it is asleep."""
+    """It is noted and not asked: the ledger knows since when its capacity may go, and forgets it when it is asleep."""
     before = everything(cloud)
 
     def meet() -> None:
@@ -614,6 +619,37 @@ def test_what_aws_has_woken_itself_is_brought_in_line(account, monkeypatch, kind
     cloud.wake(**given)
     assert everything(cloud) == before
     assert cloud.state().state == "awake"
+
+
+def _scale(cloud: Cloud, count: int) -> None:
+    if cloud.component:
+        cloud.component["RuntimeConfig"] = {"DesiredCopyCount": count, "CurrentCopyCount": count}
+    else:
+        cloud.endpoint["ProductionVariants"][0] |= {"DesiredInstanceCount": count, "CurrentInstanceCount": count}
+
+
+@pytest.mark.parametrize("kind", ["async", "component"])
+def test_a_copy_too_many_does_not_outlive_the_next_sleep(account, monkeypatch, kind):
+    """Nothing scales in what a wake alarm has added, so it would be billed for ever, and one more each time."""
+    cloud = KINDS[kind](account, monkeypatch)
+    before = everything(cloud)
+    _scale(cloud, cloud.at.copies + 1)
+    assert cloud.sleep().output["outcome"] == "asleep"
+    assert cloud.wake().output["outcome"] == "awake"
+    assert everything(cloud) == before
+
+
+@pytest.mark.parametrize("kind", ["async", "component"])
+def test_what_a_policy_of_its_users_has_scaled_out_comes_back_so(account, monkeypatch, kind):
+    cloud = KINDS[kind](account, monkeypatch)
+    tracking = {"TargetValue": 5.0, "PredefinedMetricSpecification": {"PredefinedMetricType": METRICS[kind]}}
+    body = {"PolicyName": "busy", "PolicyType": "TargetTrackingScaling", **requests.scalable(cloud.at)}
+    cloud.putScalingPolicy(body | {"TargetTrackingScalingPolicyConfiguration": tracking})
+    _scale(cloud, cloud.at.copies + 1)
+    before = everything(cloud)
+    assert cloud.sleep().output["outcome"] == "asleep"
+    assert cloud.wake().output["outcome"] == "awake"
+    assert everything(cloud) == before
 
 
 @pytest.mark.parametrize("kind", ["async", "component"])

@@ -75,6 +75,14 @@ def test_scaling_is_valid_for_application_auto_scaling(at):
     assert scaling.put_scaling_policy(at)["PolicyName"] == "ebb-cancer-wake"
 
 
+@pytest.mark.parametrize("at", [ASYNC, REALTIME], ids=lambda at: at.kind)
+def test_its_wake_alarm_asks_for_its_own_copies_however_often_it_acts(at):
+    """It acts again while it wakes: each caller that finds no copy yet, Ebb's delivery too, is counted by it."""
+    body = scaling.put_scaling_policy(at.model_copy(update={"copies": 2}))["StepScalingPolicyConfiguration"]
+    steps = [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": 2}]
+    assert (body["AdjustmentType"], body["StepAdjustments"]) == ("ExactCapacity", steps)
+
+
 def test_a_component_is_scaled_by_its_copies_and_an_async_variant_by_its_instances():
     assert scaling.scalable(REALTIME)["ResourceId"] == "inference-component/ebb-cancer--g3"
     assert scaling.scalable(ASYNC)["ResourceId"] == "endpoint/ebb-cancer--async/variant/AllTraffic"

@@ -177,7 +177,7 @@ def take(at: Address, world: World, now: datetime) -> Snapshot:
         images=_images(world),
         component=at.component,
         component_body=world.component_body,
-        copies=max(copies(world) or at.copies, 1) if at.component else 0,
+        copies=max(_awake_count(at, world, copies(world)), 1) if at.component else 0,
         targets=world.targets,
         policies=world.policies,
         policy_arns=world.policy_arns,
@@ -201,12 +201,24 @@ def _awake_alarms(at: Address, world: World) -> tuple[Body, ...]:
 
 
 def _wanted(variant: Mapping[str, Any], at: Address, world: World) -> Body:
-    """Return what a variant is to have again; of a variant that is at zero already, as many as the address says."""
+    """Return what a variant is to have again."""
     found = {"VariantName": variant["VariantName"], "DesiredWeight": variant.get("DesiredWeight", 1.0)}
     if "DesiredInstanceCount" not in variant or at.component:  # of a component's host, SageMaker counts the instances
         return found
-    count = int(variant["DesiredInstanceCount"])
-    return found | {"DesiredInstanceCount": count or (at.copies if at_zero(at, world) else 0)}
+    return found | {"DesiredInstanceCount": _awake_count(at, world, int(variant["DesiredInstanceCount"]))}
+
+
+def _awake_count(at: Address, world: World, wanted: int) -> int:
+    """Return how many copies or instances are to be there again of so many that are wanted now.
+
+    At zero already as many as the address says; of Ebb's own always, unless its users have given it a policy or a
+    schedule that scales it: nothing scales in what else was added, by hand or by an alarm.
+    """
+    wake_policy = alarms.alarm_name(at.address, alarms.WAKE)
+    scaled = bool(world.scheduled) or any(each["PolicyName"] != wake_policy for each in world.policies)
+    if at_zero(at, world):
+        return wanted or at.copies
+    return at.copies if wanted and at.origin == "ebb" and not scaled else wanted
 
 
 def _images(world: World) -> dict[str, str]:

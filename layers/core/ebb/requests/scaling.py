@@ -31,19 +31,22 @@ def register_scalable_target(at: Address, *, most: int) -> dict[str, Any]:
 
 
 def put_scaling_policy(at: Address) -> dict[str, Any]:
-    """Return the body of PutScalingPolicy: one copy more. A repeat changes nothing and answers with the same ARN.
+    """Return the body of PutScalingPolicy: as many copies as it has awake. A repeat answers with the same ARN.
 
+    Not one copy more, as in the guides: the alarm counts each call that meets no copy, the delivery's early ones too,
+    and acts again after the cooldown while the first copy is on its way. Nothing would scale in what that adds.
     Cooldown and aggregation as in the guides: dg/async-inference-autoscale, dg/endpoint-auto-scaling-zero-instances.
+    Source: https://docs.aws.amazon.com/autoscaling/application/APIReference/API_StepScalingPolicyConfiguration.html
     """
     return {
         "PolicyName": alarm_name(at.address, WAKE),
         **scalable(at),
         "PolicyType": "StepScaling",
         "StepScalingPolicyConfiguration": {
-            "AdjustmentType": "ChangeInCapacity",
+            "AdjustmentType": "ExactCapacity",
             "MetricAggregationType": "Maximum" if at.component else "Average",
             "Cooldown": 60 if at.component else 300,
-            "StepAdjustments": [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}],
+            "StepAdjustments": [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": at.copies}],
         },
     }
 
