@@ -199,7 +199,9 @@ def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_not_used(penguins, t
         base = tmp_path / str(number)
         (base / "checkpoints").mkdir(parents=True)
         write(base / "checkpoints/net.pt")
-        ended = run_stage(base, "train", {"curated": penguins.curated}, {"spec": {"train": {"epochs": 2, "rungs": ["net"]}}})
+        ended = run_stage(
+            base, "train", {"curated": penguins.curated}, {"spec": {"train": {"epochs": 2, "rungs": ["net"]}}}
+        )
         assert ended.status == 0, ended.log
         assert "starts afresh" in ended.log
         assert ended.metrics()["resumed_at_epoch"] is None
