@@ -402,7 +402,7 @@ def _load_test(tested: dict[str, Any]) -> str:
         return "serve.recommender asks for a load test, and there is only one size: Ebb's own measurement decides"
     return (
         f"Inference Recommender would load-test {', '.join(tested['tested'])} before the model is deployed, "
-        f"for at most {tested['at_most_usd']:.2f} USD; where it finds nothing, Ebb's own measurement decides"
+        f"{recommendation.priced(tested['at_most_usd'])}; where it finds nothing, Ebb's own measurement decides"
     )
 
 

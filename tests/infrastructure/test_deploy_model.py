@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ebb.addresses import ASLEEP, WAKING, Address
+from ebb.requests import recommendations
 from infrastructure import project
 from infrastructure.deployments import ADDRESS, CONDITION_FAILED, EARLIER, Cloud, Hosted
 from infrastructure.interpreter import TaskError, run
@@ -805,6 +806,7 @@ def test_a_load_test_decides_the_size_before_anything_is_claimed():
         "COMPLETED",
         LOAD_TEST,
     )
+    assert cloud.noted["ended_at"] == "2126-11-23T09:00:00Z", "as the job says, not when it was first looked at"
     assert cloud.noted["numbers"]["4096 MB, requests a minute"] == 1800
 
 
@@ -835,7 +837,7 @@ def test_a_second_deployment_of_the_same_model_starts_no_second_load_test():
     [
         pytest.param({"load_test_ends": "FAILED"}, None, "FAILED: the model did not start", id="it failed"),
         pytest.param({"load_test_ends": "STOPPED"}, None, "status STOPPED", id="somebody stopped it"),
-        pytest.param({"patience_s": 0, "load_test_looks": 99}, None, "more than 1 h", id="it took too long"),
+        pytest.param({"load_test_looks": 99}, None, "not end within 2 h", id="it took too long"),
         pytest.param({}, TESTED[0], "refused: quota", id="it was refused"),
         pytest.param({}, TESTED[1], "looked at any more and was stopped: quota", id="nobody could look at it"),
     ],
@@ -852,6 +854,46 @@ def test_without_a_result_ebbs_own_measurement_decides_and_the_reason_is_noted(o
     assert "Ebb's own measurement decides" in cloud.noted["reason"]
     assert all(each["status"] in ("FAILED", "STOPPED") for each in cloud.load_tests.values()), "nothing runs on"
     assert not set(_actions(_deploy_tested(cloud))) & set(TESTED), "it is not tried again"
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        pytest.param({"load_test_ends": "STOPPED"}, "in status STOPPED", id="somebody stopped it"),
+        pytest.param({"load_test_looks": 99}, "not end within 2 h", id="it took too long"),
+    ],
+)
+def test_what_was_measured_before_a_load_test_was_stopped_is_paid_for_and_counts(others, told):
+    cloud = _tested(load_test_finds=2, **others)
+    ended = _deploy_tested(cloud)
+    assert (ended.status, _memory(ended)) == ("SUCCEEDED", 2048)
+    assert cloud.noted
+    assert cloud.noted["chosen"] == "2048 MB, 5 at once"
+    assert "the best of the 2 that it measured" in cloud.noted["reason"]
+    assert told in cloud.noted["reason"]
+    assert cloud.load_tests[LOAD_TEST]["status"] == "STOPPED"
+
+
+def test_a_load_test_that_ended_while_it_was_to_be_stopped_counts_as_a_whole():
+    cloud = _tested(load_test_looks=21)  # one look more than it is watched for
+    cloud.fails[TESTED[2]] = TaskError("SageMaker.SageMakerException", "it has ended")
+    ended = _deploy_tested(cloud)
+    assert (ended.status, _memory(ended)) == ("SUCCEEDED", 4096)
+    assert cloud.noted
+    assert cloud.noted["status"] == "COMPLETED"
+
+
+def test_a_load_test_is_watched_for_longer_than_its_own_limit_and_a_run_waits_for_it():
+    """A retry that is not jittered comes after min(interval * rate ** number, longest)."""
+    rule = project.machine(PATH)["States"]["Watch load test"]["Retry"][0]
+    delays = [rule["IntervalSeconds"] * rule["BackoffRate"] ** number for number in range(rule["MaxAttempts"])]
+    watched_s = sum(min(each, rule["MaxDelaySeconds"]) for each in delays)
+    limit_s = recommendations.LONGEST.total_seconds()
+    assert limit_s + 15 * 60 <= watched_s <= limit_s + recommendations.GRACE.total_seconds()
+    run_pipeline = project.machine(PATH.with_name("run_pipeline.asl.yaml"))["States"]
+    # beside it: two hours until it is this deployment's turn, one and a half until the endpoint is in service
+    assert run_pipeline["Deploy model"]["TimeoutSeconds"] >= watched_s + 3.5 * 3600
+    assert "TimeoutSeconds" not in project.machine(PATH)
 
 
 def test_a_note_that_cannot_be_written_stops_no_deployment_and_starts_no_second_test():
@@ -932,8 +974,6 @@ def test_a_deployment_whose_spec_asks_for_none_has_no_state_more():
     more = set(with_one.entered) - set(without.entered)
     assert more == {
         "Start load test",
-        "Wait for load test",
-        "Look at load test",
-        "Has load test ended?",
+        "Watch load test",
         "Note load test",
     }

@@ -74,9 +74,10 @@ def test_a_serverless_model_is_tested_in_its_size_and_in_larger_ones():
     assert_valid("sagemaker", "CreateInferenceRecommendationsJob", request)
     sizes = [each["ServerlessConfig"]["MemorySizeInMB"] for each in request["InputConfig"]["EndpointConfigurations"]]
     assert sizes == [1024, 2048, 4096]
-    # the two dearest at once, each with 5 callers for an hour: (2 + 4) GiB * 5 * 3600 s * 0.00002 USD per GiB-second
-    assert plan["recommendation"]["told"]["at_most_usd"] == pytest.approx(2.16)
-    assert "2.16 USD" in plan["reason"]
+    assert request["InputConfig"]["JobDurationInSeconds"] == 7200, "as long as AWS says that it takes"
+    # the two dearest at once, each with 5 callers, until Ebb would stop it: (2 + 4) GiB * 5 * 8400 s * 0.00002 USD
+    assert plan["recommendation"]["told"]["at_most_usd"] == pytest.approx(5.04)
+    assert "5.04 USD" in plan["reason"]
 
 
 @pytest.mark.parametrize("kind", ["realtime", "async", "shared"])
@@ -89,7 +90,7 @@ def test_a_model_on_instances_is_tested_on_the_types_that_it_could_get(kind):
     assert types == [given.instance_type, *given.instance_types]
     assert request["StoppingConditions"]["ModelLatencyThresholds"][0]["ValueInMilliseconds"] == 50
     assert request["JobName"] == RUN_ID.replace("cancer-", "cancer--lt-") + "-a2"
-    assert 0 < plan["recommendation"]["told"]["at_most_usd"] < 1
+    assert 0 < plan["recommendation"]["told"]["at_most_usd"] < 2
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_a_plan_tells_what_would_be_tested_and_what_it_could_cost():
     asked = ServeSpec(recommender=True)
     assert recommendation.told_by_plan(asked, row(kind="serverless")) == {
         "tested": ["1024 MB", "2048 MB", "4096 MB"],
-        "at_most_usd": 2.16,
+        "at_most_usd": 5.04,
     }
     assert recommendation.told_by_plan(asked, replace(row(), memory_mb=6144))["tested"] == []
 
@@ -139,7 +140,7 @@ def load_test(**changes) -> LoadTest:
             "status": "COMPLETED",
             "job_name": names.load_test(RUN_ID, 1),
             "tested": ("1024 MB", "2048 MB"),
-            "at_most_usd": 2.0,
+            "at_most_usd": 2.8,
             "began_at": began,
             "ended_at": began + timedelta(minutes=15),
             "found": FOUND,
@@ -160,7 +161,7 @@ def test_what_was_found_is_noted_and_reads_back_as_the_same_choice():
     assert (item["pk"], item["sk"]) == (f"RUN#{RUN_ID}", "RECOMMENDATION")
     assert item["chosen"] == "2048 MB, 5 at once"
     assert item["numbers"]["2048 MB, requests a minute"] == 1500
-    assert item["numbers"]["USD at most"] == 0.5, "a quarter of the hour that was capped"
+    assert item["numbers"]["USD at most"] == 0.3, "15 of the 140 minutes that were capped"
     assert item["alternatives"] == ["1024 MB: 600 requests a minute, 90 ms each"]
     again = recommendation.read(item)
     assert again is not None
@@ -171,8 +172,9 @@ def test_what_was_found_is_noted_and_reads_back_as_the_same_choice():
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        pytest.param({"status": "FAILED", "reason": "no quota"}, "status FAILED: no quota", id="failed"),
-        pytest.param({"status": "LATE"}, "took more than 1 h and was stopped", id="late, with half a result"),
+        pytest.param({"status": "FAILED", "reason": "no quota", "found": ()}, "status FAILED: no quota", id="failed"),
+        pytest.param({"status": "FAILED", "reason": "no quota"}, "no quota", id="failed, with half a result"),
+        pytest.param({"status": "LATE", "found": ()}, "not end within 2 h and was stopped", id="late"),
         pytest.param(
             {"status": "REFUSED", "reason": "AccessDenied", "found": ()}, "refused: AccessDenied", id="refused"
         ),
@@ -188,6 +190,31 @@ def test_what_did_not_come_to_its_end_changes_nothing_and_says_why(changes, why)
     assert again is not None
     assert again.why_not == test.why_not
     assert recommendation.applied(MODEL, again) == MODEL
+
+
+def test_a_job_that_does_not_say_when_it_ended_has_done_so_when_it_is_noted():
+    began = moment(NOW) - timedelta(minutes=70)
+    item = noted(load_test(status="STOPPED", began_at=began, ended_at=None), row(kind="serverless"))
+    assert item["numbers"]["minutes"] == 70
+    assert item["numbers"]["USD at most"] == 1.4
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        ("LATE", "the job did not end within 2 h"),
+        ("STOPPED", "status STOPPED"),
+        ("UNREADABLE", "could not be looked at"),
+    ],
+)
+def test_what_was_measured_before_the_end_counts_and_the_note_says_that_it_is_not_all(status, why):
+    test = load_test(status=status, found=FOUND[1:])
+    item = noted(test, replace(row(kind="serverless"), memory_mb=2048))
+    assert "of 1024 MB, 2048 MB found it the best of the 1 that it measured" in item["reason"]
+    assert why in item["reason"]
+    again = recommendation.read(item)
+    assert again is not None
+    assert recommendation.applied(MODEL, again).serverless_mb == 2048
 
 
 def test_before_anything_is_noted_there_is_nothing_to_read():

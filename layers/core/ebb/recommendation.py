@@ -26,6 +26,7 @@ from ebb.spec import SERVERLESS_MEMORY_MB, ServeSpec
 WHAT = "right-sizing"  # what the ledger calls it
 SOURCE = "https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-load-test.html"
 COMPLETED = "COMPLETED"
+COUNTED = (COMPLETED, "STOPPED", "LATE", "UNREADABLE")  # what was measured before a job was stopped is paid for, too
 NOT_ASKED = "NOT_ASKED"  # a status of ours: no job was started
 LADDER = 3  # sizes of a serverless endpoint, each twice the one before
 
@@ -33,6 +34,7 @@ LADDER = 3  # sizes of a serverless endpoint, each twice the one before
 class LoadTest(Message):
     """A load test that has ended, was refused or was not asked for, as `deploy_model` and the ledger tell of it.
 
+    `ended_at` is the job's own; a state's entry is not when its last retry looked.
     `status` is the job's own, or NOT_ASKED, REFUSED, UNREADABLE, LATE. `at_most_usd` is what the job could have cost.
     """
 
@@ -49,17 +51,17 @@ class LoadTest(Message):
 
     @property
     def counts(self) -> bool:
-        """Return whether the test is believed: it came to its end, and something answered."""
-        return self.status == COMPLETED and any(serving.measured(each)[1] for each in self.found)
+        """Return whether the test is believed: it did not fail, and something answered."""
+        return self.status in COUNTED and any(serving.measured(each)[1] for each in self.found)
 
     @property
     def why_not(self) -> str:
-        """Return why the test does not count, in words."""
+        """Return why the test does not count, or not in full, in words."""
         if self.status == COMPLETED:
             return "nothing that was tested answered as fast as was asked for"
         said = {
             "REFUSED": "the job was refused",
-            "LATE": f"the job took more than {_hours()} and was stopped",
+            "LATE": f"the job did not end within {_hours()} and was stopped",
             "UNREADABLE": "the job could not be looked at any more and was stopped",
             NOT_ASKED: "it was not asked",
         }.get(self.status, f"the job ended in status {self.status}")
@@ -67,7 +69,7 @@ class LoadTest(Message):
 
     @property
     def duration_s(self) -> float:
-        """Return how long the job took, as `deploy_model` saw it."""
+        """Return how long the job took, from its start to its end."""
         return max(0.0, (self.ended_at - self.began_at).total_seconds()) if self.began_at and self.ended_at else 0.0
 
 
@@ -88,10 +90,10 @@ class Question:
     def at_most_usd(self) -> float:
         """Return what the job can cost at most, in USD.
 
-            cost = tests at once * dearest * longest duration
+            cost = tests at once * dearest * time until it would be stopped
         The dearest serverless size would be busy with every caller at once for all that time.
         """
-        hours = recommendations.LONGEST.total_seconds() / 3600
+        hours = _billed_s() / 3600
         each = [self._usd_per_hour(name) for name in self.instance_types]
         price = catalog.serverless().usd_per_gib_second.value * 3600
         each += [size / serving.MIB_PER_GIB * price * self.max_concurrency for size in self.serverless_memory_mb]
@@ -161,10 +163,9 @@ def ask(
     )
     return {
         "action": "recommend",
-        "reason": f"serve.recommender asks for a load test, which costs at most {asked.at_most_usd:.2f} USD",
+        "reason": f"serve.recommender asks for a load test, {priced(asked.at_most_usd)}",
         "recommendation": {
             "request": request,
-            "patience_s": int(recommendations.LONGEST.total_seconds()),
             "told": {"job_name": name, "tested": list(asked.tested), "at_most_usd": asked.at_most_usd},
         },
     }
@@ -178,11 +179,14 @@ def applied(model: Model, test: LoadTest | None) -> Model:
 def note(stack: StackSettings, run_id: str, test: LoadTest, row: Row | None, *, now: datetime) -> dict[str, Any]:
     """Return the write of what became of the load test; without a row nothing was deployed in the end.
 
+    A job that does not tell when it ended has done so just now.
+
     Its item is a decision like others (`ebb why` tells it), and holds what the next deployment reads: no second job.
     """
+    test = test.model_copy(update={"ended_at": test.ended_at or now}) if test.began_at else test
     figures = [_figures(each) for each in test.found] if test.counts else []
     # The job's own price is billed elsewhere; its share of the time that it was allowed bounds it.
-    usd = test.at_most_usd * min(1.0, test.duration_s / recommendations.LONGEST.total_seconds())
+    usd = test.at_most_usd * min(1.0, test.duration_s / _billed_s())
     numbers = {
         "USD at most": round(usd, 4),
         "of a cap of USD": test.at_most_usd,
@@ -195,11 +199,7 @@ def note(stack: StackSettings, run_id: str, test: LoadTest, row: Row | None, *, 
         "stage": "deploy",
         "what": WHAT,
         "chosen": _set_up(row),
-        "reason": (
-            f"Inference Recommender's load test of {', '.join(test.tested)} found it the best"
-            if test.counts
-            else f"Ebb's own measurement decides; Inference Recommender's is not used: {test.why_not}"
-        ),
+        "reason": _reason(test),
         "numbers": numbers if test.job_name else {},
         "alternatives": [_worded(each) for each in figures if each["what"] not in _set_up(row)],
         "figures": [_worded(each) for each in figures],
@@ -217,9 +217,21 @@ def note(stack: StackSettings, run_id: str, test: LoadTest, row: Row | None, *, 
     return ledger.put_action(stack.ledger_table, item)
 
 
+def priced(at_most_usd: float) -> str:
+    """Return how long a load test takes at most and how dear it is, in words."""
+    return f"which takes up to {_hours()} and costs at most {at_most_usd:.2f} USD"
+
+
 def read(item: Mapping[str, Any] | None) -> LoadTest | None:
     """Return the load test that an item of the ledger tells of, None without one."""
     return LoadTest.model_validate({**item, "reason": item.get("told")}) if item else None
+
+
+def _reason(test: LoadTest) -> str:
+    if not test.counts:
+        return f"Ebb's own measurement decides; Inference Recommender's is not used: {test.why_not}"
+    best = f"Inference Recommender's load test of {', '.join(test.tested)} found it the best"
+    return best if test.status == COMPLETED else f"{best} of the {len(test.found)} that it measured: {test.why_not}"
 
 
 def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -249,6 +261,10 @@ def _set_up(row: Row | None) -> str:
 
 def _is_a_size(size_mb: int) -> bool:
     return size_mb in SERVERLESS_MEMORY_MB
+
+
+def _billed_s() -> float:
+    return (recommendations.LONGEST + recommendations.GRACE).total_seconds()
 
 
 def _hours() -> str:

@@ -283,9 +283,9 @@ def test_a_plan_says_what_would_be_load_tested_and_for_how_much_at_most(ebb, tab
     spec.write_text("serve: {recommender: true, kind: serverless}\n")
     told = " ".join(ebb("plan", table, "--spec", spec).stdout.split())
     assert "Inference Recommender would load-test 1024 MB, 2048 MB, 4096 MB" in told
-    assert "for at most 2.16 USD" in told
+    assert "which takes up to 2 h and costs at most 5.04 USD" in told
     document = json.loads(ebb("plan", table, "--spec", spec, "--json").stdout)
-    assert document["serving"]["load_test"]["at_most_usd"] == 2.16
+    assert document["serving"]["load_test"]["at_most_usd"] == 5.04
     assert "ebb-plan-recommend" in [each["create"]["RoleName"] for each in document["plan"]["roles"]]
     assert "Right-sizing" not in ebb("plan", table).stdout
 

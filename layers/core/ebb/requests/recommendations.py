@@ -12,7 +12,10 @@ from typing import Any
 # takes ten; its guide: https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-load-test.html
 MOST_CONFIGURATIONS = 4
 MOST_AT_ONCE = 2
-LONGEST = timedelta(hours=1)  # each test takes some minutes for its endpoint and two phases; assumed to be enough
+# "An average of 2 hours", by the job's duration and the number of configurations; here few, and the shortest phases:
+# https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-recommendation-jobs.html
+LONGEST = timedelta(hours=2)
+GRACE = timedelta(minutes=20)  # a job that reaches its own limit ends by itself; after that `deploy_model` stops it
 PHASE_S = 120  # the shortest that the guide allows
 MOST_CALLERS = 6  # one at the start of each phase and one more each minute, were both phases' to stay
 LONGEST_NAME = 64
