@@ -85,6 +85,29 @@ def family(pid: int) -> set[int]:
     return found - {pid}
 
 
+def listens(leader: int, port: int) -> bool:
+    """Return whether a process of the session that `leader` leads listens on a TCP port; True where no /proc tells.
+
+    Source: proc(5), the states in include/net/tcp_states.h of Linux.
+    """
+    tables = [table for table in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")) if table.exists()]
+    if not tables:
+        return True  # macOS
+    rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+    wanted = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
+    pids = (int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit())
+    return any(wanted & _open_files(pid) for pid in pids if session(pid) == leader) if wanted else False
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(each))
+    return found
+
+
 def end_written(path: Path) -> list[int]:
     """Kill the process groups that a file lists with `born`, as far as their leaders are still the same; return them.
 

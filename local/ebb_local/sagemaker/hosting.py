@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ebb_local import process_table
 from ebb_local.sagemaker import containers, images, models, roles, settings
 from ebb_local.sagemaker.errors import HostingFailure, JobFailure
 from ebb_local.sagemaker.logs import LogStream
@@ -24,6 +25,7 @@ from ebb_local.sagemaker.storage import Bucket, Location, download_all
 
 _PING_TIMEOUT_S = 2.0  # AWS: /ping answers within 2 s
 _PING_EVERY_S = 0.1
+_PORT_TRIES = 3  # somebody else takes a port in the moment before the container does: rare, and rarer twice
 INVOKE_TIMEOUT_S = 60.0
 _CREDENTIALS_VALID_S = 30 * 24 * 3600  # AWS refreshes them; a process here keeps what it started with
 _FORWARDED = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id",
@@ -118,9 +120,16 @@ class Server:
             if self._running():
                 return 0.0
             began = time.monotonic()
-            self._port = _free_port()
-            self._container = self._launch()
-            self._wait_for_ping(self._container, began + settings.current().start_timeout_s)
+            for tried in range(1, _PORT_TRIES + 1):
+                _give_back(self._port)
+                self._port = _take_port()
+                self._container = self._launch()
+                try:
+                    self._wait_for_ping(self._container, began + settings.current().start_timeout_s)
+                    break
+                except HostingFailure:
+                    if tried == _PORT_TRIES or not _is_taken(self._port):
+                        raise
             self._last_used = time.time()
             return time.monotonic() - began
 
@@ -194,6 +203,8 @@ class Server:
             time.sleep(0.02)
         with self._starting:
             self._end_process()
+            _give_back(self._port)
+            self._port = 0  # it may be somebody else's from now on
         shutil.rmtree(self._base, ignore_errors=True)
 
     def _running(self) -> bool:
@@ -221,7 +232,8 @@ class Server:
         )
 
     def _wait_for_ping(self, container: containers.Container, deadline: float) -> None:
-        while not _answers_ping(self._port):
+        # whoever answers: while the container still starts, it may be somebody who took its port
+        while not (_answers_ping(self._port) and process_table.listens(container.pid, self._port)):
             code = container.poll()
             if code is not None or time.monotonic() > deadline:
                 self._end_process()
@@ -266,7 +278,39 @@ def _answers_ping(port: int) -> bool:
         return False
 
 
+_given: set[int] = set()
+_giving = threading.Lock()
+
+
+def _take_port() -> int:
+    """Return a free port that no other container here has been given.
+
+    A container binds its port itself, after seconds of imports; until then the system gives it to others as well.
+    """
+    with _giving:
+        while (port := _free_port()) in _given:
+            pass
+        _given.add(port)
+    return port
+
+
+def _give_back(port: int) -> None:
+    with _giving:
+        _given.discard(port)
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _is_taken(port: int) -> bool:
+    """Return whether somebody has a port; its connections of before may linger."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
