@@ -73,6 +73,7 @@ class Cloud:
         self.before: dict[str, Callable[[], None]] = {}  # runs once, before a call takes effect
         self.after: dict[str, Callable[[], None]] = {}
         self.sent: list[str] = []
+        self.steps: list[dict[str, Any]] = []  # as the machines were told them
         self.told: list[dict[str, Any]] = []
         self.started: list[tuple[str, dict[str, Any]]] = []
         self.running: set[str] = set()
@@ -178,6 +179,7 @@ class Cloud:
                 step = self._decide(path, arguments["Payload"])
                 last.clear()
                 last.update(step)
+                self.steps.append(step)
                 return {"Payload": step}
             return self.carry_out(resource, arguments)
 

@@ -3,12 +3,14 @@
 In each test: nothing that is busy is stopped, and whatever was put to sleep comes back as it was.
 """
 
+import importlib
 from datetime import UTC, datetime, timedelta
 
+import jsonata
 import pytest
 from ministack.services import stepfunctions
 
-from ebb import addresses, control_plane, ledger, scaling
+from ebb import addresses, control_plane, ledger, pace, scaling
 from ebb.errors import EndpointUnreadableError, MetricsUnavailableError
 from ebb.requests import scaling as requests
 from infrastructure import project
@@ -133,6 +135,31 @@ def test_as_many_states_are_entered_as_are_counted_for_the_bill(account, monkeyp
     assert 1 + len(woken.entered) + 2 + 1 == control_plane.WAKE_STATES, "its capacity; the alarm that comes back"
 
 
+def test_the_steps_that_are_counted_for_the_bill_are_those_that_are_returned(account, monkeypatch):
+    """What the benchmark counts along is written down there; these are of a run, by the machines as they are."""
+    monkeypatch.syspath_prepend(str(project.ROOT / "benchmarks"))
+    sweep = importlib.import_module("sweep")
+    cloud = asynchronous(account, monkeypatch)
+    ways = {"SLEEP_STATES": ("scale_to_zero", "Decide scaling"), "WAKE_STATES": ("wake_endpoint", "Plan wake")}
+    counted, asked = {}, 0
+    for (name, (machine, first)), run in zip(ways.items(), (cloud.sleep, cloud.wake), strict=True):
+        cloud.steps.clear()
+        assert run().status == "SUCCEEDED"
+        asked += len(cloud.steps)
+        counted[name] = 1 + sweep._states(machine, first, cloud.steps)
+    cloud = asynchronous(account, monkeypatch)
+    half_an_hour = cloud.at.policy.model_copy(update={"idle_after_s": 1800})
+    later = cloud.at.model_copy(update={"policy": half_an_hour})
+    cloud.book.apply(addresses.put(later, now=cloud.now - timedelta(days=2)))
+    cloud.calls = [cloud.now - 15 * MINUTE]
+    cloud.before["decide"] = lambda: cloud.before.update(decide=lambda: cloud.calls.append(cloud.now))
+    assert cloud.sleep().output["outcome"] == "keep"
+    counted["LOOK_STATES"] = 1 + sweep._states("scale_to_zero", "Decide scaling", cloud.steps)
+    assert counted == {name: getattr(control_plane, name) for name in counted} == sweep.counted_states()
+    functions = next(line.units for line in control_plane.cycle() if line.price == "lambda_request")
+    assert functions == asked + 1, "the alarm's reactor, and each step"
+
+
 def test_a_look_that_finds_it_changing_is_made_again_and_asks_nobody_else(account, monkeypatch):
     cloud = asynchronous(account, monkeypatch)
     cloud.sleep()
@@ -174,6 +201,83 @@ def test_what_cannot_be_watched_is_decided_anew(cloud: Cloud):
     throttled = TaskError("SageMaker.SageMakerException", "Rate exceeded")
     cloud.fails = {"describeEndpoint": [throttled], "describeInferenceComponent": [throttled]}
     assert cloud.wake().output["outcome"] == "awake"
+
+
+@pytest.mark.parametrize("machine", ["sleep", "wake"])
+def test_a_look_that_is_throttled_is_made_again_at_growing_distances(account, monkeypatch, machine):
+    """Each brings a function and several Describes with it: two seconds apart they would feed what throttles them."""
+    cloud = asynchronous(account, monkeypatch)
+    if machine == "wake":
+        cloud.sleep()
+    cloud.steps.clear()
+    cloud.before["updateEndpointWeightsAndCapacities"] = lambda: cloud.fails.update(
+        describeEndpoint=[TaskError("SageMaker.SageMakerException", "Rate exceeded (Service: SageMaker)")] * 6
+    )
+    cloud.after["updateEndpointWeightsAndCapacities"] = lambda: cloud.endpoint.update(EndpointStatus="Updating")
+
+    def in_time() -> None:
+        if not cloud.fails.get("describeEndpoint"):
+            cloud.endpoint["EndpointStatus"] = "InService"
+        cloud.before["decide"] = in_time
+
+    cloud.before["decide"] = in_time
+    ended = getattr(cloud, machine)()
+    assert ended.output["outcome"] in ("asleep", "awake")
+    waited = [each["wait_s"] for each in cloud.steps if each.get("watch")]
+    assert waited[-1] == pace.AFTERWARDS_S
+    assert waited == sorted(waited)
+    assert ended.entered.count("Look later") == 6
+    assert "Look again" not in ended.entered
+
+
+def test_an_endpoint_that_is_gone_was_not_throttled(account, monkeypatch):
+    """A request may wait for that to be seen."""
+    cloud = classic(account, monkeypatch)
+    ended = cloud.sleep()
+    assert ended.output["outcome"] == "asleep"
+    machine = project.machine(project.ROOT / "statemachines" / "scale_to_zero.asl.yaml")
+    expression = machine["States"]["Watch endpoint"]["Catch"][-1]["Assign"]["pause_s"].strip("{%} ")
+    for cause, pause_s in (('Could not find endpoint "shop". (Service: SageMaker)', 2), ("Rate exceeded", 30)):
+        found = jsonata.Jsonata.jsonata(expression)
+        found.assign("step", {"wait_s": 30})
+        found.assign("states", {"errorOutput": {"Error": "SageMaker.SageMakerException", "Cause": cause}})
+        assert found.evaluate(None) == pause_s
+
+
+def test_a_call_that_is_sent_again_waits_for_a_while_and_does_not_watch_what_is_at_rest(account, monkeypatch):
+    """AWS takes it and shows nothing of it: at once it would be sent as fast as a function answers."""
+    cloud = component(account, monkeypatch)
+    monkeypatch.setattr(cloud, "updateInferenceComponentRuntimeConfig", lambda _: None)
+    calls = []
+
+    def seen() -> None:
+        calls.append(cloud.now)
+        if len(calls) == 7:
+            cloud.calls.append(cloud.now)
+        cloud.before["decide"] = seen
+
+    cloud.before["decide"] = seen
+    cloud.sleep()
+    again = [each for each in cloud.steps if each.get("write")][2:]  # the first one puts an alarm as well
+    assert len(again) >= 2
+    assert [each.get("watch") for each in again] == [None] * len(again)
+    assert again[-1]["wait_s"] == pace.AFTERWARDS_S
+
+
+def test_an_endpoint_that_stays_updating_on_its_way_to_sleep_is_woken_and_its_owner_told(account, monkeypatch):
+    cloud = asynchronous(account, monkeypatch)
+    cloud.after["updateEndpointWeightsAndCapacities"] = lambda: cloud.endpoint.update(EndpointStatus="Updating")
+    throttled = TaskError("SageMaker.SageMakerException", "Rate exceeded")
+    cloud.fails["describeEndpoint"] = [throttled] * 1000  # each look is decided anew
+    began = cloud.now
+    ended = cloud.sleep()
+    assert ended.output["outcome"] == "awake"
+    assert "it is Updating after" in ended.output["reason"]
+    assert scaling.LONGEST_CHANGE < cloud.now - began < scaling.LONGEST_CHANGE + 10 * MINUTE
+    ((_, given),) = cloud.started
+    cloud.told.clear()
+    assert cloud.wake(**given).status == "FAILED"
+    assert "could not be woken" in cloud.told[0]["Subject"]
 
 
 def test_a_request_as_it_settles_asleep_is_seen(cloud: Cloud):

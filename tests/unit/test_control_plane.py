@@ -73,28 +73,42 @@ def test_the_states_of_a_sleep_a_wake_and_a_look_are_those_of_the_machines(monke
 
 
 def test_worked_example_a_sleep_and_a_wake_of_five_minutes():
-    """Looks at 0, 2, 6, 14, 30, 62, 122, 182, 242 and 302 s; those of its falling asleep end at 62 s.
+    """Looks at 0, 2, 6, 14, 30, 62, 122, 182, 242 and 302 s; those of a sleep at 0, 2, 6, 10 s, and so on to 62 s.
 
-    22 + 16 states with one look each, and 9 + 5 looks more: 52 states at 0.000025 USD.
+    22 + 16 states with one look each, and 9 + 16 looks more: 63 states at 0.000025 USD.
     """
     assert [pace.looks_until(seconds) for seconds in (0, 1, 60, 300)] == [1, 2, 6, 10]
+    assert [pace.looks_until(seconds, pace.SLEEPING_S) for seconds in (0, 1, 6, 60)] == [1, 2, 3, 17]
     states = next(line for line in control_plane.cycle() if line.price == "states_transition")
-    assert states.units == 52
-    assert 52 * 2.5e-5 < control_plane.total_usd(control_plane.cycle()) < 1.1 * 52 * 2.5e-5
+    assert states.units == 63
+    assert 63 * 2.5e-5 < control_plane.total_usd(control_plane.cycle()) < 1.1 * 63 * 2.5e-5
 
 
-@pytest.mark.parametrize("machine", ["scale_to_zero", "wake_endpoint"])
-def test_a_machine_looks_as_often_as_is_counted(machine):
+@pytest.mark.parametrize(
+    ("machine", "longest_s", "retries"),
+    [
+        ("scale_to_zero", pace.SLEEPING_S, pace.SLEEPING_RETRIES),
+        ("wake_endpoint", pace.LONGEST_S, pace.MOST_RETRIES),
+    ],
+)
+def test_a_machine_looks_as_often_as_is_counted_and_for_a_quarter_of_an_hour(machine, longest_s, retries):
     definition = project.machine(project.ROOT / "statemachines" / f"{machine}.asl.yaml")
     for name in ("Watch endpoint", "Watch component"):
         (rule,) = definition["States"][name]["Retry"]
-        paced = {"IntervalSeconds": pace.FIRST_S, "BackoffRate": pace.FACTOR, "MaxDelaySeconds": pace.LONGEST_S}
+        paced = {"IntervalSeconds": pace.FIRST_S, "BackoffRate": pace.FACTOR, "MaxDelaySeconds": longest_s}
         assert rule == {
             "ErrorEquals": ["States.QueryEvaluationError"],
-            "MaxAttempts": pace.MOST_RETRIES,
+            "MaxAttempts": retries,
             "JitterStrategy": "NONE",  # every one of them would be billed
             **paced,
         }
+    watched_s = sum(pace.retry_s(number, longest_s) for number in range(1, retries + 1))
+    assert 900 <= watched_s < 1000
+
+
+def test_a_request_that_waits_for_the_end_of_a_sleep_waits_seconds_for_the_look_that_sees_it():
+    """Five are Ebb's own, with the calls from that look until capacity is asked for: a second, two functions."""
+    assert pace.SLEEPING_S + 2 * control_plane.STEP_S <= 5
 
 
 def test_an_instance_type_is_priced_by_either_table():

@@ -126,7 +126,9 @@ def invocation(service: str, what: str, *, count: float, seconds: float, memory_
 # benchmarks/sweep.py counts them in the machines as they are, and refuses to run, as does a test, where they differ.
 SLEEP_STATES = 22  # noted, decided again, its capacity and alarms changed, one look until that is done, noted, told
 WAKE_STATES = 16  # noted, capacity asked for, one look until it is there, its alarms put back, noted
-LOOK_STATES = 8  # an alarm went off, it was waited for the window to end, and a call had come
+# An alarm went off, it was waited for the window to end, and a call had come; where the next end is less than 20 minutes
+# away it waits for that too, at most four times in all, 4 states each.
+LOOK_STATES = 8
 SLEEPING_CALLS = 2  # of an endpoint that Ebb made: the alarm that wakes it, and its capacity
 WAKE_S = 300.0  # until it answers; AWS: "several minutes" (dg/endpoint-auto-scaling-zero-instances)
 GOING_S = 60.0  # until its last instance is given back; assumed
@@ -139,7 +141,7 @@ def cycle(wake_s: float = WAKE_S) -> list[Line]:
 
     Each further look until AWS is done is one transition more: a retry of the state that looks (`ebb.pace`).
     """
-    more_looks = pace.looks_until(wake_s) - 1 + pace.looks_until(GOING_S) - 1
+    more_looks = pace.looks_until(wake_s) - 1 + pace.looks_until(GOING_S, pace.SLEEPING_S) - 1
     return _executions(SLEEP_STATES + WAKE_STATES + more_looks, steps=1 + 3 + 2, decisions=2)
 
 

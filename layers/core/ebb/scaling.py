@@ -43,8 +43,10 @@ LOOK_AGAIN_S = 2
 # Of the calls of one execution: what fails so often will not succeed a moment later.
 MOST_TROUBLES = 5
 # SageMaker gives up on instances itself, after 30 minutes to an hour (VariantInstanceProvisionTimeoutInSeconds).
-MOST_LOOKS = 240  # about two hours
-LONGEST_CHANGE = timedelta(hours=2)  # without a change of state, of the instance type for one
+# Asleep or awake it is to be within that time of its last change of state, or of its instance type. A look may take
+# from seconds to a quarter of an hour, so that their number only bounds what changes all the time.
+LONGEST_CHANGE = timedelta(hours=2)
+MOST_LOOKS = 240
 MOST_WATCHES = 40  # each ends when all is at rest, which the next decision should see too
 # What watching one endpoint costs a month: two alarms of 0.10 USD, its share of the sweeps, and a few sleeps; each
 # further sleep and wake costs control_plane.cycle. https://aws.amazon.com/cloudwatch/pricing/
@@ -81,7 +83,7 @@ class Step(BaseModel):
     notice: Body | None = None  # a Publish
     wake: Body | None = None  # {"name", "input"} of an execution of wake_endpoint
     watch: Body | None = None  # {"endpoint"} or {"component"}: ask again once this is at rest, with its capacity
-    wait_s: int = 1
+    wait_s: int = 1  # without `watch`, and after a look that failed
     again: bool = False
     numbers: dict[str, Any] = Field(default_factory=dict)
 
@@ -259,14 +261,15 @@ def go_on_sleeping(
 ) -> Step:
     """Return the step for an endpoint that this execution puts to sleep; `decision` is made anew while it has capacity.
 
-    It is called off when somebody wants it, when it is idle no more, and when what is to be done keeps failing.
+    It is called off when somebody wants it, when it is idle no more, and when what is to be done keeps failing. What
+    SageMaker does not get done is woken, which puts it back, or fails and tells the owner.
     """
     zero = snapshot.at_zero(at, world)
     off = None if zero else _why_not(at, decision)
     if off is None and asked.troubles >= MOST_TROUBLES:
         off = f"putting it to sleep failed {asked.troubles} times: {_told(asked.problem)}"
-    if off is None and asked.looks > MOST_LOOKS and not zero:
-        off = f"it is {world.status} and awake after {asked.looks} looks"
+    if off is None and _too_long(at, asked) and (not zero or world.status in CHANGING):
+        off = f"it is {world.status} after {asked.looks} looks"
     if off:
         return call_off(at, goal, world, off, asked, place)
     if world.endpoint is not None and world.status in CHANGING:
@@ -278,13 +281,15 @@ def go_on_sleeping(
     if len(calls) > len(old) and not (zero and (again or asked.troubles >= MOST_TROUBLES)):
         # the change of state comes first: whoever was faster has changed the generation, and this one looks again
         act = {"acted_at": ledger.iso(asked.now)}
+        repeated = bool(asked.problem) or again
+        watch = None if at.kind == "classic" or repeated else _watch(at, world)  # a classic one goes
         return Step(
             outcome="work",
             reason=at.reason or asked.reason,
             write=_change(at, FALLING_ASLEEP, asked.now, place, act, unless_wanted=not zero),
             calls=tuple(calls),
-            watch=None if at.kind == "classic" else _watch(at, world),  # that one goes
-            wait_s=_pace(asked) if asked.problem or again else 1,
+            watch=watch,
+            wait_s=_pace(asked) if watch or repeated else 1,
             again=True,
         )
     gone = () if asked.troubles >= MOST_TROUBLES else tuple(name for names_ in old for name in names_)
@@ -450,12 +455,17 @@ def _begin(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place
         write=_change(at, WAKING, asked.now, place, fields),
         calls=tuple(each for each in calls if each["do"] not in snapshot.ASIDE),
         watch=_watch(at, world, calls),
+        wait_s=_pace(asked),
         again=True,
     )
 
 
+def _too_long(at: Address, asked: Asked) -> bool:
+    return asked.looks > MOST_LOOKS or (at.changed_at is not None and asked.now - at.changed_at > LONGEST_CHANGE)
+
+
 def _go_on_waking(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place) -> Step:
-    if asked.looks > MOST_LOOKS or (at.changed_at and asked.now - at.changed_at > LONGEST_CHANGE):
+    if _too_long(at, asked):
         return fail(at, f"it is {world.status} after {asked.looks} looks", asked, place)
     if world.status in CHANGING:
         return _until_at_rest(at, world, asked)
@@ -471,8 +481,9 @@ def _go_on_waking(at: Address, goal: Snapshot, world: World, asked: Asked, place
     # what AWS shows otherwise than it was sent, of alarms and scaling, is not sent for ever
     if not last and not (again and all(each["do"] in snapshot.ASIDE for each in calls)):
         capacity = any(each["do"] not in snapshot.ASIDE for each in calls)
-        wait_s = _pace(asked) if asked.problem or again else 1
-        watch = _watch(at, world, calls) if capacity and not (asked.problem or again) else None
+        repeated = bool(asked.problem) or again
+        watch = _watch(at, world, calls) if capacity and not repeated else None
+        wait_s = _pace(asked) if watch or repeated else 1
         return Step(outcome="work", reason=asked.reason, calls=tuple(calls), watch=watch, wait_s=wait_s, again=True)
     if world.status != "InService":
         return fail(at, f"it is {world.status}: {world.failure or 'no reason given'}", asked, place)
