@@ -19,6 +19,7 @@ from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Region, Stack, Target, find
 
 ENDPOINT_GONE_WITHIN_S = 600
+OTHERS_DONE_WITHIN_S = 1200  # an endpoint is made in several minutes, and two are passed before one is put to sleep
 KEY_DELETION_DAYS = 30  # the longest that KMS allows: until then the deletion can be cancelled
 IN_LOGS = ("serverless", "async", "realtime")
 TESTING = {"PENDING", "IN_PROGRESS", "STOPPING"}
@@ -27,6 +28,7 @@ GONE = {"ResourceNotFound", "ResourceNotFoundException", "NoSuchEntity", "NoSuch
 
 # They start again what is stopped, or wake and put to sleep what is being deleted. By their names in the template.
 RESTARTING = {"DeploymentStoppedRule", "ScalingEndedRule", "OnAlarmFunctionEndpointAlarm"}
+SCALING = ("ScaleToZero", "WakeEndpoint")  # of whom the outputs name the machines
 PASSES = 3  # what a call that was under way has made after all is found by the next one
 
 Removal = tuple[str, str]
@@ -111,6 +113,8 @@ def remove(target: Target, outputs: dict[str, str], *, with_stack: bool, with_da
     try:
         stopped = list(_executions(target, outputs))
         yield from stopped
+        if with_stack:
+            _refuse_sleeping_foreigners(target)  # one that was waited for may have fallen asleep
         yield from _addresses(target, outputs)
         for _ in range(PASSES):
             gone = 0
@@ -161,19 +165,42 @@ def _executions(target: Target, outputs: dict[str, str]) -> Iterator[Removal]:
     """Stop what runs, until a look finds nothing more: an event on its way has started another one.
 
     A deployment that is stopped here is not undone: what it has made is deleted, and its claim on the project given up.
+    What wakes an endpoint that others made, or puts it to sleep, is let finish: nobody would carry that on.
     """
     states = target.client("stepfunctions")
     machines = sorted(each for each in outputs if each.endswith("StateMachineArn"))
-    deadline = time.monotonic() + ENDPOINT_GONE_WITHIN_S
+    began = time.monotonic()
+    deadline = began + ENDPOINT_GONE_WITHIN_S
     while found := [(name, each) for name in machines for each in _running(target, outputs[name])]:
+        others = _others_at_work(target, found)
+        if others and len(others) == len(found) and time.monotonic() > began + OTHERS_DONE_WITHIN_S:
+            raise CommandError(
+                f"Endpoints that Ebb did not make are still being woken or put to sleep: {', '.join(others.values())}.",
+                "Call ebb destroy again in some minutes.",
+            )
         for machine, item in found:
+            if item["executionArn"] in others:
+                continue
             states.stop_execution(executionArn=item["executionArn"], error="Cancelled", cause="ebb destroy")
-            if machine.startswith("DeployModel") and (project := _deployed_project(target, item["executionArn"])):
+            if machine.startswith("DeployModel") and (project := _asked_for(target, item["executionArn"], "project")):
                 _forget_served(target, outputs, project)
             yield "running execution", item["name"]
-        if time.monotonic() > deadline:
+        if len(others) < len(found) and time.monotonic() > deadline:
             raise CommandError("Executions are started again and again.", "Call ebb destroy again later.")
         time.sleep(target.poll_s)
+
+
+def _others_at_work(target: Target, found: list[tuple[str, dict[str, Any]]]) -> dict[str, str]:
+    """Return the executions, with their addresses, that have begun to change an endpoint that Ebb did not make.
+
+    One beside an endpoint that is awake has not: it waits for the end of a window, for hours perhaps.
+    """
+    scaling = [item["executionArn"] for machine, item in found if machine.startswith(SCALING)]
+    if not scaling:
+        return {}
+    others = {at.address for at in Ledger(target).addresses() if at.origin != "ebb" and at.state != addresses.AWAKE}
+    about = {arn: _asked_for(target, arn, "address") for arn in scaling}
+    return {arn: name for arn, name in about.items() if name in others}
 
 
 def _running(target: Target, machine_arn: str) -> list[dict[str, Any]]:
@@ -185,12 +212,12 @@ def _running(target: Target, machine_arn: str) -> list[dict[str, Any]]:
     ]
 
 
-def _deployed_project(target: Target, execution_arn: str) -> str | None:
-    """Return the project of a deployment; an undoing holds the input of the one that it undoes as text."""
+def _asked_for(target: Target, execution_arn: str, what: str) -> str | None:
+    """Return whose an execution is; one that follows on another's end holds the input of that one as text."""
     given = json.loads(target.client("stepfunctions").describe_execution(executionArn=execution_arn)["input"])
-    while "project" not in given and "detail" in given:
+    while what not in given and "detail" in given:
         given = json.loads(given["detail"].get("input") or "{}")
-    return str(given["project"]) if given.get("project") else None
+    return str(given[what]) if given.get(what) else None
 
 
 def _load_tests(target: Target) -> Iterator[Removal]:

@@ -126,8 +126,8 @@ def invocation(service: str, what: str, *, count: float, seconds: float, memory_
 # benchmarks/sweep.py counts them in the machines as they are, and refuses to run, as does a test, where they differ.
 SLEEP_STATES = 22  # noted, decided again, its capacity and alarms changed, one look until that is done, noted, told
 WAKE_STATES = 16  # noted, capacity asked for, one look until it is there, its alarms put back, noted
-# An alarm went off, it was waited for the window to end, and a call had come. Where the next end is less than 20 minutes
-# away it waits for that too, four times at most, of 4 states each.
+# An alarm went off, it was waited for the window to end, and a call had come. Where the next end is less than 20
+# minutes away it waits for that too, four times at most, of 4 states each.
 LOOK_STATES = 8
 SLEEPING_CALLS = 2  # of an endpoint that Ebb made: the alarm that wakes it, and its capacity
 WAKE_S = 300.0  # until it answers; AWS: "several minutes" (dg/endpoint-auto-scaling-zero-instances)

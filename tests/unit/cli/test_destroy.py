@@ -9,7 +9,9 @@ from ebb import addresses
 from ebb_cli import destroy as module
 from ebb_cli.destroy import Resource
 from ebb_cli.owned import Owned
+from ebb_cli.problems import CommandError
 from ebb_cli.target import Target
+from infrastructure import project
 
 TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
 GRANT = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::artifacts/*"}
@@ -298,3 +300,94 @@ def test_on_the_embedded_cloud_a_yes_is_enough(ebb, account, monkeypatch, option
     monkeypatch.setattr(module, "find", lambda **_: on(account, embedded=True))
     assert ebb("destroy", *options, stdin=stdin).exit_code == 0
     assert left(account)["models"] == ["prod-churn", "somebody-elses"]
+
+
+def _others(account: Target, *names: str, state: str, origin: str = "foreign") -> None:
+    for name in names:
+        fields = {"address": name, "origin": origin, "project": name, "kind": "classic", "state": state}
+        item = {**addresses.key(name), **fields, "gsi_pk": addresses.LISTED, "gsi_sk": name}
+        entry = {key: {"S": value} for key, value in item.items()}
+        account.client("dynamodb").put_item(TableName=account.outputs["LedgerTableName"], Item=entry)
+
+
+@pytest.fixture
+def scaling(account, monkeypatch):
+    """An execution each that wakes an endpoint of the stack's own and one of somebody else; and what it ends with."""
+    _others(account, "theirs", state="waking")
+    _others(account, "ebb-wine", state="waking", origin="ebb")
+    outputs = dict(account.outputs)
+    machine = outputs["WakeEndpointStateMachineArn"] = outputs.pop("RunPipelineStateMachineArn")
+    states, started = account.client("stepfunctions"), {}
+    carried_on = {"detail": {"executionArn": "arn", "input": json.dumps({"address": "theirs"})}}
+    for name, given in (("own", {"address": "ebb-wine"}), ("lent", {"address": "theirs"}), ("carried-on", carried_on)):
+        told = {"stateMachineArn": machine, "name": name, "input": json.dumps(given)}
+        started[name] = states.start_execution(**told)["executionArn"]
+    return outputs, started
+
+
+def _ends(target: Target, monkeypatch, executions: list[str], state: str) -> list[int]:
+    """Let these executions end at the second look that waits for them."""
+    looks = []
+
+    def sleep(_: float) -> None:
+        looks.append(len(looks))
+        if len(looks) == 2:
+            _others(target, "theirs", state=state)
+            for each in executions:
+                target.client("stepfunctions").stop_execution(executionArn=each, error="done")
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    return looks
+
+
+def test_what_wakes_an_endpoint_of_others_is_waited_for(account, scaling, monkeypatch):
+    """The rule that would carry on rests meanwhile, and with the stack it is gone: half woken it would stay."""
+    outputs, started = scaling
+    looks = _ends(account, monkeypatch, [started["lent"], started["carried-on"]], "awake")
+    removed = list(module.remove(account, outputs, with_stack=False, with_data=False))
+    assert [name for kind, name in removed if kind == "running execution"] == ["own"]
+    assert len(looks) == 2
+
+
+def test_what_only_waits_beside_an_endpoint_of_others_that_is_awake_is_stopped(account, scaling):
+    """It waits for the end of a window, for hours perhaps; nothing has been begun."""
+    _others(account, "theirs", state="awake")
+    outputs, _ = scaling
+    removed = list(module.remove(account, outputs, with_stack=False, with_data=False))
+    found = [name for kind, name in removed if kind == "running execution"]
+    assert sorted(found) == ["carried-on", "lent", "own"]
+
+
+def test_what_wakes_an_endpoint_of_others_is_not_waited_for_for_ever(account, scaling, monkeypatch):
+    outputs, _ = scaling
+    monkeypatch.setattr(module, "OTHERS_DONE_WITHIN_S", 0)
+    with pytest.raises(CommandError, match="theirs"):
+        list(module.remove(account, outputs, with_stack=False, with_data=False))
+    assert _rules(account)["ebb-stopped"] == "ENABLED", "and what was stopped is carried on"
+
+
+def test_the_stack_stays_when_an_endpoint_of_others_has_fallen_asleep_meanwhile(account, scaling, monkeypatch):
+    outputs, started = scaling
+    _ends(account, monkeypatch, [started["lent"], started["carried-on"]], "asleep")
+    monkeypatch.setattr(module, "_stack", lambda _: pytest.fail("nothing could wake it any more"))
+    with pytest.raises(CommandError, match="did not make them: theirs"):
+        list(module.remove(account, outputs, with_stack=True, with_data=False))
+
+
+def test_the_rules_that_rest_are_those_of_the_template_and_no_other_starts_what_is_stopped():
+    """A rule of a function is named by SAM: the function's name, then the event's."""
+    names = {name for name in project.resources("AWS::Events::Rule")}
+    for function, resource in project.resources("AWS::Serverless::Function").items():
+        events = resource["Properties"].get("Events", {})
+        names |= {function + event for event, each in events.items() if each["Type"] == "EventBridgeRule"}
+    for machine, resource in project.resources("AWS::Serverless::StateMachine").items():
+        assert not resource["Properties"].get("Events"), machine
+    assert names >= module.RESTARTING
+    others = {"UploadsRule", "OnRunEndedFunctionRunEnded"}  # a new drop is a run of its own; a run that ended is noted
+    assert names - module.RESTARTING == others
+
+
+def test_the_machines_whose_work_on_endpoints_of_others_is_waited_for_are_outputs_of_the_template():
+    outputs = project.template()["Outputs"]
+    for name in module.SCALING:
+        assert f"{name}StateMachineArn" in outputs
