@@ -3,7 +3,6 @@
 `build` is pure, so a dry run is the same call with its result printed instead of sent.
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +19,7 @@ from ebb.sources import Source
 from ebb.spec import PipelineSpec
 
 SEED = 7
-BASE_VOLUME_GIB = 10
-VOLUME_FACTOR = 5  # the data as it came, out of its archives, curated, and room to sort on disk
 ROLE_POLICY_MAX_CHARS = 10_240  # of all inline policies of a role, and ours have one (IAM quotas)
-GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,8 @@ def images_of(run: RunFacts, stack: StackSettings) -> list[Image]:
 def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
     """Return the plan of one attempt. What an earlier attempt finished is taken over, not repeated.
 
-    Raises: NoFeasibleInstanceError when no catalogued instance holds a stage; InvalidSpecError when what is to be read
-    elsewhere does not fit a role's policy.
+    Raises: NoFeasibleInstanceError when no catalogued instance or no volume holds a stage; InvalidSpecError when what
+    is to be read elsewhere does not fit a role's policy.
     """
     chosen = choices(run, stack)
     builds = [image for image in images_of(run, stack) if image.uri in run.missing_images]
@@ -117,7 +113,11 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
 
 
 def choices(run: RunFacts, stack: StackSettings) -> dict[str, sizing.Choice]:
-    """Return the instance of each stage, and why. Raises: NoFeasibleInstanceError when none holds the memory."""
+    """Return the instance of each stage, and why.
+
+    Raises: NoFeasibleInstanceError when no volume holds the data, or no instance has the memory.
+    """
+    engine.planned(run.spec, run.data)
     allowed = images.accelerators(stack)
     return {stage: sizing.for_stage(stage, run.spec, run.data, accelerators=allowed) for stage in names.STAGES}
 
@@ -192,7 +192,7 @@ def _shared(run: RunFacts, stack: StackSettings, stage: str, instance: Instance)
         "role_arn": roles.role_arn(stack, run.project, stage),
         "image_uri": images.for_jobs(stack, instance).uri,
         "instance_type": instance.name,
-        "volume_gib": BASE_VOLUME_GIB + math.ceil(VOLUME_FACTOR * sizing.unpacked_bytes(run.data) / GIB),
+        "volume_gib": sizing.volume_gib(run.data),
         "kms_key": stack.data_key_arn,
         "max_runtime_s": int(run.spec.train.max_runtime.total_seconds()),
         "tags": names.tags(stack.stack, run.project, run.run_id),
@@ -296,7 +296,7 @@ def _elsewhere(run: RunFacts, stack: StackSettings) -> dict[str, list[str]]:
 
 
 def _engine(run: RunFacts) -> dict[str, Any]:
-    chosen = engine.choose(run.spec, run.data)
+    chosen = engine.planned(run.spec, run.data)
     return {
         "what": "engine for process",
         "chosen": chosen.name,
