@@ -67,7 +67,7 @@ def dominated(
     out: dict[str, str] = {}
     for name, glance in glances.items():
         own = full.get(name)
-        if own in glances and glances[own].is_clearly_faster(glance):
+        if own is not None and own in glances and glances[own].is_clearly_faster(glance):
             out[name] = f"slower in 8 bits than {own} in a heat: {_times(glances[own], glance)}"
         elif name not in kept:
             better = next((other for other in glances if other != name and glances[other].beats(glance, metric)), None)

@@ -1,7 +1,8 @@
 """A small account on moto: two buckets, the ledger and a state machine, as the template makes them."""
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import boto3
 import pytest
 from moto import mock_aws
+from moto.core.botocore_stubber import BotocoreStubber
 
 from ebb.aws import clients
 from worked_run import ACCOUNT, ARTIFACTS, JOBS_HASH, LANDING, LEDGER, REGION, STACK
@@ -19,6 +21,17 @@ MANIFEST = {
     "config": {"size": 1, "digest": "sha256:" + "0" * 64},
     "layers": [],
 }
+
+
+def _one_at_a_time(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """Moto's tables are plain dictionaries: two writes to one item at once, which AWS orders, break it."""
+    lock = threading.RLock()
+
+    def answered(*arguments: Any) -> Any:
+        with lock:
+            return answer(*arguments)
+
+    return answered
 
 
 @cache
@@ -110,6 +123,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setattr(BotocoreStubber, "process_request", _one_at_a_time(BotocoreStubber.process_request))
     with mock_aws():
         s3 = made("s3")
         for bucket in (LANDING, ARTIFACTS, "lake"):

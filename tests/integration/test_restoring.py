@@ -19,7 +19,7 @@ ROLE = f"arn:aws:iam::{ACCOUNT}:role/theirs"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/theirs/serve:v1"
 DATA = "s3://lake/models/shop/model.tar.gz"
 PREFIX = "s3://lake/models/shop/parts/"
-EARLIER, LATER = (datetime.now(UTC) + timedelta(minutes=each) for each in (-60, 1))
+EARLIER, LATER = (datetime.now(UTC) + timedelta(minutes=each) for each in (-60, 60))
 
 
 @pytest.fixture
