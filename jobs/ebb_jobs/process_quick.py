@@ -5,8 +5,8 @@ values. That is what costs, so here a sample guesses the kinds, the file is read
 all of it is counted as ever. What the counts decide is what counts: where it is not what the sample guessed, or where
 something stands in the file that only the slow way reads exactly, nothing is written and the slow way goes on.
 
-The rows of each split are the same; they are not in the order of the hash, as sorting would take as long as all the
-rest. Training shuffles them anyway.
+The rows of each split are the same, and in the same order, that of the hash: later stages take the first rows for a
+sample of all of them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import duckdb
 
 from ebb_jobs import infer, process_key, process_split, process_target, refusals, spelling, tables, typing_rules
 from ebb_jobs.process_split import SPLITS, scalar
-from ebb_jobs.sql import literal, quote
+from ebb_jobs.sql import free_name, literal, quote
 
 LEAST_BYTES = 64 * 2**20
-"""Below this the slow way takes a few seconds, and writes its rows in order."""
+"""Below this the slow way takes a few seconds."""
 SAMPLES, SAMPLE_BYTES = 32, 2**16
 MANY = 100
 """As many different rows of a class on a side are beyond doubt: no row is moved there for want of others."""
@@ -36,10 +36,19 @@ class NotQuickError(Exception):
     """Something that only the slow way does exactly; nothing has been written."""
 
 
+class Own(NamedTuple):
+    """The columns added to the data's: the hash of a whole row, that of what is learned from, and its side."""
+
+    row: str
+    key: str
+    side: str
+
+
 class Quick(NamedTuple):
     """The rows, typed and without duplicates, in the table `kept`, and what was decided of them."""
 
     table: tables.Loaded
+    own: Own
     read: int
     kept: int
     columns: list[typing_rules.Column]
@@ -56,6 +65,9 @@ class _Guess(NamedTuple):
     used_numbers: list[str]
     target: infer.Inferred
     missing: list[str]
+    own: Own
+    same: list[str]
+    """The SQL of what tells rows apart: the columns, a target that holds numbers by their value."""
 
 
 def applies(files: Sequence[Path], spec: dict[str, Any]) -> bool:
@@ -69,7 +81,7 @@ def applies(files: Sequence[Path], spec: dict[str, Any]) -> bool:
 def load(
     connection: duckdb.DuckDBPyConnection, folder: Path, files: list[Path], spec: dict[str, Any], work: Path
 ) -> Quick:
-    """Fill `kept` with typed rows and a column `ebb_side`. Raises NotQuickError and RejectedError."""
+    """Fill `kept` with typed rows and columns of its own. Raises NotQuickError and RejectedError."""
     asked = (spec.get("data") or {}).get("target")
     quoted = _look_at_bytes(files)
     guess = _guess(connection, files, asked, spec.get("task"), work)
@@ -77,7 +89,7 @@ def load(
     others = [name for name in guess.names if name != told.name]
     for last in (False, True):
         read = _stage(connection, files, guess, work / "staged.parquet", quoted=quoted)
-        _remove_duplicates(connection, guess.names)
+        _remove_duplicates(connection, guess)
         kept = scalar(connection, "SELECT count(*) FROM kept")
         columns = _profile(connection, others, set(guess.numbers))
         used = [column.name for column in columns if column.kind != "dropped"]
@@ -91,10 +103,25 @@ def load(
         task = process_target.judge(connection, told, spec.get("task"), folder, files)
     except duckdb.CatalogException as error:
         raise NotQuickError("classes are numbers spelt in several ways") from error
-    classes = process_target.classes(connection, told) if task.value == infer.CLASSIFICATION else None
+    classified = task.value == infer.CLASSIFICATION
+    if classified and guess.same != _quoted(guess.names) and _has_broken_numbers(connection, told.name):
+        raise NotQuickError("classes that are numbers, but not whole ones")
+    classes = process_target.classes(connection, told) if classified else None
     form = tables.told_form("csv", [str(file.relative_to(folder)) for file in files])
     table = tables.Loaded(guess.names, form, guess.target)
-    return Quick(table, read, kept, columns, task, classes, _count(connection, told.name, classes, columns))
+    rows = _count(connection, told.name, classes, columns, guess.own)
+    return Quick(table, guess.own, read, kept, columns, task, classes, rows)
+
+
+def _quoted(names: Sequence[str]) -> list[str]:
+    return [quote(name) for name in names]
+
+
+def _has_broken_numbers(connection: duckdb.DuckDBPyConnection, target: str) -> bool:
+    """Tell whether a class is no whole number with a value of its own: such classes differ as texts."""
+    value = f"TRY_CAST({quote(target)} AS DOUBLE)"
+    whole = f"coalesce(abs({value}) < {2**53} AND {value} = floor({value}), false)"
+    return scalar(connection, f"SELECT count(*) FROM kept WHERE NOT {whole}") > 0
 
 
 def _look_at_bytes(files: Sequence[Path]) -> bool:
@@ -130,6 +157,13 @@ def _guess(
                 raise NotQuickError("the files have headers of their own")
     connection.execute("CREATE TABLE sampled AS SELECT DISTINCT * FROM raw")
     columns = typing_rules.profile(connection, "sampled", names)
+    looks = next(column.counts for column in columns if column.name == target.value)
+    same = _quoted([name for name in names if name != target.value])
+    same.append(
+        f"TRY_CAST({quote(target.value)} AS DOUBLE)" if looks["numbers"] == looks["present"] else quote(target.value)
+    )
+    if same[-1] == quote(target.value):
+        same = _quoted(names)
     connection.execute("DROP TABLE raw")
     connection.execute("DROP TABLE sampled")
     by_name = {column.name: column for column in columns}
@@ -152,7 +186,8 @@ def _guess(
     if not used or set(numeric) != set(numbers) & set(used):
         raise NotQuickError("a column of numbers holds other texts")
     missing = _spellings((place / "sample.csv").read_bytes(), mark)
-    return _Guess(mark, names, numbers, used, numeric, target, missing)
+    own = Own(*(free_name(f"ebb_{field}", names) for field in Own._fields))
+    return _Guess(mark, names, numbers, used, numeric, target, missing, own, same)
 
 
 def _repeats(column: typing_rules.Column, share: float) -> bool:
@@ -181,7 +216,7 @@ def _pieces(files: Sequence[Path]) -> Iterator[bytes]:
 def _stage(
     connection: duckdb.DuckDBPyConnection, files: Sequence[Path], guess: _Guess, staged: Path, *, quoted: bool
 ) -> int:
-    """Read the files into the Parquet `staged`, which `kept` is a view of, and return how many rows there were.
+    """Read the files into the Parquet file `staged`, under a view of that name, and return how many rows there were.
 
     A file rather than a table: DuckDB reads single columns of it again at no cost, and keeps none of it in memory.
     """
@@ -194,31 +229,30 @@ def _stage(
         "strict_mode=true, null_padding=false, max_line_size=16000000)"
     )
     fields = ", ".join(
-        quote(name) if kind == "DOUBLE" else f"{_trimmed(quote(name), quoted=quoted)} AS {quote(name)}"
+        (f"{quote(name)} + 0e0" if kind == "DOUBLE" else _trimmed(quote(name), quoted=quoted)) + f" AS {quote(name)}"
         for name, kind in types.items()
     )
     key = process_key.of([name for name in guess.used if name not in guess.used_numbers], guess.used_numbers)
-    every = ", ".join(map(quote, guess.names))
+    own = guess.own
     connection.execute("SET preserve_insertion_order = false")
     try:
         connection.execute(
-            f"COPY (SELECT *, hash({every}) AS ebb_hash, {process_split.side(f'md5({key})')} AS ebb_side "
+            f"COPY (SELECT *, hash({', '.join(guess.same)}) AS {own.row}, {process_split.first_half(key)} AS {own.key} "
             f"FROM (SELECT {fields} FROM {source})) TO {literal(str(staged))} "
             "(FORMAT parquet, COMPRESSION snappy, PARQUET_VERSION V2)"
         )
-        connection.execute("CREATE OR REPLACE TEMP TABLE copies AS SELECT 0::BIGINT AS row LIMIT 0")
         connection.execute(
-            f"CREATE OR REPLACE TEMP VIEW kept AS SELECT * FROM read_parquet({literal(str(staged))}, "
-            "file_row_number = true) WHERE file_row_number NOT IN (SELECT row FROM copies)"
+            f"CREATE OR REPLACE TEMP VIEW staged AS SELECT *, {process_split.side(own.key)} AS {own.side} "
+            f"FROM read_parquet({literal(str(staged))})"
         )
     except duckdb.Error as error:
         raise NotQuickError("the sample guessed other kinds, or a row is wrong") from error
     finally:
         connection.execute("SET preserve_insertion_order = true")
     endless = " OR ".join(f"isinf({quote(name)}) OR isnan({quote(name)})" for name in guess.numbers) or "false"
-    if scalar(connection, f"SELECT count(*) FROM kept WHERE {endless}"):
+    if scalar(connection, f"SELECT count(*) FROM staged WHERE {endless}"):
         raise NotQuickError("a word that DuckDB reads as a number")
-    return scalar(connection, "SELECT count(*) FROM kept")
+    return scalar(connection, "SELECT count(*) FROM staged")
 
 
 def _spellings(sample: bytes, mark: str) -> list[str]:
@@ -248,16 +282,21 @@ def _trimmed(column: str, *, quoted: bool) -> str:
     return f"CASE WHEN {odd} THEN CASE WHEN lower({text}) IN ({missing}) THEN NULL ELSE {text} END ELSE {column} END"
 
 
-def _remove_duplicates(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
-    """Leave all but one of equal rows out of `kept`: equal hashes find them, equal columns decide."""
-    connection.execute("CREATE TEMP TABLE twice AS SELECT ebb_hash FROM kept GROUP BY ebb_hash HAVING count(*) > 1")
-    every = ", ".join(map(quote, names))
+def _remove_duplicates(connection: duckdb.DuckDBPyConnection, guess: _Guess) -> None:
+    """Make `kept` of `staged`: of rows whose hashes are equal all but one of equal ones are left out."""
+    row = guess.own.row
+    target = quote(guess.target.value)
     connection.execute(
-        "INSERT INTO copies SELECT file_row_number FROM (SELECT file_row_number, "
-        f"row_number() OVER (PARTITION BY {every} ORDER BY file_row_number) AS nth "
-        "FROM kept SEMI JOIN twice USING (ebb_hash)) WHERE nth > 1"
+        f"CREATE OR REPLACE TEMP TABLE twice AS SELECT {row} FROM staged GROUP BY {row} HAVING count(*) > 1"
     )
-    connection.execute("DROP TABLE twice")
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE single AS "
+        f"SELECT DISTINCT ON ({', '.join(guess.same)}) * FROM staged SEMI JOIN twice USING ({row}) ORDER BY {target}"
+    )
+    connection.execute(
+        f"CREATE OR REPLACE TEMP VIEW kept AS SELECT * FROM staged WHERE {row} NOT IN (SELECT {row} FROM twice) "
+        "UNION ALL SELECT * FROM single"
+    )
 
 
 def _profile(
@@ -269,9 +308,11 @@ def _profile(
     columns = []
     for name, present, distinct in zip(names, found[::2], found[1::2], strict=True):
         if name in numbers:
-            if typing_rules.must_be_exact(distinct, rows, present):
+            estimated = not typing_rules.must_be_exact(distinct, rows, present)
+            if not estimated:
                 distinct = scalar(connection, f"SELECT count(DISTINCT {quote(name)}) FROM kept")
             counts = {"rows": rows, "present": present, "missing": rows - present, "distinct": distinct}
+            counts["estimated"] = estimated
             whole = f"SELECT count(*) FILTER ({quote(name)} = floor({quote(name)})) FROM kept"
             may_be_numbered = distinct >= 0.8 * rows
             counts |= {"numbers": present, "whole": scalar(connection, whole) if may_be_numbered else 0}
@@ -279,7 +320,7 @@ def _profile(
             counts |= dict.fromkeys(spelling.DATE_PATTERNS, 0)
             columns.append(typing_rules.typed(connection, "kept", typing_rules.Column(name, counts)))
         elif distinct <= FEW:
-            columns += typing_rules.profile_few(connection, "kept", name)
+            columns += typing_rules.profile_few(connection, "kept", name, distinct)
         else:
             columns += typing_rules.profile(connection, "kept", [name])
     return columns
@@ -290,23 +331,26 @@ def _count(
     target: str,
     classes: list[str] | None,
     columns: Sequence[typing_rules.Column],
+    own: Own,
 ) -> dict[str, int]:
     """Return the rows of each side. Raises NotQuickError when a class is so rare that rows may have to be moved."""
     finest = max((each for each in columns if each.kind != "dropped"), key=lambda each: each.counts["distinct"])
     stratum = quote(target) if classes is not None else "''"
     found = connection.execute(
-        f"SELECT {stratum}, ebb_side, count(*), approx_count_distinct({quote(finest.name)}) FROM kept GROUP BY 1, 2"
+        f"SELECT {stratum}, {own.side}, count(*), approx_count_distinct({quote(finest.name)}) FROM kept GROUP BY 1, 2"
     ).fetchall()
     if len(found) < len(SPLITS) * (len(classes) if classes else 1) or min(each[3] for each in found) < MANY:
         raise NotQuickError("a class is rare on one of the sides")
     return {split: sum(each[2] for each in found if each[1] == split) for split in SPLITS} | {"unsettled": 0}
 
 
-def write(connection: duckdb.DuckDBPyConnection, place: str, fields: Sequence[str]) -> None:
-    """Write the splits; `fields` is the SQL of what they hold."""
-    connection.execute("SET preserve_insertion_order = false")
+def write(connection: duckdb.DuckDBPyConnection, place: str, fields: Sequence[str], found: Quick) -> None:
+    """Write the splits; `fields` is the SQL of what they hold. The hash of the whole row settles ties."""
+    own = found.own
+    connection.execute("SET preserve_insertion_order = true")
     for split in SPLITS:
         connection.execute(
-            f"COPY (SELECT {', '.join(fields)} FROM kept WHERE ebb_side = '{split}') "
+            f"COPY (SELECT {', '.join(fields)} FROM kept WHERE {own.side} = '{split}' "
+            f"ORDER BY {own.key}, kept.{quote(found.table.target.value)}, {own.row}) "
             f"TO {literal(f'{place}/{split}.parquet')} (FORMAT parquet, COMPRESSION zstd)"
         )

@@ -154,12 +154,15 @@ def decide(report: Report, rows: dict[str, int], learned_from: str, *, given: bo
     )
 
 
-def side(key: str) -> str:
-    """Return the SQL of the side on which a hash stands by itself, as long as no side lacks rows."""
-    return (
-        f"CASE WHEN substr({key}, 1, 8) < {literal(_hex(TEST_SHARE))} THEN 'test' "
-        f"WHEN substr({key}, 1, 8) < {literal(_hex(HELD_OUT_SHARE))} THEN 'validation' ELSE 'train' END"
-    )
+def first_half(text: str) -> str:
+    """Return DuckDB's SQL of the first half of a text's hash, as a number in the order of the hashes."""
+    return f"CAST('0x' || substr(md5({text}), 1, 16) AS UBIGINT)"
+
+
+def side(half: str) -> str:
+    """Return the SQL of the side on which the half of a hash stands by itself, as long as no side lacks rows."""
+    test, held_out = (math.ceil(share * 2**32) << 32 for share in (TEST_SHARE, HELD_OUT_SHARE))
+    return f"CASE WHEN {half} < {test} THEN 'test' WHEN {half} < {held_out} THEN 'validation' ELSE 'train' END"
 
 
 def _hex(share: float) -> str:

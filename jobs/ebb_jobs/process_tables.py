@@ -70,7 +70,7 @@ def _process_quickly(
                 report.decide(what, decided.value, decided.reason)
             used = [column for column in found.columns if column.kind != "dropped"]
             fields = _fields(used, target.value, numeric_target=found.classes is None)
-            process_quick.write(connection, curated.place, fields)
+            process_quick.write(connection, curated.place, fields, found)
             _write_outcome(
                 report,
                 curated,
@@ -120,9 +120,15 @@ def judge_and_write(
         return
     if group is not None and (group not in names or group == target.value):
         raise RejectedError(refusals.group_missing(group, names))
-    read, kept = _remove_duplicates(connection, names)
+    read = _remove_duplicates(connection, names)
     task = process_target.judge(connection, told, spec.get("task"), *drop)
-    columns = typing_rules.profile(connection, "kept", [name for name in names if name != target.value])
+    others = [name for name in names if name != target.value]
+    columns = typing_rules.profile(connection, "kept", others)
+    numeric = {column.name for column in columns if typing_rules.is_number(column.counts)}
+    numeric |= {target.value} if task.value == infer.REGRESSION else set()
+    if numeric and _merge_spellings(connection, names, numeric):
+        task = process_target.judge(connection, told, spec.get("task"), *drop)
+        columns = typing_rules.profile(connection, "kept", others)
     _leave_out_group(columns, group)
     used = [column for column in columns if column.kind != "dropped"]
     if not spec.get("task") and (only := process_texts.only_text(connection, "kept", columns, target)):
@@ -140,6 +146,7 @@ def judge_and_write(
     classes = process_target.classes(connection, told) if task.value == infer.CLASSIFICATION else None
     own = Own(*(free_name(f"ebb_{field}", names) for field in Own._fields))
     _type(connection, used, target.value, group)
+    kept = scalar(connection, "SELECT count(*) FROM kept")
     features = process_key.of(
         [column.name for column in used if column.kind != "numeric"],
         [column.name for column in used if column.kind == "numeric"],
@@ -207,13 +214,31 @@ def _leave_out_group(columns: list[typing_rules.Column], group: str | None) -> N
             column.kind, column.reason = "dropped", "named by data.group: it says which rows stay together"
 
 
-def _remove_duplicates(connection: duckdb.DuckDBPyConnection, names: list[str]) -> tuple[int, int]:
+def _remove_duplicates(connection: duckdb.DuckDBPyConnection, names: list[str]) -> int:
+    """Leave rows that differ as texts, in the table `kept`, and return how many were read."""
     read = scalar(connection, "SELECT count(*) FROM raw")
     if read == 0:
         raise RejectedError(Rejection("no-rows", "the drop holds no rows", remedy="Add the rows."))
     connection.execute(f"CREATE TABLE kept AS SELECT DISTINCT {', '.join(map(quote, names))} FROM raw")
     connection.execute("DROP TABLE raw")
-    return read, scalar(connection, "SELECT count(*) FROM kept")
+    return read
+
+
+def _merge_spellings(connection: duckdb.DuckDBPyConnection, names: list[str], numeric: set[str]) -> bool:
+    """Make one row of those in `kept` that differ in nothing but how numbers are spelt; tell whether there were any."""
+    values = [number(quote(name)) if name in numeric else quote(name) for name in names]
+    own = [free_name(f"ebb_value_{place}", names) for place in range(len(names))]
+    typed = ", ".join(f"{value} AS {name}" for value, name in zip(values, own, strict=True))
+    before = scalar(connection, "SELECT count(*) FROM kept")
+    if scalar(connection, f"SELECT count(*) FROM (SELECT DISTINCT {typed} FROM kept)") == before:
+        return False
+    fields = ", ".join(f"min({quote(name)}) AS {quote(name)}" for name in names)
+    connection.execute(
+        f"CREATE TABLE merged AS SELECT {fields} FROM (SELECT *, {typed} FROM kept) GROUP BY {', '.join(own)}"
+    )
+    connection.execute("DROP TABLE kept")
+    connection.execute("ALTER TABLE merged RENAME TO kept")
+    return True
 
 
 def _type(
@@ -280,7 +305,10 @@ def _write_outcome(
         },
     )
     report.decide(
-        "duplicates", rows["duplicates"], "rows equal in every column are kept once", numbers={"read": rows["read"]}
+        "duplicates",
+        rows["duplicates"],
+        "rows equal in every column, numbers by their value, are kept once",
+        numbers={"read": rows["read"]},
     )
     learned_from = "features" if group is None else f"column {group}"
     process_split.decide(report, rows, learned_from, given=False, stratified=classes is not None)

@@ -24,6 +24,6 @@ def free_name(wanted: str, taken: Iterable[str]) -> str:
 
 
 def number(column: str) -> str:
-    """Return the SQL of a quoted text column as a DOUBLE, NULL where it is no plain number."""
+    """Return the SQL of a quoted text column as a DOUBLE, NULL where it is no plain number; -0 is 0."""
     plain = f"regexp_full_match({column}, {literal(spelling.NUMBER.pattern)})"
-    return f"CASE WHEN {plain} THEN TRY_CAST({column} AS DOUBLE) END"
+    return f"CASE WHEN {plain} THEN TRY_CAST({column} AS DOUBLE) END + 0e0"

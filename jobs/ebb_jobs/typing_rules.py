@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from ebb_jobs import infer, spelling, tabular
-from ebb_jobs.sql import literal, quote
+from ebb_jobs.sql import literal, number, quote
 
 MAX_PLAIN_CATEGORIES = tabular.MAX_CATEGORIES
 ALMOST_ALL = 0.95
@@ -35,6 +35,7 @@ class Column:
             "kind": self.kind,
             "missing": self.counts["missing"],
             "distinct": self.counts["distinct"],
+            **({"distinct_estimated": True} if self.counts.get("estimated") else {}),
             "reason": self.reason,
             **self.extra,
         }
@@ -48,17 +49,40 @@ def profile(connection: duckdb.DuckDBPyConnection, table: str, names: list[str])
     found = connection.execute(f"SELECT count(*), {', '.join(fields)} FROM {table}").fetchone() or ()
     rows, values = found[0], iter(found[1:])
     profiled = [Column(name, {"rows": rows} | {measure: next(values) for measure in _measures("")}) for name in names]
+    numbers = [column for column in profiled if is_number(column.counts)]
+    values = {column.name: number(quote(column.name)) for column in numbers}  # 1 and 1.0 are one
+    if values:
+        told = ", ".join(f"approx_count_distinct({value})" for value in values.values())
+        estimates = connection.execute(f"SELECT {told} FROM {table}").fetchone() or ()
+        for column, estimate in zip(numbers, estimates, strict=True):
+            column.counts["distinct"] = estimate + _words_among(column.counts)
     for column in profiled:  # one by one: Spark multiplies the rows by the number of columns that it counts at once
-        if must_be_exact(column.counts["distinct"], rows, column.counts["present"]):
-            exact = connection.execute(f"SELECT count(DISTINCT {quote(column.name)}) FROM {table}").fetchone() or (0,)
-            column.counts["distinct"] = exact[0]
+        counts = column.counts
+        counts["estimated"] = not must_be_exact(counts["distinct"], rows, counts["present"])
+        if not counts["estimated"]:
+            value = values.get(column.name, quote(column.name))
+            exact = connection.execute(f"SELECT count(DISTINCT {value}) FROM {table}").fetchone() or (0,)
+            counts["distinct"] = exact[0] + (_words_among(counts) if column.name in values else 0)
     for column in profiled:
         column.counts["missing"] = rows - column.counts["present"]
     return [typed(connection, table, column) for column in profiled]
 
 
-def profile_few(connection: duckdb.DuckDBPyConnection, table: str, name: str) -> list[Column]:
-    """Do what `profile` does for one column of few different texts, each looked at once and not in every row."""
+def is_number(counts: dict[str, Any]) -> bool:
+    """Tell whether a column counts as one of numbers."""
+    return bool(counts["numbers"] >= ALMOST_ALL * counts["present"] > 0)
+
+
+def _words_among(counts: dict[str, Any]) -> int:
+    """Return 1 where words stand among the numbers: all of them are one more value, a missing one."""
+    return int(counts["numbers"] < counts["present"])
+
+
+def profile_few(connection: duckdb.DuckDBPyConnection, table: str, name: str, estimate: int) -> list[Column]:
+    """Do what `profile` does for one column of few different texts, each looked at once and not in every row.
+
+    `estimate` is told of their number where `profile` would tell it, so that a report does not depend on the way.
+    """
     column = quote(name)
     connection.execute(
         f"CREATE TEMP TABLE texts AS SELECT {column}, count(*) AS ebb_rows FROM {table} GROUP BY {column}"
@@ -78,6 +102,11 @@ def profile_few(connection: duckdb.DuckDBPyConnection, table: str, name: str) ->
     connection.execute("DROP TABLE texts")
     counts = dict(zip(("rows", *_measures(column)), found, strict=True))
     counts |= {measure: int(count) for measure, count in counts.items() if measure != "words"}
+    if is_number(counts):
+        return profile(connection, table, [name])
+    counts["estimated"] = not must_be_exact(estimate, counts["rows"], counts["present"])
+    if counts["estimated"]:
+        counts["distinct"] = estimate
     return [typed(connection, table, Column(name, counts | {"missing": counts["rows"] - counts["present"]}))]
 
 
@@ -113,7 +142,7 @@ def typed(connection: duckdb.DuckDBPyConnection, table: str, column: Column) -> 
         column.reason = "empty in every row"
     elif distinct == 1 and not counts["missing"]:
         column.reason = "the same value in every row"
-    elif counts["numbers"] >= ALMOST_ALL * present:
+    elif is_number(counts):
         _type_number(connection, table, column)
     elif (order := max(spelling.DATE_PATTERNS, key=lambda order: counts[order])) and counts[
         order
@@ -129,16 +158,20 @@ def typed(connection: duckdb.DuckDBPyConnection, table: str, column: Column) -> 
     elif infer.is_prose(counts["words"], distinct, present):
         column.reason = f"free text ({counts['words']:.1f} words on average): not used by a tabular model"
     elif distinct > 0.5 * present:
-        column.reason = (
-            f"nearly every row has its own text ({distinct} in {present}): an identifier says nothing of new rows"
-        )
+        told = f"{different(counts)} in {present}"
+        column.reason = f"nearly every row has its own text ({told}): an identifier says nothing of new rows"
     else:
         column.kind = "categorical"
         column.reason = (
-            f"{distinct} different texts: the {MAX_PLAIN_CATEGORIES} most frequent are kept, "
+            f"{different(counts)} texts: the {MAX_PLAIN_CATEGORIES} most frequent are kept, "
             "the others share one category"
         )
     return column
+
+
+def different(counts: dict[str, Any]) -> str:
+    """Return how many values differ, in words that tell an estimate from a count."""
+    return f"about {counts['distinct']} different" if counts.get("estimated") else f"{counts['distinct']} different"
 
 
 def _type_number(connection: duckdb.DuckDBPyConnection, table: str, column: Column) -> None:
@@ -147,15 +180,15 @@ def _type_number(connection: duckdb.DuckDBPyConnection, table: str, column: Colu
         counts["whole"] == counts["rows"] and counts["distinct"] >= 0.9 * counts["rows"] and counts["rows"] >= 50
     )
     if unique_whole:
-        number = f"TRY_CAST({quote(column.name)} AS BIGINT)"
+        whole = f"TRY_CAST({quote(column.name)} AS BIGINT)"
         low, high, exact = connection.execute(
-            f"SELECT min({number}), max({number}), count(DISTINCT {number}) FROM {table}"
+            f"SELECT min({whole}), max({whole}), count(DISTINCT {whole}) FROM {table}"
         ).fetchone() or (0, 0, 0)
         counted_up = high - low + 1 <= 1.05 * exact
         if exact == counts["rows"] and (counted_up or ID_NAME.search(column.name)):
             column.reason = "a row number or identifier: every row has its own whole number"
             return
-    column.kind, column.reason = "numeric", f"numbers ({counts['distinct']} different)"
+    column.kind, column.reason = "numeric", f"numbers ({different(counts)})"
     others = counts["present"] - counts["numbers"]
     if others:
         column.extra = {"lenient": True}

@@ -5,7 +5,7 @@ import json
 import duckdb
 import pytest
 
-from ebb_jobs import process_quick
+from ebb_jobs import process_quick, tables
 from ebb_jobs.infer import task_of_values
 from ebb_jobs.precheck import check
 from unit.jobs.stages import DATA, run_stage_here
@@ -429,16 +429,31 @@ def test_a_number_spelt_in_two_ways_is_one_number(tmp_path):
     assert sum(map(len, places)) == len(set.union(*places)) == 90
 
 
-def big_table(rows=20_000):
+def yes_or_no(n):
+    return "yes" if n * 7919 % 5 > 1 else "no"
+
+
+def big_table(rows=20_000, label=yes_or_no):
     lines = ["id,amount,kind,code,day,flag,gap,note,label"]
     for n in range(rows):
         gap = "" if n % 11 else "NA"
         lines.append(
             f"{n},{n * 7919 % 9973 / 7},{'abc'[n % 3]},c{n * 31 % 5003},2024-{n % 12 + 1:02}-{n % 28 + 1:02},"
             f"{n % 2 == 0},"
-            f"{gap or n % 13},{'none' if n % 5 else ' spaced '},{'yes' if n * 7919 % 5 > 1 else 'no'}"
+            f"{gap or n % 13},{'none' if n % 5 else ' spaced '},{label(n)}"
         )
     return "\n".join([*lines, *lines[1:500]]) + "\n"
+
+
+def respelt(text):
+    """Append rows that are there already, with their second cell and a last one that is a number spelt otherwise."""
+    lines = text.splitlines()
+    cells = [line.split(",") for line in lines[1::7]]
+    for row in cells:
+        row[1] += "e0"
+        if row[-1][0].isdigit():
+            row[-1] = f"+{row[-1]}0"
+    return "\n".join([*lines, *(",".join(row) for row in cells)]) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -453,6 +468,13 @@ def big_table(rows=20_000):
         pytest.param(big_table().replace(",yes", ",1.0").replace(",no", ",0"), False, id="classes spelt in two ways"),
         pytest.param(big_table().replace(",yes", ",1").replace(",no", ",0"), True, id="classes that are numbers"),
         pytest.param(big_table().replace("spaced", '"a\n"'), False, id="quotes within a cell"),
+        pytest.param(respelt(big_table()), True, id="rows that differ in the spelling of numbers"),
+        pytest.param(respelt(big_table(label=lambda n: n * 7919 % 9973 / 8)), True, id="of the target too"),
+        pytest.param(
+            big_table().replace("amount,kind,code", "ebb_row,EBB_KEY,ebb_side").replace("gap", "file_row_number"),
+            True,
+            id="columns called as the quick way calls its own",
+        ),
     ],
 )
 def test_the_quick_way_writes_the_rows_of_the_slow_way(tmp_path, content, quickly, monkeypatch, capsys):
@@ -465,10 +487,66 @@ def test_the_quick_way_writes_the_rows_of_the_slow_way(tmp_path, content, quickl
     found, expected = (ended.metrics().get("rows") or ended.metrics()["rejection"] for ended in (quick, slow))
     assert found == expected
     if slow.metrics()["status"] == "finished":
-        assert [each["kind"] for each in quick.metrics()["features"]] == [
-            each["kind"] for each in slow.metrics()["features"]
-        ]
-        mine, theirs = splits_of(quick), splits_of(slow)
-        assert {split: sorted(map(repr, rows)) for split, rows in mine.items()} == {
-            split: sorted(map(repr, rows)) for split, rows in theirs.items()
-        }
+        assert quick.metrics()["features"] == slow.metrics()["features"]
+        assert repr(splits_of(quick)) == repr(splits_of(slow)), "in the same order too"
+
+
+def test_classes_that_are_broken_numbers_differ_as_texts_on_both_ways(tmp_path, monkeypatch, capsys):
+    content = big_table(label=lambda n: f"{n % 3}.5{'0' * (n % 2)}")
+    kept = []
+    for folder, least in (("slow", 2**40), ("quick", 0)):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setattr(process_quick, "LEAST_BYTES", least)
+        ended = process(tmp_path / folder, content, spec={"task": "tabular-classification"})
+        kept.append(splits_of(ended))
+        assert len(schema_of(ended)["target"]["classes"]) == 6
+    assert "read as text: classes that are numbers" in capsys.readouterr().out
+    assert repr(kept[0]) == repr(kept[1])
+
+
+def test_the_quick_way_writes_the_same_files_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(process_quick, "LEAST_BYTES", 0)
+    monkeypatch.setattr(tables, "cpu_count", lambda: 4)
+    content = respelt(big_table(60_000))
+    digests = []
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        ended = process(tmp_path / folder, content)
+        curated = sorted((ended.base / "processing/output/curated").iterdir())
+        digests.append([hashlib.sha256(file.read_bytes()).hexdigest() for file in curated])
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 4
+
+
+def test_rows_that_differ_in_the_spelling_of_a_number_are_one_row(tmp_path):
+    lines = ["a,b,label"]
+    for n in range(120):
+        lines += [f"{n}{zeros},{n * 3 % 50},{'yes' if n % 2 else 'no'}" for zeros in ("", ".0", "e0")]
+    ended = process(tmp_path, "\n".join(lines) + "\n")
+    assert ended.metrics()["rows"]["kept"] == 120
+    assert ended.metrics()["rows"]["duplicates"] == 240
+    assert sum(map(len, splits_of(ended).values())) == 120
+
+
+def test_a_number_that_is_one_value_in_several_spellings_is_left_out(tmp_path):
+    lines = ["a,same,label", *(f"{n * 1.5},{['5', '5.0', '+5'][n % 3]},{'yn'[n // 3 % 2]}" for n in range(90))]
+    features = process(tmp_path, "\n".join(lines) + "\n").metrics()["features"]
+    assert [(each["kind"], each["distinct"]) for each in features] == [("numeric", 90), ("dropped", 1)]
+
+
+def test_minus_nought_is_nought(tmp_path):
+    lines = ["a,b,label", *(f"{['0', '-0', '-0.0'][n % 3]},{n // 3},{'yn'[n // 3 % 2]}" for n in range(90))]
+    lines += [f"1,{n},{'yn'[n % 2]}" for n in range(30)]
+    ended = process(tmp_path, "\n".join(lines) + "\n")
+    assert ended.metrics()["rows"]["kept"] == 60
+    assert "-0.0" not in repr(splits_of(ended))
+
+
+def test_a_number_of_values_that_is_estimated_is_told_as_an_estimate(tmp_path):
+    lines = ["a,code,label", *(f"{n % 17},c{n * 31 % 20_011},{yes_or_no(n)}" for n in range(60_000))]
+    features = process(tmp_path, "\n".join(lines) + "\n").metrics()["features"]
+    assert features[0]["distinct"] == 17
+    assert "distinct_estimated" not in features[0]
+    assert features[1]["distinct_estimated"] is True
+    assert features[1]["distinct"] == pytest.approx(20_011, rel=0.15)
+    assert features[1]["reason"].startswith("about ")
