@@ -1,6 +1,7 @@
 """One program, two engines: what Spark writes is what DuckDB writes."""
 
 import json
+import re
 
 import duckdb
 import pytest
@@ -18,7 +19,8 @@ def spark():
 
 
 def mixed_table(rows=420):
-    """Numbers spelt in several ways, categories, dates, gaps, quotes, line breaks, a group, and rows that repeat."""
+    """Numbers spelt in several ways, categories, dates, gaps, quotes, line breaks, a group, and rows that repeat,
+    some with another spelling of a number."""
     lines = ["order,Amount,ratio,big,kind,day,flag,note,patient,label"]
     for n in range(rows):
         amount = [f"{n % 41}", f"{n % 41}.0", f"+{n % 41}", f"{n % 41}e0"][n % 4] if n % 13 else "NA"
@@ -28,7 +30,8 @@ def mixed_table(rows=420):
         day = f"2024-{n % 12 + 1:02}-{n % 28 + 1:02} 0{n % 9}:00"
         label = "yes" if n * 7919 % 5 > 1 else "no"
         lines.append(f"{n},{amount},{ratio},{big},{kind},{day},{n % 2 == 0},{n % 7},p{n % 60},{label}")
-    return "\n".join([*lines, *lines[1:30]]) + "\n"
+    respelt = [re.sub(r"^([0-9]+),([0-9]+),", r"\1,\2e0,", line) for line in lines[30:60]]
+    return "\n".join([*lines, *lines[1:30], *respelt]) + "\n"
 
 
 def on_duckdb(base, text, spec, name):
