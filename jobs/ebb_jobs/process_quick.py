@@ -25,6 +25,8 @@ from ebb_jobs.sql import free_name, literal, quote
 LEAST_BYTES = 64 * 2**20
 """Below this the slow way takes a few seconds."""
 SAMPLES, SAMPLE_BYTES = 32, 2**16
+MOST_MB = 800
+"""Of memory: more made nothing faster."""
 MANY = 100
 """As many different rows of a class on a side are beyond doubt: no row is moved there for want of others."""
 FEW = 100_000

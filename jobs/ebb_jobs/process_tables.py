@@ -61,7 +61,7 @@ def _process_quickly(
     own = work / "quick"
     own.mkdir()
     try:
-        with tables.connect(own) as connection:
+        with tables.connect(own, process_quick.MOST_MB) as connection:
             for file in files:
                 tables.check_file(str(file.relative_to(folder)), file, infer.file_format(file.name))
             found = process_quick.load(connection, folder, files, spec, own)
@@ -87,11 +87,10 @@ def _process_quickly(
                 },
                 group=None,
             )
-    except (process_quick.NotQuickError, RejectedError) as error:
+    except (process_quick.NotQuickError, RejectedError, duckdb.OutOfMemoryException) as error:
         # A rejection too: what is wrong with a sample is not said in the file's words.
-        print(
-            f"read as text: {error if isinstance(error, process_quick.NotQuickError) else 'to be refused'}", flush=True
-        )
+        why = {process_quick.NotQuickError: str(error), RejectedError: "to be refused"}.get(type(error), "memory")
+        print(f"read as text: {why}", flush=True)
         return False
     finally:
         shutil.rmtree(own)

@@ -23,6 +23,14 @@ def free_name(wanted: str, taken: Iterable[str]) -> str:
     return wanted
 
 
+def is_one_of(value: str, texts: Iterable[str]) -> str:
+    """Return the SQL that tells whether a value is one of few texts.
+
+    One by one, because DuckDB makes a join of a longer IN: of hundreds of columns, hundreds, each with its memory.
+    """
+    return "(" + " OR ".join(f"{value} = {literal(text)}" for text in sorted(texts)) + ")"
+
+
 def number(column: str) -> str:
     """Return the SQL of a quoted text column as a DOUBLE, NULL where it is no plain number; -0 is 0."""
     plain = f"regexp_full_match({column}, {literal(spelling.NUMBER.pattern)})"

@@ -24,7 +24,7 @@ from duckdb.sqltypes import VARCHAR
 from ebb_jobs import infer, precheck, refusals, spelling
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import cpu_count
-from ebb_jobs.sql import literal, quote
+from ebb_jobs.sql import is_one_of, literal, quote
 
 BETWEEN_WORDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 SPACE = "E' \\t\\r\\n'"
@@ -38,12 +38,16 @@ class Loaded(NamedTuple):
     target: infer.Inferred
 
 
-def connect(work: Path) -> duckdb.DuckDBPyConnection:
-    """Return a connection whose memory is bounded by half of the machine's and at most 800 MB.
+MOST_MB = 4_000
+"""Of memory for DuckDB. Each of hundreds of columns has its buffers; how few megabytes would do is not measured."""
 
-    More made nothing faster; the process takes some 200 MB besides.
+
+def connect(work: Path, most_mb: int = MOST_MB) -> duckdb.DuckDBPyConnection:
+    """Return a connection whose memory is bounded by half of the machine's and at most `most_mb`.
+
+    The process takes some 200 MB besides.
     """
-    limit_mb = min(800, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21)
+    limit_mb = min(most_mb, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21)
     connection = duckdb.connect(
         str(work / "work.duckdb"),
         config={
@@ -271,9 +275,8 @@ def text_of(column: str, kind: str, target: str, prose: str | None) -> str:
             f"ELSE {name}::VARCHAR END"
         )
     spelt = {target: spelling.MISSING_TARGET, prose: frozenset({""})}.get(column, spelling.MISSING)
-    missing = ", ".join(map(literal, sorted(spelt)))
     text = f"trim({name}::VARCHAR, {SPACE})"
-    return f"CASE WHEN lower({text}) IN ({missing}) THEN NULL ELSE {text} END AS {quote(column)}"
+    return f"CASE WHEN {is_one_of(f'lower({text})', spelt)} THEN NULL ELSE {text} END AS {quote(column)}"
 
 
 def check_same_columns(name: str, found: list[str], columns: list[str]) -> None:
