@@ -46,7 +46,7 @@ def profile(connection: duckdb.DuckDBPyConnection, table: str, names: list[str])
     if not names:
         return []
     fields = [expression for name in names for expression in _measures(quote(name)).values()]
-    found = connection.execute(f"SELECT count(*), {', '.join(fields)} FROM {table}").fetchone() or ()
+    found = connection.execute(f"SELECT count(*), {', '.join(fields)} FROM {table}").fetchone() or (0,)
     rows, values = found[0], iter(found[1:])
     profiled = [Column(name, {"rows": rows} | {measure: next(values) for measure in _measures("")}) for name in names]
     numbers = [column for column in profiled if is_number(column.counts)]
