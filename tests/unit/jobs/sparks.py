@@ -28,7 +28,7 @@ def start() -> None:
 
 
 def process(base: Path, files: list[Path], spec: dict[str, Any]) -> dict[str, Any]:
-    """Run the script of the Glue job and return its report; the splits of the files of one folder lie below `curated`."""
+    """Run the script of the Glue job and return its report; the splits of the files lie below `curated`."""
     from ebb_jobs import process_spark
 
     manifest = base / "manifest.json"
