@@ -12,7 +12,7 @@ from ebb.keep_alive import ColdStart
 from ebb_cli import output
 from ebb_cli.problems import USAGE, CommandError
 
-DEFAULT_SEED = 200  # the first of those that nothing was tuned on
+DEFAULT_SEED = 300  # the first of those that nothing was tuned on
 
 
 def simulate(

@@ -1,6 +1,7 @@
 """Keep-alive: what an endpoint's own calls say of when it may sleep, one sentence for each habit."""
 
 import random
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -101,12 +102,30 @@ def test_office_hours_that_forbid_cold_starts_are_slept_through_at_night_and_beg
     assert "asleep until Monday 08:00 UTC" in by_night.reason
 
 
-def test_random_calls_that_forbid_cold_starts_keep_it_awake():
+def test_random_calls_that_forbid_cold_starts_keep_it_awake_as_long_as_that_costs_less_than_they_are_worth():
     chance = random.Random(3)
-    calls = [NOW - DAY * 16 * chance.random() for _ in range(300)]
-    said = window(calls, now=NOW, costs=COSTS, cold_start="avoid", observed_since=NOW - 16 * DAY)
-    assert said.idle_after is None
-    assert said.reason == "its SLA forbids cold starts, and its calls of 14 days do not tell when none will come"
+    calls = [NOW - DAY * 16 * chance.random() for _ in range(300)]  # 19 a day
+
+    def said(usd_per_hour: float):
+        costs = Costs(usd_per_hour, wake_s=300, lag_s=270)
+        return window(calls, now=NOW, costs=costs, cold_start="avoid", observed_since=NOW - 16 * DAY)
+
+    cheap, dear = said(0.05), said(1.0)  # a day awake is 1.2 and 24 USD: 0.06 and 1.3 for each call
+    assert cheap.idle_after is None
+    assert re.fullmatch(
+        r"its SLA forbids cold starts, and sleeping would save 0\.0\d+ USD per request it makes late, less than 0\.1",
+        cheap.reason,
+    )
+    assert dear.idle_after == SHORTEST
+    assert re.search(r"awake all the time costs 1\.\d USD per request it makes late, more than 0\.1$", dear.reason)
+    assert dear.numbers["saved_usd"] / dear.numbers["late"] > dear.numbers["late_usd"] == keep_alive.LATE_USD
+    assert window(calls, now=NOW, costs=Costs(1.0, late=2.0), cold_start="avoid").idle_after is None
+
+
+def test_six_calls_in_a_year_do_not_keep_an_endpoint_awake_that_forbids_cold_starts():
+    said = window([NOW - 3 * DAY], now=NOW, costs=Costs(0.115), cold_start="avoid", observed_since=NOW - 200 * DAY)
+    assert said.idle_after == SHORTEST
+    assert "per request it makes late, more than 0.1" in said.reason
 
 
 @pytest.mark.parametrize(("cold_start", "days"), [("allowed", 7), ("avoid", 14)])
@@ -198,19 +217,21 @@ def at_random(per_day: float, seed: int = 5, days: int = 16) -> list[datetime]:
     return sorted(NOW - days * DAY * chance.random() for _ in range(int(per_day * days)))
 
 
-def test_who_had_too_many_late_requests_stays_awake_until_they_are_fewer():
-    calls = at_office_hours()  # 300 minutes with calls a day, ten days in 14: 0.5 % of 3,000 are 15
+def test_who_is_busy_and_had_too_many_late_requests_stays_awake_until_they_are_fewer():
+    calls = at_office_hours()  # 300 minutes with calls a day, ten days in 14, six in each: 0.5 % of 18,000 are 90
     nightly = [NOW.replace(hour=3, minute=0) - number * DAY for number in range(1, 6)]
-    late = {moment + number * MINUTE: 1.0 for moment in nightly for number in range(4)}  # four wait for each wake: 20
-    counted = {moment: 1.0 for moment in calls} | late
+    late = {moment + number * MINUTE: 6.0 for moment in nightly for number in range(4)}  # 24 wait for each wake: 120
+    counted = {moment: 6.0 for moment in calls} | late
     over = window(counted, now=NOW, costs=COSTS, cold_start="avoid", cold_wakes=nightly)
     assert over.idle_after is None
-    assert "and 20 of its 3," in over.reason
+    assert "and 120 of its 18," in over.reason
     assert over.reason.endswith("requests of 14 days met one: awake until they are less than 0.5%")
     few = window(counted, now=NOW, costs=COSTS, cold_start="avoid", cold_wakes=nightly[:1])
     assert few.idle_after is not None
     allowed = window(counted, now=NOW, costs=COSTS, cold_wakes=nightly)
     assert allowed.idle_after is not None
+    less_called = {moment: count / 6 for moment, count in counted.items()}  # 0.5 % of 3,000: a share of few says little
+    assert window(less_called, now=NOW, costs=COSTS, cold_start="avoid", cold_wakes=nightly).idle_after is not None
 
 
 def test_late_requests_of_more_than_two_weeks_ago_are_forgotten():
@@ -227,17 +248,18 @@ def minute_of(moment: datetime) -> int:
 
 def test_the_less_is_left_of_the_allowance_the_less_it_sleeps():
     # nights with one call now and then, on which an allowance can be spent
-    minutes, counts = keep_alive.history([*at_office_hours(), *at_random(2)], now=NOW)
+    calls = {moment: 6.0 for moment in at_office_hours()} | {moment: 1.0 for moment in at_random(2)}
+    minutes, counts = keep_alive.history(calls, now=NOW)
     until = minute_of(NOW.replace(hour=0, minute=0))
 
     def expected_late(late: float, wakes: int) -> float:
-        so_far = keep_alive.Spent(3000, late, wakes)
+        so_far = keep_alive.Spent(18_000, late, wakes)
         habit = keep_alive.learn(
             minutes, counts, since=minutes[0], until=until, cold_start="avoid", costs=COSTS, so_far=so_far
         )
         return habit.numbers["cold_starts"]
 
-    found = [expected_late(late, wakes) for late, wakes in ((0, 0), (8, 3), (14, 9), (15, 9))]
+    found = [expected_late(late, wakes) for late, wakes in ((0, 0), (50, 3), (85, 9), (90, 9))]
     assert found == sorted(found, reverse=True)
     assert found[0] > found[-1]
 
@@ -264,7 +286,8 @@ def test_a_timer_whose_sla_forbids_cold_starts_is_woken_before_the_earliest_of_i
     moments = every(2 * HOUR)
     calls = [moment - 6 * MINUTE if number in early else moment for number, moment in enumerate(moments)]
     asked = NOW + 10 * MINUTE
-    forbids = window(calls, now=asked, costs=COSTS, cold_start="avoid")
-    allows = window(calls, now=asked, costs=COSTS)
+    costs = Costs(0.05, wake_s=300, lag_s=270)
+    forbids = window(calls, now=asked, costs=costs, cold_start="avoid")
+    allows = window(calls, now=asked, costs=costs)
     assert forbids.prewake_at <= NOW + 2 * HOUR - 11 * MINUTE  # a wake takes five
     assert allows.prewake_at > forbids.prewake_at

@@ -296,13 +296,19 @@ def _no_later(endpoint: Endpoint, rule: Outcome, ebb: Outcome, minutes: int) -> 
 
 
 def _informed(endpoint: Endpoint, machine: Machine, minutes: int) -> Outcome:
-    """Return what is expected of who knows the endpoint's law, within the same promise: Ebb's own cost included."""
+    """Return what is expected of who knows the endpoint's law, at the same price of a late request and within the same
+    promise: Ebb's own cost included.
+    """
     cycle_min = _cycle_usd(machine.wake_min) / machine.usd_per_hour * MINUTES_PER_HOUR
     offered = informed.offers(endpoint, machine, minutes=minutes, cycle_min=cycle_min)
     most_late = None
     if endpoint.cold_start == "avoid":
-        wakes = minutes / DAY / keep_alive.LEARNED_DAYS
-        most_late = keep_alive.LATE_SHARE * endpoint.requests + wakes * informed.late_each(endpoint, machine)
+        saved, late = offered
+        worth = late * (keep_alive.LATE_USD / machine.usd_per_hour * MINUTES_PER_HOUR) <= saved
+        offered = saved[worth], late[worth]
+        periods = minutes / DAY / keep_alive.LEARNED_DAYS
+        if endpoint.requests >= keep_alive.BUSY * periods:
+            most_late = keep_alive.LATE_SHARE * endpoint.requests + periods * informed.late_each(endpoint, machine)
     return Outcome(round(minutes - informed.saved_min(offered, most_late=most_late)))
 
 

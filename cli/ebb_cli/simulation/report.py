@@ -77,9 +77,8 @@ def print_comparison(found: Comparison) -> None:
     informed = _share(found.of_clairvoyant_where(forbidden=True, name=INFORMED)) if INFORMED in found.rows else None
     if informed:
         say(
-            f"  {_share(found.of_clairvoyant(INFORMED))} of it is what can be expected within the same promise by who "
-            f"knows each endpoint's rates and not its calls ({informed} where "
-            "they are forbidden)"
+            f"  {_share(found.of_clairvoyant(INFORMED))} of it is what can be expected at the same price of a late "
+            f"request by who knows each endpoint's rates and not its calls ({informed} where they are forbidden)"
         )
     say(
         f"{_kept(late, at_most=FORBIDDEN_SHARE)} of all requests to endpoints that forbid cold starts together "
@@ -96,8 +95,8 @@ def print_comparison(found: Comparison) -> None:
         )
     if found.forbidden_requests:
         say(
-            f"  were the {FORBIDDEN_SHARE:.1%} counted over all endpoints together, the same code could leave the SLAs "
-            f"out: {_share(found.forbidden_share(POOLED), 4)} late, {_share(found.saved_share(POOLED))} saved, "
+            f"  were a late request worth nothing, the same code with the SLAs left out: "
+            f"{_share(found.forbidden_share(POOLED), 4)} late, {_share(found.saved_share(POOLED))} saved, "
             f"{_share(found.of_clairvoyant(POOLED))} of its clairvoyant; of the worst endpoint's requests "
             f"{_share(found.rows[POOLED].forbidden_worst_share)} would be late"
         )

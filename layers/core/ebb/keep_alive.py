@@ -3,7 +3,7 @@
 Two steps, both pure. `learn` reads the complete days of an endpoint's history, at most 14, and answers with the habit
 that would have cost least; `window` says what the habit means now. A habit is one of five, and its reason one sentence:
 
-    awake     the SLA forbids cold starts and no habit below is reliable enough: it stays awake
+    awake     the SLA forbids cold starts, and what a habit below saves is not worth the requests that it makes late
     window    it sleeps after as long a silence as would have cost least (the histogram of its silences), or, with
               little history, after the break-even time, which never costs more than twice the best choice
     timer     its calls come at steady distances: it sleeps after each and is woken just before the next is due
@@ -19,11 +19,15 @@ awake, to buy is to sleep and wake again):
                            wake, `wait` is what the waiting of a caller is worth
 Source of the competitive bound: Karlin et al., Competitive Snoopy Caching, Algorithmica 3 (1988).
 
-Where the SLA forbids cold starts each endpoint has an allowance of its own: LATE_SHARE of its requests of the last 14
-days, earned by those that were on time, and one wake in these 14 days. `spent` counts what became of it. A habit is
-taken only if no more requests are expected to be late than are left; and where more were late, whatever was expected,
-`exhausted` keeps it awake until they are fewer. So no endpoint has more late in any 14 days than its share and those of
-the wake that exceeded it.
+Where the SLA forbids cold starts a late request has a price, LATE_USD: the habit is taken that costs least with those
+that it makes late. Of all ways to save as much on all endpoints together, one price for all of them makes fewest late
+(it is the multiplier of a constraint on their sum): an endpoint whose few calls cost tens of USD each when it waits for
+them sleeps, one that is called all day does not.
+
+Who is called often, BUSY times in the last 14 days, has an allowance besides: LATE_SHARE of these requests, earned by
+those that were on time, and one wake. `spent` counts what became of it. A habit is taken only if no more requests are
+expected to be late than are left; and where more were late, whatever was expected, `exhausted` keeps it awake until
+they are fewer. So no such endpoint has more late in any 14 days than its share and those of the wake that exceeded it.
 """
 
 from __future__ import annotations
@@ -54,13 +58,15 @@ SHORTEST, LONGEST = timedelta(minutes=2), timedelta(hours=2)
 # Chosen on the tuning seeds of benchmarks/simulate.py, reported on others.
 ENOUGH_SILENCES = 8  # fewer say nothing of the next one
 PATIENCE = 0.5  # what one allowed cold start is worth, in wakes: a caller who waits counts half of what the wake costs
-LATE_SHARE = 0.005  # of requests in 14 days that may have met a cold start which the SLA forbids: promised
+LATE_USD = 0.1  # the price of a request that meets a cold start which the SLA forbids
+BUSY = 14_000  # requests in 14 days, a thousand a day: from here on a share of them is a promise, beside the price
+LATE_SHARE = 0.005  # of the requests of a busy one in 14 days that may have met a cold start which the SLA forbids
 LEFT_TIMES = 3.0  # of what is left of it may be expected to be late: less comes, and what comes is taken off again
 PLANNED_SHARE = 0.01  # and never more than this
-LATE_PRICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # of a late request that the SLA forbids, in wakes
+LATE_PRICES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # of a late request of a busy one, in LATE_USD
 MOST_WAKES = 300  # to remember: 2 KB of an item, and more in 14 days than any endpoint of the simulation has
 UNSEEN = 0.5  # misses beside those seen: the expectation of a rare event under Jeffreys' prior
-WORTH_SHARE = 0.05  # of the silent time: less is not worth a risk that the SLA forbids
+WORTH_SHARE = 0.05  # of the silent time of a busy one: less is not worth a risk that the SLA forbids
 STEADY = 0.2  # of the middle one: silences whose middle four tenths are further apart are no timer's
 SLOT_MIN = 30  # of the week, for `hours`
 AROUND_SLOTS = (0, 1, 3)  # and so many slots before and after each, whichever costs least
@@ -70,13 +76,14 @@ ENOUGH_DAYS = 7  # to tell the hours of a week, and to risk a cold start that th
 
 @dataclass(frozen=True)
 class Costs:
-    """What staying awake and waking cost. Only ratios matter: watts do as well as USD."""
+    """What staying awake and waking cost. Only ratios matter: watts do as well as USD, with a `late` in watt-hours."""
 
     awake_per_hour: float = 1.0  # USD or watts
     wake_s: float = 300.0  # from the wake call until it answers; billed
     lag_s: float = 270.0  # from the end of the window until nothing is billed: late metrics, the grace before it acts
     cold_start_allowed: float | None = None  # USD or watt-hours that one is worth; default: PATIENCE wakes
     cycle: float = 0.0  # USD or watt-hours that Ebb itself takes for a sleep with its wake
+    late: float = LATE_USD  # USD or watt-hours that a late request is worth where the SLA forbids cold starts
 
     @cached_property
     def wake_min(self) -> int:
@@ -92,6 +99,11 @@ class Costs:
     def cycle_min(self) -> float:
         """Minutes awake that Ebb's own work for a sleep with its wake is worth."""
         return self.cycle / self.awake_per_hour * 60 if self.awake_per_hour else 0.0
+
+    @cached_property
+    def late_min(self) -> float:
+        """Minutes awake that a request is worth which meets a cold start that the SLA forbids."""
+        return self.late / max(self.awake_per_hour, 1e-9) * 60
 
     @cached_property
     def wait_min(self) -> float:
@@ -219,8 +231,8 @@ def with_cold_wake(earlier: Iterable[int], now: datetime) -> list[int]:
 
 
 def exhausted(so_far: Spent) -> KeepAlive | None:
-    """Return why an endpoint whose SLA forbids cold starts stays awake: too many requests met one. Else None."""
-    if so_far.late <= LATE_SHARE * so_far.requests:
+    """Return why a busy endpoint whose SLA forbids cold starts stays awake: too many requests met one. Else None."""
+    if so_far.requests < BUSY or so_far.late <= LATE_SHARE * so_far.requests:
         return None
     reason = (
         f"its SLA forbids cold starts, and {so_far.late:,.0f} of its {so_far.requests:,.0f} requests of "
@@ -241,9 +253,10 @@ def learn(
 ) -> Habit:
     """Return the habit that would have cost least in the complete days [since, until) of a history.
 
-    `minutes` are sorted and hold each minute with calls once. Where the SLA forbids cold starts, only habits count by
-    which no more requests are expected to meet it cold than LEFT_TIMES what LATE_SHARE leaves after those that were
-    late already, `so_far`, but no more than PLANNED_SHARE; and those of one wake in 14 days.
+    `minutes` are sorted and hold each minute with calls once. Where the SLA forbids cold starts, late requests have
+    their price; and of a busy endpoint only habits count by which no more are expected to be late than LEFT_TIMES what
+    LATE_SHARE leaves after those that were late already, `so_far`, but no more than PLANNED_SHARE; and those of one
+    wake in 14 days.
     """
     since = max(since, until - LEARNED_DAYS * DAY_MIN)
     low, high = bisect_left(minutes, since), bisect_left(minutes, until)
@@ -264,7 +277,9 @@ def learn(
             wake_min=costs.wake_min,
         )
     most_late = None
-    if forbidden:
+    if forbidden and seen.requests < BUSY:
+        most_late = math.inf
+    elif forbidden:
         left = max(0.0, LATE_SHARE * seen.requests - so_far.late)
         one_wake = 0.0 if so_far.wakes else seen.late_each * min(1.0, days / LEARNED_DAYS)
         most_late = min(PLANNED_SHARE * seen.requests, LEFT_TIMES * left) + one_wake - UNSEEN * seen.late_each
@@ -272,15 +287,26 @@ def learn(
     if forbidden:  # otherwise windows for the parts of the week do as well
         found += _hours_habits(seen, days)
     offers = [offer for offer in found if offer]
-    if most_late is not None:
-        awake = float(sum(length for *_, length in seen.silences))
-        worth = (1 - WORTH_SHARE) * awake
-        offers = [offer for offer in offers if offer.late <= most_late and offer.awake_min <= worth]
-        offers.append(_Offer(Habit("awake", days), awake, 0, 0))
-        best = min(offers, key=lambda offer: offer.awake_min)
+    if most_late is None:
+        best = min(offers, key=lambda offer: offer.cost_min(costs, forbidden=False))
+        bargain: dict[str, float] = {}
     else:
-        best = min(offers, key=lambda offer: offer.awake_min + offer.cold * costs.wait_min)
-    numbers = {"cold_starts": best.cold, "silences": len(seen.silences), "requests": seen.requests}
+        awake = float(sum(length for *_, length in seen.silences))
+        worth = awake if math.isinf(most_late) else (1 - WORTH_SHARE) * awake
+        unseen = UNSEEN * seen.late_each * costs.late_min
+        best = min(
+            (
+                offer
+                for offer in offers
+                if offer.late <= most_late
+                and offer.awake_min <= worth
+                and offer.cost_min(costs, forbidden=True) + unseen < awake
+            ),
+            key=lambda offer: offer.cost_min(costs, forbidden=True),
+            default=_Offer(Habit("awake", days), awake, 0, 0),
+        )
+        bargain = _bargain(best, offers, awake, costs)
+    numbers = {"cold_starts": best.cold, "silences": len(seen.silences), "requests": seen.requests} | bargain
     return replace(best.habit, wake_min=costs.wake_min, lag_min=costs.lag_min, numbers=numbers)
 
 
@@ -292,6 +318,23 @@ class _Offer:
     awake_min: float
     cold: float
     late: float
+
+    def cost_min(self, costs: Costs, *, forbidden: bool) -> float:
+        """Return what it costs in minutes awake: with the waiting of callers, or where that is forbidden its price."""
+        return self.awake_min + (self.late * costs.late_min if forbidden else self.cold * costs.wait_min)
+
+
+def _bargain(best: _Offer, offers: Iterable[_Offer], awake_min: float, costs: Costs) -> dict[str, float]:
+    """Return what sleeping saves and how many requests it makes late: by the best habit, or by what awake beats."""
+
+    def each_min(offer: _Offer) -> float:
+        return (awake_min - offer.awake_min) / offer.late
+
+    other = best
+    if best.habit.kind == "awake":
+        other = max((offer for offer in offers if offer.late), key=each_min, default=best)
+    saved_usd = (awake_min - other.awake_min) / 60 * costs.awake_per_hour
+    return {"late": other.late, "saved_usd": saved_usd, "late_usd": costs.late}
 
 
 @dataclass(frozen=True)
@@ -350,8 +393,8 @@ class _Seen:
 def _window_habit(seen: _Seen, days: float, most_late: float | None) -> _Offer:
     """Return the windows that would have cost least, one for each part of the week with enough silences.
 
-    Without `most_late` a cold start has the price that is put on its caller's waiting. With it late requests have the
-    lowest price at which there are no more of them than that.
+    Without `most_late` a cold start has the price that is put on its caller's waiting. With it late requests have
+    theirs, or the lowest above it at which there are no more of them than that.
     """
     parts: list[list[int]] = [[] for _ in range(PARTS)]
     for number, (start, _, _) in enumerate(seen.silences):
@@ -359,10 +402,11 @@ def _window_habit(seen: _Seen, days: float, most_late: float | None) -> _Offer:
     few = [number for members in parts if len(members) < ENOUGH_SILENCES for number in members]
     groups = {part: members for part, members in enumerate(parts) if len(members) >= ENOUGH_SILENCES} | {PARTS: few}
     curves = {part: _windows(seen, members) for part, members in groups.items()}
-    wait, wake = seen.costs.wait_min, seen.costs.wake_min
+    wait, late_min = seen.costs.wait_min, seen.costs.late_min
     offer = None
     for price in (None,) if most_late is None else LATE_PRICES:
-        chosen = {part: _cheapest(curve, wait=wait, late_min=price and price * wake) for part, curve in curves.items()}
+        priced = price and price * late_min
+        chosen = {part: _cheapest(curve, wait=wait, late_min=priced) for part, curve in curves.items()}
         windows = {
             part: Window(each.minutes, len(groups[part]), each.cold, _told_part(part) if part < PARTS else "")
             for part, each in chosen.items()
@@ -452,7 +496,8 @@ def _timer_habit(seen: _Seen, days: float, most_late: float | None) -> _Offer | 
         offer = _Offer(habit, awake, cold, late)
         if most_late is not None and late > most_late:
             continue
-        if best is None or awake + cold * costs.wait_min < best.awake_min + best.cold * costs.wait_min:
+        forbidden = most_late is not None
+        if best is None or offer.cost_min(costs, forbidden=forbidden) < best.cost_min(costs, forbidden=forbidden):
             best = offer
     return best
 
@@ -588,7 +633,8 @@ def _on_timer(habit: Habit, *, at: int, last: int, quiet_from: int) -> KeepAlive
         return KeepAlive(SHORTEST, None, f"{called} and none came in time: the next one wakes it", habit.numbers)
     prewake = due - habit.wake_min
     if at < prewake:
-        reason = f"{called} ({habit.windows[0].silences} silences in {_days(habit.days)}): asleep until the next is due"
+        known = f"{habit.windows[0].silences} silences in {_days(habit.days)}{_told_saving(habit)}"
+        reason = f"{called} ({known}): asleep until the next is due"
         return KeepAlive(SHORTEST, moment(prewake), reason, habit.numbers)
     return KeepAlive((over - quiet_from) * MINUTE, None, f"{called}: the next is due now", habit.numbers)
 
@@ -601,7 +647,8 @@ def _by_hours(habit: Habit, *, at: int, quiet_from: int) -> KeepAlive:
     if opens - 2 * habit.wake_min - habit.lag_min <= at:  # what is left before them is not worth a sleep
         reason = f"at this hour of the week it was called in the last {days}: awake until {_clock(closes)}"
         return KeepAlive(max(SHORTEST, (closes - quiet_from) * MINUTE), None, reason, habit.numbers)
-    reason = f"at this hour of the week it was not called in the last {days}: asleep until {_clock(opens)}"
+    reason = f"at this hour of the week it was not called in the last {days}{_told_saving(habit)}"
+    reason += f": asleep until {_clock(opens)}"
     return KeepAlive(habit.windows[0].minutes * MINUTE, moment(opens - habit.wake_min), reason, habit.numbers)
 
 
@@ -636,7 +683,32 @@ def _told_awake(habit: Habit) -> str:
         return (
             f"its SLA forbids cold starts, and {_days(habit.days)} of history are too few to tell when it is not called"
         )
-    return f"its SLA forbids cold starts, and its calls of {_days(habit.days)} do not tell when none will come"
+    return "its SLA forbids cold starts, and " + (
+        _told_bargain(habit) or f"its calls of {_days(habit.days)} do not tell when none will come"
+    )
+
+
+def _told_bargain(habit: Habit) -> str:
+    """Return what a habit saves for each request that it makes late, beside the price of one; or nothing."""
+    late, price = habit.numbers.get("late"), habit.numbers.get("late_usd")
+    if not late or price is None:
+        return ""
+    each = habit.numbers["saved_usd"] / late
+    if habit.kind == "awake" and not 0 < each < price:  # it is not the price that keeps it awake, but its allowance
+        return ""
+    if habit.kind == "awake":
+        return f"sleeping would save {_usd(each)} USD per request it makes late, less than {_usd(price)}"
+    return f"awake all the time costs {_usd(each)} USD per request it makes late, more than {_usd(price)}"
+
+
+def _told_saving(habit: Habit) -> str:
+    """Return what a habit saves for each request that it makes late, where that is forbidden and there are any."""
+    late = habit.numbers.get("late")
+    return f", {_usd(habit.numbers['saved_usd'] / late)} USD saved per late request" if late else ""
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:,.0f}" if amount >= 10 else f"{amount:.2g}"
 
 
 def _told_window(best: Window, habit: Habit) -> str:
@@ -645,6 +717,11 @@ def _told_window(best: Window, habit: Habit) -> str:
         so_far = f"{known} in {_days(habit.days)}" if best.silences else "no history yet"
         return f"{so_far}, so it sleeps when staying awake has cost as much as one wake"
     where = f" {best.part}" if best.part else ""
+    if bargain := _told_bargain(habit):
+        return (
+            f"{best.longer} of {best.silences} silences{where} in {_days(habit.days)} outlasted "
+            f"{told(best.minutes)}: {bargain}"
+        )
     return (
         f"of {best.silences} silences{where} in {_days(habit.days)}, {best.longer} outlasted {told(best.minutes)}: "
         f"sleeping then would have cost least"
