@@ -20,7 +20,7 @@ def source(key: str, bucket: str = "landing") -> dict:
 @pytest.mark.parametrize(
     ("key", "kind"),
     [
-        ("a1/process/work/part-0.parquet", "curated"),
+        ("a1/process/rows/part-0.parquet", "curated"),
         ("a1/process/report/metrics.json", None),
         ("a1/compile/bundles/sample-payload.tar.gz", "samples"),
         ("a1/compile/bundles/float32/model.tar.gz", "models"),
