@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError, WaiterError
 
 from ebb import addresses, ledger, names
 from ebb.requests import hosting
-from ebb_cli import output, owned
+from ebb_cli import confirmation, output, owned
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Region, Stack, Target, find
@@ -59,7 +59,8 @@ def destroy(
     output.err().print(f"target: {target.name}", style="dim", markup=False, soft_wrap=True)
     if delete_data and not with_stack:
         raise CommandError("--delete-data needs --with-stack: a stack without its buckets cannot run.", status=USAGE)
-    confirm(target, with_stack=with_stack, with_data=delete_data, yes=yes)
+    what = "everything that runs made" + ", the stack" * with_stack + " AND ALL DATA" * delete_data
+    confirmation.ask(target, what, command="destroy", answer=target.stack, called="the stack's name", yes=yes)
     outputs = dict(target.outputs)
     if with_stack:
         _refuse_sleeping_foreigners(target)
@@ -84,20 +85,6 @@ def _refuse_sleeping_foreigners(target: Target) -> None:
             f"Ebb put these to sleep and did not make them: {', '.join(asleep)}. Without the stack nothing wakes them.",
             f"First: ebb wake {asleep[0]} --wait",
         )
-
-
-def confirm(target: Target, *, with_stack: bool, with_data: bool, yes: bool) -> None:
-    """Ask before anything is removed; on AWS only a named profile and the stack's name, typed, are an answer."""
-    what = "everything that runs made" + (", the stack" if with_stack else "") + (" AND ALL DATA" if with_data else "")
-    if target.embedded:
-        if not yes and not typer.confirm(f"Remove {what}?", err=True):
-            raise typer.Abort
-        return
-    if not target.profile:
-        raise CommandError("On AWS destroy takes no default.", "Name the account with --profile NAME.", status=USAGE)
-    typed = typer.prompt(f"{target.name}: remove {what}? Type the stack's name to go on", err=True)
-    if typed != target.stack:
-        raise CommandError(f"{typed!r} is not {target.stack!r}: nothing was removed.")
 
 
 def remove(target: Target, outputs: dict[str, str], *, with_stack: bool, with_data: bool) -> Iterator[Removal]:

@@ -19,7 +19,7 @@ from ebb import forgetting, names
 from ebb import ledger as keys
 from ebb import lineage as rules
 from ebb.lineage import Place
-from ebb_cli import destroy, output
+from ebb_cli import confirmation, destroy, output
 from ebb_cli.lineage import Known
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import Json, Target
@@ -95,7 +95,8 @@ def forget(
         if as_json:
             output.emit_json(_told(found, known, dry_run=True))
         return
-    confirm(target, where, models=models, yes=yes)
+    what = f"{where.uri} and all that holds its rows" + (" AND ITS MODELS" if models else "")
+    confirmation.ask(target, what, command="forget", answer=where.key, called=where.key, yes=yes)
     removed = carry_out(known, found, open_record, models=models)
     if as_json:
         output.emit_json(_told(found, known, dry_run=False) | {"removed": removed})
@@ -168,20 +169,6 @@ def _refuse_running(known: Known, found: Found) -> None:
             f"These runs work on it: {', '.join(working)}.",
             f"Wait for the end (ebb show {working[0]} --wait), or ebb cancel {working[0]} --wait; then forget again.",
         )
-
-
-def confirm(target: Target, where: Place, *, models: bool, yes: bool) -> None:
-    """Ask before anything is removed; on AWS only a named profile and the dataset, typed, are an answer."""
-    what = f"{where.uri} and all that holds its rows" + (" AND ITS MODELS" if models else "")
-    if target.embedded:
-        if not yes and not typer.confirm(f"Remove {what}?", err=True):
-            raise typer.Abort
-        return
-    if not target.profile:
-        raise CommandError("On AWS forget takes no default.", "Name the account with --profile NAME.", status=USAGE)
-    typed = typer.prompt(f"{target.name}: remove {what}? Type {where.key} to go on", err=True)
-    if typed != where.key:
-        raise CommandError(f"{typed!r} is not {where.key!r}: nothing was removed.")
 
 
 def carry_out(known: Known, found: Found, record: dict[str, Any] | None, *, models: bool) -> dict[str, int]:
