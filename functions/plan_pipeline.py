@@ -23,7 +23,7 @@ def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
     """Answer with the plan: every request body that the state machine will send."""
     stack = StackSettings.for_planning()
     book = Ledger(stack.ledger_table)
-    found = asked.identified
+    found, project = asked.identified, book.project(asked.project)
     facts = RunFacts(
         run_id=asked.run_id,
         attempt=asked.attempt,
@@ -43,7 +43,8 @@ def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
         sources_uri=found.sources_uri,
         generation=book.generation(asked.project, asked.run_id),
         finished=_finished(book, asked.run_id, found.identity),
-        champion=_champion(book.project(asked.project)),
+        champion=_champion(project),
+        measured=project.get("measured") or {},
     )
     images = plan.images_of(facts, stack)
     lacking = registry.missing(images, account=stack.account_id, region=stack.region)

@@ -4,7 +4,7 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import ledger, names, record
+from ebb import ledger, names, record, rightsizing
 from ebb.aws import clients, closing, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError, DropRejectedError, ObjectMissingError, ReportMissingError
@@ -85,6 +85,10 @@ def _succeeded(told: Succeeded, book: Ledger, settings: RecordSettings) -> dict[
     book.apply(ledger.remember_identity(run["identity"], told.run_id, told.now))
     if run["spec"]["data"]["mode"] == "replace":
         book.forget_replaced(told.project, generation)
+    story = book.story(told.run_id)
+    measured = rightsizing.remembered(told.run_id, story.stages if story else (), told.plan.get("data"))
+    if measured:
+        book.apply(ledger.remember_measured(told.project, generation, measured))
     served = record.served_fields(told)
     if served:
         book.apply(ledger.remember_served(told.project, generation, served))

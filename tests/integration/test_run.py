@@ -9,7 +9,7 @@ import plan_deployment
 import plan_pipeline
 import record_run
 import select_candidate
-from ebb import ledger, names
+from ebb import catalog, ledger, names
 from ebb.aws.ledger import Ledger
 from ebb.errors import (
     AttemptOutdatedError,
@@ -294,6 +294,36 @@ def test_a_success_is_recorded_once_and_found_by_its_identity(account, book, con
     assert told["footprint"] == run["footprint"]
     assert told["comparison"]["times_less"]["size"] == 6
     assert {"decisions", "coefficients", "versions", "candidates", "sources"} <= set(told)
+
+
+OVERSIZED = REPORT | {"status": "accepted", "cpu_seconds": 30.0, "duration_s": 45.0, "vcpu": 8, "peak_rss_mib": 900.0}
+
+
+def test_from_the_second_run_on_the_last_ones_use_chooses_and_the_next_costs_less(account, book, context):
+    asked = load("record_run_stage_finished")
+    large = asked["job"]["ProcessingResources"]["ClusterConfig"] | {"InstanceType": "ml.m5.2xlarge"}
+    job = asked["job"] | {"ProcessingResources": {"ClusterConfig": large}}
+    account.put_report(asked["report_uri"], OVERSIZED)
+    record_run.handler(asked | {"job": job}, context)
+    record_run.handler(load("record_run_succeeded"), context)
+    assert book.project("cancer")["measured"]["process"]["instance_type"] == "ml.m5.2xlarge"
+
+    second = RUN_ID.replace("093000", "103000")
+    again = RunRequested.model_validate({"run_id": second, "attempt": 1, "project": "cancer", "drop": DROP})
+    book.apply(ledger.open_run(again, execution_arn=EXECUTION_ARN, drop_id=None, now=moment(NOW)))
+    plan = plan_pipeline.handler(load("plan_pipeline") | {"run_id": second}, context)
+    told = {each["what"]: each for each in book.story(second).decisions}
+    assert told["last process was oversized"]["reason"] == "peak memory 0.9 of 32 GiB, CPU 8% of 8 vCPU"
+    assert told["last process was oversized"]["numbers"]["saves_usd"] > 0
+    assert RUN_ID in told["instance for process"]["reason"]
+    taken = plan["process"]["request"]["ProcessingResources"]["ClusterConfig"]["InstanceType"]
+    assert catalog.instance(taken).price_usd_per_hour.value < catalog.instance("ml.m5.2xlarge").price_usd_per_hour.value
+
+
+def test_an_older_run_is_not_remembered_as_the_last(account, book, context):
+    book.apply(ledger.remember_measured("cancer", 9, {"train": {"run_id": "newer"}}))
+    assert not book.apply(ledger.remember_measured("cancer", 8, {"train": {"run_id": "older"}}))
+    assert book.project("cancer")["measured"]["train"]["run_id"] == "newer"
 
 
 def test_an_older_run_does_not_take_the_place_of_a_newer_one(account, book, context):

@@ -225,6 +225,15 @@ def remember_served(project: str, generation: int, served: Mapping[str, Any]) ->
     )
 
 
+def remember_measured(project: str, generation: int, measured: Mapping[str, Any]) -> Request:
+    """Return the write of what the stages of the project's last run used; refused for an older run."""
+    return update(
+        project_key(project),
+        {"measured": dict(measured), "measured_generation": generation},
+        condition="attribute_not_exists(#measured_generation) OR #measured_generation <= :measured_generation",
+    )
+
+
 def forget_served(project: str) -> Request:
     """Return the write by which a project serves nothing any more: its endpoint has been removed.
 

@@ -4,10 +4,10 @@
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ebb import catalog, engine, images, names, requests, sizing, sources
+from ebb import catalog, engine, images, names, requests, rightsizing, sizing, sources
 from ebb.catalog import Instance
 from ebb.errors import InvalidSpecError, Rejection
 from ebb.images import Image
@@ -49,6 +49,7 @@ class RunFacts:
     finished: Mapping[str, int]  # stage -> the attempt that finished it, with the same identity
     champion: Champion | None = None
     missing_images: Collection[str] = ()  # of those that `images_of` names, by their URI
+    measured: Mapping[str, Any] = field(default_factory=dict)  # stage -> what the last run used (`rightsizing`)
 
 
 def images_of(run: RunFacts, stack: StackSettings) -> list[Image]:
@@ -75,8 +76,8 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
     places = _Places(run, stack)
     stages = {
         "process": _process(run, stack, chosen["process"].instance, places),
-        "train": _train(run, stack, chosen["train"].instance, places),
-        "compress": _compress(run, stack, chosen["compress"].instance, places),
+        "train": _train(run, stack, chosen["train"], places),
+        "compress": _compress(run, stack, chosen["compress"], places),
         "compile": _compile(run, stack, chosen["compile"].instance, places),
     }
     reports = {
@@ -108,6 +109,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
             "bundles": places.bundles,
             "compile_report": places.compile_report,
         },
+        "data": rightsizing.kept_data(run.data),
         "decisions": _decisions(run, chosen) + _building(builds),
     }
 
@@ -119,7 +121,12 @@ def choices(run: RunFacts, stack: StackSettings) -> dict[str, sizing.Choice]:
     """
     engine.planned(run.spec, run.data)
     allowed = images.accelerators(stack)
-    return {stage: sizing.for_stage(stage, run.spec, run.data, accelerators=allowed) for stage in names.STAGES}
+    return {
+        stage: rightsizing.for_stage(
+            stage, run.spec, run.data, rightsizing.read(run.measured.get(stage)), accelerators=allowed
+        )
+        for stage in names.STAGES
+    }
 
 
 class _Places:
@@ -163,7 +170,7 @@ def _settings(run: RunFacts) -> dict[str, Any]:
     return {"spec": run.spec.resolved(), "seed": SEED}
 
 
-def _training_settings(run: RunFacts) -> dict[str, Any]:
+def _training_settings(run: RunFacts, choice: sizing.Choice) -> dict[str, Any]:
     """Only what train and compress read: a hyperparameter holds 2,500 characters."""
     spec = run.spec.resolved()
     train = {name: value for name, value in spec["train"].items() if name != "source"}  # `process` has read it
@@ -175,7 +182,7 @@ def _training_settings(run: RunFacts) -> dict[str, Any]:
             "compress": spec["compress"],
         },
         "seed": SEED,
-    }
+    } | ({"workers": choice.workers} if choice.workers else {})
 
 
 def _compile_settings(run: RunFacts) -> dict[str, Any]:
@@ -215,24 +222,24 @@ def _process(run: RunFacts, stack: StackSettings, instance: Instance, places: _P
     )
 
 
-def _train(run: RunFacts, stack: StackSettings, instance: Instance, places: _Places) -> dict[str, Any]:
+def _train(run: RunFacts, stack: StackSettings, choice: sizing.Choice, places: _Places) -> dict[str, Any]:
     return requests.create_training_job(
-        **_shared(run, stack, "train", instance),
+        **_shared(run, stack, "train", choice.instance),
         channels={"curated": places.curated, "code": stack.jobs_uri + "/"} | _previous(run),
         output_uri=places.stage["train"],
         checkpoint_uri=places.checkpoints("train"),
-        settings=_training_settings(run),
+        settings=_training_settings(run, choice),
         spot=_spot(run)[0],
     )
 
 
-def _compress(run: RunFacts, stack: StackSettings, instance: Instance, places: _Places) -> dict[str, Any]:
+def _compress(run: RunFacts, stack: StackSettings, choice: sizing.Choice, places: _Places) -> dict[str, Any]:
     return requests.create_training_job(
-        **_shared(run, stack, "compress", instance),
+        **_shared(run, stack, "compress", choice.instance),
         channels={"curated": places.curated, "original": places.original, "code": stack.jobs_uri + "/"},
         output_uri=places.stage["compress"],
         checkpoint_uri=places.checkpoints("compress"),
-        settings=_training_settings(run),
+        settings=_training_settings(run, choice),
         spot=_spot(run)[0],
     )
 
@@ -307,6 +314,23 @@ def _engine(run: RunFacts) -> dict[str, Any]:
     }
 
 
+def _findings(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[str, Any]]:
+    """Return what the last run showed that its machines were not used for."""
+    return [
+        {
+            "what": f"last {stage} was {finding.what}",
+            "chosen": finding.remedy,
+            "reason": finding.cause,
+            "numbers": finding.numbers,
+            "alternatives": [],
+            "source": "ebb/rightsizing.py",
+        }
+        for stage, choice in chosen.items()
+        if stage not in run.finished
+        for finding in choice.findings
+    ]
+
+
 def _building(builds: Sequence[Image]) -> list[dict[str, Any]]:
     if not builds:
         return []
@@ -341,6 +365,7 @@ def _decisions(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[
         for stage, choice in chosen.items()
         if stage not in run.finished
     ]
+    decisions += _findings(run, chosen)
     if "process" not in run.finished:
         decisions.append(_engine(run))
     if run.finished:

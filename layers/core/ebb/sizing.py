@@ -23,16 +23,29 @@ class Workload:
     memory_gib: float
     parallel_share: float  # of cpu_s that more vCPUs shorten
     max_runtime_s: float
+    wait_s: float = 0.0  # what it waits for data, however many vCPUs there are
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the last run of a stage shows that its machine was not used for, and what is done about it."""
+
+    what: str
+    cause: str
+    remedy: str
+    numbers: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The instance that was chosen, and why."""
+    """The instance that was chosen, and why; what the last run showed, and how many workers get its data ready."""
 
     instance: Instance
     reason: str
     numbers: dict[str, float]
     alternatives: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,11 +130,7 @@ def workload(stage: str, data: Data, *, max_runtime_s: float) -> Workload:
     kinds = {"script": _SCRIPT, "pictures": _PICTURES, "texts": _TEXTS, "table": _TABLE}
     kind = _kind(data)
     needs = kinds[kind][stage]
-    if kind in ("texts", "table"):
-        mib = text_bytes(data) / MIB
-    else:
-        mib = (unpacked_bytes(data) if kind == "script" else data.size_bytes) / MIB
-    mpx = _pixels(data) / 1e6 if kind == "pictures" else 0.0
+    mib, mpx = _extent(data)
     cpu_s = needs.fixed_s + needs.s_per_mib * mib + needs.s_per_mpx * mpx
     return Workload(
         cpu_s=min(cpu_s, max_runtime_s) if kind == "script" else cpu_s,
@@ -129,6 +138,23 @@ def workload(stage: str, data: Data, *, max_runtime_s: float) -> Workload:
         parallel_share=needs.parallel_share,
         max_runtime_s=max_runtime_s,
     )
+
+
+def growth(now: Data, then: Data) -> float | None:
+    """Return how many times as much there is now to read as there was; None when the two are of different kinds."""
+    if _kind(now) != _kind(then):
+        return None
+    (mib, mpx), (mib_then, mpx_then) = _extent(now), _extent(then)
+    return mpx / mpx_then if mpx_then else mib / max(mib_then, 1 / MIB)
+
+
+def _extent(data: Data) -> tuple[float, float]:
+    """Return what an estimate multiplies: MiB of text or of what a script reads, and million pixels."""
+    kind = _kind(data)
+    if kind in ("texts", "table"):
+        return text_bytes(data) / MIB, 0.0
+    mib = (unpacked_bytes(data) if kind == "script" else data.size_bytes) / MIB
+    return mib, _pixels(data) / 1e6 if kind == "pictures" else 0.0
 
 
 def unpacked_bytes(data: Data) -> int:
@@ -188,10 +214,10 @@ def _pixels(data: Data) -> float:
 def duration_s(work: Workload, processors: float) -> float:
     """Return how long the work takes on some vCPUs, accelerators counted as the vCPUs that they stand for.
 
-        duration_s = cpu_s * (1 - p) + cpu_s * p / processors
+        duration_s = wait_s + cpu_s * (1 - p) + cpu_s * p / processors
     Source: Amdahl's law.
     """
-    return work.cpu_s * (1 - work.parallel_share) + work.cpu_s * work.parallel_share / processors
+    return work.wait_s + work.cpu_s * (1 - work.parallel_share) + work.cpu_s * work.parallel_share / processors
 
 
 def processors_of(instance: Instance) -> float:
@@ -255,7 +281,7 @@ def _leanest(work: Workload, fitting: list[Instance]) -> Choice:
         reason = f"cheapest of those within {ESTIMATE_NOISE_SHARE:.0%} of the least expected energy ({leanest}), {fit}"
     if best.accelerator:
         reason += "; no instance without an accelerator does"
-    return _choice(work, best, reason, others)
+    return explained(work, best, reason, others)
 
 
 def _fastest(work: Workload, holding: list[Instance]) -> Choice:
@@ -269,10 +295,11 @@ def _fastest(work: Workload, holding: list[Instance]) -> Choice:
         f"fastest of {len(holding)} types with {work.memory_gib:.1f} GiB: by the estimate none finishes within the "
         f"{work.max_runtime_s:.0f} s of train.max_runtime, which may be too short, or the estimate too high"
     )
-    return _choice(work, best, reason, others)
+    return explained(work, best, reason, others)
 
 
-def _choice(work: Workload, best: Instance, reason: str, others: list[Instance]) -> Choice:
+def explained(work: Workload, best: Instance, reason: str, others: list[Instance]) -> Choice:
+    """Return the choice of an instance with what is expected of it and of those that were not taken."""
     energies = {each.name: expected_energy_kwh(work, each) * 1000 for each in (best, *others)}
     return Choice(
         best,
@@ -306,4 +333,4 @@ def for_stage(
     if asked == "auto" or not trains:
         return choose(stage, work, accelerators=accelerators if trains else ())
     named = next(each for each in catalog.instances() if each.name == asked)  # the spec was checked against the catalog
-    return _choice(work, named, "named by train.instance in the spec", [])
+    return explained(work, named, "named by train.instance in the spec", [])
