@@ -1,4 +1,4 @@
-"""Entry point of every job: `python3 run.py process|train|compress|compile`."""
+"""Entry point of every job: `python3 run.py process|train|compress|compile|features`."""
 
 import signal
 import sys

@@ -24,4 +24,15 @@ install -r "$rest"
 libraries=$("$python" -c 'import importlib.util as u; print(u.find_spec("openvino").submodule_search_locations[0])')/libs
 rm -f "$libraries"/cache.json "$libraries"/libopenvino_intel_gpu_plugin.so* "$libraries"/libopenvino_intel_npu_plugin.so*
 
+# What a table of Iceberg needs of Arrow and of AWS's SDK: not the server of Arrow Flight and the headers (45 MB), not the
+# descriptions of some 400 other services (25 MB).
+place() { "$python" -c "import importlib.util as u; print(u.find_spec('$1').submodule_search_locations[0])"; }
+arrow=$(place pyarrow)
+rm -rf "$arrow"/include "$arrow"/tests "$arrow"/src "$arrow"/_flight.* "$arrow"/libarrow_flight.so* \
+    "$arrow"/libarrow_python_flight.so*
+for service in "$(place botocore)"/data/*/; do
+    case $service in */glue/ | */s3/ | */sagemaker/ | */sts/) ;; *) rm -rf "$service" ;; esac
+done
+
 "$python" -c 'import duckdb, lightgbm, onnx, onnxruntime, openvino, PIL, safetensors, scipy.sparse, tokenizers, torch'
+"$python" -c 'import pyiceberg.catalog.glue, pyiceberg.io.pyarrow, boto3; boto3.client("glue", region_name="us-east-1")'

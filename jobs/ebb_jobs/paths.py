@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-PROCESSING_STAGES = frozenset({"process", "compile"})
+PROCESSING_STAGES = frozenset({"process", "compile", "features"})
 
 
 def base_dir() -> Path:

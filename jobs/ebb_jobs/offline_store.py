@@ -1,0 +1,153 @@
+"""The offline store of a feature group: an Iceberg table in the Glue Data Catalog, which Feature Store has made.
+
+Rows are appended as AWS's own connector for Spark does it, without PutRecord: that takes one record a call and shows it
+after 15 minutes. Source: https://docs.aws.amazon.com/sagemaker/latest/dg/batch-ingestion-spark-connector-setup.html
+(FeatureStoreManager.batchIngestIntoOfflineStore of github.com/aws/sagemaker-feature-store-spark).
+
+A file of the table goes only after no snapshot names it: a lifecycle rule would take files from below the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import boto3
+import pyarrow as pa
+from pyiceberg.catalog.glue import GlueCatalog
+from pyiceberg.expressions import And, BooleanExpression, EqualTo, In, LessThan, NotEqualTo
+
+from ebb_jobs.feature_names import CALLED, DELETED, RUN, TIME, WRITTEN
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+
+class Purged(NamedTuple):
+    """What no snapshot names any more, and is gone."""
+
+    snapshots: int
+    files: int
+    bytes: int
+
+
+def load(group: str) -> Table:
+    """Return the table of a feature group.
+
+    The endpoint and the credentials are those that the SDK found: Arrow's own client of S3 reads no configuration.
+    """
+    session = boto3.Session()
+    described = session.client("sagemaker").describe_feature_group(FeatureGroupName=group)
+    catalogued = described["OfflineStoreConfig"]["DataCatalogConfig"]
+    held = session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr]  # a job has a role
+    properties = {
+        "s3.endpoint": session.client("s3").meta.endpoint_url,
+        "s3.region": str(session.region_name),
+        "s3.access-key-id": held.access_key,
+        "s3.secret-access-key": held.secret_key,
+        "s3.session-token": held.token,
+    }
+    catalog = GlueCatalog("glue", client=session.client("glue"), **properties)  # type: ignore[arg-type]
+    return catalog.load_table((catalogued["Database"], catalogued["TableName"]))
+
+
+def publish(table: Table, run_id: str, rows: Iterable[pa.RecordBatch], *, now: datetime) -> int:
+    """Put the rows of a run into the table, in one commit, in place of those that an earlier attempt of it left.
+
+    Returns how many rows there are. `rows` lack what Feature Store adds.
+    """
+    schema = table.schema().as_arrow()
+    count = 0
+    with table.transaction() as change:
+        if _holds(table, EqualTo(RUN, run_id)):
+            change.delete(EqualTo(RUN, run_id))
+        for batch in rows:
+            change.append(_stamped(batch, schema, now))
+            count += batch.num_rows
+    return count
+
+
+def remove(table: Table, runs: Iterable[str]) -> None:
+    """Take the rows of some runs out of the table."""
+    _delete(table, In(RUN, sorted(runs)))
+
+
+def remove_before(table: Table, moment: datetime, *, but: str) -> None:
+    """Take out the rows of runs that began before a moment, except those of the run `but`."""
+    _delete(table, And(LessThan(TIME, event_time(moment)), NotEqualTo(RUN, but)))
+
+
+def event_time(moment: datetime) -> str:
+    """Return a moment as Feature Store takes it: ISO 8601, UTC, whole seconds; such texts sort by time."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def purge(table: Table) -> Purged:
+    """Forget every snapshot but the current one, and delete the files that only those named.
+
+    Data files hold rows, and manifests hold the smallest and largest value of each column in a file. What another
+    writer is about to commit is named by no snapshot, old or current, and stays.
+    """
+    table.refresh()
+    current = table.current_snapshot()
+    old = [each.snapshot_id for each in table.snapshots() if current and each.snapshot_id != current.snapshot_id]
+    before = _files(table)
+    if old:
+        table.maintenance.expire_snapshots().by_ids(old).commit()
+    table.refresh()
+    unnamed = {place: size for place, size in before.items() if place not in _files(table)}
+    for place in unnamed:
+        table.io.delete(place)
+    return Purged(len(old), len(unnamed), sum(unnamed.values()))
+
+
+def figures(table: Table) -> dict[str, Any]:
+    """Return what the table holds now: rows, files, bytes, and the snapshot that tells them."""
+    table.refresh()
+    snapshot = table.current_snapshot()
+    files = list(_data_files(table, snapshot)) if snapshot else []
+    return {
+        "table": ".".join(table.name()),
+        "snapshot_id": str(snapshot.snapshot_id) if snapshot else None,
+        "table_rows": sum(each.record_count for each in files),
+        "table_files": len(files),
+        "table_bytes": sum(each.file_size_in_bytes for each in files),
+    }
+
+
+def _delete(table: Table, which: BooleanExpression) -> None:
+    if _holds(table, which):
+        table.delete(which)
+
+
+def _holds(table: Table, which: BooleanExpression) -> bool:
+    return table.scan(row_filter=which, selected_fields=(RUN,), limit=1).to_arrow().num_rows > 0
+
+
+def _stamped(batch: pa.RecordBatch, schema: pa.Schema, now: datetime) -> pa.Table:
+    """Return rows as the table has them, with what Feature Store adds."""
+    table = pa.Table.from_batches([batch])
+    moment = pa.array([now] * batch.num_rows, pa.timestamp("us", tz="UTC"))
+    added = {WRITTEN: moment, CALLED: moment, DELETED: pa.array([False] * batch.num_rows)}
+    for name, values in added.items():
+        table = table.append_column(name, values)
+    return table.select(schema.names).cast(schema)
+
+
+def _files(table: Table) -> dict[str, int]:
+    """Return every file that a snapshot of the table names, with its size in bytes."""
+    found: dict[str, int] = {}
+    for snapshot in table.snapshots():
+        found[snapshot.manifest_list] = 0
+        for manifest in snapshot.manifests(table.io):
+            found[manifest.manifest_path] = manifest.manifest_length
+        for each in _data_files(table, snapshot):
+            found[each.file_path] = each.file_size_in_bytes
+    return found
+
+
+def _data_files(table: Table, snapshot: Any) -> Iterator[Any]:
+    for manifest in snapshot.manifests(table.io):
+        for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True):
+            yield entry.data_file
