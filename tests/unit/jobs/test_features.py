@@ -37,16 +37,16 @@ class Glue:
     def __init__(self):
         self.tables = {}
 
-    def get_database(self, Name):  # noqa: N803
+    def get_database(self, Name):
         return {"Database": {"Name": Name}}
 
-    def get_table(self, DatabaseName, Name):  # noqa: N803
+    def get_table(self, DatabaseName, Name):
         return {"Table": self.tables[DatabaseName, Name]}
 
-    def create_table(self, DatabaseName, TableInput):  # noqa: N803
+    def create_table(self, DatabaseName, TableInput):
         self.tables[DatabaseName, TableInput["Name"]] = TableInput | {"DatabaseName": DatabaseName, "VersionId": "1"}
 
-    def update_table(self, DatabaseName, TableInput, **_):  # noqa: N803
+    def update_table(self, DatabaseName, TableInput, **_):
         self.create_table(DatabaseName, TableInput)
 
 
