@@ -1,6 +1,6 @@
 """How much faster the shipped model answers than the network that was trained: python benchmarks/inference.py.
 
-    [--seeds 1] [--tasks image,tabular,text] [--json FILE] [--picture PATH]
+    [--seeds 1] [--first-seed 7] [--tasks image,tabular,text] [--fresh STAGES] [--json FILE] [--picture PATH]
 
 The product's own four stages make the models, from real data inside packages; the control plane's own rule chooses the
 one to ship. What is compared runs in turns in one process on held-out rows: the converged original in eager PyTorch
@@ -49,22 +49,24 @@ ROLES = ("compile only", "compile + int8", "full chain")
 def main() -> int:
     """Run the benchmark; the exit status says whether every target was met."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--seeds", type=int, default=1, help="how many seeds, from 7 on (default 1)")
+    options.add_argument("--seeds", type=int, default=1, help="how many seeds (default 1)")
+    options.add_argument("--first-seed", type=int, default=7)
+    options.add_argument("--fresh", default="", help="stages to run anew whatever is kept: process, train, compress")
     options.add_argument("--tasks", default=",".join(TASKS), help="of image, tabular, text")
     options.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/inference.json")
     options.add_argument("--picture", type=Path, default=ROOT / "docs/inference")
     given = options.parse_args()
     begun, runs = time.monotonic(), []
     for task in given.tasks.split(","):
-        for seed in range(7, 7 + given.seeds):
+        for seed in range(given.first_seed, given.first_seed + given.seeds):
             try:
-                runs.append(measured(task, seed))
+                runs.append(measured(task, seed, frozenset(filter(None, given.fresh.split(",")))))
             except (StageError, inference_data.MissingDataError) as error:
                 print(f"{task}: {error}", file=sys.stderr, flush=True)
     found = {"machine": machine(), "took_s": round(time.monotonic() - begun, 1), "seeds": given.seeds, "runs": runs}
     show(found)
     if runs:
-        found["runs"] = _with_other_tasks(runs, given.json)
+        found["runs"] = _with_others(runs, given.json)
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(found, indent=1) + "\n")
         print("written:", given.json, *inference_picture.draw(found, given.picture))
@@ -72,18 +74,18 @@ def main() -> int:
     return 0 if len(runs) == asked and all(target["met"] for run in runs for target in run["targets"]) else 1
 
 
-def _with_other_tasks(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
-    """Return the runs, and those of tasks that were not asked for as the file holds them, in the order of the tasks."""
+def _with_others(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """Return the runs, and those that were not asked for as the file holds them, in the order of tasks and seeds."""
     before = json.loads(file.read_text())["runs"] if file.exists() else []
-    asked = {run["task"] for run in runs}
-    every = [*runs, *(run for run in before if run["task"] not in asked)]
+    asked = {(run["task"], run["seed"]) for run in runs}
+    every = [*runs, *(run for run in before if (run["task"], run["seed"]) not in asked)]
     return sorted(every, key=lambda run: (list(TASKS).index(run["task"]), run["seed"]))
 
 
-def measured(name: str, seed: int) -> dict[str, Any]:
+def measured(name: str, seed: int, fresh: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Return everything that is reported of one task and seed."""
     task = TASKS[name]
-    stages = Runs(task, inference_data.drop(name, CACHE), inference_data.minilm(CACHE), seed, CACHE)
+    stages = Runs(task, inference_data.drop(name, CACHE), inference_data.minilm(CACHE), seed, CACHE, fresh)
     folders = {"curated": stages.process(), "original": stages.train(), "candidates": stages.compress()}
     base = stages.compile(CACHE / "runs" / f"{name}-compile-{seed}")
     folders["bundles"] = base / "processing/output/bundles"
@@ -116,6 +118,7 @@ def measured(name: str, seed: int) -> dict[str, Any]:
         "per_million": {side: _per_million(figures) for side, figures in served.items()},
         "candidates": [_candidate(one, chosen.verdicts.get(one["name"])) for one in report["candidates"]],
         "search": inference_stages.report(folders["candidates"]).get("search"),
+        "made_by": stages.made_by,
         "stages": {
             stage: {key: inference_stages.report(folder)[key] for key in ("duration_s", "cpu_seconds")}
             for stage, folder in (
@@ -329,6 +332,9 @@ def show(found: dict[str, Any]) -> None:
                 f"{million['joules']:.0f} J, {million['usd']:.2f} USD"
             )
         print(f"  shipped: {run['chosen']['name']}")
+        for stage, by in run["made_by"].items():
+            if by["code"] != by["now"]:
+                print(f"  {stage}: kept from other code ({by['code']}, now {by['now']}); --fresh {stage} repeats it")
         for target in run["targets"]:
             print(f"  {'met   ' if target['met'] else 'MISSED'} {target['what']}: {target['found']:.4g} "
                   f"(target {target['target']:g})")  # fmt: skip

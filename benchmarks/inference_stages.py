@@ -18,6 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 JOBS_PYTHON = ROOT / ".venvs/jobs/bin/python"
 JOBS = Path(os.environ.get("EBB_JOBS") or ROOT / "jobs")
 PROCESSING = ("process", "compile")
+CODE = {
+    "process": ("process*", "sql", "tables", "typing_rules", "image", "text"),
+    "train": ("train", "fitting", "gradient", "ladder", "linear", "networks", "*_networks", "kinds/*"),
+    "compress": ("compress", "search", "fitting", "export", "networks", "*_networks", "quality", "kinds/*"),
+}
+"""Stage -> the modules of `ebb_jobs` that decide what it makes."""
+CODE_IN_KEY = ("compress",)
+"""Stages that run anew when their code has changed. What took long to learn stays: that other code made it is told."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,12 @@ class StageError(Exception):
 class Runs:
     """The stages of one task and seed."""
 
-    def __init__(self, task: Task, drop: Path, encoder: Path, seed: int, cache: Path) -> None:
-        self.task, self.encoder, self.cache = task, encoder, cache
+    def __init__(
+        self, task: Task, drop: Path, encoder: Path, seed: int, cache: Path, fresh: frozenset[str] = frozenset()
+    ) -> None:
+        self.task, self.encoder, self.cache, self.fresh = task, encoder, cache, set(fresh)
+        self.made_by: dict[str, dict[str, str]] = {}
+        """Stage -> the hash of the code that made what is used, and of that code as it is now."""
         self.settings = {"spec": task.spec, "seed": seed, "run_id": f"bench-{task.name}-{seed}"}
         self.data = drop
         files = sorted((each.name, hashlib.sha256(each.read_bytes()).hexdigest()) for each in drop.iterdir())
@@ -68,11 +80,19 @@ class Runs:
         return folder
 
     def _kept(self, stage: str, inputs: dict[str, Path], more: dict[str, Any]) -> Path:
+        now = code(stage)
+        if stage in CODE_IN_KEY:
+            more = {**more, "code": now}
         told = json.dumps([stage, self._recipe, more], sort_keys=True)
         folder = self.cache / "runs" / f"{self.task.name}-{stage}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-        if not (folder / "whole").exists():
+        whole = folder / "whole"
+        if stage in self.fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.fresh.remove(stage)  # it is asked for again by the stages that follow
+        if not whole.exists():
             self._run(stage, inputs, folder)
-            (folder / "whole").touch()
+            whole.write_text(json.dumps({"code": now}))
+        self.made_by[stage] = {"code": json.loads(whole.read_text() or "{}").get("code", "not recorded"), "now": now}
         return folder
 
     def _run(self, stage: str, inputs: dict[str, Path], base: Path) -> None:
@@ -127,6 +147,15 @@ TASKS = {
         ),
     )
 }
+
+
+def code(stage: str) -> str:
+    """Return a hash of the modules that decide what a stage makes."""
+    hashed = hashlib.sha256()
+    files = {file for name in CODE[stage] for file in (JOBS / "ebb_jobs").glob(f"{name}.py")}
+    for file in sorted(files):
+        hashed.update(file.relative_to(JOBS).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return hashed.hexdigest()[:16]
 
 
 def report(base: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -36,6 +37,8 @@ LESSON_SHARE = 0.5
 SMALL_NETWORKS_OVERHEAD = 3.0
 """A multiplication of a small network takes so many times as long to train as one of a large one: measured, 2 to 4."""
 MOST_EPOCHS = 12
+NEARLY, MOST_LESSONS = 2.0, 4
+"""A network that may lose up to so many times what may be lost learns on, in so many lessons in all."""
 PROOF_ROWS = 512
 NOT_FOR = {
     "linear": {
@@ -194,58 +197,76 @@ class Workshop:
         }
 
     def student(self) -> tuple[Network, list[str]]:
-        """Train the leanest network twice, taught by the original and by the labels alone; return the better.
+        """Train the leanest network twice, taught by the original and by the labels alone, and go on with the better.
 
-        The control keeps distillation honest: it does not always help. When the better one may lose more than the spec
-        allows (the bound that selection applies too), the next larger student gets the same lesson.
+        The control keeps distillation honest: it does not always help. A network that may lose a little more than the
+        spec allows (the bound that selection applies too) is given further lessons while the budget lasts: time spent
+        on training is spent once, a larger network costs on every answer. Then the next larger one learns.
         """
         makers = self.kind.students(self.teacher, self.codec, self.training)
         names = [f"student-{number}" for number in range(1, len(makers) + 1)]
         options = self.search.add("distill", names, makers, self.training.inputs)
-        chosen = ""
+        lesson = ""
         tried: list[tuple[float, float, Network]] = []
-        for number, option in enumerate(options):
+        for option in options:
             try:
                 self.search.admit(option)
             except search.DroppedError:
                 if not tried:
                     raise
                 continue  # its reason stands in the list of options
-            if not tried:
-                chosen, found, student = self._duel(option)
+            if not lesson:
+                lesson, learned = self._duel(option)
             else:
-                found, student = self._learn(chosen, option.make, f"student-{number + 1}-{chosen.split()[0]}", option)
-            bound = self._may_lose(student)
-            tried.append((bound, found, student))
-            if self._note(option, found, bound):
+                learned = self._learn(lesson, option.make, f"{option.name}-{lesson.split()[0]}", option)
+            bound, learned = self._further(lesson, learned, option)
+            tried.append((bound, learned.quality, learned.network))
+            if self._note(option, learned.quality, bound):
                 break
         for option in options[len(tried) :]:
             if option.status == "waiting":
                 option.status, option.reason = "dropped", "a leaner one holds the floor: not trained"
         best = self._best("student size", tried)
-        return best, ["distill" if chosen == "distilled" else "shrink"]
+        return best, ["distill" if lesson == "distilled" else "shrink"]
 
-    def _duel(self, option: search.Option) -> tuple[str, float, Network]:
-        """Give a network both lessons; return the better one's name, what it brought, and the network."""
-        made = {
-            lesson: self._learn(lesson, option.make, f"student-1-{lesson.split()[0]}", option)
-            for lesson in self.lessons
-        }
+    def _duel(self, option: search.Option) -> tuple[str, Learned]:
+        """Give a network both lessons; return the better one's name and what it brought.
+
+        The control has the same plan; past half of it, and behind, it ends.
+        """
+        made: dict[str, Learned] = {}
+        for lesson in self.lessons:
+            pace = made["distilled"].history if made else ()
+            name = f"{option.name}-{lesson.split()[0]}"
+            made[lesson] = self._learn(lesson, option.make, name, option, pace=pace)
+        found = {lesson: learned.quality for lesson, learned in made.items()}
         chosen = (
-            "labels only"
-            if quality.is_better(self.metric, made["labels only"][0], made["distilled"][0])
-            else "distilled"
+            "labels only" if quality.is_better(self.metric, found["labels only"], found["distilled"]) else "distilled"
         )
         self.report.decide(
             "student lesson",
             chosen,
-            f"{self.metric} on validation: {made['distilled'][0]:.4f} taught by the original, "
-            f"{made['labels only'][0]:.4f} by the labels alone, {self.trained['quality']['validation']:.4f} the "
-            "original",
-            numbers={lesson: found for lesson, (found, _) in made.items()},
+            f"{self.metric} on validation: {found['distilled']:.4f} taught by the original, {found['labels only']:.4f} "
+            f"by the labels alone, {self.trained['quality']['validation']:.4f} the original; the control "
+            f"{made['labels only'].ended}",
+            numbers=found,
             alternatives=list(self.lessons),
         )
-        return chosen, *made[chosen]
+        return chosen, made[chosen]
+
+    def _further(self, lesson: str, learned: Learned, option: search.Option) -> tuple[float, Learned]:
+        """Return what the network may lose and the network, after as many lessons as it needs and is worth."""
+        bound = self._may_lose(learned.network)
+        for number in range(2, MOST_LESSONS + 1):
+            if not self.max_drop < bound <= NEARLY * self.max_drop or not self.search.holds(learned.cpu_s):
+                break
+            name = f"{option.name}-{lesson.split()[0]}-{number}"
+            again = self._learn(lesson, partial(copy.deepcopy, learned.learning), name, option, number=number)
+            less = self._may_lose(again.network)
+            if less >= bound:
+                break
+            bound, learned = less, again
+        return bound, learned
 
     def _note(self, option: search.Option, found: float, bound: float) -> bool:
         numbers = {**option.numbers, "quality": {"validation": found}, "may_lose": bound}
@@ -271,10 +292,10 @@ class Workshop:
                 dropped = dropped or refused
                 continue
             steps = self.kind.recipe.pruned_steps or self.kind.recipe.student_steps
-            found, network = self._learn("distilled", option.make, option.name, option, steps=steps)
-            bound = self._may_lose(network)
-            tried.append((bound, found, network))
-            if self._note(option, found, bound):
+            learned = self._learn("distilled", option.make, option.name, option, steps=steps)
+            bound = self._may_lose(learned.network)
+            tried.append((bound, learned.quality, learned.network))
+            if self._note(option, learned.quality, bound):
                 break
         if not tried:
             assert dropped is not None
@@ -289,8 +310,10 @@ class Workshop:
         option: search.Option,
         *,
         steps: int | None = None,
-    ) -> tuple[float, Network]:
-        """Return the quality on validation and the network in the form to run."""
+        pace: tuple[float, ...] = (),
+        number: int = 1,
+    ) -> Learned:
+        """Return what a lesson made of the network; `number` counts the lessons of one network."""
         plan = self.kind.recipe
         taken = self.search.stopwatch()
         torch.manual_seed(self.seed)
@@ -307,8 +330,9 @@ class Workshop:
             precision=self.trained["precision"] if plan.students_follow_precision else "float32",
             name=f"{name.partition('-')[0]} of {network.describe()} ({lesson})",
             fingerprint=train.fingerprint(
-                lesson, network.config(), train.codec_fingerprint(self.codec), self.trained["quality"]
+                lesson, network.config(), train.codec_fingerprint(self.codec), self.trained["quality"], number
             ),
+            pace=pace,
         )
         outcome = fitting.fit(
             network,
@@ -319,10 +343,19 @@ class Workshop:
             augment=self.kind.augment,
             checkpoint=self.checkpoints / f"{name}.pt",
         )
-        network = network.deployed()
+        run = network.deployed()
         lessons = option.numbers.setdefault("lessons", {})
-        lessons[lesson] = {"epochs": outcome.epochs, "quality": {"validation": outcome.quality}, **taken()}
-        return train.evaluate(network, self.validation, self.codec, self.metric), network
+        spent = taken()
+        told = f"{lesson}, lesson {number}" if number > 1 else lesson
+        lessons[told] = {"epochs": outcome.epochs, "quality": {"validation": outcome.quality}, **spent}
+        return Learned(
+            network,
+            run,
+            train.evaluate(run, self.validation, self.codec, self.metric),
+            tuple(found for _, found in outcome.history),
+            spent["cpu_seconds"],
+            f"ended: {outcome.stopped_because}" if outcome.stop != "completed" else "learned to its end",
+        )
 
     def _epochs(self, network: Network, size: int, steps: int | None) -> int:
         """Return the epochs of a lesson: by the kind's steps; of many rows, as many as half of the original's work.
@@ -371,6 +404,22 @@ class Workshop:
 
     def _answers(self, network: Network) -> tuple[np.ndarray, np.ndarray]:
         return train.comparable(networks.predict(network, self.validation.inputs), self.validation, self.codec)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """A network after a lesson."""
+
+    learning: Network
+    """In the form that learns."""
+    network: Network
+    """In the form to run."""
+    quality: float
+    """On validation."""
+    history: tuple[float, ...]
+    """After each epoch."""
+    cpu_s: float
+    ended: str
 
 
 def _itself(network: Network) -> Network:

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ebb_jobs import quality, stopping
+from ebb_jobs import distributed, quality, stopping
 from ebb_jobs.errors import DivergedError, StoppedError
+from ebb_jobs.feeding import Feed
 from ebb_jobs.networks import Network, tensor
 from ebb_jobs.report import cpu_count
 
@@ -38,6 +39,8 @@ STOPS = ("completed", "target", "budget", "plateau", "predicted loser", "diverge
 """Why a fit ended, in one word of the report; the sentence beside it has the numbers."""
 LOSES_BY = 2.0
 """A run has lost when it would have to gain so many times what its last half brought, and is past half of its plan."""
+LEAST_PACE = 3
+"""Epochs by which two runs of one plan are compared at least: one epoch at a high rate says little."""
 SMALL_STEP = 2e7
 """Multiplications of a forward step, below which one thread is as fast as two."""
 
@@ -58,6 +61,8 @@ class Recipe:
     target: float | None = None
     rival: float | None = None
     """A quality that is there already: a run that will not reach it ends early. It decides no weights before."""
+    pace: tuple[float, ...] = ()
+    """What another run of the same plan had found after each epoch: who is behind it past half of the plan has lost."""
     budget_s: float | None = None
     precision: str = "float32"
     name: str = ""
@@ -194,10 +199,10 @@ def fit(
     """Train until the plan is done, the target reached, nothing improves, or the budget is used.
 
     On SIGTERM (spot capacity taken back, StopTrainingJob) the running step is finished, a checkpoint written and
-    StoppedError raised.
+    StoppedError raised. Where several processes train together, the first looks, writes and decides for all.
     """
-    with stopping.told_to_stop() as told:
-        return _fit(network, inputs, loss, evaluate, recipe, augment, checkpoint, checkpoint_every_s, told)
+    with stopping.told_to_stop() as told, Feed(inputs, augment, recipe.seed, recipe.batch_size) as feed:
+        return _fit(network, inputs, loss, evaluate, recipe, feed, checkpoint, checkpoint_every_s, told)
 
 
 def _fit(
@@ -206,12 +211,12 @@ def _fit(
     loss: Loss,
     evaluate: Callable[[Network], float],
     recipe: Recipe,
-    augment: Augment | None,
+    feed: Feed,
     checkpoint: Path | None,
     checkpoint_every_s: float,
     told: threading.Event,
 ) -> Outcome:
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.seed + sum(distributed.seat()))
     place = device()
     if place.type == "cpu":
         torch.set_num_threads(threads(network, inputs, recipe.batch_size, recipe.precision, cpu_count()))
@@ -221,11 +226,12 @@ def _fit(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.peak_rate, weight_decay=recipe.weight_decay, fused=place.type != "xla"
     )
-    progress = Progress(precision=recipe.precision)
+    progress = Progress(precision=distributed.from_leader(lambda: recipe.precision))
     first_weights = copy.deepcopy(network.state_dict())
     best_weights = first_weights
     resumed: int | None = None
-    if checkpoint is not None and (stored := _load(checkpoint, recipe)):
+    stored = _load(checkpoint, recipe) if checkpoint is not None else None
+    if distributed.everywhere(stored is not None) and stored is not None:
         network.load_state_dict(stored["network"])
         optimizer.load_state_dict(stored["optimizer"])
         torch.set_rng_state(stored["random"])
@@ -234,13 +240,13 @@ def _fit(
         progress, best_weights, resumed = Progress(**stored["progress"]), stored["best"], stored["progress"]["epoch"]
         print(f"{recipe.name} goes on from the checkpoint at epoch {resumed + 1}, step {progress.step}", flush=True)
     patience = max(6, round(recipe.epochs * 0.3))
+    forward = distributed.wrapped(network)
     begun, saved = time.monotonic() - progress.elapsed_s, time.monotonic()
     stop, stopped = "completed", f"all {recipe.epochs} epochs are done"
     while progress.epoch < recipe.epochs:
         order = np.random.default_rng((recipe.seed, progress.epoch)).permutation(rows)
         network.train()
         while progress.step < steps:
-            progress.elapsed_s = time.monotonic() - begun
             done = (progress.epoch * steps + progress.step) / (recipe.epochs * steps)
             # The rate falls with the time that is left, so that a short budget still ends well; but not before a
             # quarter of it is used: a slow first second must not change what an ample budget gives.
@@ -248,23 +254,22 @@ def _fit(
                 done = max(done, min(1.0, progress.elapsed_s / recipe.budget_s))
             for group in optimizer.param_groups:
                 group["lr"] = recipe.peak_rate * progress.rate_factor * _one_cycle(done)
-            picked = order[progress.step * recipe.batch_size : (progress.step + 1) * recipe.batch_size]
-            batch = torch.from_numpy(inputs[picked])
-            if augment is not None:
-                batch = augment(batch, _chance(recipe.seed, progress.epoch, progress.step))
+            picked, batch = feed.take(order, progress.epoch, progress.step)
+            size = min(recipe.batch_size, rows - progress.step * recipe.batch_size)
             with _autocast(progress.precision, place.type):
-                outputs = network(batch.to(place))
-            value = loss(outputs.float(), torch.from_numpy(picked))
+                outputs = forward(batch.to(place))
+            value = loss(outputs.float(), torch.from_numpy(picked)) * distributed.weight(size)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             if place.type == "xla":
                 _run_what_is_queued()
-            progress.loss_sum += value.item() * len(picked)
+            progress.loss_sum += value.item() * size / distributed.world()
             progress.step += 1
-            stopping = told.is_set()
-            if checkpoint is not None and (stopping or time.monotonic() - saved > checkpoint_every_s):
+            progress.elapsed_s, stopping = distributed.in_step(time.monotonic() - begun, told.is_set())
+            due = stopping or time.monotonic() - saved > checkpoint_every_s
+            if checkpoint is not None and due and distributed.leads():
                 _save(checkpoint, recipe, network, optimizer, progress, best_weights)
                 saved = time.monotonic()
             if stopping:
@@ -272,8 +277,8 @@ def _fit(
                 raise StoppedError(where + ("; a checkpoint is written" if checkpoint else ""))
             if recipe.budget_s and progress.elapsed_s > recipe.budget_s:
                 break
-        mean_loss = progress.loss_sum / rows
-        found = evaluate(network)
+        mean_loss = distributed.summed(progress.loss_sum) / rows
+        found = distributed.from_leader(lambda: evaluate(network))
         if not (math.isfinite(mean_loss) and math.isfinite(found)):
             _restart(network, optimizer, first_weights, progress, recipe)
             best_weights = first_weights
@@ -296,6 +301,7 @@ def _fit(
     if progress.best is None:
         raise DivergedError("no epoch was finished")
     network.load_state_dict(best_weights)
+    distributed.follow(network)
     network.to("cpu").eval()
     return Outcome(
         progress.best,
@@ -332,6 +338,8 @@ def _stop_reason(recipe: Recipe, progress: Progress, patience: int) -> tuple[str
     if loses(recipe, [found for _, found in progress.history]):
         told = f"{recipe.metric} {progress.best:.4f} after {progress.epoch} of {recipe.epochs} epochs"
         return "predicted loser", f"{told} will not reach the {recipe.rival:.4f} of a cheaper recipe"
+    if is_behind(recipe, [found for _, found in progress.history]):
+        return "predicted loser", f"behind a run of the same plan after {progress.epoch} of {recipe.epochs} epochs"
     return None
 
 
@@ -348,6 +356,19 @@ def loses(recipe: Recipe, found: list[float]) -> bool:
     half = len(scores) // 2
     brought = max(scores) - max(scores[:half])
     return sign * recipe.rival - max(scores) > LOSES_BY * max(brought, 0.0)
+
+
+def is_behind(recipe: Recipe, found: list[float]) -> bool:
+    """Tell whether a run was mostly worse than the one that sets its pace, of the last epochs as of all.
+
+    Equal plans have equal rates at equal epochs, so that what they found is compared before either has ended.
+    """
+    pairs = list(zip(found, recipe.pace, strict=False))
+    if len(pairs) < LEAST_PACE or len(pairs) >= recipe.epochs:
+        return False
+    sign = 1 if quality.greater_is_better(recipe.metric) else -1
+    ahead = [sign * (mine - its) for mine, its in pairs]
+    return bool(np.median(ahead) < 0 and np.median(ahead[-LEAST_PACE:]) < 0)
 
 
 def _restart(
@@ -384,12 +405,6 @@ def _run_what_is_queued() -> None:
     import torch_xla
 
     torch_xla.sync()
-
-
-def _chance(seed: int, epoch: int, step: int) -> torch.Generator:
-    """Return the source of a step's chance, the same when the step is done again after an interruption."""
-    words = np.random.SeedSequence((seed, epoch, step)).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
 def _save(

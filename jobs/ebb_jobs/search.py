@@ -140,6 +140,10 @@ class Search:
             option.status, option.reason = "dropped", str(dropped)
             raise
 
+    def holds(self, cpu_s: float) -> bool:
+        """Tell whether the budget holds another step of that size."""
+        return self.budget.left_s >= cpu_s
+
     def trained(self, option: Option, *, may_lose: float, most: float, numbers: dict[str, Any]) -> bool:
         """Note what training brought; return whether the option was shown to hold the floor."""
         holds = may_lose <= most

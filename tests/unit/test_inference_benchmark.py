@@ -12,6 +12,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import inference
 import inference_data
+import inference_stages
 
 
 def workspace(rows: list[tuple[int, float]], levels: list[bytes]) -> bytes:
@@ -72,14 +73,62 @@ def test_the_baseline_takes_the_best_thread_count_for_each_figure():
     assert best["rounds"] == {"p50_ms": [1.0], "rows_per_s": [1200.0]}
 
 
-def test_tasks_that_were_not_asked_for_stay_as_the_file_holds_them(tmp_path):
+def test_tasks_and_seeds_that_were_not_asked_for_stay_as_the_file_holds_them(tmp_path):
     def run(task, seed, note):
         return {"task": task, "seed": seed, "note": note}
 
     file = tmp_path / "inference.json"
-    assert inference._with_other_tasks([run("text", 7, "new")], file) == [run("text", 7, "new")]
-    file.write_text(json.dumps({"runs": [run("image", 7, "old"), run("text", 7, "old"), run("text", 8, "old")]}))
-    assert inference._with_other_tasks([run("text", 7, "new")], file) == [run("image", 7, "old"), run("text", 7, "new")]
+    assert inference._with_others([run("text", 7, "new")], file) == [run("text", 7, "new")]
+    file.write_text(json.dumps({"runs": [run("image", 7, "old"), run("text", 8, "old"), run("text", 7, "old")]}))
+    assert inference._with_others([run("text", 7, "new")], file) == [
+        run("image", 7, "old"), run("text", 7, "new"), run("text", 8, "old"),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """A function that asks for a stage's outcome as a new process would, with a counter of stages that ran."""
+    ran = []
+    jobs = tmp_path / "jobs/ebb_jobs"
+    jobs.mkdir(parents=True)
+    for module in ("compress", "train"):
+        (jobs / f"{module}.py").write_text("first")
+    (tmp_path / "drop").mkdir()
+
+    def run(self, stage, inputs, base):
+        ran.append(stage)
+        base.mkdir(parents=True)
+
+    monkeypatch.setattr(inference_stages, "JOBS", tmp_path / "jobs")
+    monkeypatch.setattr(inference_stages.Runs, "_run", run)
+
+    def ask(stage, fresh=()):
+        task = inference_stages.Task("text", "title", {}, {})
+        runs = inference_stages.Runs(task, tmp_path / "drop", tmp_path, 7, tmp_path, frozenset(fresh))
+        runs._kept(stage, {}, {})
+        runs._kept(stage, {}, {})
+        return list(ran), runs.made_by[stage]
+
+    return ask, jobs
+
+
+def test_a_stage_is_kept_until_it_is_asked_for_afresh(kept):
+    ask, _ = kept
+    assert ask("train")[0] == ["train"]
+    assert ask("train")[0] == ["train"]
+    assert ask("train", fresh=["train"])[0] == ["train"] * 2
+
+
+def test_another_search_runs_anew_and_an_original_of_other_code_is_told(kept):
+    ask, jobs = kept
+    ask("compress"), ask("train")
+    for module in ("compress", "train"):
+        (jobs / f"{module}.py").write_text("second")
+    ran, by = ask("compress")
+    assert (ran.count("compress"), by["code"]) == (2, by["now"])
+    ran, by = ask("train")
+    assert ran.count("train") == 1
+    assert by["code"] != by["now"]
 
 
 def test_each_part_of_the_chain_is_told_apart():

@@ -221,6 +221,34 @@ def test_a_run_that_cannot_reach_its_rival_is_a_predicted_loser(found, loses):
     assert fitting.loses(fitting.Recipe("accuracy", 12, 32, rival=0.95), found) is loses
 
 
+@pytest.mark.parametrize(
+    ("found", "behind"),
+    [
+        pytest.param([0.5, 0.6, 0.7, 0.75], True, id="worse after every epoch"),
+        pytest.param([0.6, 0.5, 0.7, 0.75], True, id="worse but once"),
+        pytest.param([0.5, 0.6, 0.8, 0.9], False, id="caught up"),
+        pytest.param([0.5, 0.6], False, id="too early to tell"),
+    ],
+)
+def test_a_run_is_compared_with_another_of_the_same_plan_epoch_by_epoch(found, behind):
+    recipe = fitting.Recipe("accuracy", 12, 32, pace=(0.55, 0.65, 0.75, 0.8, 0.85))
+    assert fitting.is_behind(recipe, found) is behind
+    errors = fitting.Recipe("rmse", 12, 32, pace=tuple(1 - each for each in recipe.pace))
+    assert fitting.is_behind(errors, [1 - each for each in found]) is behind
+
+
+def test_a_run_behind_its_pace_ends_at_half_of_its_plan():
+    targets = torch.from_numpy(CORNERS)
+    outcome = fitting.fit(
+        mlp(),
+        ROWS,
+        lambda outputs, rows: torch.nn.functional.cross_entropy(outputs, targets[rows]),
+        _rising(),
+        fitting.Recipe("accuracy", 8, 256, pace=(0.9,) * 8),
+    )
+    assert (outcome.stop, outcome.epochs) == ("predicted loser", 4)
+
+
 def test_a_predicted_loser_ends_before_its_plan_and_says_so():
     targets = torch.from_numpy(CORNERS)
     outcome = fitting.fit(
