@@ -28,8 +28,8 @@ from ebb_jobs.report import Report, cpu_count, write_json
 SAVED_MAY_BE_SLOWER = 1.05
 PROOF_ROWS = 64
 RACED_ROWS = 512
-LANE_ROUNDS, LANE_BATCHES, LANES_MUST_GAIN = 3, 4, 1.25
-"""How often a batch is answered to learn whether sharing it pays, and how much faster it must be."""
+LANE_ROUNDS, LANE_BATCHES, LANE_S, LANES_MUST_GAIN = 3, 4, 0.3, 1.25
+"""How often, and how long, a batch is answered to learn whether sharing it pays, and how much faster it must be."""
 SINGLE_ROWS_JUDGED = 5000
 """Up to so many rows a network whose scales depend on the request is judged as it mostly serves, row by row ..."""
 SINGLE_ROWS_JUDGED_S = 30.0
@@ -328,7 +328,7 @@ class _Maker:
         for _ in range(LANE_ROUNDS):
             for count, taken in ((1, alone), (lanes, shared)):
                 model.lanes = count
-                taken.append(min(measure.times(model.run, [batch], LANE_BATCHES)))
+                taken.append(min(measure.times(model.run, [batch], LANE_BATCHES, most_s=LANE_S)))
         gain = float(np.median(alone) / np.median(shared))
         model.lanes = lanes if gain >= LANES_MUST_GAIN else 1
         model.signature["lanes"] = model.lanes

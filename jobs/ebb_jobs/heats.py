@@ -16,6 +16,8 @@ from ebb_jobs import measure, quality
 
 ROUNDS = 3
 SINGLES, BATCHES = 15, 3
+MOST_S = 0.1
+"""Of a turn with rows alone, and of one with batches: of slow networks a few answers tell enough."""
 CLEARLY_FASTER = 1.5
 """By how much the shorter times of a heat must differ: a heat is short, and nothing that is close may drop out."""
 
@@ -50,8 +52,8 @@ def times(models: Mapping[str, measure.Answers], encoded: np.ndarray) -> dict[st
         for name, model in models.items():
             alone, together = found[name]
             found[name] = (
-                min(alone, *measure.times(model.run, [single], SINGLES)),
-                min(together, *measure.times(model.run, [batch], BATCHES)),
+                min(alone, *measure.times(model.run, [single], SINGLES, most_s=MOST_S)),
+                min(together, *measure.times(model.run, [batch], BATCHES, most_s=MOST_S)),
             )
     return found
 

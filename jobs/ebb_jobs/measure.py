@@ -25,8 +25,8 @@ END_TO_END_ROWS = 80
 WARM_UP = 15
 RACE_S = 12.0
 """The race takes about so long at most: where networks are slow, every turn measures fewer answers."""
-LEAST = 5
-"""Answers of each sort in a turn, however slow."""
+LEAST, LEAST_BATCHES = 5, 2
+"""Answers of each sort in a turn, however slow, and of batches, each of which is many."""
 
 
 class Answers(Protocol):
@@ -99,7 +99,9 @@ class Turn:
     def within(cls, budget_s: float, turn_s: float) -> Turn:
         """Return the full turn, or as much of it as `budget_s` holds when all contenders' full turns take `turn_s`."""
         share = min(1.0, budget_s / ROUNDS / max(turn_s, 1e-9))
-        return cls(*(max(LEAST, round(full * share)) for full in (WARM_UP, SINGLE_ROWS, BATCHES, END_TO_END_ROWS)))
+        least = (LEAST, LEAST, LEAST_BATCHES, LEAST)
+        every = zip(least, (WARM_UP, SINGLE_ROWS, BATCHES, END_TO_END_ROWS), strict=True)
+        return cls(*(max(few, round(full * share)) for few, full in every))
 
 
 def race(contenders: list[Contender], encoded: np.ndarray, raws: list[Any]) -> None:
@@ -185,12 +187,15 @@ def median_single_s(run: Callable[[np.ndarray], Any], encoded: np.ndarray, count
     return float(np.median(times(run, [row], count)))
 
 
-def times(call: Callable[[Any], Any], arguments: list[Any], count: int) -> list[float]:
-    """Return the seconds of so many calls, the arguments taken in turn."""
-    seconds = []
+def times(call: Callable[[Any], Any], arguments: list[Any], count: int, *, most_s: float = float("inf")) -> list[float]:
+    """Return the seconds of so many calls, the arguments taken in turn; of fewer, one at least, past `most_s`."""
+    seconds: list[float] = []
+    first = time.perf_counter()
     for index in range(count):
         argument = arguments[index % len(arguments)]
         begun = time.perf_counter()
+        if seconds and begun - first > most_s:
+            break
         call(argument)
         seconds.append(time.perf_counter() - begun)
     return seconds

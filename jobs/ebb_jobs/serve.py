@@ -66,6 +66,8 @@ class Model:
 
     def run(self, encoded: np.ndarray) -> np.ndarray:
         """Return the network's outputs for encoded examples; a batch is shared among CPUs where that was measured."""
+        if len(encoded) == 1:  # what is asked most: nothing to share, nothing to cut
+            return self._network.run(encoded)
         rows = max(1, CHUNK_VALUES // max(1, encoded[0].size))
         if self.lanes > 1 and len(encoded) >= LANE_ROWS * self.lanes:
             rows = min(rows, -(-len(encoded) // self.lanes))

@@ -1,6 +1,7 @@
 import time
 
 import numpy as np
+import pytest
 
 from ebb_jobs import measure
 
@@ -26,7 +27,14 @@ def test_slow_networks_answer_less_often_and_fast_ones_as_often_as_planned():
     assert measure.Turn.within(60, turn_s=5) == measure.Turn()
     slow = measure.Turn.within(60, turn_s=100)
     assert (slow.singles, slow.end_to_end) == (measure.SINGLE_ROWS // 10, measure.END_TO_END_ROWS // 10)
-    assert measure.Turn.within(60, turn_s=1e6) == measure.Turn(*[measure.LEAST] * 4)
+    least = measure.LEAST
+    assert measure.Turn.within(60, turn_s=1e6) == measure.Turn(least, least, measure.LEAST_BATCHES, least)
+
+
+@pytest.mark.parametrize(("most_s", "calls"), [(0.0, 1), (1e6, 4)])
+def test_slow_answers_are_timed_less_often_but_once_at_least(most_s, calls):
+    asked = []
+    assert len(measure.times(asked.append, [1, 2], 4, most_s=most_s)) == len(asked) == calls
 
 
 class Sleeper:
