@@ -23,8 +23,8 @@ from ebb_local.settings import ACCOUNT_ID, PREFERRED_PORT, PROFILE, REGION, Home
 
 # Services that Ebb and `sam deploy` call. Others answer that they are not part of the embedded cloud.
 SERVICES = (
-    "cloudformation,cloudwatch,codebuild,dynamodb,ecr,events,iam,kms,lambda,logs,s3,scheduler,sns,sqs,ssm,states,sts,"
-    "tagging"
+    "cloudformation,cloudwatch,codebuild,dynamodb,ecr,events,glue,iam,kms,lambda,logs,s3,scheduler,sns,sqs,ssm,states,"
+    "sts,tagging"
 )
 _KEPT_VARIABLES = (
     "PATH", "LANG", "LC_ALL", "TZ", "LOG_LEVEL", "SSL_CERT_FILE", "EBB_VENVS", "EBB_HOME",

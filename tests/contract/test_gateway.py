@@ -67,7 +67,7 @@ def test_policies_can_name_the_path_of_roles(cloud, role):
 @pytest.mark.parametrize(
     ("service", "call"),
     [
-        pytest.param("glue", "get_databases", id="JSON"),
+        pytest.param("athena", "list_work_groups", id="JSON"),
         pytest.param("service-quotas", "list_services", id="JSON, not known to MiniStack"),
         pytest.param("redshift", "describe_clusters", id="query"),
         pytest.param("xray", "get_groups", id="REST"),

@@ -68,7 +68,7 @@ def refused(machine, states: dict, **settings) -> str:
             "Missing 'Next' target: B at /States/A/Catch/0/Next",
             id="unknown Next of a Catch",
         ),
-        pytest.param({"A": task("arn:aws:states:::glue:startJobRun.sync", {})}, "is not recognized", id="no such job"),
+        pytest.param({"A": task("arn:aws:states:::batch:submitJob.sync", {})}, "is not recognized", id="no such job"),
         pytest.param(
             {"A": task("arn:aws:states:::aws-sdk:iam:makeRole", {})}, "is not recognized", id="no such action"
         ),

@@ -12,6 +12,7 @@ GAPS = (
     "gateway_decisions",
     "denial_texts",
     "resource_arns",
+    "glue_catalog",
     "condition_keys",
     "unknown_services",
     "lambda_errors",
