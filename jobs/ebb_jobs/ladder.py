@@ -12,12 +12,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ebb_jobs import fitting, quality
+from ebb_jobs import distributed, fitting, quality
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import JobError, StoppedError, reason
 from ebb_jobs.kind import Codec, KindRecipe
@@ -149,6 +150,20 @@ def choose(rungs: Sequence[Rung], wanted: Sequence[str] | None) -> list[Rung]:
     return [rung for rung in rungs if rung.name in wanted]
 
 
+def shared(rungs: Sequence[Rung], report: Report) -> list[Rung]:
+    """Return the rungs that several machines can train together. Raises: JobError when there is none."""
+    networks = [rung for rung in rungs if rung.family == NETWORK]
+    if not networks:
+        raise JobError(
+            "train.instances: none of these recipes is a network, which alone several machines train together; write "
+            "instances: 1, or name a network in train.rungs"
+        )
+    left_out = [rung.name for rung in rungs if rung not in networks]
+    why = "train.instances asks for several machines, which train networks together"
+    report.decide("recipes", ", ".join(rung.name for rung in networks), why, alternatives=left_out)
+    return networks
+
+
 def climb(rungs: Sequence[Rung], lesson: Lesson) -> Climb:
     """Fit rung after rung while it pays.
 
@@ -160,7 +175,8 @@ def climb(rungs: Sequence[Rung], lesson: Lesson) -> Climb:
     ended = "it is the last rung"
     truth, _ = lesson.compare(_nothing(lesson), lesson.validation)
     for number, rung in enumerate(rungs):
-        left = None if lesson.budget_s is None else lesson.budget_s - (time.monotonic() - begun)
+        spent_s = distributed.from_leader(lambda: time.monotonic() - begun)
+        left = None if lesson.budget_s is None else lesson.budget_s - spent_s
         if left is not None and best is not None and left <= 0:
             ended = f"the time budget of {lesson.budget_s:.0f} s is used"
             break
@@ -171,7 +187,7 @@ def climb(rungs: Sequence[Rung], lesson: Lesson) -> Climb:
         if one.fitted is None:
             _tell(one, lesson, "it failed: the next rung is tried" if not last else "it failed", best)
             continue
-        why, goes_on, better = _judge(one, best, truth, lesson)
+        why, goes_on, better = distributed.from_leader(partial(_judge, one, best, truth, lesson))
         best = one if better else best
         if last and goes_on:
             why, goes_on = f"{why}; there is no higher rung", False
@@ -227,6 +243,8 @@ def _try(rung: Rung, lesson: Lesson) -> Climbed:
     one = Climbed(rung, None, {"name": rung.name, "family": rung.family})
     kept = lesson.checkpoints / f"{rung.name}.json"
     fitted = _finished(rung, lesson, kept)
+    if not distributed.everywhere(fitted is not None):
+        fitted = None
     try:
         if fitted is None:
             fitted = rung.fit(lesson)
@@ -284,6 +302,8 @@ def _tell(one: Climbed, lesson: Lesson, why: str, best: Climbed | None) -> None:
 
 def _keep(fitted: Fitted, lesson: Lesson, kept: Path, cpu_s: float) -> None:
     """Write a finished rung beside the checkpoints: a job that is killed on a higher one does not fit it again."""
+    if not distributed.leads():
+        return
     kept.parent.mkdir(parents=True, exist_ok=True)
     file = fitted.model.save(kept.with_suffix(""))
     told = {key: value for key, value in vars(fitted).items() if key != "model"}

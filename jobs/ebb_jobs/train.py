@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ebb_jobs import dataset, durations, fingerprints, fitting, kinds, ladder, networks, paths, quality, warm
+from ebb_jobs import (
+    dataset,
+    distributed,
+    durations,
+    feeding,
+    fingerprints,
+    fitting,
+    gpu,
+    kinds,
+    ladder,
+    networks,
+    paths,
+    quality,
+    usage,
+    warm,
+)
 from ebb_jobs.dataset import Split
 from ebb_jobs.kind import Codec
 from ebb_jobs.networks import Network
@@ -26,10 +42,16 @@ RUNGS = "rungs"
 def main() -> None:
     """Train the network of this run and write it with its codec."""
     settings = paths.settings("train")
+    if (started := distributed.command("train")) is not None:
+        argv, environment = started
+        os.execve(argv[0], argv, {**os.environ, **environment})  # torchrun starts this stage again, on each machine
     report = Report("train")
-    torch.set_num_threads(cpu_count())
-    train(paths.channel("train", "curated"), paths.output("train", "model"), paths.checkpoints(), settings, report)
-    report.write(paths.output("train", "model"))
+    feeding.use(int(settings.get("workers") or 0))
+    with distributed.joined(), gpu.Watch() as watched, distributed.kept(paths.output("train", "model")) as model:
+        torch.set_num_threads(cpu_count())
+        train(paths.channel("train", "curated"), model, paths.checkpoints(), settings, report)
+        report.fields.update(usage.fields(watched))
+        report.write(model)
 
 
 def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any], report: Report) -> None:
@@ -73,6 +95,8 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
         previous=previous,
     )
     rungs = ladder.choose(kind.rungs(codec, training), wanted.get("rungs"))
+    if distributed.world() > 1:
+        rungs = ladder.shared(rungs, report)
     climbed = ladder.climb(warm.first(rungs, previous, report), lesson)
     best = climbed.best.fitted
     assert best is not None

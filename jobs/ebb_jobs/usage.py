@@ -1,0 +1,29 @@
+"""What a stage used of its machines, over all of its processes: what the next run's machine is chosen by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ebb_jobs import distributed, gpu
+from ebb_jobs.feeding import METER
+from ebb_jobs.report import cpu_count, cpu_seconds, peak_rss_mib
+
+
+def fields(watched: gpu.Watch) -> dict[str, Any]:
+    """Return the report's fields: the loop's waiting, the GPUs, and in a cluster the sums over its processes.
+
+    Memory is that of the process that held most, times the processes of a machine.
+    """
+    told: dict[str, Any] = {"feed": METER.told()}
+    if (found := watched.told()) is not None:
+        told["gpu"] = found
+    if distributed.world() == 1:
+        return told
+    machines, each = len(distributed.cluster().hosts), distributed.processes_per_machine()
+    return told | {
+        "instances": machines,
+        "processes": distributed.world(),
+        "cpu_seconds": round(distributed.summed(cpu_seconds()), 3),
+        "vcpu": round(distributed.summed(cpu_count() / each)),
+        "peak_rss_mib": round(distributed.most(peak_rss_mib()) * each, 1),
+    }
