@@ -67,6 +67,8 @@ def main() -> int:
     show(found)
     if runs:
         found["runs"] = _with_others(runs, given.json)
+        found["over_seeds"] = over_seeds(found["runs"])
+        show_seeds(found["over_seeds"])
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(found, indent=1) + "\n")
         print("written:", given.json, *inference_picture.draw(found, given.picture))
@@ -277,6 +279,47 @@ def _targets(name: str, result: dict[str, Any]) -> list[dict[str, Any]]:
         {"what": what, "found": value, "target": target, "met": value >= target if more else value <= target}
         for what, value, target, more in found
     ]
+
+
+def over_seeds(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return, for each task, the median, least and most of what the targets are about, over its seeds."""
+    found = []
+    for task in dict.fromkeys(run["task"] for run in runs):
+        mine = [run for run in runs if run["task"] == task]
+        figures: dict[str, list[float]] = {}
+        for run in mine:
+            for target in run["targets"]:
+                figures.setdefault(target["what"], []).append(target["found"])
+            small = run["small_eager"]["times"] if run["small_eager"] else {}
+            for batch, times in small.items():
+                figures.setdefault(f"against the small net in eager, {batch}: times", []).append(times["ratio"])
+        spread = {
+            what: {"median": statistics.median(values), "low": min(values), "high": max(values)}
+            for what, values in figures.items()
+        }
+        missed = [{"seed": run["seed"], **target} for run in mine for target in run["targets"] if not target["met"]]
+        found.append(
+            {
+                "task": task,
+                "seeds": [run["seed"] for run in mine],
+                "shipped": [run["chosen"]["name"] for run in mine],
+                "figures": spread,
+                "missed": missed,
+            }
+        )
+    return found
+
+
+def show_seeds(found: list[dict[str, Any]]) -> None:
+    """Print what all seeds that were ever measured come to."""
+    for one in found:
+        print(f"\n{one['task']}, seeds {', '.join(map(str, one['seeds']))}: shipped {', '.join(one['shipped'])}")
+        for what, spread in one["figures"].items():
+            print(f"  {what:44}{spread['median']:10.4g} ({spread['low']:.4g} to {spread['high']:.4g})")
+        for missed in one["missed"]:
+            print(
+                f"  MISSED with seed {missed['seed']}: {missed['what']} {missed['found']:.4g}, not {missed['target']:g}"
+            )
 
 
 def machine() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -149,8 +150,9 @@ TASKS = {
 }
 
 
+@functools.cache
 def code(stage: str) -> str:
-    """Return a hash of the modules that decide what a stage makes."""
+    """Return a hash of the modules that decide what a stage makes, as they are when they are first asked for."""
     hashed = hashlib.sha256()
     files = {file for name in CODE[stage] for file in (JOBS / "ebb_jobs").glob(f"{name}.py")}
     for file in sorted(files):

@@ -103,6 +103,7 @@ def kept(monkeypatch, tmp_path):
     monkeypatch.setattr(inference_stages.Runs, "_run", run)
 
     def ask(stage, fresh=()):
+        inference_stages.code.cache_clear()
         task = inference_stages.Task("text", "title", {}, {})
         runs = inference_stages.Runs(task, tmp_path / "drop", tmp_path, 7, tmp_path, frozenset(fresh))
         runs._kept(stage, {}, {})
@@ -129,6 +130,23 @@ def test_another_search_runs_anew_and_an_original_of_other_code_is_told(kept):
     ran, by = ask("train")
     assert ran.count("train") == 1
     assert by["code"] != by["now"]
+
+
+def test_seeds_are_told_by_their_median_and_spread_and_each_miss_by_its_seed(capsys):
+    def run(seed, times, met):
+        target = {"what": "batch 1: times", "found": times, "target": 50.0, "met": met}
+        small = {"times": {"batch_1": {"ratio": times / 10}}} if met else None
+        return {
+            "task": "image", "seed": seed, "chosen": {"name": f"student-{seed}"}, "targets": [target],
+            "small_eager": small,
+        }  # fmt: skip
+
+    (found,) = inference.over_seeds([run(7, 60.0, True), run(8, 40.0, False), run(9, 52.0, True)])
+    assert found["figures"]["batch 1: times"] == {"median": 52.0, "low": 40.0, "high": 60.0}
+    assert found["figures"]["against the small net in eager, batch_1: times"]["median"] == pytest.approx(5.6)
+    assert [missed["seed"] for missed in found["missed"]] == [8]
+    inference.show_seeds([found])
+    assert "MISSED with seed 8: batch 1: times 40, not 50" in capsys.readouterr().out
 
 
 def test_each_part_of_the_chain_is_told_apart():
