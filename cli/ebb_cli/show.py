@@ -95,6 +95,7 @@ def print_run(run: Mapping[str, Any]) -> None:
         _print_error(run)
     _print_stages(run)
     _print_ladder(run)
+    _print_levers(run)
     _print_candidates(run)
     print_comparison(run)
     _print_payback(run)
@@ -164,6 +165,13 @@ def _print_ladder(run: Mapping[str, Any]) -> None:
         )  # fmt: skip
     columns = ("recipe", str(run["metric"] or "quality"), "CPU s", "energy", "ended by", "why it went on or not")
     output.table("\nTraining, a ladder", columns, rows, right=("CPU s",))
+
+
+def _print_levers(run: Mapping[str, Any]) -> None:
+    """Print what made the training that was taken cheaper, what each lever gave, and where that is known from."""
+    if used := rungs.levers(run):
+        rows = [(escape(str(each["name"])), escape(str(each["gave"])), escape(str(each["from"]))) for each in used]
+        output.table("\nLevers of that training", ("lever", "what it gave", "known from"), rows)
 
 
 def _print_candidates(run: Mapping[str, Any]) -> None:

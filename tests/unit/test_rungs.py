@@ -36,3 +36,17 @@ def test_why_tells_what_each_recipe_took_and_which_was_taken():
     tried = {step.title: step for step in explain._ladder({"stages": [stage]})}
     assert tried["fitting linear"].text == "ended because a penalty weaker than C = 10 is no better"
     assert tried["fitting trees (taken)"].numbers == {"CPU s": 8.0, "kWh": pytest.approx(8e-6)}
+
+
+LEVER = {"name": "growing pictures", "gave": "36% fewer multiplications", "from": "counted in this run"}
+
+
+def test_the_levers_are_those_of_the_recipe_that_was_taken():
+    linear, trees = REPORT["rungs"]
+    report = {**REPORT, "rungs": [{**linear, "levers": [{**LEVER, "name": "bf16"}]}, {**trees, "levers": [LEVER]}]}
+    assert list(rungs.levers({"stages": [{"stage": "train", "report": report}]})) == [LEVER]
+
+
+def test_a_run_of_an_earlier_version_tells_no_levers():
+    assert not rungs.levers({"stages": [{"stage": "train", "report": REPORT}]})
+    assert not rungs.levers({"stages": []})

@@ -1,4 +1,4 @@
-"""The ladder of a training job in the ledger: what each recipe that was tried took of the job's energy."""
+"""The ladder of a training job in the ledger: what each recipe took of the job's energy, what made it cheaper."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,3 +29,12 @@ def of(run: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], str | None]
         if stage["stage"] == "train" and report.get("rungs"):
             return report["rungs"], report.get("rung")
     return (), None
+
+
+def levers(run: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return what made the training of the recipe that was taken cheaper, each with `name`, `gave` and `from`.
+
+    None where a script trained, and in a run of an earlier version.
+    """
+    tried, taken = of(run)
+    return next((rung.get("levers") or () for rung in tried if rung["name"] == taken), ())

@@ -156,6 +156,14 @@ CANDIDATES = [
 ]  # fmt: skip
 
 
+def test_each_lever_of_the_training_is_named_with_what_it_gave(ebb, put, put_stage):
+    put()
+    lever = {"name": "growing pictures", "gave": "36% fewer multiplications", "from": "counted in this run"}
+    put_stage("train", report={"rung": "net", "rungs": [{"name": "net", "levers": [lever]}]})
+    shown = ebb("show", RUN_ID).stdout
+    assert all(words in shown for words in lever.values())
+
+
 def test_every_candidate_stands_with_its_runtime_its_figures_and_its_verdict(ebb, put):
     put(
         metric="accuracy", chosen="student", candidates=CANDIDATES, comparison={"original": MEASURE, "shipped": SHIPPED}
