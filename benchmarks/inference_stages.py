@@ -50,7 +50,7 @@ class Runs:
     def __init__(
         self, task: Task, drop: Path, encoder: Path, seed: int, cache: Path, fresh: frozenset[str] = frozenset()
     ) -> None:
-        self.task, self.encoder, self.cache, self.fresh = task, encoder, cache, set(fresh)
+        self.task, self.seed, self.encoder, self.cache, self.fresh = task, seed, encoder, cache, set(fresh)
         self.made_by: dict[str, dict[str, str]] = {}
         """Stage -> the hash of the code that made what is used, and of that code as it is now."""
         self.settings = {"spec": task.spec, "seed": seed, "run_id": f"bench-{task.name}-{seed}"}
@@ -116,13 +116,13 @@ class Runs:
         if stage == "train":
             command = [str(JOBS_PYTHON), str(ROOT / "benchmarks/inference_train.py"), self.task.name, str(self.encoder)]
         begun = time.monotonic()
-        print(f"{self.task.name}: {stage} ...", flush=True)
+        print(f"{self.task.name} {self.seed}: {stage} ...", flush=True)
         with (base / "log").open("w") as log:
             status = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
         if status.returncode:
             failure = next((file for file in (base / "output").glob("*") if file.is_file()), base / "log")
             raise StageError(f"{self.task.name}: {stage} failed: {failure.read_text()[-600:]}")
-        print(f"{self.task.name}: {stage} took {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"{self.task.name} {self.seed}: {stage} took {time.monotonic() - begun:.0f} s", flush=True)
 
 
 TASKS = {
