@@ -45,6 +45,7 @@ def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
         finished=_finished(book, asked.run_id, found.identity),
         champion=_champion(project),
         measured=project.get("measured") or {},
+        jobs=_jobs(book, asked.run_id),
     )
     images = plan.images_of(facts, stack)
     lacking = registry.missing(images, account=stack.account_id, region=stack.region)
@@ -67,6 +68,16 @@ def _finished(book: Ledger, run_id: str, wanted: str) -> dict[str, int]:
         stage["stage"]: stage["attempt"]
         for stage in (story.stages if story else ())
         if stage["status"] == ledger.FINISHED and stage.get("identity") == wanted
+    }
+
+
+def _jobs(book: Ledger, run_id: str) -> dict[str, str]:
+    """Return the names of the jobs that finished stages."""
+    story = book.story(run_id)
+    return {
+        stage["stage"]: stage["job_name"]
+        for stage in (story.stages if story else ())
+        if stage["status"] == ledger.FINISHED and stage.get("job_name")
     }
 
 

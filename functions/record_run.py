@@ -4,24 +4,26 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import ledger, names, record, rightsizing
+from ebb import capacity, ledger, names, record, rightsizing
 from ebb.aws import clients, closing, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError, DropRejectedError, ObjectMissingError, ReportMissingError
-from ebb.record import Ended, ImagesBuilt, RecordRequest, Reused, Scored, StageFinished, Succeeded
+from ebb.record import Ended, ImagesBuilt, JobFailed, RecordRequest, Reused, Scored, StageFinished, Succeeded
 from ebb.settings import RecordSettings
 from ebb.telemetry import logger
 
 
 @logger.inject_lambda_context
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, str]:
-    """Answer with the notification's subject and message; with nothing after a stage."""
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Answer with the notification's subject and message; nothing after a stage, a plan after a failed job."""
     told, settings = RecordRequest.validate_python(event), RecordSettings.from_env()
     book = Ledger(settings.ledger_table)
     match told:
         case StageFinished():
             _stage_finished(told, book)
             return {}
+        case JobFailed():
+            return _job_failed(told, book)
         case ImagesBuilt():
             _images(told, book, told.builds, ledger.FINISHED)
             return {}
@@ -59,6 +61,16 @@ def _stage_finished(told: StageFinished, book: Ledger) -> None:
         raise AttemptOutdatedError(f"{told.run_id} has ended or a newer attempt runs")
     if rejection:
         raise DropRejectedError(rejection)
+
+
+def _job_failed(told: JobFailed, book: Ledger) -> dict[str, Any]:
+    """Answer with the next machine that is tried, if it was only that; the record says what was refused and when."""
+    answer = capacity.after(told.plan, told.stage, told.error, told.cause, told.now)
+    if answer["next"] != capacity.FAIL:
+        what = capacity.decision(answer["plan"], told.stage, answer["wait_s"])
+        place = capacity.DECISIONS_FROM + names.STAGES.index(told.stage)
+        book.put_decisions(told.run_id, "plan", [what], first=place)
+    return answer
 
 
 def _images(told: ImagesBuilt | Ended, book: Ledger, builds: list[dict[str, Any]], status: str) -> None:

@@ -1,10 +1,12 @@
 """The paths of a run: what is asked of whom, in which order, and how each way of ending ends."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from ebb import capacity
 from ebb.record import RecordRequest
 from infrastructure import project
 from infrastructure.interpreter import TaskError, run
@@ -94,6 +96,10 @@ class World:
     def RecordRun(self, payload: Any) -> Any:
         """Accept what the real handler accepts, and nothing else."""
         RecordRequest.validate_python(payload)
+        if payload["action"] == "job_failed":
+            return capacity.after(
+                payload["plan"], payload["stage"], payload["error"], payload["cause"], datetime.now(UTC)
+            )
         return {"subject": f"{payload['action']}", "message": "words"}
 
     def _raise(self, key: str) -> None:
@@ -287,6 +293,61 @@ def test_roles_and_groups_that_exist_are_kept():
     assert len(ended.arguments("iam:putRolePolicy")) == len(STAGES)
 
 
+class Crowded(World):
+    """A world that has no machine of the first types for a stage; its plan holds an order."""
+
+    def __init__(self, stage: str, times: int, error: tuple[str, str]):
+        super().__init__()
+        self.stage, self.left, self.error = stage, times, error
+
+    def PlanPipeline(self, given: Any) -> Any:
+        """Name three machines for each stage."""
+        plan = super().PlanPipeline(given) | {"run_id": GIVEN["run_id"], "attempt": 1}
+        offers = [{"instance_type": name, "spot": False} for name in ("ml.a", "ml.b", "ml.c")]
+        for stage in STAGES:
+            where = (
+                {"TrainingJobName": stage, "ResourceConfig": {}, "StoppingCondition": {"MaxRuntimeInSeconds": 60}}
+                if "Training" in JOBS[stage]
+                else {"ProcessingJobName": stage, "ProcessingResources": {"ClusterConfig": {}}}
+            )
+            plan[stage] |= {"offers": offers, "request": {"stage": stage, **where}}
+        return plan
+
+    def _raise(self, key: str) -> None:
+        if key == self.stage and self.left:
+            self.left -= 1
+            raise TaskError(*self.error)
+
+
+NO_CAPACITY = ("States.TaskFailed", json.dumps({"TrainingJobName": "x", "FailureReason": "CapacityError: none left"}))
+QUOTA_IN_USE = ("SageMaker.ResourceLimitExceededException", "The account-level service limit is 0")
+
+
+@pytest.mark.parametrize("error", [NO_CAPACITY, QUOTA_IN_USE], ids=["a failed job", "a refused creation"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_where_capacity_is_refused_the_next_machine_is_tried(stage, error):
+    ended = run(PATH, GIVEN, Crowded(stage, 2, error))
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert _recorded(ended).count("job_failed") == 2
+    asked = [arguments for resource, arguments in ended.asked if arguments.get("stage") == stage and "Job" in resource]
+    names = [each.get("TrainingJobName") or each.get("ProcessingJobName") for each in asked]
+    job = f"{GIVEN['run_id']}-a1-{stage}"
+    assert names == [stage, f"{job}-1", f"{job}-2"]
+    assert "ml.c" in json.dumps(asked[-1])
+
+
+def test_after_the_last_machine_it_waits_and_begins_anew():
+    ended = run(PATH, GIVEN, Crowded("train", 3, NO_CAPACITY))
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert "Wait for capacity" in ended.entered
+
+
+def test_capacity_that_never_comes_is_the_runs_error():
+    ended = run(PATH, GIVEN, Crowded("train", 10_000, QUOTA_IN_USE))
+    assert (ended.status, ended.error) == ("FAILED", QUOTA_IN_USE[0])
+    assert _recorded(ended)[-1] == "failed"
+
+
 class Recovering(World):
     """A world in which one kind of call fails a number of times before it works."""
 
@@ -304,7 +365,6 @@ class Recovering(World):
     ("key", "error", "times"),
     [
         pytest.param("train", "SageMaker.AmazonSageMakerException", 5, id="a role that is not visible yet"),
-        pytest.param("compile", "SageMaker.ResourceLimitExceededException", 20, id="a quota in use"),
         pytest.param("startBuild.sync", "CodeBuild.AccountLimitExceededException", 20, id="as many builds as may run"),
         pytest.param("startBuild.sync", "CodeBuild.CodeBuildException", 4, id="CodeBuild throttles"),
         pytest.param("RecordRun", "Lambda.TooManyRequestsException", 4, id="throttled functions"),

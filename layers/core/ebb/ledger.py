@@ -258,11 +258,13 @@ def stage_item(run_id: str, stage: str, fields: Mapping[str, Any], before: Mappi
     return to_item({**stage_key(run_id, stage), "stage": stage, **fields, "earlier_attempts": earlier})
 
 
-def decision_items(run_id: str, stage: str, decisions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def decision_items(
+    run_id: str, stage: str, decisions: Iterable[Mapping[str, Any]], *, first: int = 0
+) -> list[dict[str, Any]]:
     """Return the items of a stage's decisions, numbered so that a repeat writes the same ones."""
     return [
         to_item({"pk": f"RUN#{run_id}", "sk": f"DECISION#{DECISION_BASE[stage] + number:03d}", "stage": stage, **each})
-        for number, each in enumerate(list(decisions)[:100])
+        for number, each in enumerate(list(decisions)[: 100 - first], start=first)
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ebb import catalog, engine, images, names, requests, rightsizing, sizing, sources
+from ebb import capacity, catalog, engine, images, names, requests, rightsizing, sizing, sources
 from ebb.catalog import Instance
 from ebb.errors import InvalidSpecError, Rejection
 from ebb.images import Image
@@ -50,6 +50,7 @@ class RunFacts:
     champion: Champion | None = None
     missing_images: Collection[str] = ()  # of those that `images_of` names, by their URI
     measured: Mapping[str, Any] = field(default_factory=dict)  # stage -> what the last run used (`rightsizing`)
+    jobs: Mapping[str, str] = field(default_factory=dict)  # finished stage -> the name of its job
 
 
 def images_of(run: RunFacts, stack: StackSettings) -> list[Image]:
@@ -98,6 +99,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
                 "needed": stage not in run.finished,
                 "request": {} if stage in run.finished else request,
                 "report_uri": reports[stage],
+                **_offers(run, stage, chosen.get(stage)),
             }
             for stage, request in stages.items()
         },
@@ -129,6 +131,11 @@ def choices(run: RunFacts, stack: StackSettings) -> dict[str, sizing.Choice]:
     }
 
 
+def _job_of(run: RunFacts, attempt: int, stage: str) -> str:
+    """Return the job that wrote a stage's results: one that was moved to another machine has a name of its own."""
+    return run.jobs.get(stage) if stage in run.finished and stage in run.jobs else names.job(run.run_id, attempt, stage)
+
+
 class _Places:
     """Where each stage's results lie: below the attempt that made them. Prefixes end in a slash."""
 
@@ -139,7 +146,7 @@ class _Places:
         self.curated = f"s3://{stack.artifact_bucket}/{names.curated_prefix(run.run_id)}a{attempts['process']}/"
         self.process_report = f"{self.stage['process']}/report/metrics.json"
         self.original, self.candidates = (
-            f"{self.stage[stage]}/{names.job(run.run_id, attempts[stage], stage)}/output/model/"
+            f"{self.stage[stage]}/{_job_of(run, attempts[stage], stage)}/output/model/"
             for stage in ("train", "compress")
         )
         self.bundles = f"{self.stage['compile']}/bundles/"
@@ -314,6 +321,26 @@ def _engine(run: RunFacts) -> dict[str, Any]:
     }
 
 
+def _offers(run: RunFacts, stage: str, choice: sizing.Choice | None) -> dict[str, Any]:
+    """Return the machines of a stage in the order in which they are tried."""
+    if stage in run.finished or choice is None:
+        return {}
+    spot = stage in sizing.TRAINING and _spot(run)[0]
+    return {"offers": capacity.offers(choice.instance.name, choice.otherwise, spot=spot)}
+
+
+def _order(stage: str, places: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first, *others = map(capacity.words, places)
+    return {
+        "what": f"order of machines for {stage}",
+        "chosen": first,
+        "reason": "where capacity is refused the next one is tried, and after the last the first again",
+        "numbers": {},
+        "alternatives": others,
+        "source": "ebb/capacity.py",
+    }
+
+
 def _findings(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[str, Any]]:
     """Return what the last run showed that its machines were not used for."""
     return [
@@ -388,6 +415,9 @@ def _decisions(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[
             "alternatives": ["on demand" if spot else "spot"],
         }
     )
+    for stage, choice in chosen.items():
+        if stage not in run.finished:
+            decisions.append(_order(stage, _offers(run, stage, choice)["offers"]))
     unheeded = run.spec.not_acted_on()
     if unheeded:
         decisions.append(

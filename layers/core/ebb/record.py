@@ -31,6 +31,16 @@ class StageFinished(_Told):
     report_uri: str
 
 
+class JobFailed(_Told):
+    """A stage's job failed or was not created: perhaps only because there was no machine for it."""
+
+    action: Literal["job_failed"]
+    stage: Literal["process", "train", "compress", "compile"]
+    error: str | None = None
+    cause: str | None = None
+    plan: dict[str, Any]
+
+
 class ImagesBuilt(_Told):
     """Images that the registry did not hold were built; of each build what `Build image` keeps of it."""
 
@@ -73,8 +83,10 @@ class Reused(_Told):
     reason: str
 
 
-RecordRequest = TypeAdapter[StageFinished | ImagesBuilt | Succeeded | Scored | Ended | Reused](
-    Annotated[StageFinished | ImagesBuilt | Succeeded | Scored | Ended | Reused, Field(discriminator="action")]
+RecordRequest = TypeAdapter[StageFinished | JobFailed | ImagesBuilt | Succeeded | Scored | Ended | Reused](
+    Annotated[
+        StageFinished | JobFailed | ImagesBuilt | Succeeded | Scored | Ended | Reused, Field(discriminator="action")
+    ]
 )
 
 

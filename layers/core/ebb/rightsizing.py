@@ -131,7 +131,7 @@ def for_stage(
     fed = replace(seen, wait_s=wait_s)
     allowed = accelerators if stage in TRAINING else ()
     best = estimated.instance if named else _best(stage, fed, last, before, allowed)
-    chosen = _explained(fed, last, before, best, grown, named=named)
+    chosen = _explained(stage, fed, last, before, best, grown, allowed, named=named)
     found = _findings(seen, fed, last, before, best, workers, named=named, stage=stage, allowed=allowed)
     return replace(chosen, findings=tuple(found), workers=workers)
 
@@ -212,9 +212,20 @@ def _best(stage: str, work: Workload, last: Measured, before: Instance, allowed:
 
 
 def _explained(
-    work: Workload, last: Measured, before: Instance, best: Instance, grown: float, *, named: bool
+    stage: str,
+    work: Workload,
+    last: Measured,
+    before: Instance,
+    best: Instance,
+    grown: float,
+    allowed: Collection[str],
+    *,
+    named: bool,
 ) -> Choice:
+    least = () if named else sizing.choose(stage, work, accelerators=allowed).otherwise
+    again = [catalog.instance(name) for name in least]
     others = [before] if best.name != before.name else []
+    others += [each for each in again if each and each.name not in (best.name, before.name)]
     told = (
         f"measured in {last.run_id}: {last.cpu_s:.4g} CPU-s on {last.vcpu} vCPUs ({last.load:.0%} of them), "
         f"{last.peak_memory_gib:.2g} GiB at most, {last.wait_share:.0%} of the loop waiting for data"

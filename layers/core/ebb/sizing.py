@@ -46,6 +46,7 @@ class Choice:
     alternatives: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
     workers: int = 0
+    otherwise: tuple[str, ...] = ()  # types to try in this order when there is none of the chosen one
 
 
 @dataclass(frozen=True)
@@ -301,6 +302,7 @@ def _fastest(work: Workload, holding: list[Instance]) -> Choice:
 def explained(work: Workload, best: Instance, reason: str, others: list[Instance]) -> Choice:
     """Return the choice of an instance with what is expected of it and of those that were not taken."""
     energies = {each.name: expected_energy_kwh(work, each) * 1000 for each in (best, *others)}
+    alike = [each.name for each in others if _kind_of(each) == _kind_of(best) and each.memory_gib >= work.memory_gib]
     return Choice(
         best,
         reason,
@@ -311,7 +313,13 @@ def explained(work: Workload, best: Instance, reason: str, others: list[Instance
             "expected_energy_wh": round(energies[best.name], 4),
         },
         tuple(f"{each.name}: {energies[each.name]:.3g} Wh expected" for each in others),
+        otherwise=tuple(alike),
     )
+
+
+def _kind_of(instance: Instance) -> str | None:
+    """Return what a type's image has to drive: a job can move to types of the same kind only."""
+    return instance.accelerator.kind if instance.accelerator else None
 
 
 def for_stage(

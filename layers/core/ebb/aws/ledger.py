@@ -134,9 +134,9 @@ class Ledger:
         before = self.stage(run_id, stage)
         self._call("put_item", Item=ledger.stage_item(run_id, stage, fields, before))
 
-    def put_decisions(self, run_id: str, stage: str, decisions: Iterable[Mapping[str, Any]]) -> None:
-        """Record a stage's decisions; a repeat writes the same items."""
-        for item in ledger.decision_items(run_id, stage, decisions):
+    def put_decisions(self, run_id: str, stage: str, decisions: Iterable[Mapping[str, Any]], *, first: int = 0) -> None:
+        """Record a stage's decisions, numbered from `first` on; a repeat writes the same items."""
+        for item in ledger.decision_items(run_id, stage, decisions, first=first):
             self._call("put_item", Item=item)
 
     def _get(self, key: Mapping[str, str]) -> dict[str, Any] | None:

@@ -89,6 +89,12 @@ def create_processing_job(
     }
 
 
+def stopping_condition(max_runtime_s: int, *, spot: bool) -> dict[str, int]:
+    """Return how long a training job may run, and on spot capacity wait and run together."""
+    waiting = {"MaxWaitTimeInSeconds": max_runtime_s * SPOT_WAIT_FACTOR} if spot else {}
+    return {"MaxRuntimeInSeconds": max_runtime_s, **waiting}
+
+
 def create_training_job(
     *,
     name: str,
@@ -151,6 +157,6 @@ def create_training_job(
         "EnableNetworkIsolation": True,
         # Without it SageMaker may start profiling rules, each a processing job of its own.
         "ProfilerConfig": {"DisableProfiler": True},
-        "StoppingCondition": stopping,
+        "StoppingCondition": stopping_condition(max_runtime_s, spot=spot),
         "Tags": list(tags),
     }
