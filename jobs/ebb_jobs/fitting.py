@@ -11,8 +11,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,20 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ebb_jobs import distributed, quality, stopping
+from ebb_jobs import distributed, growing, quality, stopping
 from ebb_jobs.errors import DivergedError, StoppedError
 from ebb_jobs.feeding import Feed
 from ebb_jobs.networks import Network, tensor
-from ebb_jobs.report import cpu_count
+from ebb_jobs.report import cpu_count, cpu_seconds
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, row numbers) -> mean loss. The row numbers are on the CPU, the outputs where the network is."""
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """(a batch of inputs, the source of all chance) -> the batch, varied."""
 BF16_MUST_GAIN = 1.15
+BF16_UNITS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+TRIAL_S = 1.0
+"""For comparing two precisions, which is part of what training costs; slow steps are timed twelve times at least."""
 THREADS_MUST_GAIN = 1.2
 MAX_RESTARTS = 2
 STOPS = ("completed", "target", "budget", "plateau", "predicted loser", "divergence")
@@ -65,6 +68,13 @@ class Recipe:
     """What another run of the same plan had found after each epoch: who is behind it past half of the plan has lost."""
     budget_s: float | None = None
     precision: str = "float32"
+    one_cycle: bool = True
+    """The rate rises and falls over the plan; else it stays."""
+    channels_last: bool = True
+    growth: growing.Growth = ()
+    averaging: float = 0.0
+    """Share of the averaged weights that stays at each step; 0: the last weights are judged and kept."""
+    compiled: bool = False
     name: str = ""
     fingerprint: str = ""
 
@@ -77,6 +87,7 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     elapsed_s: float = 0.0
+    cpu_s: float = 0.0
     best: float | None = None
     best_epoch: int = 0
     kept_epoch: int = 0
@@ -84,6 +95,8 @@ class Progress:
     restarts: int = 0
     precision: str = "float32"
     history: list[list[float]] = field(default_factory=list)
+    spent: list[float] = field(default_factory=list)
+    """CPU seconds until the end of each epoch."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,8 @@ class Outcome:
     history: list[list[float]]
     resumed_at_epoch: int | None
     elapsed_s: float
+    spent: list[float]
+    """CPU seconds until the end of each epoch."""
 
 
 def epochs(rows: int, size: int, steps: int, *, at_least: int = 8, at_most: int = 100) -> int:
@@ -154,26 +169,31 @@ def multiplications(network: Network, inputs: np.ndarray) -> int:
     return counted.get_total_flops() // 2  # a multiplication and an addition each
 
 
-def bf16_pays(network: Network, inputs: np.ndarray, size: int) -> tuple[bool, str]:
-    """Time a few steps in both precisions, when the CPU has bf16 units at all; a GPU or Neuron core always gains."""
+def bf16_pays(network: Network, inputs: np.ndarray, size: int) -> tuple[bool, str, float | None]:
+    """Time a few steps in both precisions, when the CPU has bf16 units at all; a GPU or Neuron core always gains.
+
+    Return whether it pays, why, and how many times as long fp32 steps take, None where that was not timed.
+    """
     kind = device().type
     if kind != "cpu":
         supported = kind != "cuda" or torch.cuda.is_bf16_supported()
-        return supported, f"the {kind} device {'has' if supported else 'has no'} bf16 units"
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    if not supported:
-        return False, "this CPU has no bf16 units"
+        return supported, f"the {kind} device {'has' if supported else 'has no'} bf16 units", None
+    if not any(getattr(torch.cpu, name, lambda: False)() for name in BF16_UNITS):
+        return False, "this CPU has no bf16 units", None
     trial = _laid_out(copy.deepcopy(network), inputs).train()
     rows = tensor(inputs[:size])
     seconds = {"float32": math.inf, "bfloat16": math.inf}
-    for _ in range(4):  # the best of all steps: the first warm up, and other work disturbs many
-        for precision in ("float32", "bfloat16"):
-            for _ in range(6):
+    begun, rounds = time.perf_counter(), 0
+    while rounds < 2 or (rounds < 8 and time.perf_counter() - begun < TRIAL_S):
+        for precision in seconds:  # the best of all steps: the first warms up, and other work disturbs many
+            for _ in range(3):
                 seconds[precision] = min(seconds[precision], _timed_step(trial, rows, precision))
+        rounds += 1
     gain = seconds["float32"] / seconds["bfloat16"]
     return (
         gain >= BF16_MUST_GAIN,
         f"fp32 steps take {gain:.2f} times as long as bf16 steps; bf16 from {BF16_MUST_GAIN} on",
+        gain,
     )
 
 
@@ -201,7 +221,8 @@ def fit(
     On SIGTERM (spot capacity taken back, StopTrainingJob) the running step is finished, a checkpoint written and
     StoppedError raised. Where several processes train together, the first looks, writes and decides for all.
     """
-    with stopping.told_to_stop() as told, Feed(inputs, augment, recipe.seed, recipe.batch_size) as feed:
+    layout = nullcontext() if recipe.channels_last else _channels_first(network)
+    with stopping.told_to_stop() as told, Feed(inputs, augment, recipe.seed, recipe.batch_size) as feed, layout:
         return _fit(network, inputs, loss, evaluate, recipe, feed, checkpoint, checkpoint_every_s, told)
 
 
@@ -220,19 +241,23 @@ def _fit(
     place = device()
     if place.type == "cpu":
         torch.set_num_threads(threads(network, inputs, recipe.batch_size, recipe.precision, cpu_count()))
-    _laid_out(network, inputs).to(place)
+    _laid_out(network, inputs, channels_last=recipe.channels_last).to(place)
     rows = len(inputs)
     steps = math.ceil(rows / recipe.batch_size)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.peak_rate, weight_decay=recipe.weight_decay, fused=place.type != "xla"
     )
     progress = Progress(precision=distributed.from_leader(lambda: recipe.precision))
+    averaged = copy.deepcopy(network) if recipe.averaging else None
     first_weights = copy.deepcopy(network.state_dict())
     best_weights = first_weights
+    judged = network if averaged is None else averaged
     resumed: int | None = None
     stored = _load(checkpoint, recipe) if checkpoint is not None else None
     if distributed.everywhere(stored is not None) and stored is not None:
         network.load_state_dict(stored["network"])
+        if averaged is not None:
+            averaged.load_state_dict(stored["averaged"])
         optimizer.load_state_dict(stored["optimizer"])
         torch.set_rng_state(stored["random"])
         if place.type == "cuda" and stored.get("device_random") is not None:
@@ -241,7 +266,10 @@ def _fit(
         print(f"{recipe.name} goes on from the checkpoint at epoch {resumed + 1}, step {progress.step}", flush=True)
     patience = max(6, round(recipe.epochs * 0.3))
     forward = distributed.wrapped(network)
+    if recipe.compiled:
+        forward = torch.compile(forward)
     begun, saved = time.monotonic() - progress.elapsed_s, time.monotonic()
+    cpu_begun = cpu_seconds() - progress.cpu_s
     stop, stopped = "completed", f"all {recipe.epochs} epochs are done"
     while progress.epoch < recipe.epochs:
         order = np.random.default_rng((recipe.seed, progress.epoch)).permutation(rows)
@@ -253,8 +281,10 @@ def _fit(
             if recipe.budget_s and progress.elapsed_s > recipe.budget_s / 4:
                 done = max(done, min(1.0, progress.elapsed_s / recipe.budget_s))
             for group in optimizer.param_groups:
-                group["lr"] = recipe.peak_rate * progress.rate_factor * _one_cycle(done)
+                group["lr"] = recipe.peak_rate * progress.rate_factor * (_one_cycle(done) if recipe.one_cycle else 1.0)
             picked, batch = feed.take(order, progress.epoch, progress.step)
+            if recipe.growth:
+                batch = growing.smaller(batch, growing.share(recipe.growth, done))
             size = min(recipe.batch_size, rows - progress.step * recipe.batch_size)
             with _autocast(progress.precision, place.type):
                 outputs = forward(batch.to(place))
@@ -263,6 +293,9 @@ def _fit(
             value.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
+            if averaged is not None:
+                taken = progress.epoch * steps + progress.step
+                _average(averaged, network, min(recipe.averaging, (1 + taken) / (10 + taken)))
             if place.type == "xla":
                 _run_what_is_queued()
             progress.loss_sum += value.item() * size / distributed.world()
@@ -270,7 +303,8 @@ def _fit(
             progress.elapsed_s, stopping = distributed.in_step(time.monotonic() - begun, told.is_set())
             due = stopping or time.monotonic() - saved > checkpoint_every_s
             if checkpoint is not None and due and distributed.leads():
-                _save(checkpoint, recipe, network, optimizer, progress, best_weights)
+                progress.cpu_s = cpu_seconds() - cpu_begun
+                _save(checkpoint, recipe, network, optimizer, progress, best_weights, averaged)
                 saved = time.monotonic()
             if stopping:
                 where = f"stopped by SIGTERM at epoch {progress.epoch + 1}, step {progress.step}"
@@ -278,12 +312,15 @@ def _fit(
             if recipe.budget_s and progress.elapsed_s > recipe.budget_s:
                 break
         mean_loss = distributed.summed(progress.loss_sum) / rows
-        found = distributed.from_leader(lambda: evaluate(network))
+        found = distributed.from_leader(lambda: evaluate(judged))
         if not (math.isfinite(mean_loss) and math.isfinite(found)):
             _restart(network, optimizer, first_weights, progress, recipe)
             best_weights = first_weights
+            judged.load_state_dict(first_weights)
             continue
+        progress.cpu_s = cpu_seconds() - cpu_begun
         progress.history.append([round(mean_loss, 6), round(found, 6)])
+        progress.spent.append(round(progress.cpu_s, 2))
         progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
         print(
             f"{recipe.name} epoch {progress.epoch}/{recipe.epochs} loss {mean_loss:.4f} validation {recipe.metric} "
@@ -294,7 +331,7 @@ def _fit(
             progress.best, progress.best_epoch = found, progress.epoch
         if found == progress.best:  # equal is no progress; but on few rows many epochs are, and later ones are calmer
             progress.kept_epoch = progress.epoch
-            best_weights = copy.deepcopy(network.state_dict())
+            best_weights = copy.deepcopy(judged.state_dict())
         if reason := _stop_reason(recipe, progress, patience):
             stop, stopped = reason
             break
@@ -313,7 +350,18 @@ def _fit(
         progress.history,
         resumed,
         progress.elapsed_s,
+        progress.spent,
     )
+
+
+@torch.no_grad()
+def _average(averaged: Network, network: Network, kept: float) -> None:
+    """Move the averaged weights, and what the norms have counted, towards those of the step."""
+    for mean, now in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(now, 1 - kept)
+        else:
+            mean.copy_(now)
 
 
 def _one_cycle(done: float) -> float:
@@ -385,7 +433,7 @@ def _restart(
     progress.restarts += 1
     progress.rate_factor /= 5
     progress.epoch = progress.step = progress.best_epoch = progress.kept_epoch = 0
-    progress.best, progress.loss_sum, progress.history = None, 0.0, []
+    progress.best, progress.loss_sum, progress.history, progress.spent = None, 0.0, [], []
     network.load_state_dict(first_weights)
     optimizer.state.clear()
     print(f"{recipe.name} diverged: starts again with a fifth of the learning rate", flush=True)
@@ -395,9 +443,26 @@ def _autocast(precision: str, kind: str) -> Any:
     return torch.autocast(kind, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def _laid_out(network: Network, inputs: np.ndarray) -> Network:
+def _laid_out(network: Network, inputs: np.ndarray, *, channels_last: bool = True) -> Network:
     """Return the network, its weights in the order in which images lie in memory: their channels last."""
-    return network.to(memory_format=torch.channels_last) if inputs.ndim == 4 else network
+    if inputs.ndim != 4:
+        return network
+    return network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+@contextmanager
+def _channels_first(network: Network) -> Iterator[None]:
+    """Give the first convolution each channel as one, as PyTorch has images unless it is told; the rest follows it."""
+    convolutions = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    handles = [
+        layer.register_forward_pre_hook(lambda _, given: (given[0].clone(memory_format=torch.contiguous_format),))
+        for layer in convolutions[:1]
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _run_what_is_queued() -> None:
@@ -414,6 +479,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     best_weights: dict[str, Tensor],
+    averaged: Network | None,
 ) -> None:
     partial = file.with_suffix(".partial")
     torch.save(
@@ -425,6 +491,7 @@ def _save(
             "device_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "progress": vars(progress),
             "best": best_weights,
+            "averaged": averaged.state_dict() if averaged is not None else None,
         },
         partial,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ebb_jobs import fingerprints, fitting, networks
+from ebb_jobs import fingerprints, fitting, levers, networks
 from ebb_jobs.ladder import Fitted, Lesson
 from ebb_jobs.linear import NetworkModel
 from ebb_jobs.networks import Network
@@ -23,10 +23,13 @@ def fit(
     network = make()
     warm = _started_from(network, lesson)
     plan, rows = lesson.recipe, len(lesson.training)
-    size = plan.batch_size(rows)
-    pays, why = fitting.bf16_pays(network, lesson.training.inputs, size)
-    precision = "bfloat16" if pays else "float32"
-    lesson.report.decide("precision", precision, why)
+    use = lesson.levers
+    size = max(1, round(plan.batch_size(rows) * use.batch))
+    precision, gain = None if use.bf16 else "float32", None
+    if precision is None:
+        pays, why, gain = fitting.bf16_pays(network, lesson.training.inputs, size)
+        precision = "bfloat16" if pays else "float32"
+        lesson.report.decide("precision", precision, why)
     share = steps * (WARM_SHARE if warm else 1.0)
     planned = fitting.epochs(
         rows,
@@ -35,7 +38,7 @@ def fit(
         at_least=min(plan.min_epochs, 3) if warm else plan.min_epochs,
         at_most=max(3, round(plan.max_epochs * WARM_SHARE)) if warm else plan.max_epochs,
     )
-    rate = peak_rate or plan.peak_rate
+    rate = (peak_rate or plan.peak_rate) * use.rate
     recipe = fitting.Recipe(
         metric=lesson.metric,
         epochs=int(lesson.wanted.get("epochs") or planned),
@@ -47,6 +50,11 @@ def fit(
         rival=lesson.rival,
         budget_s=lesson.budget_s,
         precision=precision,
+        one_cycle=use.one_cycle,
+        channels_last=use.channels_last,
+        growth=use.growing if network.any_size else (),
+        averaging=use.averaging,
+        compiled=use.compiled,
         name=name,
         fingerprint=fingerprints.of(lesson.fingerprint, network.config(), rows, warm),
     )
@@ -56,9 +64,20 @@ def fit(
         lesson.loss,
         lambda current: lesson.score(networks.predict(current, lesson.validation.inputs)),
         recipe,
-        augment=lesson.augment,
+        augment=lesson.augment if use.augmented else None,
         checkpoint=lesson.checkpoints / f"{name}.pt",
         checkpoint_every_s=lesson.checkpoint_every_s,
+    )
+    facts = levers.Facts(
+        image=lesson.training.inputs.ndim == 4,
+        bf16_gain=gain,
+        precision=precision,
+        growth=recipe.growth,
+        planned=recipe.epochs,
+        done=outcome.epochs,
+        stop=outcome.stop,
+        cpu_s=outcome.spent[-1],
+        warm_share=WARM_SHARE if warm else None,
     )
     return Fitted(
         NetworkModel(network),
@@ -71,6 +90,8 @@ def fit(
         precision,
         outcome.resumed_at_epoch,
         warm,
+        [[*seen, spent] for seen, spent in zip(outcome.history, outcome.spent, strict=True)],
+        levers.told(use, facts),
     )
 
 

@@ -56,6 +56,8 @@ class ConvNet(Network):
     picture. Pruning leaves uneven numbers, which is why each block says its own.
     """
 
+    any_size = True
+
     def __init__(
         self,
         shape: Mapping[str, int],

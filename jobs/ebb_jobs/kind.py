@@ -10,7 +10,7 @@ uint8 [rows, height, width, channels], texts as int32 [rows, tokens]: small on d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ebb_jobs.bodies import Body
 from ebb_jobs.dataset import Split
+from ebb_jobs.levers import Levers
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report
 
@@ -49,6 +50,7 @@ class KindRecipe:
     """Students train in bf16 where it pays for the original; not where their steps are too small to gain."""
     pruned_steps: int = 0
     """Steps of fine-tuning after pruning; 0: as many as a student's."""
+    levers: Levers = field(default_factory=Levers)
     calibration_rows: int = 1024
     """Training rows from which static quantization learns its scales."""
 

@@ -22,6 +22,7 @@ from ebb_jobs import distributed, fitting, quality
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import JobError, StoppedError, reason
 from ebb_jobs.kind import Codec, KindRecipe
+from ebb_jobs.levers import Levers
 from ebb_jobs.report import Report, cpu_seconds, write_json
 
 LINEAR, TREES, NETWORK = "linear", "trees", "network"
@@ -73,6 +74,7 @@ class Lesson:
     """What is left of the time for fitting."""
     rival: float | None = None
     """The best quality so far: a rung that will not reach it may end early."""
+    levers: Levers = field(default_factory=Levers)
     previous: Path | None = None
     """The folder of the model to start from, of the same columns and classes."""
 
@@ -106,6 +108,10 @@ class Fitted:
     resumed_at_epoch: int | None = None
     warm: bool = False
     """It began with the weights of the model before it."""
+    history: list[list[float]] = field(default_factory=list)
+    """After each epoch: mean loss, quality on the validation rows, CPU seconds so far."""
+    levers: list[dict[str, str]] = field(default_factory=list)
+    """What made it cheaper, and what each gave; see `levers.told`."""
 
 
 @dataclass(frozen=True)
@@ -271,6 +277,8 @@ def _try(rung: Rung, lesson: Lesson) -> Climbed:
         stop=fitted.stop,
         stopped_because=fitted.stopped_because,
         warm=fitted.warm,
+        history=fitted.history,
+        levers=fitted.levers,
         cpu_seconds=round(cpu_seconds() - cpu, 3),
         seconds=round(time.monotonic() - begun, 3),
     )

@@ -32,6 +32,9 @@ EVALUATION_VALUES = 2**17
 class Network(nn.Module):
     """A network that can be written, read again, exported and compared with others."""
 
+    any_size = False
+    """It takes pictures of any size, not only of the one that it is served."""
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Return what builds an equal network, as JSON: its name in ARCHITECTURES as "architecture", and its shape."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ebb_jobs import (
     gpu,
     kinds,
     ladder,
+    levers,
     networks,
     paths,
     quality,
@@ -71,6 +73,7 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
     metric = quality.choose(schema["task"], shares, wanted.get("metric"))
     report.decide("metric", metric.value, metric.reason)
 
+    use = levers.chosen(kind.recipe.levers, settings.get("levers") or {})
     factors = class_factors(shares, metric.value)
     budget = durations.seconds(wanted.get("max_runtime"))
     lesson = ladder.Lesson(
@@ -81,14 +84,15 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
         recipe=kind.recipe,
         augment=kind.augment,
         metric=metric.value,
-        loss=hard_loss(training, shares, metric.value),
+        loss=hard_loss(training, shares, metric.value, smoothing=use.smoothing),
+        levers=use,
         factors=factors,
         compare=lambda outputs, rows: comparable(outputs, rows, codec),
         wanted=wanted,
         seed=int(settings.get("seed", 7)),
         checkpoints=checkpoints,
         checkpoint_every_s=float(settings.get("checkpoint_every_s", 20)),
-        fingerprint=fingerprint(codec_fingerprint(codec), metric.value, len(training), wanted),
+        fingerprint=fingerprint(codec_fingerprint(codec), metric.value, len(training), wanted, asdict(use)),
         report=report,
         target=wanted.get("target"),
         budget_s=budget * BUDGET_SHARE if budget else None,
@@ -177,7 +181,9 @@ def class_factors(shares: np.ndarray | None, metric: str) -> np.ndarray | None:
     return factors / (factors * shares).sum()
 
 
-def hard_loss(training: Split, shares: np.ndarray | None, metric: str) -> fitting.Loss:
+def hard_loss(
+    training: Split, shares: np.ndarray | None, metric: str, *, smoothing: float = 0.0
+) -> fitting.Loss:
     """Return the loss against the labels; rare classes weigh more when the metric counts classes alike."""
     targets = torch.from_numpy(training.targets)
     if shares is None:
@@ -189,7 +195,8 @@ def hard_loss(training: Split, shares: np.ndarray | None, metric: str) -> fittin
 
     def loss(predicted: Tensor, rows: Tensor) -> Tensor:
         weight = None if weights is None else weights.to(predicted.device)
-        return functional.cross_entropy(predicted, targets[rows].to(predicted.device), weight=weight)
+        truth = targets[rows].to(predicted.device)
+        return functional.cross_entropy(predicted, truth, weight=weight, label_smoothing=smoothing)
 
     return loss
 
