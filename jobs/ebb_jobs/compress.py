@@ -36,7 +36,7 @@ LESSON_SHARE = 0.5
 """Of the original's training work, for each lesson of a student of many rows."""
 SMALL_NETWORKS_OVERHEAD = 3.0
 """A multiplication of a small network takes so many times as long to train as one of a large one: measured, 2 to 4."""
-MOST_EPOCHS = 16
+MOST_EPOCHS = 12
 NEARLY, MOST_LESSONS = 2.0, 4
 """A network that may lose up to so many times what may be lost learns on, in so many lessons in all."""
 PROOF_ROWS = 512

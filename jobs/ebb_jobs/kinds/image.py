@@ -28,7 +28,7 @@ from ebb_jobs.report import Report
 
 STUDENT_SHARES = (1.0, 1.5)
 """Widths to try, as shares of the original's: with half the depth and a quarter of the places, width is cheap."""
-PLAIN_LAYERS = ((1, 2, 1), (2, 2, 1), (2, 2, 2))
+PLAIN_LAYERS = ((2, 2, 1), (2, 2, 2))
 """Layers per stage of students without shortcuts, which run fastest and want many pictures to learn from."""
 MANY_ROWS = 10_000
 FEW_ROWS = 1_000
