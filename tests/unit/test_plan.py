@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from ebb import catalog, images, names, plan
-from ebb.errors import NoFeasibleInstanceError
+from ebb.errors import InvalidSpecError, NoFeasibleInstanceError
 from ebb.plan import Champion
+from ebb.sizing import Data
 from ebb.spec import PipelineSpec
 from worked_run import ARTIFACTS, RUN_ID, STACK, built_plan, facts, load, step_events
 
@@ -99,6 +100,24 @@ def test_the_served_model_is_measured_beside_the_new_ones():
     assert channels(plan["compile"]["request"])["champion"] == "s3://b/old/model.tar.gz"
     told = {"run_id": "older", "metric": "accuracy", "quality": {"validation": 0.9, "test": 0.9}}
     assert settings(plan["compile"]["request"])["champion"] == told
+
+
+ENCRYPTED = "EnableInterContainerTrafficEncryption"
+
+
+def test_several_machines_train_together_and_nothing_else_does():
+    """What they tell each other is encrypted, and each is billed."""
+    made = built_plan(spec=PipelineSpec.model_validate({"train": {"instances": 2}}))
+    train, compress = made["train"]["request"], made["compress"]["request"]
+    told = [(each["ResourceConfig"]["InstanceCount"], each[ENCRYPTED]) for each in (train, compress)]
+    assert told == [(2, True), (1, False)]
+    assert "machines for train" in [each["what"] for each in made["decisions"]]
+
+
+def test_a_script_that_comes_with_the_data_is_not_shared():
+    script = Data(1000, "script")
+    with pytest.raises(InvalidSpecError, match="runs on one"):
+        built_plan(spec=PipelineSpec.model_validate({"train": {"instances": 2}}), data=script)
 
 
 def test_every_choice_says_why():

@@ -56,6 +56,27 @@ def test_spot_capacity_for_a_script_that_promises_no_checkpoints_is_refused_with
     assert parse("train: {spot: true}\n").train.spot, "our own recipes keep checkpoints"
 
 
+def test_several_machines_may_train_a_network():
+    assert parse("train: {instances: 2}\n").train.instances == 2
+    assert parse("train: {instances: 2, rungs: [linear, net]}\n").train.instances == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param("train: {instances: 0}\n", "train.instances", id="none"),
+        pytest.param("train: {instances: 9}\n", "train.instances", id="more than are allowed"),
+        pytest.param("train: {instances: 2, rungs: [trees]}\n", "add one of small-net, net, encoder", id="trees"),
+        pytest.param("task: custom\ntrain: {instances: 2}\n", "of your own runs on one machine", id="a script"),
+        pytest.param("train: {instances: 2, source: s3://bucket/x/train.py}\n", "on one machine", id="a source"),
+    ],
+)
+def test_what_several_machines_cannot_share_is_refused(text, told):
+    with pytest.raises(InvalidSpecError) as refused:
+        parse(text)
+    assert told in str(refused.value)
+
+
 def test_only_rungs_of_the_ladder_may_be_named():
     assert parse("train: {rungs: [linear, trees]}\n").train.rungs == ("linear", "trees")
     with pytest.raises(InvalidSpecError, match="small-net"):

@@ -163,6 +163,20 @@ def _previous(run: RunFacts) -> dict[str, str]:
     return {"previous": str(run.champion.original_uri)} if grows and run.champion else {}
 
 
+def _machines(run: RunFacts) -> int:
+    """Return how many machines train together. Raises: InvalidSpecError when what is trained cannot be shared."""
+    count = sizing.machines("train", run.spec)
+    if count > 1 and sizing.trains_itself(run.spec, run.data):
+        rejection = Rejection(
+            "instances-of-a-script",
+            "train.instances asks for several machines, and a training script of your own runs on one",
+            column="train.instances",
+            remedy="Write instances: 1, or remove it.",
+        )
+        raise InvalidSpecError(rejection)
+    return count
+
+
 def _spot(run: RunFacts) -> tuple[bool, str]:
     """Return whether train and compress take spot capacity, and why: only what keeps checkpoints may."""
     train = run.spec.train
@@ -235,6 +249,7 @@ def _train(run: RunFacts, stack: StackSettings, choice: sizing.Choice, places: _
         channels={"curated": places.curated, "code": stack.jobs_uri + "/"} | _previous(run),
         output_uri=places.stage["train"],
         checkpoint_uri=places.checkpoints("train"),
+        instances=_machines(run),
         settings=_training_settings(run, choice),
         spot=_spot(run)[0],
     )
@@ -403,6 +418,16 @@ def _decisions(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[
                 "reason": "the others finished in an earlier attempt with the same spec, job code and bytes",
                 "numbers": {stage: attempt for stage, attempt in run.finished.items()},
                 "alternatives": [],
+            }
+        )
+    if run.spec.train.instances > 1 and "train" not in run.finished:
+        decisions.append(
+            {
+                "what": "machines for train",
+                "chosen": str(run.spec.train.instances),
+                "reason": "train.instances in the spec; each trains on its share of every batch, with the same result",
+                "numbers": {},
+                "alternatives": ["1, on less energy: what the machines tell each other takes time too"],
             }
         )
     spot, why = _spot(run)

@@ -112,6 +112,8 @@ def stage_fields(
     load = footprint.utilization(cpu_seconds, float(report.get("duration_s") or 0), int(report.get("vcpu") or 0))
     instance_type = resources.get("InstanceType", "")
     used = footprint.of_job(instance_type, duration_s=duration_s, billable_s=billable_s, load=load, region=region)
+    if used and (machines := int(resources.get("InstanceCount") or 1)) > 1:  # billed for each of them
+        used = sum([used] * machines, start=footprint.NOTHING)
     return {
         "attempt": attempt,
         "status": status,

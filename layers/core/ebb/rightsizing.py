@@ -126,7 +126,8 @@ def for_stage(
     assert before is not None  # `read` saw to it
     limit_s = spec.train.max_runtime.total_seconds()
     named = stage in TRAINING and spec.train.instance != "auto"
-    seen = workload(stage, known, last, before, grown, max_runtime_s=limit_s)
+    machines = sizing.machines(stage, spec)
+    seen = workload(stage, known, last, before, grown, max_runtime_s=limit_s, machines=machines)
     workers, wait_s = _workers(last, estimated.instance if named else before, grown)
     fed = replace(seen, wait_s=wait_s)
     allowed = accelerators if stage in TRAINING else ()
@@ -137,9 +138,9 @@ def for_stage(
 
 
 def workload(
-    stage: str, data: Data, last: Measured, before: Instance, grown: float, *, max_runtime_s: float
+    stage: str, data: Data, last: Measured, before: Instance, grown: float, *, max_runtime_s: float, machines: int = 1
 ) -> Workload:
-    """Return the work of the next run: the last one's, as much more as there is more data.
+    """Return the work of each machine of the next run: the last one's, as much more as there is more data.
 
         parallel_share = (1 - compute_s / cpu_s) / (1 - 1 / processors), at least 0
     compute_s is the time that was not spent waiting for data. From one vCPU nothing is learned of that share: the
@@ -148,7 +149,7 @@ def workload(
     """
     share = sizing.workload(stage, data, max_runtime_s=max_runtime_s).parallel_share
     compute_s = max(1e-9, last.duration_s - last.wait_s)
-    cpu_s, processors = last.cpu_s, float(last.vcpu)
+    cpu_s, processors = last.cpu_s / last.instances, last.vcpu / last.instances
     device = before.accelerator
     if device is not None:
         load = UNKNOWN_LOAD if last.gpu_share is None else last.gpu_share
@@ -157,7 +158,7 @@ def workload(
     if processors > 1 and cpu_s > 0:
         share = min(MOST_PARALLEL, max(0.0, (1 - compute_s / cpu_s) / (1 - 1 / processors)))
     return Workload(
-        cpu_s=cpu_s * grown,
+        cpu_s=cpu_s * grown * last.instances / machines,
         memory_gib=BASE_MEMORY_GIB + last.peak_memory_gib * MEMORY_HEADROOM * max(1.0, grown),
         parallel_share=share,
         max_runtime_s=max_runtime_s,

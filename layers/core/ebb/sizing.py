@@ -173,6 +173,11 @@ def volume_gib(data: Data) -> int:
     return _BASE_VOLUME_GIB + math.ceil(_VOLUME_FACTOR * most / 1024**3)
 
 
+def machines(stage: str, spec: PipelineSpec) -> int:
+    """Return how many machines share the work of a stage; memory and what is expected are each one's."""
+    return spec.train.instances if stage == "train" else 1
+
+
 def trains_itself(spec: PipelineSpec, data: Data) -> bool:
     """Tell whether a script of the user's own trains."""
     return bool(spec.asks_for_script) or _kind(replace(data, task=data.task or spec.task)) == "script"
@@ -337,6 +342,7 @@ def for_stage(
     trains = stage in TRAINING
     known = replace(data, task=data.task or spec.task)
     work = workload(stage, known, max_runtime_s=spec.train.max_runtime.total_seconds())
+    work = replace(work, cpu_s=work.cpu_s / machines(stage, spec))
     asked = spec.train.instance
     if asked == "auto" or not trains:
         return choose(stage, work, accelerators=accelerators if trains else ())

@@ -27,6 +27,8 @@ TASKS = ("tabular-classification", REGRESSION, IMAGES, TEXTS, CUSTOM)
 ENTRY_POINT = "train.py"
 # The recipes of the jobs' ladder, from the cheapest to the dearest; not every kind of data has each.
 RUNGS = ("linear", "trees", "small-net", "net", "encoder")
+NETWORK_RUNGS = ("small-net", "net", "encoder")  # what several machines can train together
+MOST_INSTANCES = 8  # beyond that their shares of a batch become too small to gain anything
 # Train and compress get their part of the spec in one SageMaker hyperparameter of 2,500 characters.
 HYPERPARAMETERS_MAX_CHARS = 1_500
 CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "auc", "roc_auc", "log_loss")
@@ -112,7 +114,8 @@ class TrainSpec(_Part):
 
     `source`, `entry_point` and `hyperparameters` are for the task custom: where the user's script lies when it does not
     come with the data, its file, and what it is called with; `checkpoints` says that it writes and reads checkpoints.
-    `rungs` names the recipes that may be tried, cheapest first; all of the kind's when it is silent.
+    `rungs` names the recipes that may be tried, cheapest first; all of the kind's when it is silent. With more than one
+    of `instances` they train a network together, each on its share of every batch; no other recipe is tried then.
     """
 
     metric: Annotated[str | None, _one_of((*CLASSIFICATION_METRICS, *REGRESSION_METRICS))] = None
@@ -120,6 +123,7 @@ class TrainSpec(_Part):
     max_runtime: Annotated[Duration, Field(ge=timedelta(minutes=1), le=timedelta(days=5))] = timedelta(hours=1)
     spot: bool = True
     instance: str = "auto"
+    instances: int = Field(default=1, ge=1, le=MOST_INSTANCES)
     epochs: int | None = Field(default=None, ge=1, le=10_000)
     rungs: tuple[Annotated[str, _one_of(RUNGS)], ...] | None = Field(default=None, min_length=1, max_length=len(RUNGS))
     checkpoints: bool = False
@@ -351,6 +355,29 @@ class PipelineSpec(_Part):
                 "spot capacity can be taken back at any moment, and a script without checkpoints then begins anew; let "
                 "it write to SM_CHECKPOINT_DIR and read from there when it starts, and say checkpoints: true; or write "
                 "spot: false",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _instances_share_a_network(self) -> "PipelineSpec":
+        """Refuse several machines for what only one of them could do."""
+        train = self.train
+        if train.instances == 1:
+            return self
+        place = ("train", "instances")
+        if self.task == CUSTOM or self.asks_for_script:
+            raise spec_text.misplaced(
+                place, "a training script of your own runs on one machine; remove it, or write instances: 1"
+            )
+        if train.rungs is not None and not set(train.rungs) & set(NETWORK_RUNGS):
+            raise spec_text.misplaced(
+                place,
+                f"several machines train networks only, and train.rungs names none; add one of "
+                f"{', '.join(NETWORK_RUNGS)}, or write instances: 1",
+            )
+        if train.tune is not None:
+            raise spec_text.misplaced(
+                place, "the fits of a search take one machine each; write train.tune or instances, not both"
             )
         return self
 
