@@ -39,7 +39,9 @@ SMALL_NETWORKS_OVERHEAD = 3.0
 MOST_EPOCHS = 12
 NEARLY, MOST_LESSONS = 2.0, 4
 """A network that may lose up to so many times what may be lost learns on, in so many lessons in all."""
-PROOF_ROWS = 512
+PROOF_ROWS, LEAST_ROWS, MOST_WORK = 512, 128, 1e11
+"""Rows on which an export is proven equal; of these, and of those that calibrate, fewer where they would multiply more
+numbers than MOST_WORK, which takes some seconds."""
 NOT_FOR = {
     "linear": {
         "distill": "the original is linear: no network answers with less",
@@ -123,13 +125,22 @@ def compress(
         told = f"as trained: {trained['described']}" if name == "original" and trained.get("described") else ""
         exported_well = bench.attempt(name, chain, partial(bench.export, name, source, chain, told))
         if exported_well and "quantize" in wanted and name not in below:
-            bench.quantize(name, calibration, [*chain, "quantize"])
+            bench.quantize(name, _affordable(source, calibration, len(calibration)), [*chain, "quantize"])
     report.fields.update(
         metric=trained["metric"],
         candidates=bench.candidates,
         search=workshop.told() if workshop else None,
         skipped=[{"what": what, "reason": why} for what, why in bench.skipped(wanted).items()],
     )
+
+
+def _affordable(network: Network | Path, inputs: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many rows, evenly picked; fewer where the network does much work for each."""
+    if not isinstance(network, Path) and len(inputs):
+        most = min(most, max(LEAST_ROWS, int(MOST_WORK / max(1, fitting.multiplications(network, inputs)))))
+    if most >= len(inputs):
+        return inputs
+    return inputs[np.linspace(0, len(inputs) - 1, most).astype(np.intp)]
 
 
 def _rungs(original: Path) -> dict[str, tuple[Network | Path, list[str]] | None]:
@@ -504,7 +515,7 @@ class _Bench:
         export.to_onnx(source, file, self.training.inputs)
         if chain:  # what it answers in eager PyTorch is what the same small network takes without the runtime
             networks.save(source, file.with_name(WEIGHTS))
-        difference = export.verify(source, file, self.validation.inputs[:PROOF_ROWS])
+        difference = export.verify(source, file, _affordable(source, self.validation.inputs, PROOF_ROWS))
         self._list(name, source.parameter_count(), f"ONNX differs from PyTorch by at most {difference:.1e}", chain)
         return True
 

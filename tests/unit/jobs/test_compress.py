@@ -99,3 +99,15 @@ def test_a_step_is_taken_when_the_budget_holds_it(monkeypatch, left, holds):
     looking = search.Search(search.Budget(10.0, begun=0.0), network(64), INPUTS)
     monkeypatch.setattr(search, "cpu_seconds", lambda: 10.0 - left)
     assert looking.holds(1.0) is holds
+
+
+def test_fewer_rows_prove_and_calibrate_where_each_is_much_work(monkeypatch, tmp_path):
+    rows = np.arange(4000, dtype=np.float32).reshape(400, 10)
+    assert len(compress._affordable(network(16), rows, 300)) == 300
+    monkeypatch.setattr(compress, "MOST_WORK", 200 * search.Work.of(network(16), rows).multiplications)
+    picked = compress._affordable(network(16), rows, 300)
+    assert (len(picked), picked[0, 0], picked[-1, 0]) == (200, rows[0, 0], rows[-1, 0])
+    monkeypatch.setattr(compress, "MOST_WORK", 1.0)
+    assert len(compress._affordable(network(16), rows, 300)) == compress.LEAST_ROWS
+    assert len(compress._affordable(tmp_path, rows, 300)) == 300
+    assert len(compress._affordable(network(16), rows[:0], 300)) == 0
