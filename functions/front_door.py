@@ -129,6 +129,8 @@ def _standing(asked: Asked, desk: Desk, ticket: Waiting) -> dict[str, Any]:
             return door.of_large_answer(ticket.name, ended, desk.box.download_url(ended))
         return door.of_reply(Reply(desk.box.body(ended), ended.content_type, ended.headers), ticket.address)
     address = None if ended else desk.book.address(ticket.address)
+    if address and not handed:
+        desk.hurry(ticket, address)
     return door.of_ticket(ticket, ended, address, asked.now, handed=handed)
 
 

@@ -81,10 +81,10 @@ class Street:
         for state in states:
             self.change(address.address, state)
 
-    def change(self, name: str, to: str, **fields: Any) -> None:
-        found = self.book.address(name)
+    def change(self, name: str, to: str, ago: timedelta = timedelta(0), **fields: Any) -> None:
+        found, moment = self.book.address(name), datetime.now(UTC) - ago
         request = addresses.change(
-            name, expected=found.state, generation=found.generation, to=to, now=datetime.now(UTC), fields=fields
+            name, expected=found.state, generation=found.generation, to=to, now=moment, fields=fields
         )
         assert self.book.apply(request)
 
@@ -845,6 +845,34 @@ def test_a_fault_of_ebb_says_under_which_id_it_is_logged(street: Street, monkeyp
     found = street.ask()
     assert (found.status, found.told["code"]) == (500, "internal")
     assert street.context.aws_request_id in found.told["message"]
+
+
+@pytest.mark.parametrize("hidden_s", [540, 60], ids=["its delivery was killed", "it waits for its next look"])
+def test_what_is_out_of_sight_while_its_endpoint_is_awake_is_queued_again_for_who_asks_for_it(street: Street, hidden_s):
+    street.serve(PETS, "falling-asleep", "asleep")
+    ticket = street.ask(b"cat", age=timedelta(minutes=2))
+    where = ticket.headers["location"]
+    street.sqs.receive_message(QueueUrl=street.url("requests"), VisibilityTimeout=hidden_s)
+    street.change("ebb-pets", "waking", ago=timedelta(minutes=1))
+    assert (street.look(where).status, street.deliver()) == (202, 0), "not before it is awake"
+    street.change("ebb-pets", "awake", ago=tickets.OVERDUE_AFTER + timedelta(seconds=2))
+    street.endpoints.behind = up("ebb-pets--realtime")
+    assert [street.look(where).status for _ in range(3)] == [202] * 3
+    assert len(street.sqs.receive_message(QueueUrl=street.url("requests"), MaxNumberOfMessages=10, VisibilityTimeout=0)
+               ["Messages"]) == 1, "once a minute"  # fmt: skip
+    street.deliver()
+    assert (street.look(where).status, street.look(where).body) == (200, b"answer to cat")
+    assert len(street.endpoints.asked) == 1
+
+
+def test_what_is_on_its_way_is_not_queued_again(street: Street):
+    street.serve(PETS, "falling-asleep", "asleep")
+    ticket = street.ask(b"cat", age=timedelta(minutes=2))
+    street.sqs.receive_message(QueueUrl=street.url("requests"), VisibilityTimeout=60)
+    street.change("ebb-pets", "waking")
+    street.change("ebb-pets", "awake")
+    assert street.look(ticket.headers["location"]).status == 202
+    assert "Messages" not in street.sqs.receive_message(QueueUrl=street.url("requests"))
 
 
 def test_looking_at_a_ticket_changes_nothing(street: Street):

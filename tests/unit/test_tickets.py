@@ -50,6 +50,22 @@ def test_where_a_ticket_stands(ended, address, after, state):
     assert tickets.state(ended, ASKED, address, NOW + after) == state
 
 
+@pytest.mark.parametrize(
+    ("address", "after", "turn"),
+    [
+        pytest.param(_address("awake"), timedelta(seconds=14), None, id="it is on its way"),
+        pytest.param(_address("awake"), timedelta(seconds=15), 0, id="it should have been there"),
+        pytest.param(_address("awake"), timedelta(seconds=74), 0, id="not again within the minute"),
+        pytest.param(_address("awake"), timedelta(seconds=75), 1, id="again in the next one"),
+        pytest.param(_address("awake", -timedelta(minutes=5)), timedelta(minutes=5), None, id="just woken up"),
+        pytest.param(_address("waking", timedelta(hours=1)), timedelta(minutes=9), None, id="nobody could answer it"),
+        pytest.param(_address("awake"), timedelta(hours=1), None, id="over its time: the delivery ends it"),
+    ],
+)
+def test_when_a_request_is_overdue(address, after, turn):
+    assert tickets.overdue_turn(ASKED, address, NOW + after) == turn
+
+
 def test_an_answer_that_is_written_elsewhere_does_not_expire_here():
     assert tickets.state(None, ASKED, None, NOW + timedelta(days=1), elsewhere=True) == "queued"
 

@@ -5,11 +5,14 @@ A ticket is three kinds of object in the artifact bucket, each written once and 
     requests/<address>/<id>             the payload, byte for byte
     requests/<address>/<id>.json        what was asked and until when (`Waiting`)
     requests/<address>/<id>.async.json  where SageMaker's own queue will put the answer (`HandedOver`); async only
+    requests/<address>/<id>.late-<n>    that the request was queued once more, in the n-th minute after it was overdue
     answers/<address>/<id>.out          the answer, byte for byte; what an async endpoint writes has a name of its own
     answers/<address>/<id>.json         how it ended (`Ended`): the ticket is answered, failed or expired
 
 A message in the requests queue names the ticket; it is deleted only after `Ended` has been written. So each ticket ends
-in a record, whatever is delivered twice.
+in a record, whatever is delivered twice. A message may be out of sight when its endpoint is awake: because it waits for
+its next look, or because the delivery that had it was killed, for the nine minutes of the queue's visibility timeout.
+Whoever asks for the ticket then has it queued once more.
 """
 
 import hashlib
@@ -32,6 +35,10 @@ State = Literal["queued", "waking", "answered", "failed", "expired"]
 # an hour of waiting costs some ninety looks.
 FIRST_PAUSE_S = 2
 LONGEST_PAUSE_S = 60
+# An endpoint that is awake answers what waits within seconds. Longer than most models take: one that is slower may be
+# asked twice by a request that waited, as by any message that SQS delivers twice.
+OVERDUE_AFTER = timedelta(seconds=15)
+QUEUED_AGAIN_EVERY = timedelta(minutes=1)
 # A failed wake has tried every instance type of its list; capacity does not come back within seconds.
 WAKE_AGAIN_AFTER = timedelta(minutes=5)
 # Whoever puts an endpoint to sleep or wakes it changes its state within seconds, unless it waits for instances; so only
@@ -112,6 +119,11 @@ def handed_over_key(address: str, ticket: str) -> str:
     return f"requests/{address}/{ticket}.async.json"
 
 
+def late_key(address: str, ticket: str, turn: int) -> str:
+    """Return the key of the note that a request was queued once more."""
+    return f"requests/{address}/{ticket}.late-{turn}"
+
+
 def ended_key(address: str, ticket: str) -> str:
     """Return the key of how a ticket ended."""
     return f"answers/{address}/{ticket}.json"
@@ -159,6 +171,14 @@ def state(
 def deadline(address: Address, now: datetime) -> datetime:
     """Return until when a request that comes now may wait."""
     return now + timedelta(seconds=address.policy.queue_for_s)
+
+
+def overdue_turn(waiting: Waiting, address: Address, now: datetime) -> int | None:
+    """Return in which minute a request is overdue that an awake endpoint has not answered, None when it is not."""
+    if address.state != addresses.AWAKE or now >= waiting.deadline:
+        return None
+    late = now - max(waiting.asked_at, address.changed_at or waiting.asked_at) - OVERDUE_AFTER
+    return late // QUEUED_AGAIN_EVERY if late >= timedelta(0) else None
 
 
 def next_look_s(waited: timedelta) -> int:

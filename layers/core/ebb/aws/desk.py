@@ -133,6 +133,19 @@ class Desk:
         handed = self.box.handed_over(asked)
         return (self.box.settled(handed, asked) if handed else None), handed
 
+    def hurry(self, asked: Waiting, address: Address) -> bool:
+        """Queue a request once more that its endpoint should have answered by now, at most once a minute.
+
+        Its message is out of sight: it waits for its next look, or the delivery that had it was killed. Whichever of
+        two messages comes first answers the ticket, the other one finds it answered.
+        """
+        turn = tickets.overdue_turn(asked, address, self.book.now)
+        if turn is None or not self.box.take_late_turn(asked, turn):
+            return False
+        self.queue.send(asked)
+        logger.warning("overdue", extra={"ticket": asked.name, "turn": turn})
+        return True
+
     def end(self, asked: Waiting, given: Reply | Refusal, now: datetime) -> None:
         """Record what an endpoint answered."""
         if isinstance(given, Refusal):

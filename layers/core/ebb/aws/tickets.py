@@ -61,6 +61,11 @@ class Box:
         key = tickets.handed_over_key(asked.address, asked.id)
         storage.write(self._bucket, key, handed.model_dump_json().encode(), content_type=_JSON)
 
+    def take_late_turn(self, asked: Waiting, turn: int) -> bool:
+        """Note that a request is queued once more in this turn; return False when it has been."""
+        key = tickets.late_key(asked.address, asked.id, turn)
+        return storage.write_once(self._bucket, key, b"", content_type=_JSON)
+
     def end(self, address: str, ticket: str, ended: Ended, body: bytes | None = None) -> bool:
         """Record how a ticket ended; return False when it had ended before: what is recorded stays."""
         if body is not None:
