@@ -23,6 +23,7 @@ JOBS := .venvs/jobs/.installed
 SERVE := .venvs/serve/.installed
 LAMBDA := .venvs/lambda/.installed
 JOBS_TEST := .venvs/jobs-test/.installed
+SPARK := .venvs/spark/.installed
 BENCH := .venvs/bench/.installed
 QUALITY := .venvs/quality/.installed
 
@@ -31,7 +32,7 @@ QUALITY := .venvs/quality/.installed
 demo: setup ## Embedded cloud, a real data set, a served model, what it cost (a second call skips what is done)
 	@$(EBB) demo
 
-test: setup $(DEV) $(JOBS_TEST) ## The whole suite: unit, jobs, integration, infrastructure, contract, end-to-end
+test: setup $(DEV) $(JOBS_TEST) $(SPARK) ## The whole suite: unit, jobs, integration, infrastructure, contract, end-to-end
 	@$(BIN)/python tools/run_tests.py
 
 ##@ The embedded cloud
@@ -42,6 +43,8 @@ up: setup ## Start it on loopback and deploy template.yaml to it, unmodified
 down: ## Stop it and every process that it started
 	@test ! -x $(EBB) || $(EBB) down
 
+spark: $(SPARK) ## Install Spark and its Java (400 MB), on which the embedded cloud runs `process: {engine: spark}`
+
 ##@ AWS
 
 deploy: $(CONTROL) ## sam build and sam deploy to the account of the current AWS credentials (samconfig.toml)
@@ -49,7 +52,7 @@ deploy: $(CONTROL) ## sam build and sam deploy to the account of the current AWS
 	$(BIN)/sam deploy
 
 # make conformance, then make conformance PROFILE=name COST_CAP_USD=20 [REGION=name] against an account
-conformance: setup $(DEV) ## The end-to-end tests against either cloud, and what differs (PROFILE=, COST_CAP_USD=)
+conformance: setup $(DEV) $(SPARK) ## The end-to-end tests against either cloud, and what differs (PROFILE=, COST_CAP_USD=)
 	@$(BIN)/python tools/conformance.py $(if $(PROFILE),--profile $(PROFILE)) $(if $(REGION),--region $(REGION)) \
 	  $(if $(COST_CAP_USD),--cost-cap-usd $(COST_CAP_USD)) $(CONFORMANCE_ARGS)
 
@@ -70,6 +73,9 @@ bench-quality: setup $(QUALITY) ## The shipped models' test quality against tune
 bench-inference: setup ## The shipped models against eager PyTorch: images, a table, texts (BENCH_ARGS="--seeds 3")
 	@$(BIN)/python benchmarks/inference.py $(BENCH_ARGS)
 
+bench-train: setup ## The CPU-seconds that training takes to be as accurate as the plain recipe (TRAIN_ARGS="--seeds 1")
+	@$(BIN)/python benchmarks/train.py $(TRAIN_ARGS)
+
 bench-process: $(JOBS) $(BENCH) ## A 1.2 GB CSV: Ebb's processing against bare DuckDB and pandas, with memory
 	@$(BIN)/python benchmarks/process.py $(PROCESS_ARGS)
 
@@ -78,12 +84,12 @@ bench-process: $(JOBS) $(BENCH) ## A 1.2 GB CSV: Ebb's processing against bare D
 setup: $(CONTROL) ## Install the four environments that `ebb` and the embedded cloud use
 	@$(MAKE) -j3 $(JOBS) $(SERVE) $(LAMBDA)
 
-dev: setup $(DEV) $(JOBS_TEST) ## Install what the tests and the linters need as well
+dev: setup $(DEV) $(JOBS_TEST) $(SPARK) ## Install what the tests and the linters need as well
 
-test-unit: $(DEV) $(JOBS) $(JOBS_TEST) ## The quick tests: pure functions and job scripts
+test-unit: $(DEV) $(JOBS) $(JOBS_TEST) $(SPARK) ## The quick tests: pure functions and job scripts
 	@$(BIN)/python tools/run_tests.py unit jobs
 
-test-e2e: setup $(DEV) ## The end-to-end tests on an embedded cloud of their own
+test-e2e: setup $(DEV) $(SPARK) ## The end-to-end tests on an embedded cloud of their own
 	@$(BIN)/python tools/run_tests.py e2e
 
 lint: $(DEV) ## ruff, the formatting, and `sam validate --lint`
@@ -160,6 +166,12 @@ $(JOBS_TEST): requirements/jobs-test.txt | $(CONTROL)
 	@$(PIP) install --upgrade --target $(@D) -r $<
 	@touch $@
 
+# Spark, beside the jobs environment as well; the demo needs none
+$(SPARK): requirements/spark.txt | $(CONTROL)
+	@echo "installing .venvs/spark: what Glue brings (Spark, Java)"
+	@$(PIP) install --upgrade --target $(@D) -r $<
+	@touch $@
+
 # What the benchmarks compare with
 $(BENCH): requirements/bench.txt | $(CONTROL)
 	@$(call environment,$@)
@@ -170,4 +182,4 @@ define environment
 test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 endef
 
-.PHONY: demo test up down deploy conformance simulate bench-process bench-sweep bench-wake bench-quality bench-inference setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down spark deploy conformance simulate bench-process bench-sweep bench-wake bench-quality bench-inference bench-train setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help

@@ -135,7 +135,7 @@ def texts(curated: Path, schema: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     found: dict[str, Any] = {"texts": {}, "categories": []}
     truth = {}
     for split in SPLITS:
-        source = f"read_parquet('{curated / f'{split}.parquet'}')"
+        source = f"read_parquet('{curated / f'{split}.parquet' / '*'}')"
         rows = duckdb.sql(f'SELECT "{column}", "{target}" FROM {source}').fetchall()
         found["texts"][split] = [text or "" for text, _ in rows]
         truth[split] = [label for _, label in rows]

@@ -1,9 +1,11 @@
 """Lambda: a CloudFormation custom resource that puts code, named after its content, where jobs and builds read it."""
 
 import hashlib
+import io
 import json
 import os
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +56,27 @@ def job_files() -> dict[str, bytes]:
 
 
 def publish_jobs(files: dict[str, bytes], bucket: str) -> dict[str, str]:
-    """Write the files below `jobs/<hash of all of them>/` and return where that is. A repeat writes the same again."""
+    """Write the files below `jobs/<hash of all of them>/` and return where that is. A repeat writes the same again.
+
+    Glue takes a package as a zip only: `jobs/<hash>.zip`, beside the folder that SageMaker's jobs read.
+    """
     digest = hashlib.sha256()
     for path, body in sorted(files.items()):
         digest.update(f"{path}\0{len(body)}\0".encode() + body)
     name = digest.hexdigest()[:16]
     for path, body in files.items():
         storage.write(bucket, f"jobs/{name}/{path}", body, content_type="text/x-python")
+    storage.write(bucket, f"jobs/{name}.zip", zipped(files), content_type="application/zip")
     return {"JobsUri": f"s3://{bucket}/jobs/{name}"}
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """Return the files as a zip that depends on nothing but them."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, body in sorted(files.items()):
+            archive.writestr(zipfile.ZipInfo(path), body, zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
 
 
 def publish_contexts(containers: Path, bucket: str) -> dict[str, str]:

@@ -45,6 +45,7 @@ STACK = StackSettings(
     notifications_topic_arn=f"arn:aws:sns:{REGION}:{ACCOUNT}:ebb-notifications",
     ledger_table=LEDGER,
     images_project="ebb-images",
+    glue_security_configuration="ebb",
     jobs_context_uri=f"s3://{ARTIFACTS}/images/jobs/77b2d1",
     serve_context_uri=f"s3://{ARTIFACTS}/images/serve/0f3a9c",
 )

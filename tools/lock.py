@@ -52,7 +52,8 @@ def main() -> None:
     control_lock = write("control.txt", control)
     dev = resolve(project["dependencies"] + extras["dev"], control_lock)
     write("dev.txt", {name: pin for name, pin in dev.items() if name not in control}, on_top_of="control.txt")
-    write("jobs-test.txt", resolve(extras["jobs-test"]))
+    for name in ("jobs-test", "spark"):
+        write(f"{name}.txt", resolve(extras[name]))
     # What AWS's Python runtimes hold besides the standard library.
     boto3 = next(item for item in project["dependencies"] if item.startswith("boto3=="))
     write("lambda.txt", resolve([boto3], control_lock))

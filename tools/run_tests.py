@@ -31,14 +31,14 @@ class Group:
     name: str
     arguments: tuple[str, ...]
     python: Path = CONTROL_PYTHON
-    overlay: Path | None = None
+    overlay: tuple[Path, ...] = ()
     waits: bool = False
     """Whether it waits more than it computes: such a group runs in a lane of its own."""
 
 
 GROUPS = (
     Group("unit", ("tests/unit", "--ignore=tests/unit/jobs")),
-    Group("jobs", ("tests/unit/jobs",), JOBS_PYTHON, ROOT / ".venvs/jobs-test"),
+    Group("jobs", ("tests/unit/jobs",), JOBS_PYTHON, (ROOT / ".venvs/jobs-test", ROOT / ".venvs/spark")),
     Group("integration", ("tests/integration",)),
     Group("infrastructure", ("tests/infrastructure",)),
     Group("contract", ("tests/contract",), waits=True),
@@ -70,7 +70,7 @@ def run(group: Group, *, shown_at_once: bool) -> Result:
     # What the tests start again and again (the command line, the server) is compiled once, as where people use it.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     if group.overlay:
-        environment["PYTHONPATH"] = str(group.overlay)
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, group.overlay))
     title = f"\n==== {group.name}: {' '.join(group.arguments)}"
     print(title if shown_at_once else f"{title} (begun)", flush=True)
     started = time.monotonic()

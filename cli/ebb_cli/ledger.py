@@ -28,7 +28,7 @@ RUN_FIELDS = (
 )  # fmt: skip
 STAGE_FIELDS = (
     "stage", "status", "attempt", "earlier_attempts", "duration_s", "billable_s", "cpu_seconds", "utilisation",
-    "instance_type", "job_name", "started_at", "ended_at", "footprint", "artifacts", "report",
+    "dpu_hours", "instance_type", "job_name", "started_at", "ended_at", "footprint", "artifacts", "report",
 )  # fmt: skip
 LISTS = ("sources", "stages", "candidates")
 

@@ -60,7 +60,7 @@ def read_columns(curated: Path, split: str, names: list[str], *, limit: int | No
 
 
 def file_of(curated: Path, split: str) -> str:
-    """Return a split's file, or what matches the parts that Spark wrote of it, whose names are in order."""
+    """Return what matches the parts of a split, whose names are in order; its file where an older run wrote one."""
     place = curated / f"{split}.parquet"
     return str(place / "*.parquet" if place.is_dir() else place)
 

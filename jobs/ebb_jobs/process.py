@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ebb_jobs import infer, paths, process_custom, process_drop, process_images, process_tables
+from ebb_jobs.process_split import SPLITS
 from ebb_jobs.rejection import RejectedError
 from ebb_jobs.report import Report
 
@@ -23,6 +24,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as work:
             process(paths.channel("process", "data"), curated, settings, report, Path(work))
+        into_folders(curated)
         report.fields.update(status="finished", rejection=None)
     except RejectedError as rejected:
         shutil.rmtree(curated)
@@ -44,3 +46,13 @@ def process(data: Path, curated: Path, settings: dict[str, Any], report: Report,
         process_images.process(drop, curated, spec, report, work)
     else:
         process_tables.process(drop.folder, drop.files, curated, spec, report, work)
+
+
+def into_folders(curated: Path) -> None:
+    """Put the file of each split into a folder of its name, as Spark writes it: a table of a catalog is a folder."""
+    for split in SPLITS:
+        file = curated / f"{split}.parquet"
+        if file.is_file():
+            aside = file.rename(curated / "part-0.parquet")
+            file.mkdir()
+            aside.rename(file / aside.name)

@@ -55,14 +55,17 @@ def verify(folder: Path, expected: dict[str, str]) -> None:
                 Rejection("deleted", f"{key} was deleted before it was read", file=key, remedy="Drop the file again.")
             )
         if SHA256.fullmatch(digest or "") and _sha256(file) != digest:
-            raise RejectedError(
-                Rejection(
-                    "changed",
-                    f"{key} was changed while it was being read",
-                    file=key,
-                    remedy="Drop the file again; the newer upload starts its own run.",
-                )
-            )
+            raise RejectedError(changed(key))
+
+
+def changed(key: str) -> Rejection:
+    """Return the rejection for a file that is another one than when the run was planned."""
+    return Rejection(
+        "changed",
+        f"{key} was changed while it was being read",
+        file=key,
+        remedy="Drop the file again; the newer upload starts its own run.",
+    )
 
 
 def read(data: Path, spec: dict[str, Any], work: Path) -> Drop:

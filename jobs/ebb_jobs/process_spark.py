@@ -1,6 +1,6 @@
 """Stage `process` on Spark, for tables that outgrow one machine: the script of the Glue job, and of its tests.
 
-    process_spark.py --manifest URI --curated URI --report URI --work URI --settings JSON
+    process_spark.py --manifest URI --sources URI --curated URI --report URI --work URI --settings JSON
 
 It runs the program of `process_tables` on Spark: what it writes is what DuckDB would have written, except that each
 split is a folder of Parquet parts. Files are read and written by Spark alone, so that every URI it knows will do. A
@@ -22,12 +22,14 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StringType, StructField, StructType
 
-from ebb_jobs import infer, precheck, process_tables, refusals, spark_sql, tables
+from ebb_jobs import infer, precheck, process_drop, process_tables, refusals, spark_sql, tables
 from ebb_jobs.rejection import RejectedError
 from ebb_jobs.report import Report
 from ebb_jobs.sql import literal, quote
 
 HEAD_BYTES = 2**20
+OF_ONE_PROCESS = ("cpu_seconds", "vcpu", "peak_rss_mib")
+"""What a report counts of this process alone, which is not where Spark works."""
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 """What Spark reads where bytes are no UTF-8."""
 
@@ -50,16 +52,18 @@ class Head(NamedTuple):
 def main(arguments: Sequence[str]) -> None:
     """Process the files that the arguments name; a rejection is a good end of the job and is told in the report."""
     parser = argparse.ArgumentParser()
-    for name in ("manifest", "curated", "report", "work", "settings"):
+    for name in ("manifest", "sources", "curated", "report", "work", "settings"):
         parser.add_argument(f"--{name}", required=True)
     told, _ = parser.parse_known_args(arguments)  # Glue adds arguments of its own
     settings = json.loads(told.settings)
     session = session_of()
     report = Report("process")
     try:
+        uris = listed(read_text(session, told.manifest))
+        verify(session, uris, json.loads(read_text(session, told.sources)))
         process(
             session,
-            listed(read_text(session, told.manifest)),
+            uris,
             told.curated,
             settings.get("spec") or {},
             report,
@@ -72,6 +76,8 @@ def main(arguments: Sequence[str]) -> None:
     finally:
         _remove(session, told.work)
     document = report.as_dict() | {"engine": f"Spark {session.version}"}
+    for name in OF_ONE_PROCESS:
+        del document[name]
     write_text(session, f"{told.report.rstrip('/')}/metrics.json", json.dumps(document, indent=1, allow_nan=False))
 
 
@@ -145,6 +151,23 @@ def listed(manifest: str) -> list[str]:
     """
     first, *names = json.loads(manifest)
     return [first["prefix"] + name for name in names]
+
+
+def verify(session: SparkSession, uris: Sequence[str], digests: dict[str, str]) -> None:
+    """Raise RejectedError when a file is not the one whose SHA-256 the run was planned with; the driver reads it."""
+    for uri in uris:
+        key = uri.removeprefix("s3://").partition("/")[2]
+        digest = digests.get(key) or ""
+        if not process_drop.SHA256.fullmatch(digest):
+            continue  # a large object is known by its checksum in S3
+        system, path = _place(session, uri)
+        stream = system.open(path)
+        try:
+            found = session.sparkContext._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream)
+        finally:
+            stream.close()
+        if found != digest:
+            raise RejectedError(process_drop.changed(key))
 
 
 def read_text(session: SparkSession, uri: str) -> str:

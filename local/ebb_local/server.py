@@ -115,12 +115,13 @@ def _serve(home: Home, door: socket.socket) -> None:
     from hypercorn.config import Config
     from ministack import app
 
-    from ebb_local import builds, control, gaps, persistence, sagemaker, scaling, shutdown
+    from ebb_local import builds, control, gaps, glue, persistence, sagemaker, scaling, shutdown
 
     gaps.install()
     sagemaker.install()
     scaling.install()
     builds.install()
+    glue.install()
     control.install(home, port)
     config = Config()
     config.bind = [f"fd://{door.detach()}"]

@@ -82,7 +82,7 @@ def test_a_build_reads_its_context_and_pushes_to_the_two_repositories_only():
     assert reading.resources == [{"Fn::Sub": "${ArtifactBucket.Arn}/images/*"}]
 
 
-def test_roles_are_passed_only_to_sagemaker_and_only_from_this_stack():
+def test_roles_are_passed_only_to_sagemaker_and_glue_and_only_from_this_stack():
     passing = [each for each in ALLOWING if "iam:PassRole" in each.actions]
     assert {each.where for each in passing} == {
         "RunPipelineStateMachineRole",
@@ -92,7 +92,8 @@ def test_roles_are_passed_only_to_sagemaker_and_only_from_this_stack():
         "JobBoundary",  # a load test's role hands itself to the endpoints that it makes
     }
     for each in passing:
-        assert each.body["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+        service = "glue" if "-*-spark" in str(each.body["Resource"]) else "sagemaker"
+        assert each.body["Condition"] == {"StringEquals": {"iam:PassedToService": f"{service}.amazonaws.com"}}
         (resource,) = each.resources
         assert ":role/${AWS::StackName}/" in resource["Fn::Sub"]
 

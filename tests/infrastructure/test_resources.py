@@ -155,7 +155,7 @@ def test_a_good_upload_survives_throttling_and_a_poisoned_one_is_seen_within_min
 def test_logs_are_encrypted_and_forgotten():
     groups = project.resources("AWS::Logs::LogGroup")
     users = project.resources("AWS::Serverless::Function", "AWS::Serverless::StateMachine", "AWS::CodeBuild::Project")
-    assert set(groups) == {f"{name}LogGroup" for name in users}
+    assert set(groups) == {f"{name}LogGroup" for name in [*users, "SparkOutput", "SparkError"]}
     for each in groups.values():
         assert each["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
         assert each["Properties"]["KmsKeyId"] == KEY

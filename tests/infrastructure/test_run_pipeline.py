@@ -47,9 +47,13 @@ class World:
         needed: tuple[str, ...] = STAGES,
         images: tuple[str, ...] = (),
         deploy: Any = "yes",
+        spark: bool = False,
+        table: dict[str, str] | None = None,
+        partition_errors: list[Any] | None = None,
         **fails: Any,
     ):
         self.outcome, self.needed, self.images, self.deploy = outcome, needed, images, deploy
+        self.spark, self.table, self.partition_errors = spark, table, partition_errors or []
         self.fails = {key.replace("__", ":"): error for key, error in fails.items()}
 
     def __call__(self, resource: str, arguments: Any) -> Any:
@@ -66,6 +70,12 @@ class World:
             return {"Build": BUILD}
         if action == "startExecution.sync":
             return {"Output": {"deployed": True, "endpoint_name": "ebb-wine"}, "Status": "SUCCEEDED"}
+        if action == "getTable":
+            if self.table is None:
+                raise TaskError("Glue.EntityNotFoundException", "no such table")
+            return {"Table": {"VersionId": "7", "Parameters": self.table}}
+        if action == "batchUpdatePartition":
+            return {"Errors": self.partition_errors}
         if action == "createModelPackage":
             return {"ModelPackageArn": "arn:aws:sagemaker:us-east-1:000000000000:model-package/ebb-wine/1"}
         return {"job": arguments} if action.endswith(".sync") else {}
@@ -86,7 +96,30 @@ class World:
             {"ProjectName": "ebb-images", "EnvironmentVariablesOverride": [{"Name": "IMAGE_URI", "Value": name}]}
             for name in self.images
         ]
-        return {"generation": 3, "images": images, "roles": roles, "artifacts": {}, **stages}
+        job = {"create": {"Name": "ebb-wine-process"}, "update": {"JobName": "ebb-wine-process"}}
+        return {
+            "generation": 3,
+            "images": images,
+            "roles": roles,
+            "artifacts": {"curated": "s3://b/curated/", "manifest": "s3://b/manifest.json"},
+            "spark_job": job if self.spark else None,
+            **stages,
+        }
+
+    def PlanTable(self, payload: Any) -> Any:
+        """Return the requests of a table."""
+        assert (payload["generation"], payload["curated_uri"]) == (3, "s3://b/curated/")
+        what = {"DatabaseName": "ebb"}
+        if self.table == {}:
+            return {"table": None}
+        return {
+            "table": {
+                "read": what | {"Name": "wine"},
+                "write": what | {"TableInput": {"Name": "wine"}},
+                "add_partitions": what | {"PartitionInputList": []},
+                "write_partitions": what | {"Entries": []},
+            }
+        }
 
     def SelectCandidate(self, _: Any) -> Any:
         """Choose, and deploy or not."""
@@ -166,6 +199,80 @@ def test_what_an_earlier_attempt_finished_is_not_repeated():
     assert _recorded(ended) == ["compress", "compile", "succeeded"]
 
 
+def _done(ended: Any, *of_glue: str) -> list[str]:
+    actions = [resource.rsplit(":", 1)[-1] for resource, _ in ended.asked]
+    return [each for each in actions if each in of_glue]
+
+
+JOB_CALLS = ("createJob", "updateJob", "startJobRun.sync", "createProcessingJob.sync")
+TABLE_CALLS = ("getTable", "createTable", "updateTable", "batchCreatePartition", "batchUpdatePartition")
+
+
+@pytest.mark.parametrize(
+    ("world", "calls"),
+    [
+        pytest.param(World(spark=True), ["createJob", "startJobRun.sync"], id="the project's first run"),
+        pytest.param(
+            World(spark=True, createJob=("Glue.AlreadyExistsException", "x")),
+            ["createJob", "updateJob", "startJobRun.sync"],
+            id="a later run",
+        ),
+        pytest.param(
+            World(spark=True, createJob=("Glue.IdempotentParameterMismatchException", "x")),
+            ["createJob", "updateJob", "startJobRun.sync"],
+            id="a later run of another version",
+        ),
+    ],
+)
+def test_spark_processes_in_a_job_of_the_project_and_is_recorded_like_one_machine(world, calls):
+    ended = run(PATH, GIVEN, world)
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert _done(ended, *JOB_CALLS) == [*calls, "createProcessingJob.sync"], "the last one compiles"
+    assert ended.arguments("startJobRun.sync") == [{"stage": "process"}]
+    assert _recorded(ended) == [*STAGES, "succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("world", "calls"),
+    [
+        pytest.param(
+            World(),
+            ["getTable", "createTable", "batchCreatePartition", "batchUpdatePartition"],
+            id="the project's first run",
+        ),
+        pytest.param(
+            World(table={"ebb.generation": "2"}),
+            ["getTable", "updateTable", "batchCreatePartition", "batchUpdatePartition"],
+            id="a later run",
+        ),
+        pytest.param(
+            World(table={"ebb.generation": "3"}),
+            ["getTable", "updateTable", "batchCreatePartition", "batchUpdatePartition"],
+            id="the same run, tried again",
+        ),
+        pytest.param(World(table={"ebb.generation": "4"}), ["getTable"], id="an older run that ends late"),
+        pytest.param(
+            World(needed=("train", "compress", "compile")),
+            ["getTable", "createTable", "batchCreatePartition", "batchUpdatePartition"],
+            id="processed by an earlier attempt",
+        ),
+        pytest.param(World(table={}), [], id="no table"),
+    ],
+)
+def test_the_curated_rows_are_registered_and_never_over_those_of_a_newer_run(world, calls):
+    ended = run(PATH, GIVEN, world)
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert _done(ended, *TABLE_CALLS) == calls
+    for each in ended.arguments("updateTable"):
+        assert each["VersionId"] == "7", "what was read is what is replaced"
+
+
+def test_partitions_that_were_not_written_fail_the_run():
+    ended = run(PATH, GIVEN, World(partition_errors=[{"ErrorDetail": {"ErrorCode": "InternalServiceException"}}]))
+    assert (ended.status, ended.error) == ("FAILED", "PartitionsNotWritten")
+    assert "InternalServiceException" in ended.cause
+
+
 def test_no_image_is_built_when_all_are_there():
     assert "Build images" not in run(PATH, GIVEN, World()).entered
 
@@ -239,6 +346,10 @@ def test_a_rejected_drop_is_rejected_and_not_failed(world, stage):
         ),
         *[pytest.param(World(**{stage: ("States.TaskFailed", "x")}), stage, id=f"{stage} job") for stage in STAGES],
         pytest.param(World(process=("States.Timeout", "x")), "process", id="a job that never ends"),
+        pytest.param(World(spark=True, process=("States.TaskFailed", "x")), "process", id="Spark"),
+        pytest.param(World(spark=True, createJob=("Glue.InvalidInputException", "x")), "process", id="Spark's job"),
+        pytest.param(World(PlanTable=("KeyError", "x")), "process", id="what the table is to hold"),
+        pytest.param(World(createTable=("Glue.GlueException", "x")), "process", id="the table"),
         pytest.param(World(RecordRun__train=("ReportMissingError", "x")), "train", id="a job without a report"),
         pytest.param(World(SelectCandidate=("NoAcceptableCandidateError", "x")), "select", id="select"),
         pytest.param(World(createModelPackage=("SageMaker.SageMakerException", "x")), "register", id="register"),
@@ -372,6 +483,8 @@ class Recovering(World):
         pytest.param("RecordRun:process", "ReportMissingError", 2, id="a report that is a moment late"),
         pytest.param("createRole", "Iam.ConcurrentModificationException", 4, id="roles changed at once"),
         pytest.param("createRole", "Iam.IamException", 6, id="IAM throttles"),
+        pytest.param("createTable", "Glue.GlueException", 4, id="the catalog throttles"),
+        pytest.param("PlanTable", "ReportMissingError", 2, id="a schema that is a moment late"),
         pytest.param("putRolePolicy", "Iam.IamException", 6, id="IAM throttles a policy"),
     ],
 )

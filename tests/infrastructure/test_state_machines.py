@@ -25,6 +25,7 @@ SERVICES = {
     "DynamoDB": "dynamodb",
     "Iam": "iam",
     "CodeBuild": "codebuild",
+    "Glue": "glue",
     "Lambda": "lambda",
     "SNS": "sns",
     "SageMaker": "sagemaker",
@@ -35,6 +36,8 @@ SERVICES = {
 GENERAL_ERRORS = {
     "CodeBuild.CodeBuildException",
     "CloudWatch.CloudWatchException",
+    "Glue.AWSGlueException",
+    "Glue.GlueException",
     "Iam.IamException",
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",

@@ -7,10 +7,10 @@ import pytest
 
 from aws_shapes import problems
 from ebb import engine, sizing
-from ebb.errors import NoFeasibleInstanceError
+from ebb.errors import InvalidSpecError, NoFeasibleInstanceError
 from ebb.requests import glue
 from ebb.spec import PipelineSpec
-from worked_run import built_plan
+from worked_run import ARTIFACTS, JOBS_HASH, built_plan
 
 GIB = 1024**3
 
@@ -44,19 +44,38 @@ def test_the_engine_follows_from_the_size(asked, seen, name):
 
 
 @pytest.mark.parametrize(
-    ("asked", "seen"),
+    ("asked", "seen", "name"),
     [
-        pytest.param({}, data(0.001), id="a small table"),
-        pytest.param({}, data(2000), id="a table that would suit Spark"),
-        pytest.param({"train": {"max_runtime": 60}}, data(10), id="no machine is expected to finish in time"),
-        pytest.param({"task": "custom"}, data(2000), id="a script's data"),
+        pytest.param("auto", data(0.001), "DuckDB", id="a small table"),
+        pytest.param("auto", data(2000), "Spark", id="a large table"),
+        pytest.param("auto", data(4000), "Spark", id="one that no volume holds"),
+        pytest.param("single", data(2000), "DuckDB", id="one machine, as asked"),
+        pytest.param("spark", data(0.001), "Spark", id="Spark, as asked"),
+        pytest.param("single", data(0.001, "archive"), "DuckDB", id="an archive on one machine, as asked"),
     ],
 )
-def test_a_plan_takes_one_machine_because_nothing_starts_glue_yet(asked, seen):
-    chosen = engine.planned(spec(**asked), seen)
-    assert chosen.name == "DuckDB"
-    assert "Spark" not in repr(chosen)
-    assert sizing.for_stage("process", spec(**asked), seen).instance, "and there is one"
+def test_a_plan_follows_the_size_unless_the_spec_names_an_engine(asked, seen, name):
+    chosen = engine.planned(spec(process={"engine": asked}), seen)
+    assert chosen.name == name
+    assert (asked == "auto") == ("named by process.engine" not in chosen.reason)
+    assert (chosen.workers >= 2) == (name == "Spark")
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param(data(1, "archive"), id="an archive"),
+        pytest.param(data(1, "images"), id="pictures"),
+        pytest.param(data(1, task="text-classification"), id="texts, by what was found"),
+        pytest.param(data(1, "script"), id="a script"),
+    ],
+)
+def test_spark_is_refused_for_what_only_one_machine_can_process(seen):
+    with pytest.raises(InvalidSpecError) as refused:
+        engine.planned(spec(process={"engine": "spark"}), seen)
+    rejection = refused.value.rejection
+    assert (rejection.code, rejection.column) == ("engine-not-for-data", "process.engine")
+    assert "engine: auto" in rejection.remedy
 
 
 @pytest.mark.parametrize(
@@ -69,7 +88,7 @@ def test_a_plan_takes_one_machine_because_nothing_starts_glue_yet(asked, seen):
 )
 def test_what_no_volume_holds_is_refused_with_size_limit_and_remedy(seen):
     with pytest.raises(NoFeasibleInstanceError, match=r"20,010 GiB for 4,000 GiB of text.*16,384 GiB: drop the data"):
-        engine.planned(spec(), seen)
+        engine.planned(spec(process={"engine": "single"}), seen)
 
 
 def test_a_script_is_told_its_bytes():
@@ -80,7 +99,7 @@ def test_a_script_is_told_its_bytes():
 def test_a_plan_is_refused_where_its_volume_is(monkeypatch):
     monkeypatch.setattr(sizing, "choose", lambda *_, **__: pytest.fail("the instance is not chosen first"))
     with pytest.raises(NoFeasibleInstanceError, match="volume"):
-        built_plan(data=data(4000))
+        built_plan(data=data(4000), spec=spec(process={"engine": "single"}))
 
 
 def test_larger_tables_get_more_and_then_larger_workers():
@@ -89,46 +108,76 @@ def test_larger_tables_get_more_and_then_larger_workers():
     assert [each.workers for each in sizes] == [35, 39, 45, 50]
 
 
-def start(**more):
-    values = {
-        "job_name": "ebb-process",
-        "security_configuration": "ebb",
-        "worker_type": "G.1X",
-        "workers": 5,
-        "max_runtime_s": 3601,
-        "manifest_uri": "s3://a/manifest.json",
-        "curated_uri": "s3://a/curated/",
-        "report_uri": "s3://a/report",
-        "work_uri": "s3://a/work",
-        "settings": {"spec": {}},
+ON_SPARK = spec(process={"engine": "spark"})
+
+
+def test_a_plan_for_spark_asks_glue_and_no_processing_job():
+    plan = built_plan(spec=ON_SPARK)
+    assert not problems("glue", "CreateJob", plan["spark_job"]["create"])
+    assert not problems("glue", "UpdateJob", plan["spark_job"]["update"])
+    assert not problems("glue", "StartJobRun", plan["process"]["request"])
+    job, run = plan["spark_job"]["create"], plan["process"]["request"]
+    assert plan["spark_job"]["update"]["JobUpdate"] == {
+        name: value for name, value in job.items() if name not in ("Name", "Tags")
     }
-    return glue.start_job_run(**(values | more))
-
-
-def test_the_requests_are_valid_for_glue():
-    policy = glue.session_policy(read=["arn:aws:s3:::landing/p/data/*"], write=["arn:aws:s3:::artifacts/runs/r/*"])
-    assert not problems("glue", "StartJobRun", start(session_policy=policy))
-    job = glue.create_job(
-        name="ebb-process",
-        role_arn="arn:aws:iam::123456789012:role/ebb-glue",
-        script_uri="s3://a/jobs/ebb_jobs/process_spark.py",
-        code_zip_uri="s3://a/jobs.zip",
-        security_configuration="ebb",
-        tags={"ebb:stack": "ebb"},
-    )
-    assert not problems("glue", "CreateJob", job)
+    assert run["JobName"] == job["Name"] == "ebb-cancer-process"
     assert job["GlueVersion"] == "5.1", "the newest version is the default, and has another Python and Spark"
     assert job["DefaultArguments"]["--job-bookmark-option"] == "job-bookmark-disable"
+    assert job["DefaultArguments"]["--extra-py-files"] == f"s3://{ARTIFACTS}/jobs/{JOBS_HASH}.zip"
+    assert job["Command"]["ScriptLocation"] == f"s3://{ARTIFACTS}/jobs/{JOBS_HASH}/ebb_jobs/process_spark.py"
     assert (job["ExecutionClass"], job["SecurityConfiguration"]) == ("FLEX", "ebb")
+    assert run["Arguments"]["--curated"] == plan["artifacts"]["curated"]
+    assert f"{run['Arguments']['--report']}/metrics.json" == plan["process"]["report_uri"]
+    decisions = {each["what"]: each for each in plan["decisions"]}
+    assert decisions["engine for process"]["chosen"] == "Spark"
+    assert "instance for process" not in decisions
+
+
+def test_a_plan_for_one_machine_knows_no_spark():
+    assert built_plan()["spark_job"] is None
+    assert not [each for each in built_plan()["roles"] if each["create"]["RoleName"].endswith("-spark")]
+
+
+def test_a_finished_process_asks_for_no_job_again():
+    plan = built_plan(spec=ON_SPARK, finished={"process": 1}, attempt=2)
+    assert (plan["spark_job"], plan["process"]["request"], plan["process"]["needed"]) == (None, {}, False)
+
+
+def test_the_role_of_spark_is_assumed_by_glue_and_reaches_its_own_project_only():
+    roles = {each["create"]["RoleName"]: each for each in built_plan(spec=ON_SPARK)["roles"]}
+    role = roles["ebb-cancer-spark"]
+    trust = json.loads(role["create"]["AssumeRolePolicyDocument"])["Statement"][0]
+    assert trust["Principal"] == {"Service": "glue.amazonaws.com"}
+    statements = json.loads(role["policy"]["PolicyDocument"])["Statement"]
+    objects = {
+        resource
+        for each in statements
+        for resource in each["Resource"]
+        if each["Action"][0].startswith(("s3:GetObject", "s3:PutObject"))
+    }
+    assert objects
+    for each in objects:
+        assert "cancer" in each or each.endswith(":::" + f"{ARTIFACTS}/jobs/*"), each
+    actions = {action for each in statements for action in each["Action"]}
+    assert not {action for action in actions if action.startswith(("ecr:", "sagemaker:", "iam:"))}
 
 
 def test_a_run_has_time_in_whole_minutes_and_no_less_than_asked():
-    assert timedelta(minutes=start()["Timeout"]) == timedelta(minutes=61)
+    run = built_plan(spec=spec(process={"engine": "spark"}, train={"max_runtime": 3601}))["process"]["request"]
+    assert timedelta(minutes=run["Timeout"]) == timedelta(minutes=61)
 
 
-def test_a_policy_that_is_too_long_is_not_sent():
-    with pytest.raises(ValueError, match="2048"):
-        start(session_policy=glue.session_policy(read=["arn:aws:s3:::b/" + "k" * 2000], write=[]))
+def test_settings_that_are_too_long_are_not_sent():
+    places = {f"{name}_uri": "s3://a/b" for name in ("manifest", "sources", "curated", "report", "work")}
+    with pytest.raises(ValueError, match="10240"):
+        glue.start_job_run(
+            job_name="j",
+            worker_type="G.1X",
+            workers=2,
+            max_runtime_s=60,
+            settings={"spec": "x" * 11_000},
+            **places,
+        )
 
 
 def test_what_glue_installs_is_what_the_tests_run():
@@ -140,6 +189,6 @@ def _locked(names):
     from pathlib import Path
 
     root = Path(__file__).parents[2]
-    lines = (root / "requirements/jobs-test.txt").read_text() + (root / "containers/jobs/requirements.txt").read_text()
+    lines = (root / "requirements/spark.txt").read_text() + (root / "containers/jobs/requirements.txt").read_text()
     pins = dict(line.split("==") for line in lines.splitlines() if "==" in line)
     return {name: pins[name] for name in names}

@@ -7,7 +7,16 @@ from typing import Any
 
 from ebb import catalog, names, rungs
 
-_ORDER = ("identify", "plan", *names.RECORDED_STAGES, "select", "deploy")
+_PROCESSED = names.RECORDED_STAGES.index("process") + 1
+_ORDER = (
+    "identify",
+    "plan",
+    *names.RECORDED_STAGES[:_PROCESSED],
+    "catalog",
+    *names.RECORDED_STAGES[_PROCESSED:],
+    "select",
+    "deploy",
+)
 
 
 @dataclass(frozen=True)

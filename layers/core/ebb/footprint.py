@@ -81,6 +81,22 @@ def billed_build_s(duration_s: float) -> float:
     return 60.0 * math.ceil(duration_s / 60)
 
 
+def of_spark(worker_type: str, *, workers: int, duration_s: float, region: str, dpu_s: float = 0.0) -> Footprint | None:
+    """Return the footprint of one run on Glue; None when the catalog does not know its worker type.
+
+        dpu_s = workers * DPUs of a worker * duration_s, unless Glue counted it; billed for a minute at least
+    Nothing reports the load of the workers: anything possible.
+    Source: https://aws.amazon.com/glue/pricing/.
+    """
+    known = catalog.spark_worker(worker_type)
+    if known is None:
+        return None
+    machine, dpu = known
+    used_s = dpu_s or workers * dpu * duration_s
+    billed_s = max(used_s, workers * dpu * catalog.spark_least_s())
+    return _of_machine(machine, duration_s=used_s, billable_s=billed_s, load=UNKNOWN_UTILIZATION, region=region)
+
+
 def _of_machine(machine: Instance, *, duration_s: float, billable_s: float, load: Band, region: str) -> Footprint:
     # no job reports the load of an accelerator: it may have idled or been full all the time
     watts = catalog.power_w(machine, processors=load, accelerators=UNKNOWN_UTILIZATION)

@@ -11,6 +11,7 @@ STAGES = ("process", "train", "compress", "compile")
 RECORDED_STAGES = ("images", *STAGES, "score")
 ROLE_KINDS = (*STAGES, "model")
 RECOMMEND = "recommend"  # the role of a load test, where the spec asks for one
+SPARK = "spark"  # the role of `process` on Glue, where the data outgrows one machine
 # Some of what a load test makes is called so, whatever its job is called:
 # https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-troubleshooting.html
 LOAD_TEST_OF_AWS = "sm-epc-"
@@ -77,6 +78,21 @@ def parse_execution(name: str) -> tuple[str, int]:
 def job(run: str, attempt: int, stage: str) -> str:
     """Return the name of one stage's job."""
     return f"{execution(run, attempt)}-{stage}"
+
+
+def spark_job(stack: str, project: str) -> str:
+    """Return the name of a project's job on Glue, which processes what outgrows one machine."""
+    return f"{stack}-{project}-process"
+
+
+def spark_logs(stack: str) -> str:
+    """Return what the names of the two log groups of the stack's jobs on Glue begin with; they end in the stream."""
+    return f"/aws-glue/{stack}"
+
+
+def catalog_table(project: str) -> str:
+    """Return the name of a project's table in the stack's database; hyphens would have to be quoted in each query."""
+    return project.replace("-", "_")
 
 
 def load_tests(project: str) -> str:

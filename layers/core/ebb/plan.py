@@ -73,10 +73,13 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
     is to be read elsewhere does not fit a role's policy.
     """
     chosen = choices(run, stack)
+    spark = _spark(run)
     builds = [image for image in images_of(run, stack) if image.uri in run.missing_images]
     places = _Places(run, stack)
     stages = {
-        "process": _process(run, stack, chosen["process"].instance, places),
+        "process": _process_on_spark(run, stack, spark, places)
+        if spark
+        else _process(run, stack, chosen["process"].instance, places),
         "train": _train(run, stack, chosen["train"], places),
         "compress": _compress(run, stack, chosen["compress"], places),
         "compile": _compile(run, stack, chosen["compile"].instance, places),
@@ -94,6 +97,12 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
         "generation": run.generation,
         "images": [requests.start_build(stack.images_project, image) for image in builds],
         "roles": _roles(run, stack),
+        "spark_job": {
+            "create": requests.create_job(stack, run.project),
+            "update": requests.update_job(stack, run.project),
+        }
+        if spark and "process" not in run.finished
+        else None,
         **{
             stage: {
                 "needed": stage not in run.finished,
@@ -104,6 +113,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
             for stage, request in stages.items()
         },
         "artifacts": {
+            "manifest": run.manifest_uri,
             "curated": places.curated,
             "process_report": places.process_report,
             "original": places.original,
@@ -117,18 +127,26 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
 
 
 def choices(run: RunFacts, stack: StackSettings) -> dict[str, sizing.Choice]:
-    """Return the instance of each stage, and why.
+    """Return the instance of each stage that runs on one, and why.
 
-    Raises: NoFeasibleInstanceError when no volume holds the data, or no instance has the memory.
+    Raises: NoFeasibleInstanceError when no volume holds the data, or no instance has the memory; InvalidSpecError when
+    the spec asks for an engine that cannot process the data.
     """
-    engine.planned(run.spec, run.data)
+    on_spark = _spark(run) is not None
     allowed = images.accelerators(stack)
     return {
         stage: rightsizing.for_stage(
             stage, run.spec, run.data, rightsizing.read(run.measured.get(stage)), accelerators=allowed
         )
         for stage in names.STAGES
+        if not (stage == "process" and on_spark)
     }
+
+
+def _spark(run: RunFacts) -> engine.Engine | None:
+    """Return Spark and its workers where it processes the data, None where one machine does."""
+    planned = engine.planned(run.spec, run.data)
+    return planned if planned.name == engine.SPARK else None
 
 
 def _job_of(run: RunFacts, attempt: int, stage: str) -> str:
@@ -243,6 +261,21 @@ def _process(run: RunFacts, stack: StackSettings, instance: Instance, places: _P
     )
 
 
+def _process_on_spark(run: RunFacts, stack: StackSettings, spark: engine.Engine, places: _Places) -> dict[str, Any]:
+    return requests.start_job_run(
+        job_name=names.spark_job(stack.stack, run.project),
+        worker_type=str(spark.worker_type),
+        workers=spark.workers,
+        max_runtime_s=int(run.spec.train.max_runtime.total_seconds()),
+        manifest_uri=run.manifest_uri,
+        sources_uri=run.sources_uri,
+        curated_uri=places.curated,
+        report_uri=f"{places.stage['process']}/report",
+        work_uri=f"{places.stage['process']}/work",
+        settings=_settings(run),
+    )
+
+
 def _train(run: RunFacts, stack: StackSettings, choice: sizing.Choice, places: _Places) -> dict[str, Any]:
     return requests.create_training_job(
         **_shared(run, stack, "train", choice.instance),
@@ -291,7 +324,11 @@ def _roles(run: RunFacts, stack: StackSettings) -> list[dict[str, Any]]:
             "create": requests.create_role(stack, run.project, kind),
             "policy": requests.put_role_policy(stack, run.project, kind, elsewhere=elsewhere),
         }
-        for kind in (*names.ROLE_KINDS, *((names.RECOMMEND,) if run.spec.serve.recommender else ()))
+        for kind in (
+            *names.ROLE_KINDS,
+            *((names.RECOMMEND,) if run.spec.serve.recommender else ()),
+            *((names.SPARK,) if _spark(run) else ()),
+        )
     ]
     if any(len(each["policy"]["PolicyDocument"]) > ROLE_POLICY_MAX_CHARS for each in wanted):
         rejection = Rejection(

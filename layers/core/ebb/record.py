@@ -102,6 +102,8 @@ def stage_fields(
     job: Mapping[str, Any], report: Mapping[str, Any], *, status: str, attempt: int, region: str, identity: str | None
 ) -> dict[str, Any]:
     """Return a stage's fields, from the Describe response of its job and the job's own report."""
+    if _is_spark(job):
+        return _spark_fields(job, report, status=status, attempt=attempt, region=region, identity=identity)
     kind = next(each for each in _RESOURCES if f"{each}JobName" in job)
     resources = _RESOURCES[kind](job)
     started, ended = (events.timestamp(job.get(f"{kind}{edge}Time")) for edge in ("Start", "End"))
@@ -134,6 +136,40 @@ def stage_fields(
             )
         ),
     }
+
+
+def _spark_fields(
+    job: Mapping[str, Any], report: Mapping[str, Any], *, status: str, attempt: int, region: str, identity: str | None
+) -> dict[str, Any]:
+    """Return the fields of a stage that Glue ran, from its run as GetJobRun describes it.
+
+    The report counts the CPU time of the driver's Python alone, so it stands for nothing.
+    """
+    started, ended = (events.timestamp(job.get(name)) for name in ("StartedOn", "CompletedOn"))
+    worker, workers = str(job.get("WorkerType", "")), int(job.get("NumberOfWorkers") or 0)
+    duration_s = float(job.get("ExecutionTime") or 0.0)  # without the wait for capacity
+    dpu_s = float(job.get("DPUSeconds") or 0.0)
+    used = footprint.of_spark(worker, workers=workers, duration_s=duration_s, dpu_s=dpu_s, region=region)
+    known = catalog.spark_worker(worker)
+    return {
+        "attempt": attempt,
+        "status": status,
+        "identity": identity,
+        "job_name": job.get("JobName"),
+        "job_run": job.get("Id"),
+        "instance_type": f"{workers} x {worker} of Glue {job.get('GlueVersion')}, {job.get('ExecutionClass')}",
+        "started_at": ledger.iso(started) if started else None,
+        "ended_at": ledger.iso(ended) if ended else None,
+        "duration_s": duration_s,
+        "billable_s": max(duration_s, catalog.spark_least_s()),
+        "dpu_hours": (dpu_s or workers * (known[1] if known else 0) * duration_s) / 3600,
+        "footprint": used.as_dict() if used else None,
+        "report": ledger.condensed({key: value for key, value in report.items() if key != "decisions"}),
+    }
+
+
+def _is_spark(job: Mapping[str, Any]) -> bool:
+    return "JobRunState" in job
 
 
 def images_fields(builds: Sequence[Mapping[str, Any]], *, status: str, attempt: int, region: str) -> dict[str, Any]:
@@ -180,7 +216,7 @@ def rejection_in(report: Mapping[str, Any]) -> Rejection | None:
 def job_in(cause: str | None) -> dict[str, Any] | None:
     """Return the failed job's Describe response that a `.sync` task leaves as its cause."""
     told = _json(cause)
-    return told if told and any(f"{kind}JobName" in told for kind in _RESOURCES) else None
+    return told if told and (_is_spark(told) or any(f"{kind}JobName" in told for kind in _RESOURCES)) else None
 
 
 def build_in(cause: str | None) -> dict[str, Any] | None:
@@ -204,7 +240,10 @@ def what_went_wrong(request: Ended) -> dict[str, Any]:
         return ledger.error_of(Rejection.of(inner), kind=kind, message=inner["message"], stage=request.stage)
     job = job_in(request.cause)
     if job:  # the job's own words first; SageMaker's summary only says that it exited
-        message = job.get("ExitMessage") or job.get("FailureReason") or "the job ended without saying why"
+        message = next(
+            (str(job[name]) for name in ("ExitMessage", "FailureReason", "ErrorMessage") if job.get(name)),
+            "the job ended without saying why",
+        )
         return ledger.error_of(None, kind="JobFailed", message=message, stage=request.stage)
     build = build_in(request.cause)
     if build:  # an image's build; its log says more than its phases

@@ -101,6 +101,19 @@ class RecordSettings:
 
 
 @dataclass(frozen=True)
+class CatalogSettings:
+    """What `plan_table` needs."""
+
+    ledger_table: str
+    database: str
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        return cls(_get("LEDGER_TABLE"), _get("CATALOG_DATABASE"))
+
+
+@dataclass(frozen=True)
 class IdentifySettings:
     """What `identify_dataset` needs."""
 
@@ -199,6 +212,7 @@ class StackSettings:
     ledger_table: str = ""
     external_data_key_arns: tuple[str, ...] = ()
     images_project: str = ""
+    glue_security_configuration: str = ""
     jobs_context_uri: str = ""
     serve_context_uri: str = ""
 
@@ -217,6 +231,7 @@ class StackSettings:
             ledger_table=_get("LEDGER_TABLE"),
             external_data_key_arns=_list("EXTERNAL_DATA_KEY_ARNS"),
             images_project=_get("IMAGES_PROJECT"),
+            glue_security_configuration=_get("GLUE_SECURITY_CONFIGURATION"),
             # empty where the image is given ready
             jobs_context_uri=os.environ.get("JOBS_CONTEXT_URI", ""),
             serve_context_uri=os.environ.get("SERVE_CONTEXT_URI", ""),

@@ -33,6 +33,7 @@ MOST_INSTANCES = 8  # beyond that their shares of a batch become too small to ga
 HYPERPARAMETERS_MAX_CHARS = 1_500
 CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "auc", "roc_auc", "log_loss")
 REGRESSION_METRICS = ("rmse", "mae", "r2")
+AUTO, SINGLE, SPARK = ENGINES = ("auto", "single", "spark")  # that process tables
 SERVE_KINDS = ("auto", "serverless", "async", "realtime", "shared", "batch")
 SERVERLESS_MEMORY_MB = (1024, 2048, 3072, 4096, 5120, 6144)  # dg/serverless-endpoints: exactly these
 _LATER = {
@@ -107,6 +108,15 @@ class DataSpec(_Part):
     group: str | None = Field(default=None, min_length=1, max_length=200)
     uri: str | None = Field(default=None, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$", max_length=1100)
     mode: Literal["replace", "append"] = "replace"
+
+
+class ProcessSpec(_Part):
+    """What processes the data: `single`, one machine; `spark`, several, on AWS Glue; `auto` decides by the size.
+
+    Only plain tables can be processed by more than one machine; `spark` is refused for everything else.
+    """
+
+    engine: Annotated[str, _one_of(ENGINES)] = AUTO
 
 
 class TrainSpec(_Part):
@@ -323,6 +333,7 @@ class PipelineSpec(_Part):
 
     task: Annotated[str | None, _one_of(TASKS)] = None
     data: DataSpec = DataSpec()
+    process: ProcessSpec = ProcessSpec()
     train: TrainSpec = TrainSpec()
     compress: CompressSpec = CompressSpec()
     serve: ServeSpec = ServeSpec()
@@ -384,6 +395,9 @@ class PipelineSpec(_Part):
     @model_validator(mode="after")
     def _fields_fit_task(self) -> "PipelineSpec":
         task, data, train = self.task, self.data, self.train
+        if self.process.engine == SPARK and (task in (IMAGES, TEXTS, CUSTOM) or train.source is not None):
+            what = "spark processes tables that are learned as tables, and nothing else; remove it, or write auto"
+            raise spec_text.misplaced(("process", "engine"), what)
         if data.input is not None and data.input == data.target:
             raise spec_text.misplaced(("data", "input"), "it is data.target too; name two different columns")
         if task == CUSTOM or train.source is not None:

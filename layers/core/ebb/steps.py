@@ -80,6 +80,18 @@ class PlanRequested(Message):
     now: datetime
 
 
+class TableRequested(Message):
+    """The input of `plan_table`."""
+
+    run_id: str
+    attempt: int = Field(ge=1)
+    project: str = Field(pattern=names.PROJECT_PATTERN)
+    generation: int = Field(ge=0)
+    curated_uri: str
+    manifest_uri: str
+    now: datetime
+
+
 class SelectionRequested(Message):
     """The input of `select_candidate`."""
 

@@ -24,6 +24,7 @@ _REFUSALS = {
     "sqs": "SQS.AmazonSQSException",
     "states": "StepFunctions.AWSStepFunctionsException",
     "events": "Events.AmazonCloudWatchEventsException",
+    "glue": "Glue.AWSGlueException",
     "sagemaker": "SageMaker.AmazonSageMakerException",
 }
 

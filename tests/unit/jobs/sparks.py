@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-JAVA = "no Java for Spark: python -m pip install --target .venvs/jobs-test -r requirements/jobs-test.txt"
+JAVA = "no Java for Spark: make spark"
 
 
 def start() -> None:
@@ -27,14 +27,23 @@ def start() -> None:
     )
 
 
-def process(base: Path, files: list[Path], spec: dict[str, Any]) -> dict[str, Any]:
-    """Run the script of the Glue job and return its report; the splits of the files lie below `curated`."""
+def process(
+    base: Path, files: list[Path], spec: dict[str, Any], digests: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Run the script of the Glue job and return its report; the splits of the files lie below `curated`.
+
+    `digests` are those that the run was planned with, by the file's name.
+    """
     from ebb_jobs import process_spark
 
     manifest = base / "manifest.json"
     manifest.write_text(json.dumps([{"prefix": f"{files[0].parent}/"}, *(file.name for file in files)]))
+    (base / "sources.json").write_text(
+        json.dumps({str(base / name).partition("/")[2]: each for name, each in (digests or {}).items()})
+    )
     process_spark.main(
         [
+            f"--sources={base / 'sources.json'}",
             f"--manifest={manifest}",
             f"--curated={base / 'curated'}",
             f"--report={base / 'report'}",

@@ -1,5 +1,6 @@
 """One program, two engines: what Spark writes is what DuckDB writes."""
 
+import hashlib
 import json
 import re
 
@@ -74,6 +75,17 @@ def test_both_engines_write_the_same_rows_in_the_same_order(tmp_path, name, text
     assert json.loads((spark_curated / "schema.json").read_text()) == json.loads((curated / "schema.json").read_text())
     for split in SPLITS:
         assert repr(rows_of(spark_curated, split)) == repr(rows_of(curated, split)), split
+
+
+@pytest.mark.parametrize(("digest", "status"), [(None, "finished"), ("0" * 64, "rejected")])
+def test_a_file_that_is_not_the_one_of_the_plan_is_refused(tmp_path, digest, status):
+    (tmp_path / "t.csv").write_bytes(GOOD)
+    known = digest or hashlib.sha256(GOOD).hexdigest()
+    told = sparks.process(tmp_path, [tmp_path / "t.csv"], {}, {"t.csv": known})
+    assert told["status"] == status
+    assert (told["rejection"] or {}).get("code") == (None if digest is None else "changed")
+    assert "cpu_seconds" not in told, "the driver's own time says nothing about Spark's"
+    assert (tmp_path / "curated/schema.json").exists() == (status == "finished")
 
 
 def test_a_statement_that_only_one_engine_knows_is_refused():

@@ -148,6 +148,21 @@ def build_machine(compute_type: str) -> Instance | None:
     return Instance(compute_type, entry["vcpu"], entry["memory_gib"], entry["processor"], per_hour)
 
 
+def spark_worker(worker_type: str) -> tuple[Instance, int] | None:
+    """Return one DPU of Glue as a machine, and how many a worker has; None when the catalog does not know the type."""
+    facts = _facts("glue.yaml")
+    dpu, entry = facts["workers"].get(worker_type), facts["dpu"]
+    if dpu is None:
+        return None
+    price = Band.of(entry["price_usd_per_hour"])
+    return Instance("DPU", entry["vcpu"], entry["memory_gib"], entry["processor"], price), int(dpu)
+
+
+def spark_least_s() -> float:
+    """Return the seconds that Glue bills at least."""
+    return float(_facts("glue.yaml")["least_s"])
+
+
 def processor(name: str) -> Processor:
     """Return the power of one kind of processor."""
     entry = _facts("power.yaml")["processors"][name]
@@ -246,6 +261,7 @@ def sources() -> list[dict[str, str]]:
     entries += [("serverless price", _facts("serverless.yaml"), "date")]
     entries += [("cold starts", _facts("hosting.yaml")["serverless"], "date")]
     entries += [("image build price", _facts("builds.yaml"), "date")]
+    entries += [("Spark price", _facts("glue.yaml"), "date")]
     return [
         {"what": what, "source": entry["source"], "year": str(entry[when])[:4], "confidence": entry["confidence"]}
         for what, entry, when in entries

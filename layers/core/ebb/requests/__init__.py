@@ -3,6 +3,7 @@
 from ebb.requests.alarms import put_metric_alarm
 from ebb.requests.builds import start_build
 from ebb.requests.components import create_inference_component
+from ebb.requests.glue import create_job, start_job_run, update_job
 from ebb.requests.hosting import (
     create_async_endpoint_config,
     create_component_endpoint_config,
@@ -22,6 +23,7 @@ __all__ = [
     "create_endpoint",
     "create_endpoint_config",
     "create_inference_component",
+    "create_job",
     "create_model",
     "create_model_package",
     "create_model_package_group",
@@ -32,5 +34,7 @@ __all__ = [
     "put_metric_alarm",
     "put_role_policy",
     "start_build",
+    "start_job_run",
     "update_endpoint",
+    "update_job",
 ]

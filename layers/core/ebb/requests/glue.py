@@ -1,7 +1,7 @@
-"""Request bodies of Spark on AWS Glue: CreateJob and StartJobRun, for `process` of data that outgrows one machine.
+"""Request bodies of Spark on AWS Glue: CreateJob, UpdateJob and StartJobRun, for `process` on more than one machine.
 
-One job of the stack runs for every project. What a run may touch is narrowed by the session policy that it is started
-with, so that no run reads another project's data.
+Each project has a job of its own with a role of its own, as its jobs in SageMaker do: no run reads another project's
+data. The state machine writes it before each run, so that it follows the Ebb version that uses it.
 """
 
 import json
@@ -9,13 +9,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ebb import names
+from ebb.requests import roles
+from ebb.settings import StackSettings
+
 GLUE_VERSION = "5.1"  # Spark 3.5.6, Python 3.11 (https://docs.aws.amazon.com/glue/latest/dg/release-notes.html)
 EXECUTION_CLASS = "FLEX"  # spare capacity, about a third cheaper; may start later
 # As the tests have them; Glue installs them from PyPI when a run starts
 # (https://docs.aws.amazon.com/glue/latest/dg/aws-glue-programming-python-libraries.html).
 MODULES = ("duckdb==2.0.0", "sqlglot==30.30.0")
 MAX_CONCURRENT_RUNS = 20
-SESSION_POLICY_MAX_CHARS = 2_048
+ARGUMENTS_MAX_CHARS = 10_240  # assumed: Glue passes arguments on a command line and publishes no limit
 
 
 class Worker(NamedTuple):
@@ -29,107 +33,134 @@ WORKERS = (Worker("G.1X", 1), Worker("G.2X", 2))
 """The two that FLEX runs on (https://docs.aws.amazon.com/glue/latest/dg/add-job.html)."""
 
 
-def create_job(
-    *,
-    name: str,
-    role_arn: str,
-    script_uri: str,
-    code_zip_uri: str,
-    security_configuration: str,
-    tags: Mapping[str, str],
-) -> dict[str, Any]:
-    """Return the body of CreateJob for the script `jobs/ebb_jobs/process_spark.py`.
+def create_job(stack: StackSettings, project: str) -> dict[str, Any]:
+    """Return the body of CreateJob: a project's job, whose script is `jobs/ebb_jobs/process_spark.py`.
 
     A run is not tried again by Glue: the state machine decides that, and counts it.
     """
     return {
-        "Name": name,
-        "Role": role_arn,
+        "Name": names.spark_job(stack.stack, project),
+        "Tags": {each["Key"]: each["Value"] for each in names.tags(stack.stack, project)},
+        **_definition(stack, project),
+    }
+
+
+def update_job(stack: StackSettings, project: str) -> dict[str, Any]:
+    """Return the body of UpdateJob, which writes the same job over an older one."""
+    return {"JobName": names.spark_job(stack.stack, project), "JobUpdate": _definition(stack, project)}
+
+
+def _definition(stack: StackSettings, project: str) -> dict[str, Any]:
+    return {
+        "Role": roles.role_arn(stack, project, names.SPARK),
         "GlueVersion": GLUE_VERSION,
         "ExecutionClass": EXECUTION_CLASS,
-        "Command": {"Name": "glueetl", "PythonVersion": "3", "ScriptLocation": script_uri},
+        "Command": {
+            "Name": "glueetl",
+            "PythonVersion": "3",
+            "ScriptLocation": f"{stack.jobs_uri}/ebb_jobs/process_spark.py",
+        },
         "DefaultArguments": {
-            "--extra-py-files": code_zip_uri,
+            "--extra-py-files": f"{stack.jobs_uri}.zip",
             "--additional-python-modules": ",".join(MODULES),
             "--job-bookmark-option": "job-bookmark-disable",  # a run reads all that its manifest names
             "--enable-metrics": "true",
             "--enable-observability-metrics": "true",
-            "--enable-continuous-cloudwatch-log": "true",
+            # groups of the stack, which keeps them encrypted and for its own time
+            "--custom-logGroup-prefix": names.spark_logs(stack.stack),
         },
-        "SecurityConfiguration": security_configuration,
+        "SecurityConfiguration": stack.glue_security_configuration,
         "ExecutionProperty": {"MaxConcurrentRuns": MAX_CONCURRENT_RUNS},
         "MaxRetries": 0,
         "WorkerType": WORKERS[0].name,
         "NumberOfWorkers": 2,
-        "Tags": dict(tags),
     }
 
 
 def start_job_run(
     *,
     job_name: str,
-    security_configuration: str,
     worker_type: str,
     workers: int,
     max_runtime_s: int,
     manifest_uri: str,
+    sources_uri: str,
     curated_uri: str,
     report_uri: str,
     work_uri: str,
     settings: Mapping[str, Any],
-    session_policy: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the body of StartJobRun for one run. `max_runtime_s` counts from when the run has its workers.
 
-    Raises: ValueError when the session policy is longer than Glue takes.
+    Raises: ValueError when the settings are longer than a run takes.
     """
-    request = {
+    text = json.dumps(settings, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+    if len(text) > ARGUMENTS_MAX_CHARS:
+        raise ValueError(f"{len(text)} characters of settings: a run takes {ARGUMENTS_MAX_CHARS}")
+    return {
         "JobName": job_name,
         "Arguments": {
             "--manifest": manifest_uri,
+            "--sources": sources_uri,
             "--curated": curated_uri,
             "--report": report_uri,
             "--work": work_uri,
-            "--settings": json.dumps(settings, separators=(",", ":"), sort_keys=True, ensure_ascii=False),
+            "--settings": text,
         },
         "ExecutionClass": EXECUTION_CLASS,
         "WorkerType": worker_type,
         "NumberOfWorkers": workers,
         "Timeout": math.ceil(max_runtime_s / 60),  # minutes
-        "SecurityConfiguration": security_configuration,
     }
-    if session_policy is not None:
-        text = json.dumps(session_policy, separators=(",", ":"))
-        if len(text) > SESSION_POLICY_MAX_CHARS:
-            raise ValueError(f"a session policy of {len(text)} characters: Glue takes {SESSION_POLICY_MAX_CHARS}")
-        request["ExecutionRoleSessionPolicy"] = text
-    return request
 
 
-def session_policy(*, read: Sequence[str], write: Sequence[str]) -> dict[str, Any]:
-    """Return what one run may touch of what the job's role may: objects to read, and prefixes to write and to clear.
-
-    `read` and `write` are ARNs of objects, with a `*` at the end of a prefix. Keys, logs and metrics stay as the role
-    has them. Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/access_policies.html#policies_session
-    """
+def catalog_table(
+    *,
+    database: str,
+    name: str,
+    place: str,
+    description: str,
+    columns: Sequence[Mapping[str, str]],
+    partition_key: str,
+    parameters: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the body of CreateTable for folders of Parquet, one folder a partition; UpdateTable takes the same."""
     return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {"Effect": "Allow", "Action": "s3:GetObject", "Resource": [*read, *write]},
-            {"Effect": "Allow", "Action": ["s3:PutObject", "s3:DeleteObject"], "Resource": list(write)},
-            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "*"},
-            {
-                "Effect": "Allow",
-                "Action": [
-                    "kms:Decrypt",
-                    "kms:GenerateDataKey",
-                    "logs:CreateLogGroup",
-                    "logs:CreateLogStream",
-                    "logs:PutLogEvents",
-                    "cloudwatch:PutMetricData",
-                    "glue:GetJob",
-                ],
-                "Resource": "*",
-            },
-        ],
+        "DatabaseName": database,
+        "TableInput": {
+            "Name": name,
+            "Description": description,
+            "TableType": "EXTERNAL_TABLE",
+            "PartitionKeys": [{"Name": partition_key, "Type": "string"}],
+            "StorageDescriptor": {**_PARQUET, "Columns": [dict(each) for each in columns], "Location": place},
+            "Parameters": {"EXTERNAL": "TRUE", "classification": "parquet", **parameters},
+        },
     }
+
+
+def catalog_partitions(
+    *, database: str, table: str, columns: Sequence[Mapping[str, str]], places: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the bodies of BatchCreatePartition and BatchUpdatePartition for `places`, {value: folder}.
+
+    The first leaves alone what is there and says so, the second then writes all of them.
+    """
+    inputs = [
+        {
+            "Values": [value],
+            "StorageDescriptor": {**_PARQUET, "Columns": [dict(each) for each in columns], "Location": place},
+        }
+        for value, place in places.items()
+    ]
+    where = {"DatabaseName": database, "TableName": table}
+    entries = [{"PartitionValueList": each["Values"], "PartitionInput": each} for each in inputs]
+    return where | {"PartitionInputList": inputs}, where | {"Entries": entries}
+
+
+_HIVE = "org.apache.hadoop.hive.ql.io.parquet"
+# https://docs.aws.amazon.com/athena/latest/ug/parquet-serde.html
+_PARQUET = {
+    "InputFormat": f"{_HIVE}.MapredParquetInputFormat",
+    "OutputFormat": f"{_HIVE}.MapredParquetOutputFormat",
+    "SerdeInfo": {"SerializationLibrary": f"{_HIVE}.serde.ParquetHiveSerDe"},
+}

@@ -48,6 +48,8 @@ PERMISSION_SOURCES = {
     "sagemaker:DeleteEndpoint": _RECOMMENDER,
     "sagemaker:InvokeEndpoint": _RECOMMENDER,
     "iam:PassRole": _RECOMMENDER,
+    # Spark removes what it has written of a rejected drop, and its own work.
+    "s3:DeleteObject": "https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObject.html",
     "kms:Decrypt": "https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html",
     "kms:GenerateDataKey": "https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html",
 }
@@ -69,15 +71,18 @@ _MODEL_METRICS = ("Endpoints", "InferenceComponents", "TransformJobs")
 # What each kind reads and writes below projects/<project>/runs/<run>/. `a*` is the attempt.
 _READS = {
     "process": ("manifest.json", "sources.json"),
+    names.SPARK: ("manifest.json", "sources.json", "a*/process/*"),
     "train": ("a*/train/*", "checkpoints/train/*"),  # the model before it, when data grew
     "compress": ("a*/train/*", "checkpoints/compress/*"),
     "compile": ("a*/train/*", "a*/compress/*", "a*/compile/bundles/*"),
     "model": ("a*/compile/bundles/*", "manifest.json"),
     names.RECOMMEND: ("a*/compile/bundles/*",),  # the model, and the sample of requests beside it
 }
+_PROCESSING = ("process", names.SPARK)
 _CURATED = ("train", "compress", "compile")  # what `process` writes below curated/<project>/, and these read
 _WRITES = {
     "process": ("a*/process/*",),
+    names.SPARK: ("a*/process/*",),
     "train": ("a*/train/*", "checkpoints/train/*"),
     "compress": ("a*/compress/*", "checkpoints/compress/*"),
     "compile": ("a*/compile/*",),
@@ -92,13 +97,14 @@ def role_arn(stack: StackSettings, project: str, kind: str) -> str:
 
 
 def create_role(stack: StackSettings, project: str, kind: str) -> dict[str, Any]:
-    """Return the body of CreateRole: a role that only SageMaker, only for this account, may assume."""
+    """Return the body of CreateRole: a role that only SageMaker, or Glue, only for this account, may assume."""
+    service = "glue.amazonaws.com" if kind == names.SPARK else "sagemaker.amazonaws.com"
     trust = {
         "Version": "2012-10-17",
         "Statement": [
             {
                 "Effect": "Allow",
-                "Principal": {"Service": "sagemaker.amazonaws.com"},
+                "Principal": {"Service": service},
                 "Action": "sts:AssumeRole",
                 # https://docs.aws.amazon.com/sagemaker/latest/dg/security-confused-deputy-prevention.html
                 "Condition": {"StringEquals": {"aws:SourceAccount": stack.account_id}},
@@ -127,7 +133,7 @@ def put_role_policy(
     """
     statements = [
         *_data(stack, project, kind),
-        *(_elsewhere(stack, elsewhere or {}) if kind == "process" else ()),
+        *(_elsewhere(stack, elsewhere or {}) if kind in _PROCESSING else ()),
         *_key(stack, kind),
         *_logs_and_metrics(stack, project, kind),
         *_images(stack, kind),
@@ -169,14 +175,17 @@ def _data(stack: StackSettings, project: str, kind: str) -> list[Statement]:
     if kind not in ("model", names.RECOMMEND):
         readable.append(_object(stack, stack.artifact_bucket, "jobs/*"))
         listable.append("jobs/*")
-    if kind == "process":
+    if kind in _PROCESSING:
         readable.append(_object(stack, stack.landing_bucket, f"{project}/*"))
         statements.append(_list(stack, "ListDrops", stack.landing_bucket, [f"{project}/*"]))
     written = [_object(stack, stack.artifact_bucket, runs + each) for each in _WRITES.get(kind, ())]
-    if kind in (*_CURATED, "process"):
-        curated = f"curated/{project}/*"
-        (written if kind == "process" else readable).append(_object(stack, stack.artifact_bucket, curated))
-        listable.append(curated)
+    if kind in (*_CURATED, *_PROCESSING):
+        curated = _object(stack, stack.artifact_bucket, f"curated/{project}/*")
+        if kind in _PROCESSING:
+            written.append(curated)
+        if kind != "process":  # Spark looks at what it has written
+            readable.append(curated)
+        listable.append(f"curated/{project}/*")
     if kind == "model":  # a transform reads what was dropped to be scored, an asynchronous endpoint what waits for it
         address = names.endpoint(stack.stack, project)
         readable.append(_object(stack, stack.landing_bucket, f"{project}/score/*"))
@@ -185,7 +194,8 @@ def _data(stack: StackSettings, project: str, kind: str) -> list[Statement]:
         statements.append(_list(stack, "ListDrops", stack.landing_bucket, [f"{project}/score/*"]))
         listable += [f"requests/{address}/*", f"answers/{address}/*"]
     statements += [_allow("Read", ["s3:GetObject"], readable), _list(stack, "List", stack.artifact_bucket, listable)]
-    return [*statements, *([_allow("Write", ["s3:PutObject"], written)] if written else [])]
+    writing = ["s3:PutObject", *(["s3:DeleteObject"] if kind == names.SPARK else [])]
+    return [*statements, *([_allow("Write", writing, written)] if written else [])]
 
 
 def _key(stack: StackSettings, kind: str) -> list[Statement]:
@@ -194,10 +204,14 @@ def _key(stack: StackSettings, kind: str) -> list[Statement]:
     for_volumes = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
     return [
         _allow("UseKeyThroughS3", actions, [stack.data_key_arn], through_s3),
-        _allow("EncryptVolumes", ["kms:CreateGrant"], [stack.data_key_arn], for_volumes),
+        *(
+            [_allow("EncryptVolumes", ["kms:CreateGrant"], [stack.data_key_arn], for_volumes)]
+            if kind != names.SPARK
+            else []
+        ),
         *(
             [_allow("ReadExternalData", ["kms:Decrypt"], list(stack.external_data_key_arns), through_s3)]
-            if kind == "process" and stack.external_data_key_arns
+            if kind in _PROCESSING and stack.external_data_key_arns
             else []
         ),
     ]
@@ -214,6 +228,9 @@ def _logs_and_metrics(stack: StackSettings, project: str, kind: str) -> list[Sta
             "/aws/sagemaker/TransformJobs": f"{project}-*",
         }
         namespaces = ["AWS/SageMaker", *(f"/aws/sagemaker/{each}" for each in _MODEL_METRICS)]
+    elif kind == names.SPARK:  # a stream is named after its run, whose name Glue makes up
+        groups = {f"{names.spark_logs(stack.stack)}/*": "*"}
+        namespaces = ["Glue"]
     elif kind == names.RECOMMEND:
         groups = {
             "/aws/sagemaker/InferenceRecommendationsJobs": f"{names.load_tests(project)}*",
@@ -258,6 +275,8 @@ def _load_tests(stack: StackSettings, project: str) -> list[Statement]:
 
 
 def _images(stack: StackSettings, kind: str) -> list[Statement]:
+    if kind == names.SPARK:
+        return []
     # A model that comes with its own code is served on the jobs image, which has PyTorch.
     uris = [stack.jobs_image_uri, *([stack.serve_image_uri] if kind in ("model", names.RECOMMEND) else [])]
     found = [image for image in map(EcrImage.of, uris) if image]
