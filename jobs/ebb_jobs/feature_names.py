@@ -25,6 +25,16 @@ LONGEST = 60  # of 64: two columns that would be called alike are numbered
 TABULAR = "tabular"
 
 
+def refusal(schema: Mapping[str, Any]) -> str | None:
+    """Return why curated data is no features of a feature group, None when it is."""
+    if schema.get("kind") != TABULAR:
+        return f"features are those of tables, and this is {schema.get('kind')}"
+    count = len(schema["features"]) + 1 + len(OWN)
+    return (
+        f"a feature group holds {MOST_FEATURES:,} features, and these are {count:,}" if count > MOST_FEATURES else None
+    )
+
+
 def columns_of(schema: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the columns of a curated table, the target last, each with its type: Fractional or String."""
     found = [

@@ -41,8 +41,9 @@ def main() -> None:
 def publish(table: Any, curated: Path, settings: dict[str, Any], report: Report) -> None:
     """Put the curated rows into the table; rows of runs that began before `keep_from` go."""
     run_id, now = settings["run_id"], datetime.fromisoformat(settings["now"])
+    began = offline_store.event_time(datetime.fromisoformat(settings["event_time"]))
     schema = dataset.read_schema(curated)
-    rows = offline_store.publish(table, run_id, batches(curated, schema, run_id, settings["event_time"]), now=now)
+    rows = offline_store.publish(table, run_id, batches(curated, schema, run_id, began), now=now)
     if settings.get("keep_from"):
         offline_store.remove_before(table, datetime.fromisoformat(settings["keep_from"]), but=run_id)
     report.fields |= {"rows": rows, "purged": offline_store.purge(table)._asdict()}

@@ -17,7 +17,7 @@ Request = dict[str, Any]
 FINISHED, FAILED, REJECTED = "finished", "failed", "rejected"
 DECISION_BASE = {
     stage: number * 100 for number, stage in enumerate(("identify", "plan", *names.STAGES, "select", "deploy"))
-} | {"catalog": 295}  # after those of process
+} | {"catalog": 295, names.FEATURES: 297}  # after those of process
 RECOMMENDATION = "RECOMMENDATION"
 TOLD_AS_DECISIONS = ("DECISION#", RECOMMENDATION)  # sort keys of what `ebb why` tells
 # What is longer stays in metrics.json: an item holds 400 KB, a state of Step Functions 256 KiB.
@@ -232,6 +232,20 @@ def remember_measured(project: str, generation: int, measured: Mapping[str, Any]
         {"measured": dict(measured), "measured_generation": generation},
         condition="attribute_not_exists(#measured_generation) OR #measured_generation <= :measured_generation",
     )
+
+
+def remember_features(project: str, generation: int, features: Mapping[str, Any]) -> Request:
+    """Return the write of what a project has published; refused for an older run."""
+    return update(
+        project_key(project),
+        {"features": dict(features), "features_generation": generation},
+        condition="attribute_not_exists(#features_generation) OR #features_generation <= :features_generation",
+    )
+
+
+def share_features(project: str, share: Any) -> Request:
+    """Return the write of who may learn from what a project publishes: `all`, or a list of projects."""
+    return update(project_key(project), {"features_share": share})
 
 
 def forget_served(project: str) -> Request:

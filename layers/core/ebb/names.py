@@ -8,7 +8,9 @@ PROJECT_PATTERN = r"^[a-z0-9](-?[a-z0-9]){0,19}$"
 PROJECT_MAX_CHARS = 20  # run and job names are built on it and must stay within SageMaker's 63 characters
 STAGES = ("process", "train", "compress", "compile")
 # what a run is charged for: images are built when they are missing, and a run that scores has this one stage only
-RECORDED_STAGES = ("images", *STAGES, "score")
+FEATURES = "features"  # the stage, and its role, that put rows into Feature Store, where the spec asks for it
+FEATURE_DATABASE = "sagemaker_featurestore"  # in which Feature Store makes its tables, unless it is told otherwise
+RECORDED_STAGES = ("images", *STAGES, "score", FEATURES)
 ROLE_KINDS = (*STAGES, "model")
 RECOMMEND = "recommend"  # the role of a load test, where the spec asks for one
 SPARK = "spark"  # the role of `process` on Glue, where the data outgrows one machine
@@ -173,6 +175,24 @@ def sources_key(run: str) -> str:
 def record_key(run: str) -> str:
     """Return the key of the run's record."""
     return run_prefix(run) + "run.json"
+
+def feature_groups(stack: str, project: str) -> str:
+    """Return what the names of a project's feature groups begin with.
+
+    Two hyphens, which no project's name holds: the groups and tables of `a` are not those of `a-b`.
+    """
+    return f"{stack}-{project}--"
+
+
+def feature_group(stack: str, project: str, digest: str) -> str:
+    """Return the name of the feature group for one set of features of a project."""
+    return feature_groups(stack, project) + digest
+
+
+def features_prefix(project: str) -> str:
+    """Return the key prefix below which the tables of a project's feature groups lie."""
+    return f"features/{project}/"
+
 
 
 def tags(stack: str, project: str, run: str | None = None) -> list[dict[str, str]]:

@@ -23,6 +23,7 @@ _ARN_MEMBERS = (
     ("ProcessingJobName", "processing-job"),
     ("TransformJobName", "transform-job"),
     ("NotebookInstanceName", "notebook-instance"),
+    ("FeatureGroupName", "feature-group"),
     ("InferenceComponentName", "inference-component"),
     ("EndpointName", "endpoint"),
     ("EndpointConfigName", "endpoint-config"),

@@ -22,6 +22,7 @@ from ebb_local.sagemaker import (
     endpoint_configs,
     endpoints,
     faults,
+    feature_groups,
     fleets,
     jobs,
     models,
@@ -99,6 +100,10 @@ ACTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "StartNotebookInstance": notebooks.start,
     "StopNotebookInstance": notebooks.stop,
     "DeleteNotebookInstance": notebooks.delete,
+    "CreateFeatureGroup": feature_groups.create,
+    "DescribeFeatureGroup": feature_groups.describe,
+    "ListFeatureGroups": feature_groups.list_groups,
+    "DeleteFeatureGroup": feature_groups.delete,
     "CreateDomain": studio.create_domain,
     "DescribeDomain": studio.describe_domain,
     "ListDomains": studio.list_domains,
@@ -170,6 +175,7 @@ def load_persisted_state(saved: dict[str, Any]) -> None:
 
 
 def reset() -> None:
+    feature_groups.mark_interrupted()
     """Forget everything and end every container."""
     fleets.close_all()
     state.clear()

@@ -31,6 +31,7 @@ apps = AccountRegionScopedDict()
 model_package_groups = AccountRegionScopedDict()
 model_packages = AccountRegionScopedDict()
 tags = AccountRegionScopedDict()
+feature_groups = AccountRegionScopedDict()
 
 _stores: dict[str, AccountRegionScopedDict] = {
     "training_jobs": training_jobs,
@@ -51,6 +52,7 @@ _stores: dict[str, AccountRegionScopedDict] = {
     "model_packages": model_packages,
     "tags": tags,
 }
+    "feature_groups": feature_groups,
 
 changed = threading.Condition()
 """Notified whenever a record changes its status; waiting for a job is waiting on this."""
