@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ebb_jobs import device as devices
 from ebb_jobs import distributed, growing, quality, stopping
 from ebb_jobs.errors import DivergedError, StoppedError
 from ebb_jobs.feeding import Feed
@@ -33,7 +34,6 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """(a batch of inputs, the source of all chance) -> the batch, varied."""
 BF16_MUST_GAIN = 1.15
-BF16_UNITS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 TRIAL_S = 1.0
 """For comparing two precisions, which is part of what training costs; slow steps are timed twelve times at least."""
 THREADS_MUST_GAIN = 1.2
@@ -42,6 +42,8 @@ STOPS = ("completed", "target", "budget", "plateau", "predicted loser", "diverge
 """Why a fit ended, in one word of the report; the sentence beside it has the numbers."""
 LOSES_BY = 2.0
 """A run has lost when it would have to gain so many times what its last half brought, and is past half of its plan."""
+MOST_CUT = 0.6
+"""Share of its mistakes that a run may lose while the rate falls from its peak to nothing."""
 LEAST_PACE = 3
 """Epochs by which two runs of one plan are compared at least: one epoch at a high rate says little."""
 SMALL_STEP = 2e7
@@ -127,15 +129,7 @@ def epochs(rows: int, size: int, steps: int, *, at_least: int = 8, at_most: int 
 
 def device() -> torch.device:
     """Return where networks train: a GPU, a Neuron core, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if any(Path("/dev").glob("neuron*")):  # torch_xla alone would offer the CPU as its device
-        try:
-            import torch_xla
-        except ImportError:
-            return torch.device("cpu")
-        return torch_xla.device()
-    return torch.device("cpu")
+    return devices.place()
 
 
 def threads(network: Network, inputs: np.ndarray, size: int, precision: str, available: int) -> int:
@@ -174,11 +168,10 @@ def bf16_pays(network: Network, inputs: np.ndarray, size: int) -> tuple[bool, st
 
     Return whether it pays, why, and how many times as long fp32 steps take, None where that was not timed.
     """
-    kind = device().type
-    if kind != "cpu":
-        supported = kind != "cuda" or torch.cuda.is_bf16_supported()
-        return supported, f"the {kind} device {'has' if supported else 'has no'} bf16 units", None
-    if not any(getattr(torch.cpu, name, lambda: False)() for name in BF16_UNITS):
+    machine = devices.found()
+    if machine.kind != devices.CPU:
+        return machine.bfloat16, f"{machine.name} {'has' if machine.bfloat16 else 'has no'} bf16 units", None
+    if not machine.bfloat16:
         return False, "this CPU has no bf16 units", None
     trial = _laid_out(copy.deepcopy(network), inputs).train()
     rows = tensor(inputs[:size])
@@ -266,12 +259,19 @@ def _fit(
         print(f"{recipe.name} goes on from the checkpoint at epoch {resumed + 1}, step {progress.step}", flush=True)
     patience = max(6, round(recipe.epochs * 0.3))
     forward = distributed.wrapped(network)
+    scaler = devices.scaler(progress.precision, place.type)
+    considered = recipe.compiled
     if recipe.compiled:
-        forward = torch.compile(forward)
+        forward = devices.compiled(forward)
     begun, saved = time.monotonic() - progress.elapsed_s, time.monotonic()
     cpu_begun = cpu_seconds() - progress.cpu_s
     stop, stopped = "completed", f"all {recipe.epochs} epochs are done"
     while progress.epoch < recipe.epochs:
+        if not considered and progress.epoch > (resumed or 0):  # how long an epoch takes is known now
+            considered, left = True, progress.elapsed_s / progress.epoch * (recipe.epochs - progress.epoch)
+            pays, why = devices.compiles(devices.found(), min(left, recipe.budget_s or left))
+            print(f"{recipe.name} steps are {'' if pays else 'not '}compiled: {why}", flush=True)
+            forward = devices.compiled(forward) if pays else forward
         order = np.random.default_rng((recipe.seed, progress.epoch)).permutation(rows)
         network.train()
         while progress.step < steps:
@@ -290,9 +290,11 @@ def _fit(
                 outputs = forward(batch.to(place))
             value = loss(outputs.float(), torch.from_numpy(picked)) * distributed.weight(size)
             optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            scaler.scale(value).backward()
+            scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             if averaged is not None:
                 taken = progress.epoch * steps + progress.step
                 _average(averaged, network, min(recipe.averaging, (1 + taken) / (10 + taken)))
@@ -395,15 +397,18 @@ def loses(recipe: Recipe, found: list[float]) -> bool:
     """Tell whether a run is so far behind its rival that it will not reach it.
 
     It would have to gain, in what is left of the plan, more than LOSES_BY times what the last half of its epochs
-    brought; gains shrink as a rule, so that even half of that would be much.
+    brought, and to lose a larger share of its mistakes than the falling rate still takes away: at a high rate a network
+    errs more than it will, so that a run seems to stand still until the rate falls.
     """
     if recipe.rival is None or len(found) < 4 or len(found) >= recipe.epochs:
         return False
     sign = 1 if quality.greater_is_better(recipe.metric) else -1
     scores = [sign * each for each in found]
-    half = len(scores) // 2
-    brought = max(scores) - max(scores[:half])
-    return sign * recipe.rival - max(scores) > LOSES_BY * max(brought, 0.0)
+    half, best = len(scores) // 2, max(scores)
+    behind, brought = sign * recipe.rival - best, best - max(scores[:half])
+    mistakes = 1 - best if sign > 0 else -best
+    rate = _one_cycle(len(found) / recipe.epochs) if recipe.one_cycle else 0.0
+    return behind > LOSES_BY * max(brought, 0.0) and behind > MOST_CUT * rate * mistakes
 
 
 def is_behind(recipe: Recipe, found: list[float]) -> bool:
@@ -440,7 +445,8 @@ def _restart(
 
 
 def _autocast(precision: str, kind: str) -> Any:
-    return torch.autocast(kind, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    dtype = devices.dtype(precision)
+    return nullcontext() if dtype is None else torch.autocast(kind, dtype)
 
 
 def _laid_out(network: Network, inputs: np.ndarray, *, channels_last: bool = True) -> Network:

@@ -215,6 +215,8 @@ def test_trees_end_at_the_target_and_at_the_budget(tmp_path):
         pytest.param([0.5, 0.6, 0.7, 0.78, 0.83, 0.87], False, id="still rising fast enough"),
         pytest.param([0.5, 0.6, 0.9, 0.91, 0.92, 0.96], False, id="ahead"),
         pytest.param([0.5], False, id="too early to tell"),
+        pytest.param([0.86, 0.9, 0.92, 0.925, 0.926, 0.927], False, id="standing still while the rate is high"),
+        pytest.param([0.86, 0.9, 0.92, 0.925, 0.926, *[0.927] * 5], True, id="standing still when it has fallen"),
     ],
 )
 def test_a_run_that_cannot_reach_its_rival_is_a_predicted_loser(found, loses):
