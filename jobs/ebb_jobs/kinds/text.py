@@ -281,7 +281,7 @@ def _columns(schema: dict[str, Any]) -> list[str]:
 
 
 def _source(curated: Path, split: str, options: str = "") -> str:
-    return f"read_parquet({literal(str(curated / f'{split}.parquet'))}{options})"
+    return f"read_parquet({literal(dataset.file_of(curated, split))}{options})"
 
 
 def _count(curated: Path, split: str) -> int:
