@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ebb_jobs import fingerprints, fitting, levers, networks
+from ebb_jobs import device, fingerprints, fitting, levers, networks
 from ebb_jobs.ladder import Fitted, Lesson
 from ebb_jobs.linear import NetworkModel
 from ebb_jobs.networks import Network
@@ -28,7 +28,7 @@ def fit(
     precision, gain = None if use.bf16 else "float32", None
     if precision is None:
         pays, why, gain = fitting.bf16_pays(network, lesson.training.inputs, size)
-        precision = "bfloat16" if pays else "float32"
+        precision = "bfloat16" if pays else device.found().without_bfloat16
         lesson.report.decide("precision", precision, why)
     share = steps * (WARM_SHARE if warm else 1.0)
     planned = fitting.epochs(

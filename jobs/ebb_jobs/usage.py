@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ebb_jobs import distributed, gpu
+from ebb_jobs import device, distributed, gpu
 from ebb_jobs.feeding import METER
 from ebb_jobs.report import cpu_count, cpu_seconds, peak_rss_mib
 
 
 def fields(watched: gpu.Watch) -> dict[str, Any]:
-    """Return the report's fields: the loop's waiting, the GPUs, and in a cluster the sums over its processes.
+    """Return the report's fields: the loop's waiting, the hardware, and in a cluster the sums over its processes.
 
     Memory is that of the process that held most, times the processes of a machine.
     """
-    told: dict[str, Any] = {"feed": METER.told()}
+    told: dict[str, Any] = {"feed": METER.told(), "hardware": device.found().told()}
     if (found := watched.told()) is not None:
         told["gpu"] = found
     if distributed.world() == 1:

@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load_file
 from torch.nn import functional
 
-from ebb_jobs import durations, fitting, networks
+from ebb_jobs import device, durations, fitting, networks
 from ebb_jobs.errors import DivergedError, JobError
 from unit.jobs.stages import RUN, prepare, run_stage
 
@@ -222,7 +222,7 @@ def test_what_is_no_duration_is_said(text):
 
 
 def test_bf16_is_only_taken_where_it_exists_and_pays(monkeypatch):
-    for unit in fitting.BF16_UNITS:
+    for unit in device.BF16_UNITS:
         monkeypatch.setattr(torch.cpu, unit, lambda: False, raising=False)
     network = networks.Mlp(5, [8], 2)
     began = time.monotonic()
