@@ -14,12 +14,13 @@ from dataclasses import asdict
 
 from ministack import app
 from ministack.core import concurrency, iam_actions, lambda_runtime, router
-from ministack.services import stepfunctions
+from ministack.services import sqs, stepfunctions
 
 from ebb_local import authorization, clock, persistence
 from ebb_local.settings import ACCOUNT_ID, REGION, Home
 
 MOST_ADVANCED_S = 366 * 86_400
+_SHOWN_MESSAGES, _SHOWN_CHARS = 20, 160
 
 
 def install(home: Home, port: int) -> None:
@@ -79,7 +80,20 @@ def status(home: Home, port: int) -> dict:
         "MemoryMiB": resident_mib(os.getpid()),
         "LambdaWorkers": workers,
         "RunningExecutions": running,
+        "Queues": {queue["name"]: held for queue in list(sqs._queues.values()) if (held := _messages(queue))},
     }
+
+
+def _messages(queue: dict) -> list[dict]:
+    """Return the first messages of a queue, and when each comes into sight: no receive, which would hide them."""
+    return [
+        {
+            "VisibleInS": max(0.0, round(message["visible_at"] - clock.now(), 1)),
+            "Received": message["receive_count"],
+            "Body": message["body"][:_SHOWN_CHARS],
+        }
+        for message in queue["messages"][:_SHOWN_MESSAGES]
+    ]
 
 
 def resident_mib(pid: int) -> float:

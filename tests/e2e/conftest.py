@@ -28,6 +28,9 @@ from botocore.exceptions import ClientError
 
 from ebb_cli import demo_data
 from ebb_local import lifecycle
+from ebb_local.settings import Home
+
+from . import diagnosis
 
 ROOT = Path(__file__).parents[2]
 CORPUS = demo_data.Wheel(
@@ -79,6 +82,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     # Only in an account, where a cap is given: what is left out for money is no failure, and is listed as skipped.
     if spent_usd >= COST_CAP_USD:
         pytest.skip(f"the cost cap is reached: the runs have cost {spent_usd:.2f} of {COST_CAP_USD:.2f} USD")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    """Add what the cloud shows to the report of a test that failed: its record has to be enough to find the cause."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed and _deployed:
+        report.sections.append(("what the cloud shows", diagnosis.report(lambda: seen(_deployed[0]))))
+
+
+def seen(ebb: "Ebb") -> diagnosis.Seen:
+    """The cloud for whoever looks for a cause in it."""
+    cloud = connect(ebb)
+    if ACCOUNT_PROFILE:
+        return diagnosis.Seen(cloud.client, cloud.outputs, {})
+    return diagnosis.Seen(cloud.client, cloud.outputs, cloud.control("Status"), Home(ebb.home).log_file)
 
 
 def counted_cost_usd(ebb: "Ebb") -> float:
