@@ -24,7 +24,13 @@ KEY_DELETION_DAYS = 30  # the longest that KMS allows: until then the deletion c
 IN_LOGS = ("serverless", "async", "realtime")
 TESTING = {"PENDING", "IN_PROGRESS", "STOPPING"}
 LOAD_TEST_CHARS = 40
-GONE = {"ResourceNotFound", "ResourceNotFoundException", "NoSuchEntity", "NoSuchBucket"}
+GONE = {
+    "EntityNotFoundException",  # of Glue
+    "ResourceNotFound",
+    "ResourceNotFoundException",
+    "NoSuchEntity",
+    "NoSuchBucket",
+}
 
 # They start again what is stopped, or wake and put to sleep what is being deleted. By their names in the template.
 RESTARTING = {"DeploymentStoppedRule", "ScalingEndedRule", "OnAlarmFunctionEndpointAlarm"}
@@ -137,7 +143,9 @@ def _made(target: Target, outputs: dict[str, str], in_stack: set[str]) -> Iterat
     yield from _components(target)
     yield from _endpoints(target, outputs)
     yield from _packages(target)
+    yield from _feature_groups(target)
     yield from _alarms(target, in_stack)
+    yield from _spark_jobs(target)
     yield from _roles(target, in_stack)
 
 
@@ -332,6 +340,21 @@ def _packages(target: Target) -> Iterator[Removal]:
         yield "model package group", group
 
 
+def _feature_groups(target: Target) -> Iterator[Removal]:
+    """Remove feature groups and their tables; the files lie in the artifact bucket and stay or go with it.
+
+    The database is the account's: groups that are not Ebb's have their tables there too.
+    """
+    sagemaker, glue = target.client("sagemaker"), target.client("glue")
+    for group in (item.name for item in owned.feature_groups(target)):
+        described = sagemaker.describe_feature_group(FeatureGroupName=group)
+        table = described.get("OfflineStoreConfig", {}).get("DataCatalogConfig")
+        if table and _unless_gone(glue.delete_table, DatabaseName=table["Database"], Name=table["TableName"]):
+            yield "table", f"{table['Database']}.{table['TableName']}"
+        sagemaker.delete_feature_group(FeatureGroupName=group)
+        yield "feature group", group
+
+
 def _resources(target: Target) -> list[Resource]:
     """Return everything that the stack itself holds."""
     pages = target.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=target.stack)
@@ -367,6 +390,13 @@ def _alarms(target: Target, in_stack: set[str], project: str | None = None) -> I
     for start in range(0, len(found), 100):  # DeleteAlarms takes 100
         cloudwatch.delete_alarms(AlarmNames=found[start : start + 100])
     yield from (("alarm", name) for name in found)
+
+
+def _spark_jobs(target: Target) -> Iterator[Removal]:
+    """The tables that they wrote go with the stack, whose database names them."""
+    for name in owned.spark_jobs(target):
+        target.client("glue").delete_job(JobName=name)
+        yield "Glue job", name
 
 
 def _roles(target: Target, in_stack: set[str]) -> Iterator[Removal]:

@@ -59,6 +59,25 @@ def package_groups(target: Target) -> list[Owned]:
     return in_sagemaker(target, *listing, "ModelPackageGroupName", "ModelPackageGroupArn")
 
 
+def feature_groups(target: Target) -> list[Owned]:
+    """Return the stack's feature groups."""
+    listing = ("list_feature_groups", "FeatureGroupSummaries", "FeatureGroupName", "FeatureGroupArn")
+    return in_sagemaker(target, *listing)
+
+
+def spark_jobs(target: Target) -> list[str]:
+    """Return the names of the jobs on Glue that runs of this stack made."""
+    glue, account = target.client("glue"), target.client("sts").get_caller_identity()
+    partition, region = str(account["Arn"]).split(":")[1], target.client("glue").meta.region_name
+    found = []
+    for page in glue.get_paginator("get_jobs").paginate():
+        for name in (job["Name"] for job in page["Jobs"] if job["Name"].startswith(f"{target.stack}-")):
+            arn = f"arn:{partition}:glue:{region}:{account['Account']}:job/{name}"
+            if glue.get_tags(ResourceArn=arn)["Tags"].get("ebb:stack") == target.stack:
+                found.append(name)
+    return found
+
+
 def alarms(target: Target, project: str | None = None) -> list[str]:
     """Return the names of the alarms that deployments of this stack, or of one of its projects, made."""
     cloudwatch = target.client("cloudwatch")

@@ -92,6 +92,11 @@ def spark_logs(stack: str) -> str:
     return f"/aws-glue/{stack}"
 
 
+def catalog_database(stack: str) -> str:
+    """Return the name of the stack's database in the Data Catalog, as template.yaml makes it."""
+    return stack.replace("-", "_")
+
+
 def catalog_table(project: str) -> str:
     """Return the name of a project's table in the stack's database; hyphens would have to be quoted in each query."""
     return project.replace("-", "_")

@@ -71,6 +71,18 @@ def test_an_upload_that_was_never_finished_goes_too(dropped, ebb):
     assert not s3.list_multipart_uploads(Bucket="landing").get("Uploads")
 
 
+@pytest.mark.parametrize(("holder", "goes"), [(RUN_ID, True), (SECOND, False)])
+def test_the_table_of_the_data_catalog_goes_when_its_rows_do(dropped, ebb, holder, goes):
+    glue = dropped.client("glue")
+    glue.create_database(DatabaseInput={"Name": "ebb"})
+    table = {"Name": "churn", "Parameters": {"ebb.run_id": holder}, "StorageDescriptor": {"Location": "s3://a/"}}
+    glue.create_table(DatabaseName="ebb", TableInput=table)
+    planned = json.loads(ebb("forget", KEY, "--dry-run", "--json").stdout)
+    assert planned["tables"] == (["churn"] if goes else [])
+    assert ebb("forget", KEY, "--yes").exit_code == 0
+    assert [each["Name"] for each in glue.get_tables(DatabaseName="ebb")["TableList"]] == ([] if goes else ["churn"])
+
+
 def test_the_ledger_knows_what_was_forgotten_when_and_by_whom(dropped, ebb):
     ebb("forget", KEY, "--yes")
     [record] = records(dropped)
