@@ -76,6 +76,9 @@ bench-inference: setup ## The shipped models against eager PyTorch: images, a ta
 bench-train: setup ## The CPU-seconds that training takes to be as accurate as the plain recipe (TRAIN_ARGS="--seeds 1")
 	@$(BIN)/python benchmarks/train.py $(TRAIN_ARGS)
 
+bench-gpu: setup ## Where a GPU is present: training, compressing and serving there against eager bf16, with joules
+	@$(BIN)/python benchmarks/gpu.py $(GPU_ARGS)
+
 bench-process: $(JOBS) $(BENCH) ## A 1.2 GB CSV: Ebb's processing against bare DuckDB and pandas, with memory
 	@$(BIN)/python benchmarks/process.py $(PROCESS_ARGS)
 
@@ -182,4 +185,4 @@ define environment
 test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 endef
 
-.PHONY: demo test up down spark deploy conformance simulate bench-process bench-sweep bench-wake bench-quality bench-inference bench-train setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down spark deploy conformance simulate bench-process bench-sweep bench-wake bench-quality bench-inference bench-train bench-gpu setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help

@@ -18,6 +18,8 @@ fi
 rest=$(mktemp)
 trap 'rm -f "$rest"' EXIT
 grep -v '^torch==' "$here/requirements.txt" > "$rest"
+# What the GPUs did and took, where the base image is one for GPUs: a single file of Python.
+[ "${KEEP_TORCH:-0}" != 1 ] || echo nvidia-ml-py==13.615.71 >> "$rest"
 install -r "$rest"
 
 # OpenVINO compiles for CPUs here: its plugins for GPU and NPU, and their cache of kernels, are 61 MB.

@@ -18,7 +18,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ebb_jobs import dataset, durations, export, fitting, kinds, networks, paths, quality, search, train, trees
+from ebb_jobs import (
+    dataset,
+    durations,
+    export,
+    feeding,
+    fitting,
+    gpu,
+    kinds,
+    networks,
+    paths,
+    quality,
+    search,
+    train,
+    trees,
+    usage,
+)
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import InputMissingError, JobError, StoppedError, reason
 from ebb_jobs.kind import Codec, Kind
@@ -67,15 +82,18 @@ def main() -> None:
     settings = paths.settings("compress")
     report = Report("compress")
     torch.set_num_threads(cpu_count())
+    feeding.use(int(settings.get("workers") or 0))
     model = paths.output("compress", "model")
-    compress(
-        paths.channel("compress", "curated"),
-        paths.channel("compress", "original"),
-        model,
-        paths.checkpoints(),
-        settings,
-        report,
-    )
+    with gpu.Watch() as watched:
+        compress(
+            paths.channel("compress", "curated"),
+            paths.channel("compress", "original"),
+            model,
+            paths.checkpoints(),
+            settings,
+            report,
+        )
+        report.fields.update(usage.fields(watched))
     report.write(model)
 
 
