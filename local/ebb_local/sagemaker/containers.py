@@ -37,14 +37,17 @@ class Container:
         env: dict[str, str],
         log: LogStream,
         isolated: bool = False,
+        beside: int | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
+        """Start it; without a network when `isolated`, or in that of the process `beside`, its peer in a cluster."""
         self._log, self._on_line = log, on_line
         command = [local_text(part, base) for part in argv]
         if command[0] in ("python", "python3"):
             command[0] = str(environment.python)
-        if isolated and can_isolate():
-            command = [*_WITHOUT_NETWORK, *command]
+        self.isolated = isolated and can_isolate()
+        if self.isolated:
+            command = [*(_network_of(beside) if beside else _WITHOUT_NETWORK), *command]
         values = {name: local_text(value, base) for name, value in env.items()}
         self._process = processes.start(command, env=values, cwd=base)
         self._reader = threading.Thread(target=self._read, name=f"container-{self._process.pid}", daemon=True)
@@ -92,6 +95,10 @@ class Container:
                 self._log.write(line)
                 if self._on_line is not None:
                     self._on_line(line)
+
+
+def _network_of(pid: int) -> list[str]:
+    return ["nsenter", f"--target={pid}", "--user", "--preserve-credentials", "--net", "--"]
 
 
 def local_text(text: str, base: Path) -> str:

@@ -87,9 +87,9 @@ class JobRun(ABC):
         for name in directories:
             (self.base / name).mkdir(parents=True)
 
-    def open_log(self) -> LogStream:
-        """Open the job's log stream, named as AWS names it."""
-        return LogStream(self.log_group, f"{self.name}/{HOST}-{int(time.time())}", self.credentials.principal)
+    def open_log(self, host: str = HOST) -> LogStream:
+        """Open the job's log stream, named as AWS names it; of several machines each has its own."""
+        return LogStream(self.log_group, f"{self.name}/{host}-{int(time.time())}", self.credentials.principal)
 
     def watch(self, container: Container, syncs: list[TreeSync]) -> Ending:
         """Wait until the container ends or has to; copy out what changes meanwhile."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ebb_local.sagemaker import containers, images, jobs, listing, requests, state, tags
+from ebb_local.sagemaker.clusters import resource_config
 from ebb_local.sagemaker.errors import JobFailure, ServiceError, not_implemented, validation_exception
 from ebb_local.sagemaker.jobs import Ending, JobRun
 from ebb_local.sagemaker.storage import Location, TreeSync, download_all
-from ebb_local.sagemaker.training_jobs import resource_config
 
 _ROOT = "/opt/ml/processing"
 _SUMMARY = ["ProcessingJobName", "ProcessingJobArn", "CreationTime", "ProcessingEndTime", "LastModifiedTime",

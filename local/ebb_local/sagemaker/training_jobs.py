@@ -8,11 +8,12 @@ loses what was not yet copied to the checkpoint prefix; FastFile reads like File
 
 import re
 import time
+from pathlib import Path
 from typing import Any
 
-from ebb_local.sagemaker import capacity, containers, images, jobs, listing, requests, state, tags, warm_pools
+from ebb_local.sagemaker import capacity, clusters, containers, images, jobs, listing, requests, state, tags, warm_pools
 from ebb_local.sagemaker.errors import JobFailure, ServiceError, not_implemented, validation_exception
-from ebb_local.sagemaker.jobs import HOST, Ending, JobRun
+from ebb_local.sagemaker.jobs import Ending, JobRun
 from ebb_local.sagemaker.storage import Location, Source, TreeSync, download_all, pack
 
 _CHECKPOINTS = "/opt/ml/checkpoints"
@@ -145,7 +146,7 @@ class TrainingRun(JobRun):
         checkpoints = self._prepare()
         if self.stop_asked.is_set():
             return Ending.STOPPED
-        container = self._start_container()
+        container = clusters.start(self.base, self.record["ResourceConfig"], self._start_container)
         self._move("Training")
         ending = self.watch(container, [checkpoints] if checkpoints else [])
         if ending is Ending.INTERRUPTED:
@@ -155,7 +156,8 @@ class TrainingRun(JobRun):
         code = container.poll()
         if ending is Ending.EXITED and code:
             self._upload_output()
-            raise JobFailure(f"AlgorithmError: {jobs.text_of(self.base / 'output/failure')}, exit code: {code}")
+            told = clusters.failure(self.base, self.record["ResourceConfig"])
+            raise JobFailure(f"AlgorithmError: {told}, exit code: {code}")
         self._move("Uploading" if ending is Ending.EXITED else "Stopping")
         self._upload_output()
         self._upload_model()
@@ -168,7 +170,7 @@ class TrainingRun(JobRun):
         self._move("Downloading")
         config = self.base / "input/config"
         jobs.write_json(config / "hyperparameters.json", self.record.get("HyperParameters") or {})
-        jobs.write_json(config / "resourceconfig.json", resource_config(self.record["ResourceConfig"]))
+        jobs.write_json(config / "resourceconfig.json", clusters.resource_config(self.record["ResourceConfig"]))
         channels = self.record.get("InputDataConfig") or []
         jobs.write_json(config / "inputdataconfig.json", {c["ChannelName"]: _channel_config(c) for c in channels})
         for channel in channels:
@@ -192,7 +194,7 @@ class TrainingRun(JobRun):
         sync.remember()
         return sync
 
-    def _start_container(self) -> containers.Container:
+    def _start_container(self, base: Path, host: str, beside: int | None) -> containers.Container:
         algorithm = self.record["AlgorithmSpecification"]
         environment = images.environment(algorithm["TrainingImage"])
         isolated = self.record["EnableNetworkIsolation"]
@@ -201,14 +203,15 @@ class TrainingRun(JobRun):
             "TRAINING_JOB_NAME": self.name,
             "TRAINING_JOB_ARN": self.arn,
         }
-        env = containers.container_env(environment, self.base, requested, None if isolated else self.credentials)
+        env = containers.container_env(environment, base, requested, None if isolated else self.credentials)
         return containers.Container(
             [*algorithm["ContainerEntrypoint"], *algorithm.get("ContainerArguments", [])],
             environment=environment,
-            base=self.base,
+            base=base,
             env=env,
-            log=self.open_log(),
+            log=self.open_log(host),
             isolated=isolated,
+            beside=beside,
             on_line=self._read_metrics,
         )
 
@@ -265,19 +268,6 @@ class TrainingRun(JobRun):
                 self.record["FinalMetricDataList"] = [*kept, value]
 
 
-def resource_config(resources: dict[str, Any]) -> dict[str, Any]:
-    """Return resourceconfig.json of a job on one machine."""
-    instance_type, group = resources["InstanceType"], "homogeneousCluster"
-    return {
-        "current_host": HOST,
-        "current_instance_type": instance_type,
-        "current_group_name": group,
-        "hosts": [HOST],
-        "instance_groups": [{"instance_group_name": group, "instance_type": instance_type, "hosts": [HOST]}],
-        "network_interface_name": "eth0",
-    }
-
-
 def _channel_config(channel: dict[str, Any]) -> dict[str, Any]:
     config = {
         "TrainingInputMode": channel.get("InputMode", "File"),
@@ -308,7 +298,7 @@ def _require_valid(request: dict[str, Any]) -> None:
             raise not_implemented("A channel whose DataSource is not in S3")
         if channel.get("CompressionType", "None") != "None":
             raise not_implemented("A channel with CompressionType")
-    requests.require_one_instance(request["ResourceConfig"])
+    clusters.require_size(request["ResourceConfig"])
     warm_pools.require_valid(request)
     limits = request["StoppingCondition"]
     wait_s, runtime_s = limits.get("MaxWaitTimeInSeconds"), limits.get("MaxRuntimeInSeconds", 86_400)

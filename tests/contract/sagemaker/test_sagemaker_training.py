@@ -62,6 +62,51 @@ def test_a_model_is_packed_unless_compression_is_none(lab: Lab) -> None:
     assert lab.keys("packed/") == [f"packed/{job['TrainingJobName']}/output/model.tar.gz"]
 
 
+TALKS_TO_ITS_PEER = """
+    import json, os, pathlib, socket, time
+    root = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
+    config = json.loads((root / "input/config/resourceconfig.json").read_text())
+    leads = config["current_host"] == config["hosts"][0]
+    if leads:
+        with socket.create_server((config["hosts"][0], 29400)) as server:
+            peer = server.accept()[0]
+            print("heard", peer.recv(99).decode(), flush=True)
+        (root / "model/from").write_text(config["current_host"])
+    else:
+        for _ in range(200):
+            try:
+                with socket.create_connection((config["hosts"][0], 29400)) as client:
+                    client.sendall(config["current_host"].encode())
+                break
+            except OSError:
+                time.sleep(0.1)
+"""
+
+
+def test_the_machines_of_a_job_reach_each_other_and_nobody_else(lab: Lab) -> None:
+    two = {"InstanceCount": 2, "InstanceType": "ml.m5.large", "VolumeSizeInGB": 5}
+    job = lab.train(TALKS_TO_ITS_PEER, ResourceConfig=two, EnableNetworkIsolation=True)
+    assert job["TrainingJobStatus"] == "Completed", job.get("FailureReason")
+    assert job["ResourceConfig"]["InstanceCount"] == 2
+    assert lab.log_lines("TrainingJobs", f"{job['TrainingJobName']}/algo-1-") == ["heard 127.0.0.2"]
+
+
+def test_a_machine_that_fails_ends_the_job_for_all(lab: Lab) -> None:
+    script = """
+        import json, os, pathlib, sys, time
+        root = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
+        config = json.loads((root / "input/config/resourceconfig.json").read_text())
+        if config["current_host"] == config["hosts"][0]:
+            time.sleep(300)
+        (root / "output/failure").write_text("the second could not go on")
+        sys.exit(3)
+    """
+    two = {"InstanceCount": 2, "InstanceType": "ml.m5.large", "VolumeSizeInGB": 5}
+    job = lab.train(script, ResourceConfig=two)
+    assert job["TrainingJobStatus"] == "Failed"
+    assert job["FailureReason"] == "AlgorithmError: the second could not go on, exit code: 3"
+
+
 def test_a_manifest_names_the_objects_to_download(lab: Lab) -> None:
     lab.put("left/x/1.csv", "1")
     lab.put("left/x/2.csv", "2")
