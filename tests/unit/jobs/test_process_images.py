@@ -53,7 +53,7 @@ def curated(ended):
 
 
 def labels_of(ended, split):
-    return duckdb.sql(f"SELECT path, label FROM '{curated(ended) / split}.parquet/*'").fetchall()
+    return duckdb.sql(f"SELECT path, label FROM '{curated(ended) / split}.parquet/*.parquet'").fetchall()
 
 
 def pixels_of(ended, split):

@@ -86,7 +86,7 @@ def test_texts_are_known_however_they_are_dropped(tmp_path, name, content, spec)
     assert decision(ended, "input")["numbers"]["words"] == 11
     for split in ("train", "validation", "test"):
         columns = duckdb.sql(
-            f"DESCRIBE SELECT * FROM '{ended.base}/processing/output/curated/{split}.parquet/*'"
+            f"DESCRIBE SELECT * FROM '{ended.base}/processing/output/curated/{split}.parquet/*.parquet'"
         ).fetchall()
         assert [column[:2] for column in columns] == [("text", "VARCHAR"), (schema["target"]["name"], "VARCHAR")]
 
