@@ -341,6 +341,46 @@ def test_a_model_that_was_outdated_is_not_called_deployed(account, book, context
     assert "served" not in book.project("cancer")
 
 
+NO_CAPACITY = json.dumps({"TrainingJobName": f"{RUN_ID}-a1-train", "FailureReason": "CapacityError: none left."})
+
+
+def job_failed(plan: dict, cause: str) -> dict:
+    told = {"action": "job_failed", "run_id": RUN_ID, "attempt": 1, "project": "cancer", "now": NOW}
+    return told | {"stage": "train", "error": "States.TaskFailed", "cause": cause, "plan": plan}
+
+
+def test_refused_capacity_is_recorded_and_answered_with_the_next_machine(account, book, context):
+    plan = plan_pipeline.handler(load("plan_pipeline"), context)
+    first, second = plan["train"]["offers"][:2]
+    answer = record_run.handler(job_failed(plan, NO_CAPACITY), context)
+    assert answer["next"] == "again"
+    assert answer["plan"]["train"]["request"]["EnableManagedSpotTraining"] is second["spot"] is False
+    again = record_run.handler(job_failed(answer["plan"], NO_CAPACITY), context)
+    (told,) = [each for each in book.story(RUN_ID).decisions if each["what"] == "capacity refused for train"]
+    assert told["numbers"] == {"refused": 2, "round": 1}
+    assert f"{first['instance_type']} on spot capacity at {NOW[:19]}" in told["reason"]
+    assert len(json.dumps(again)) < 100_000
+
+
+def test_a_job_that_fails_by_itself_is_no_matter_of_capacity(account, book, context):
+    plan = plan_pipeline.handler(load("plan_pipeline"), context)
+    cause = json.dumps({"TrainingJobName": "x", "FailureReason": "AlgorithmError: exit code: 1"})
+    assert record_run.handler(job_failed(plan, cause), context) == {"next": "fail", "plan": plan, "wait_s": 0}
+    assert "capacity refused for train" not in [each["what"] for each in book.story(RUN_ID).decisions]
+
+
+def test_the_next_attempt_finds_what_a_moved_job_has_written(account, book, context):
+    asked = load("record_run_stage_finished") | {"stage": "train"}
+    moved = {"TrainingJobName": f"{RUN_ID}-a1-train-2", "ResourceConfig": {"InstanceType": "ml.m5.large"}}
+    account.put_report(asked["report_uri"], REPORT)
+    record_run.handler(asked | {"job": moved}, context)
+    book.apply(ledger.end_run(RUN_ID, 1, "cancer", "failed", now=moment(NOW), fields={}))
+    again = RunRequested.model_validate({"run_id": RUN_ID, "attempt": 2, "project": "cancer", "drop": DROP})
+    book.apply(ledger.open_run(again, execution_arn=EXECUTION_ARN, drop_id=None, now=moment(NOW)))
+    plan = plan_pipeline.handler(load("plan_pipeline") | {"attempt": 2}, context)
+    assert plan["artifacts"]["original"].endswith(f"/{RUN_ID}-a1-train-2/output/model/")
+
+
 def test_a_failed_job_leaves_its_words_and_what_it_used(account, book, context):
     message = record_run.handler(load("record_run_failed"), context)
     run = book.run(RUN_ID)
