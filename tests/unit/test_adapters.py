@@ -99,6 +99,39 @@ def test_a_stream_gives_every_byte_once_and_in_order(archived):
         stream.seek(-1)
 
 
+class Answering:
+    """S3 whose writes end one after the other as given: an error's code, or None for what was written."""
+
+    def __init__(self, *codes: str | None):
+        self.codes = list(codes)
+
+    def put_object(self, **request) -> None:
+        assert request["IfNoneMatch"] == "*"
+        if code := self.codes.pop(0):
+            raise answered(code)
+
+
+@pytest.mark.parametrize(
+    ("codes", "written"),
+    [
+        pytest.param([None], True, id="it was not there"),
+        pytest.param(["PreconditionFailed"], False, id="it was there"),
+        pytest.param(["ConditionalRequestConflict", None], True, id="a conflict is no object: tried again"),
+        pytest.param(["409", "PreconditionFailed"], False, id="it came meanwhile"),
+    ],
+)
+def test_an_object_is_written_once(monkeypatch, codes, written):
+    monkeypatch.setattr(storage, "client", lambda service, s3=Answering(*codes): s3)
+    assert storage.write_once("bucket", "key", b"", content_type="text/plain") is written
+
+
+def test_a_conflict_that_lasts_is_no_object_that_is_there(monkeypatch):
+    conflicts = Answering(*["ConditionalRequestConflict"] * storage.CONFLICT_TRIES)
+    monkeypatch.setattr(storage, "client", lambda service: conflicts)
+    with pytest.raises(StorageUnavailableError, match="ConditionalRequestConflict"):
+        storage.write_once("bucket", "key", b"", content_type="text/plain")
+
+
 def test_a_stream_whose_object_is_written_again_says_so(monkeypatch):
     monkeypatch.setattr(storage, "client", lambda service: Refusing(answered("PreconditionFailed")))
     stream = storage.open_stream("bucket", "key", etag="old", size_bytes=9)

@@ -20,7 +20,8 @@ BLOCKS_HELD = 4
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _CHANGED = {"412", "PreconditionFailed"}
 _DENIED = {"403", "AccessDenied"}
-_CONFLICT = {"409", "ConditionalRequestConflict"}  # another one is writing it just now
+_CONFLICT = {"409", "ConditionalRequestConflict"}  # nothing was written: something else happened to the key just then
+CONFLICT_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -184,16 +185,22 @@ def write(bucket: str, key: str, body: bytes, *, content_type: str) -> None:
 def write_once(bucket: str, key: str, body: bytes, *, content_type: str) -> bool:
     """Write an object unless there is one; return False when there is, which stays as it is.
 
+    A conflict tells neither, so that it is tried again: taken for an object that is there, a ticket would have no end.
     Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
     Raises: ObjectDeniedError, StorageUnavailableError.
     """
-    try:
-        client("s3").put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type, IfNoneMatch="*")
-    except (ClientError, BotoCoreError) as error:
-        if isinstance(error, ClientError) and error.response["Error"]["Code"] in _CHANGED | _CONFLICT:
-            return False
-        _translate(error, bucket, key)
-    return True
+    for tried in range(1, CONFLICT_TRIES + 1):
+        try:
+            client("s3").put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type, IfNoneMatch="*")
+        except (ClientError, BotoCoreError) as error:
+            code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+            if code in _CHANGED:
+                return False
+            if code not in _CONFLICT or tried == CONFLICT_TRIES:
+                _translate(error, bucket, key)
+        else:
+            return True
+    raise AssertionError("the last try returns or raises")
 
 
 def _get(bucket: str, key: str, etag: str | None, span: str | None) -> bytes:
