@@ -121,7 +121,8 @@ class Answering:
     ],
 )
 def test_an_object_is_written_once(monkeypatch, codes, written):
-    monkeypatch.setattr(storage, "client", lambda service, s3=Answering(*codes): s3)
+    answering = Answering(*codes)
+    monkeypatch.setattr(storage, "client", lambda service: answering)
     assert storage.write_once("bucket", "key", b"", content_type="text/plain") is written
 
 
