@@ -14,7 +14,21 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ebb_jobs import as_is, bundle, dataset, export, exported, quality, runtimes, script, serve, tensors, user_code
+from ebb_jobs import (
+    as_is,
+    bundle,
+    dataset,
+    export,
+    exported,
+    paths,
+    quality,
+    runtimes,
+    script,
+    serve,
+    tensors,
+    trials,
+    user_code,
+)
 from ebb_jobs.errors import InputMissingError, JobError
 from ebb_jobs.exported import Export, ExportError
 from ebb_jobs.kinds.custom import FOLDER
@@ -63,7 +77,8 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
     wanted = (settings.get("spec") or {}).get("train") or {}
     schema = dataset.read_schema(curated)
     entry_point = schema.get("entry_point") or wanted.get("entry_point") or ENTRY_POINT
-    hyperparameters = wanted.get("hyperparameters") or {}
+    trial = settings.get("trial")
+    hyperparameters = (wanted.get("hyperparameters") or {}) | (trials.typed(paths.proposed()) if trial else {})
     left = model / FOLDER
     left.mkdir(parents=True, exist_ok=True)
     report.decide(
@@ -83,10 +98,15 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
     except ExportError as error:
         if not has_code:
             raise
+        if trial and not trial.get("own_metric"):
+            told = f"a search compares models: {error}; or say in train.tune.metric_regex what the log tells"
+            raise JobError(told) from error
         script.install_wheels(places.source, left / user_code.FOLDER)  # what trained it may be needed to load it
         _keep_as_is(left, model, schema, str(error), report)
         return
     _keep_export(found, left, model, schema, report)
+    if trial and not trial.get("own_metric"):
+        trials.objective(report.fields["metric"], report.fields["quality"]["validation"])
 
 
 def compress(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from types import MappingProxyType
 
 import torch
 
-from ebb_jobs import device, fingerprints, fitting, levers, networks
-from ebb_jobs.ladder import Fitted, Lesson
+from ebb_jobs import device, fingerprints, fitting, knobs, ladder, levers, linear, networks, quality
+from ebb_jobs.knobs import Knob, Turned
+from ebb_jobs.ladder import Fitted, Lesson, Rung
 from ebb_jobs.linear import NetworkModel
 from ebb_jobs.networks import Network
 
@@ -15,8 +18,27 @@ WARM_SHARE = 0.4
 """Of the steps and of the peak rate, where a network starts from the weights of the one before it."""
 
 
+LOOKS = 12
+"""Into so many parts a fit is divided where fits are compared with each other half-way."""
+
+
+def rung(name: str, make: Callable[[Turned], Network], turnable: tuple[Knob, ...], *, steps: float = 1.0) -> Rung:
+    """Return the rung of a network; `make` builds it, with its knobs turned."""
+
+    def turned(these: Turned) -> Callable[[Lesson], Fitted]:
+        return partial(fit, make=partial(make, these), name=name, steps=steps, turned=these)
+
+    return Rung(name, ladder.NETWORK, turned({}), linear.load, turnable, turned)
+
+
 def fit(
-    lesson: Lesson, make: Callable[[], Network], name: str, *, steps: float = 1.0, peak_rate: float | None = None
+    lesson: Lesson,
+    make: Callable[[], Network],
+    name: str,
+    *,
+    steps: float = 1.0,
+    peak_rate: float | None = None,
+    turned: Turned = MappingProxyType({}),
 ) -> Fitted:
     """Train a network; `steps` is the share of the kind's steps. Raises: StoppedError, DivergedError."""
     torch.manual_seed(lesson.seed)
@@ -25,7 +47,7 @@ def fit(
     plan, rows = lesson.recipe, len(lesson.training)
     use = lesson.levers
     size = max(1, round(plan.batch_size(rows) * use.batch))
-    precision, gain = None if use.bf16 else "float32", None
+    precision, gain = lesson.precision or (None if use.bf16 else "float32"), None
     if precision is None:
         pays, why, gain = fitting.bf16_pays(network, lesson.training.inputs, size)
         precision = "bfloat16" if pays else device.found().without_bfloat16
@@ -38,13 +60,14 @@ def fit(
         at_least=min(plan.min_epochs, 3) if warm else plan.min_epochs,
         at_most=max(3, round(plan.max_epochs * WARM_SHARE)) if warm else plan.max_epochs,
     )
-    rate = (peak_rate or plan.peak_rate) * use.rate
+    epochs = int(lesson.wanted.get("epochs") or planned)
+    rate = (peak_rate or plan.peak_rate) * use.rate * knobs.of(turned, knobs.RATE)
     recipe = fitting.Recipe(
         metric=lesson.metric,
-        epochs=int(lesson.wanted.get("epochs") or planned),
-        batch_size=size,
+        epochs=epochs,
+        batch_size=max(1, round(size * knobs.of(turned, knobs.BATCH))),
         peak_rate=rate * WARM_SHARE if warm else rate,
-        weight_decay=plan.weight_decay,
+        weight_decay=plan.weight_decay * knobs.of(turned, knobs.DECAY),
         seed=lesson.seed,
         target=lesson.target,
         rival=lesson.rival,
@@ -56,13 +79,24 @@ def fit(
         averaging=use.averaging,
         compiled=use.compiled,
         name=name,
-        fingerprint=fingerprints.of(lesson.fingerprint, network.config(), rows, warm),
+        fingerprint=fingerprints.of(
+            lesson.fingerprint, network.config(), rows, warm, *([dict(turned)] if turned else [])
+        ),
     )
+    sign, looks = 1 if quality.greater_is_better(lesson.metric) else -1, 0
+
+    def look(current: Network) -> float:
+        nonlocal looks
+        found = lesson.score(networks.predict(current, lesson.validation.inputs))
+        looks += 1
+        lesson.seen(LOOKS * looks // epochs, sign * found)
+        return found
+
     outcome = fitting.fit(
         network,
         lesson.training.inputs,
         lesson.loss,
-        lambda current: lesson.score(networks.predict(current, lesson.validation.inputs)),
+        look,
         recipe,
         augment=lesson.augment if use.augmented else None,
         checkpoint=lesson.checkpoints / f"{name}.pt",

@@ -22,11 +22,16 @@ from ebb_jobs import distributed, fitting, quality
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import JobError, StoppedError, reason
 from ebb_jobs.kind import Codec, KindRecipe
+from ebb_jobs.knobs import Knob, Turned
 from ebb_jobs.levers import Levers
 from ebb_jobs.report import Report, cpu_seconds, write_json
 
 LINEAR, TREES, NETWORK = "linear", "trees", "network"
 """Families of models, from the cheapest to train to the dearest."""
+
+
+Seen = Callable[[int, float], None]
+"""(how far a fit is, its score there, more being better); equal steps of a recipe's fits can be compared."""
 
 
 class Model(Protocol):
@@ -77,6 +82,10 @@ class Lesson:
     levers: Levers = field(default_factory=Levers)
     previous: Path | None = None
     """The folder of the model to start from, of the same columns and classes."""
+    seen: Seen = field(default=lambda step, value: None)
+    """Told of every look at the validation rows; a search ends a fit here that falls behind (see `tuning`)."""
+    precision: str | None = None
+    """Found out before: a fit need not time it again."""
 
     @property
     def outputs(self) -> int:
@@ -116,12 +125,17 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Rung:
-    """One recipe: its name, its family, and what fits it. `load` reads what its model's `save` wrote."""
+    """One recipe: its name, its family, and what fits it. `load` reads what its model's `save` wrote.
+
+    `knobs` are what a search may turn, `turned` what fits it with some of them turned; `fit` turns none.
+    """
 
     name: str
     family: str
     fit: Callable[[Lesson], Fitted]
     load: Callable[[Path], Model]
+    knobs: tuple[Knob, ...] = ()
+    turned: Callable[[Turned], Callable[[Lesson], Fitted]] | None = None
 
 
 @dataclass
@@ -132,6 +146,8 @@ class Climbed:
     fitted: Fitted | None
     fields: dict[str, Any] = field(default_factory=dict)
     answers: np.ndarray | None = None
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """What `Lesson.seen` was told."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +269,7 @@ def _try(rung: Rung, lesson: Lesson) -> Climbed:
         fitted = None
     try:
         if fitted is None:
-            fitted = rung.fit(lesson)
+            fitted = rung.fit(replace(lesson, seen=lambda step, value: _look(one, lesson, step, value)))
             _keep(fitted, lesson, kept, cpu_seconds() - cpu)
         outputs = fitted.model.predict(lesson.validation.inputs)
         truth, one.answers = lesson.compare(outputs, lesson.validation)
@@ -283,6 +299,11 @@ def _try(rung: Rung, lesson: Lesson) -> Climbed:
         seconds=round(time.monotonic() - begun, 3),
     )
     return one
+
+
+def _look(one: Climbed, lesson: Lesson, step: int, value: float) -> None:
+    one.curve.append((step, value))
+    lesson.seen(step, value)
 
 
 def _diverged(error: Exception) -> bool:

@@ -45,6 +45,16 @@ def failure_file(stage: str) -> Path:
     return path
 
 
+def proposed() -> dict[str, str]:
+    """Return what a tuning job proposes to this training job: its hyperparameters beside the settings.
+
+    SageMaker adds the objective's name with an underscore before it.
+    """
+    file = base_dir() / "input/config/hyperparameters.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    return {name: str(value) for name, value in found.items() if name != "settings" and not name.startswith("_")}
+
+
 def settings(stage: str) -> dict[str, Any]:
     """Return the job's settings.
 

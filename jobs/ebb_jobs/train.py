@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ebb_jobs import (
     networks,
     paths,
     quality,
+    trials,
     usage,
     warm,
 )
@@ -101,7 +103,24 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
     rungs = ladder.choose(kind.rungs(codec, training), wanted.get("rungs"))
     if distributed.world() > 1:
         rungs = ladder.shared(rungs, report)
+    proposed = paths.proposed() if settings.get("trial") else None
+    if proposed is not None:
+        rungs = trials.choose(rungs, proposed)
+        lesson = replace(lesson, seen=trials.watching(rungs))
+        report.decide(
+            "knobs", proposed.get(trials.RUNG, "every recipe"), "proposed by the tuning job", numbers=proposed
+        )
+    begun = time.monotonic()
     climbed = ladder.climb(warm.first(rungs, previous, report), lesson)
+    if proposed is not None:
+        trials.tell(climbed, proposed, metric.value)
+    if wanted.get("tune") and distributed.world() > 1:
+        report.decide("tuning", "left out", "it runs in one process; train.tune.jobs above 1 searches on many machines")
+    elif wanted.get("tune"):
+        from ebb_jobs import tuning  # only where a spec asks for a search
+
+        left = None if lesson.budget_s is None else max(0.0, lesson.budget_s - (time.monotonic() - begun))
+        climbed = tuning.tune(climbed, replace(lesson, budget_s=left), wanted["tune"])
     best = climbed.best.fitted
     assert best is not None
     report.decide(
@@ -181,9 +200,7 @@ def class_factors(shares: np.ndarray | None, metric: str) -> np.ndarray | None:
     return factors / (factors * shares).sum()
 
 
-def hard_loss(
-    training: Split, shares: np.ndarray | None, metric: str, *, smoothing: float = 0.0
-) -> fitting.Loss:
+def hard_loss(training: Split, shares: np.ndarray | None, metric: str, *, smoothing: float = 0.0) -> fitting.Loss:
     """Return the loss against the labels; rare classes weigh more when the metric counts classes alike."""
     targets = torch.from_numpy(training.targets)
     if shares is None:

@@ -11,16 +11,20 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ebb_jobs import export, quality, stopping
+from ebb_jobs import export, knobs, quality, stopping
 from ebb_jobs.errors import JobError, StoppedError
-from ebb_jobs.ladder import Fitted, Lesson
+from ebb_jobs.knobs import Turned
+from ebb_jobs.ladder import TREES, Fitted, Lesson, Rung
 from ebb_jobs.report import cpu_count
 
 ROUNDS = 1500
@@ -83,7 +87,16 @@ def parameter_count(file: Path) -> int:
     return Forest(file.read_bytes()).parameter_count() if nodes and nodes[0].domain == TREE_DOMAIN else 0
 
 
-def fit(lesson: Lesson, columns: np.ndarray) -> Fitted:
+def rung(columns: np.ndarray) -> Rung:
+    """Return the rung of boosted trees on these columns of the input."""
+
+    def turned(these: Turned) -> Callable[[Lesson], Fitted]:
+        return partial(fit, columns=columns, turned=these)
+
+    return Rung("trees", TREES, turned({}), load, knobs.TREES, turned)
+
+
+def fit(lesson: Lesson, columns: np.ndarray, *, turned: Turned = MappingProxyType({})) -> Fitted:
     """Boost trees on these columns of the input until the validation loss has stopped falling.
 
     Raises: StoppedError; JobError where LightGBM cannot be loaded (it needs the system's libgomp).
@@ -95,7 +108,7 @@ def fit(lesson: Lesson, columns: np.ndarray) -> Fitted:
     begun = time.monotonic()
     with stopping.told_to_stop() as told:
         watch = _Watch(lesson, told, begun)
-        booster = _boost(lightgbm, lesson, columns, watch)
+        booster = _boost(lightgbm, lesson, columns, watch, turned)
     kept = min(watch.best_round or booster.current_iteration(), booster.current_iteration())
     network = to_onnx(booster, kept, columns, lesson.training.inputs.shape[1], lesson.outputs)
     forest = Forest(network, booster.model_to_string(num_iteration=kept))
@@ -131,11 +144,23 @@ def settings(rows: int, outputs: int, metric: str, seed: int, threads: int) -> d
     }
 
 
-def _boost(lightgbm: Any, lesson: Lesson, columns: np.ndarray, watch: _Watch) -> Any:
+def turn(parameters: dict[str, Any], turned: Turned) -> dict[str, Any]:
+    """Return LightGBM's parameters with knobs turned."""
+    return parameters | {
+        "learning_rate": parameters["learning_rate"] * knobs.of(turned, knobs.RATE),
+        "num_leaves": max(3, round(parameters["num_leaves"] * knobs.of(turned, knobs.LEAVES))),
+        "min_data_in_leaf": max(1, round(parameters["min_data_in_leaf"] * knobs.of(turned, knobs.CHILD))),
+        "lambda_l2": parameters["lambda_l2"] * knobs.of(turned, knobs.PENALTY),
+        "feature_fraction": min(1.0, parameters["feature_fraction"] * knobs.of(turned, knobs.SHARE)),
+    }
+
+
+def _boost(lightgbm: Any, lesson: Lesson, columns: np.ndarray, watch: _Watch, turned: Turned) -> Any:
     training, validation = lesson.training, lesson.validation
     # A round of few rows takes a millisecond: threads would wait for each other, on a busy machine most of the time.
     threads = cpu_count() if training.inputs.shape[0] * len(columns) > SMALL_TABLE else 1
-    parameters = settings(len(training), lesson.outputs, lesson.metric, lesson.seed, threads)
+    parameters = turn(settings(len(training), lesson.outputs, lesson.metric, lesson.seed, threads), turned)
+    watch.rate = parameters["learning_rate"]
     data = lightgbm.Dataset(
         np.ascontiguousarray(training.inputs[:, columns]),
         training.targets,
@@ -179,6 +204,7 @@ class _Watch:
         self.ended: tuple[str, str] | None = None
         self.resumed: int | None = None
         self.warm = False
+        self.rate = 0.0
         self._score: float | None = None
         self._now = 0
 
@@ -223,6 +249,8 @@ class _Watch:
             raise EarlyStopException(env.iteration, env.evaluation_result_list)
         if self.best is None or loss < self.best:
             self.best, self.best_round = loss, done
+        if done % LOOK_EVERY == 0:  # half the rate takes twice the rounds to come as far
+            lesson.seen(int(done * self.rate), -loss)
         if self._told.is_set():
             self._save(env.model, done)
             raise StoppedError(f"stopped by SIGTERM at round {done}; a checkpoint is written")

@@ -61,9 +61,27 @@ def test_an_image_is_built_by_its_own_script_on_any_base(name):
     assert base, "the base image is an argument"
     assert base[1].startswith("public.ecr.aws/docker/library/python:"), "a mirror without a limit on anonymous pulls"
     assert "sh /tmp/image/install.sh" in text
-    assert 'ENTRYPOINT ["python3", "/opt/ml/model/code/serve.py"]' in text, (
-        "models that need PyTorch are served by jobs"
-    )
+    start = {"serve": '["python3", "/opt/ml/model/code/serve.py"]', "jobs": '["sh", "/usr/local/bin/start.sh"]'}[name]
+    assert f"ENTRYPOINT {start}" in text, "models that need PyTorch are served by jobs"
+
+
+@pytest.mark.parametrize(
+    ("word", "program"),
+    [
+        pytest.param("train", "/opt/ml/input/data/code/run.py train", id="a trial of a tuning job"),
+        pytest.param("serve", "/opt/ml/model/code/serve.py", id="an endpoint"),
+    ],
+)
+def test_the_jobs_image_does_what_the_word_that_sagemaker_appends_says(tmp_path, word, program):
+    """A tuning job's trials have no entry point of their own in the API."""
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    command = ["sh", str(CONTAINERS / "jobs" / "start.sh"), word]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == program
+    assert "COPY start.sh /usr/local/bin/start.sh" in (CONTAINERS / "jobs" / "Dockerfile").read_text()
 
 
 def test_the_environments_are_installed_by_the_same_scripts():

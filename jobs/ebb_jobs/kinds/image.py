@@ -15,13 +15,14 @@ import torch
 import torch_pruning
 from torch import Tensor
 
-from ebb_jobs import dataset, gradient, image, image_networks, ladder, linear
+from ebb_jobs import dataset, gradient, image, image_networks, knobs
 from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import InputMissingError
 from ebb_jobs.image import ImageCodec
 from ebb_jobs.image_networks import ConvNet
 from ebb_jobs.kind import KindRecipe
+from ebb_jobs.knobs import Turned
 from ebb_jobs.ladder import Rung
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report
@@ -112,13 +113,13 @@ class ImageKind:
     def rungs(self, codec: ImageCodec, training: Split) -> list[Rung]:
         """Return a network of half the depth and resolution, and the whole one."""
 
-        def small() -> ConvNet:
+        def small(turned: Turned) -> ConvNet:
             return image_networks.student(self.original(codec, training), 1.0)
 
-        def rung(name: str, make: Callable[[], Network]) -> Rung:
-            return Rung(name, ladder.NETWORK, partial(gradient.fit, make=make, name=name), linear.load)
+        def large(turned: Turned) -> ConvNet:
+            return self.original(codec, training)
 
-        return [rung("small-net", small), rung("net", partial(self.original, codec, training))]
+        return [gradient.rung("small-net", small, knobs.NETWORK), gradient.rung("net", large, knobs.NETWORK)]
 
     def original(self, codec: ImageCodec, training: Split) -> ConvNet:
         """Return two residual blocks per stage, wider where there are more pictures."""

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebb_jobs import dataset, gradient, ladder, linear, networks, spelling, tabular, trees
+from ebb_jobs import dataset, gradient, knobs, ladder, linear, networks, spelling, tabular, trees
 from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Columns, Split
 from ebb_jobs.kind import KindRecipe
+from ebb_jobs.knobs import Turned
 from ebb_jobs.ladder import Rung
 from ebb_jobs.networks import Mlp, Network
 from ebb_jobs.report import Report
@@ -136,19 +137,25 @@ class TabularKind:
     def rungs(self, codec: Preprocessor, training: Split) -> list[Rung]:
         """Return a linear model over the bins, boosted trees, a small and a larger network."""
 
-        def small() -> Mlp:
-            large = self.original(codec, training)
-            return Mlp(codec.width, student_sizes(large, SMALL_SHARE), large.sizes[-1])
+        def shaped(plain: Mlp, turned: Turned) -> Mlp:
+            if not {knobs.WIDTH.name, knobs.DEPTH.name} & turned.keys():
+                return plain
+            depth = round(turned.get(knobs.DEPTH.name, len(plain.sizes) - 2))
+            width = max(16, round(plain.sizes[1] * knobs.of(turned, knobs.WIDTH) / 16) * 16)
+            return Mlp(plain.sizes[0], [width] * depth, plain.sizes[-1])
 
-        def network(name: str, make: Callable[[], Network], steps: float) -> Rung:
-            fit = partial(gradient.fit, make=make, name=name, steps=steps)
-            return Rung(name, ladder.NETWORK, fit, linear.load)
+        def small(turned: Turned) -> Mlp:
+            large = self.original(codec, training)
+            return shaped(Mlp(codec.width, student_sizes(large, SMALL_SHARE), large.sizes[-1]), turned)
+
+        def large(turned: Turned) -> Mlp:
+            return shaped(self.original(codec, training), turned)
 
         return [
             Rung("linear", ladder.LINEAR, linear.fit_table, linear.load),
-            Rung("trees", ladder.TREES, partial(trees.fit, columns=tree_columns(codec)), trees.load),
-            network("small-net", small, SMALL_STEPS),
-            network("net", partial(self.original, codec, training), 1.0),
+            trees.rung(tree_columns(codec)),
+            gradient.rung("small-net", small, knobs.SMALL_TABLE_NETWORK, steps=SMALL_STEPS),
+            gradient.rung("net", large, knobs.TABLE_NETWORK),
         ]
 
     def original(self, codec: Preprocessor, training: Split) -> Mlp:

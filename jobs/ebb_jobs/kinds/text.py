@@ -18,11 +18,12 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from ebb_jobs import dataset, encoder_networks, gradient, ladder, linear, text, tfidf
+from ebb_jobs import dataset, encoder_networks, gradient, knobs, ladder, linear, text, tfidf
 from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Split
 from ebb_jobs.encoder_networks import EncoderNet
 from ebb_jobs.kind import KindRecipe
+from ebb_jobs.knobs import Turned
 from ebb_jobs.ladder import Rung
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report
@@ -164,10 +165,17 @@ class TextKind:
 
     def rungs(self, codec: TextCodec, training: Split) -> list[Rung]:
         """Return a linear model over TF-IDF, and averages of embeddings."""
-        learn = partial(gradient.fit, make=partial(self.original, codec, training), name="net")
+
+        def averages(turned: Turned) -> Network:
+            plain = self.original(codec, training)
+            if knobs.WIDTH.name not in turned or not isinstance(plain, TextNet):
+                return plain
+            width = max(8, round(plain.shape["width"] * turned[knobs.WIDTH.name] / 8) * 8)
+            return TextNet(codec.vocabulary, pairs=16_384, width=width, hidden=64, classes=len(codec.classes))
+
         return [
             Rung("linear", ladder.LINEAR, partial(tfidf.fit, vocabulary=codec.vocabulary), linear.load),
-            Rung("net", ladder.NETWORK, learn, linear.load),
+            gradient.rung("net", averages, knobs.TEXT_NETWORK),
         ]
 
     def original(self, codec: TextCodec, training: Split) -> Network:
@@ -243,8 +251,11 @@ class PretrainedTextKind(TextKind):
 
     def rungs(self, codec: TextCodec, training: Split) -> list[Rung]:
         """Return the encoder alone: its tokens are its own, and the cheaper rungs have been climbed with others."""
-        learn = partial(gradient.fit, make=partial(self.original, codec, training), name="encoder")
-        return [Rung("encoder", ladder.NETWORK, learn, linear.load)]
+
+        def encoder(turned: Turned) -> Network:
+            return self.original(codec, training)
+
+        return [gradient.rung("encoder", encoder, knobs.NETWORK)]
 
     def original(self, codec: TextCodec, training: Split) -> EncoderNet:
         """Return the public encoder with a fresh head."""

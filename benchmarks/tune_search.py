@@ -1,0 +1,187 @@
+"""A grid and Ebb's search over the same box, on one table: python tune_search.py CURATED SEEDS EPOCHS OUT.
+
+Runs in the jobs environment. Both train the product's table network with the product's loop; a grid point is fitted to
+its end, the search is `ebb_jobs.tuning.search` with the limits of the product. Every figure is of this process's CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
+
+import numpy as np
+
+from ebb_jobs import dataset, kinds, knobs, quality, train, tuning
+from ebb_jobs.knobs import Turned
+from ebb_jobs.ladder import Lesson, Seen
+from ebb_jobs.report import Report, cpu_seconds
+
+RATES, WIDTHS, DEPTHS = (0.25, 1.0, 4.0), (0.25, 0.5, 1.0), (1, 2, 3)
+"""The grid: multiples of the recipe's rate and width, and hidden layers. Three of each, 27 points."""
+BOX = (
+    dataclasses.replace(knobs.RATE, low=RATES[0], high=RATES[-1]),
+    dataclasses.replace(knobs.WIDTH, low=WIDTHS[0], high=WIDTHS[-1]),
+    dataclasses.replace(knobs.DEPTH, low=DEPTHS[0], high=DEPTHS[-1]),
+)
+RUNG = "net"
+
+
+def lesson_of(curated: Path, epochs: int, seed: int, folder: Path) -> tuple[Lesson, Any, Any]:
+    """Return what the network learns from, as `train` makes it; the rung; and the test rows."""
+    schema = dataset.read_schema(curated)
+    kind, report = kinds.of(schema), Report("train")
+    codec = kind.fit_codec(curated, schema, report)
+    training, validation, test = (kind.read_split(curated, name, codec) for name in ("train", "validation", "test"))
+    shares = train.class_shares(schema, training)
+    metric = quality.choose(schema["task"], shares, None).value
+    lesson = Lesson(
+        training=training,
+        validation=validation,
+        codec=codec,
+        classes=list(schema["target"].get("classes") or ()),
+        recipe=kind.recipe,
+        augment=kind.augment,
+        metric=metric,
+        loss=train.hard_loss(training, shares, metric),
+        factors=train.class_factors(shares, metric),
+        compare=lambda outputs, rows: train.comparable(outputs, rows, codec),
+        wanted={"epochs": epochs},
+        seed=seed,
+        checkpoints=folder,
+        checkpoint_every_s=3600.0,
+        fingerprint=str(seed),
+        report=report,
+        precision="float32",
+    )
+    rung = next(each for each in kind.rungs(codec, training) if each.name == RUNG)
+    return lesson, rung, test
+
+
+class Bench:
+    """Fits of one seed; what each scored on the validation and the test rows."""
+
+    def __init__(self, lesson: Lesson, rung: Any, test: Any) -> None:
+        self.lesson, self.rung, self.test = lesson, rung, test
+        self.tested: dict[str, float] = {}
+
+    def attempt(self, turned: Turned, seen: Seen) -> float:
+        """Fit once; the test rows are looked at afterwards, and decide nothing."""
+        with tempfile.TemporaryDirectory() as folder:
+            fitted = self.rung.turned(turned)(
+                dataclasses.replace(self.lesson, seen=seen, checkpoints=Path(folder), fingerprint=json.dumps(turned))
+            )
+        found = self.lesson.score(fitted.model.predict(self.lesson.validation.inputs))
+        self.tested[json.dumps(turned)] = quality.score(
+            self.lesson.metric, *self.lesson.compare(fitted.model.predict(self.test.inputs), self.test)
+        )
+        return found
+
+    def one(self, turned: Turned) -> dict[str, Any]:
+        """Return a grid point, fitted to its end."""
+        cpu = cpu_seconds()
+        found = self.attempt(turned, lambda step, value: None)
+        used = round(cpu_seconds() - cpu, 3)
+        return {"knobs": turned, "validation": found, "test": self.tested[json.dumps(turned)], "cpu_seconds": used}
+
+    def chance(self, found: float) -> float:
+        """Return the standard error of a share of these validation rows."""
+        return float(np.sqrt(found * (1 - found) / len(self.lesson.validation)))
+
+    def search(self, known: list[tuning.Trial], chance: float, **limits: Any) -> dict[str, Any]:
+        """Return what the search found and took; the trials that it started from are counted like its own."""
+        found = tuning.search(
+            BOX, self.attempt, tuning.Limits(chance=chance, **limits), seed=self.lesson.seed, known=known
+        )
+        best = found.best
+        assert best is not None
+        return {
+            "validation": best.score,
+            "test": self.tested[json.dumps(best.turned)],
+            "knobs": best.turned,
+            "fits": len(found.trials),
+            "pruned": sum(trial.status == tuning.PRUNED for trial in found.trials),
+            "stop": found.stop,
+            "why": found.why,
+            "cpu_seconds": round(sum(trial.cpu_seconds for trial in found.trials), 3),
+            "trials": [
+                {
+                    "knobs": trial.turned,
+                    "status": trial.status,
+                    "score": trial.score,
+                    "looks": trial.looks,
+                    "cpu_seconds": trial.cpu_seconds,
+                }
+                for trial in found.trials
+            ],
+        }
+
+
+def usual_trial(bench: Bench) -> tuning.Trial:
+    """Return the recipe as it is, as the ladder climbs it before a search."""
+    turned = {knob.name: knob.usual for knob in BOX}
+    curve: list[tuple[int, float]] = []
+    cpu = cpu_seconds()
+    score = bench.attempt(turned, lambda step, value: curve.append((step, value)))
+    return tuning.Trial(0, turned, tuning.FINISHED, score, round(cpu_seconds() - cpu, 3), 0.0, curve)
+
+
+def blind_trial(bench: Bench, seed: int) -> tuning.Trial:
+    """Return a first fit drawn blindly from the box: what a search is worth where the recipe is a bad one."""
+    random = np.random.default_rng(seed)
+    turned: dict[str, float] = {}
+    for knob in BOX:
+        even = random.uniform(np.log(knob.low), np.log(knob.high))
+        turned[knob.name] = int(random.integers(knob.low, knob.high + 1)) if knob.whole else float(np.exp(even))
+    curve: list[tuple[int, float]] = []
+    cpu = cpu_seconds()
+    score = bench.attempt(turned, lambda step, value: curve.append((step, value)))
+    return tuning.Trial(0, turned, tuning.FINISHED, score, round(cpu_seconds() - cpu, 3), 0.0, curve)
+
+
+def main() -> int:
+    """Measure; write one JSON document with every fit."""
+    curated, seeds, epochs, out = Path(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3]), Path(sys.argv[4])
+    document: dict[str, Any] = {"seeds": {}}
+    for seed in map(int, seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(*lesson_of(curated, epochs, seed, Path(folder)))
+            parts = {"train": bench.lesson.training, "validation": bench.lesson.validation, "test": bench.test}
+            rows = {name: len(split) for name, split in parts.items()}
+            usual_trial(bench)  # what PyTorch does once in a process is nobody's cost
+            first, blind = usual_trial(bench), blind_trial(bench, seed)
+            assert first.score is not None
+            chance = bench.chance(first.score)
+            searched = bench.search([first], chance)
+            unaided = bench.search([blind], chance)
+            points = [
+                bench.one({knobs.RATE.name: rate, knobs.WIDTH.name: width, knobs.DEPTH.name: depth})
+                for rate, width, depth in itertools.product(RATES, WIDTHS, DEPTHS)
+            ]
+            document |= {"metric": bench.lesson.metric, "rows": rows, "epochs": epochs}
+            document["seeds"][str(seed)] = {
+                "grid": points, "search": searched, "blind": unaided, "usual": first.score, "chance": chance,
+                "usual_test": bench.tested[json.dumps(first.turned)],
+            }  # fmt: skip
+            out.write_text(json.dumps(document) + "\n")
+            total = sum(point["cpu_seconds"] for point in points)
+            best = max(points, key=lambda point: point["validation"])
+            print(
+                f"seed {seed}: grid {best['validation']:.4f} in {total:.1f} CPU s, search {searched['validation']:.4f} "
+                f"in {searched['cpu_seconds'] / total:.1%} ({searched['fits']} fits, {searched['why']}), "
+                f"from a blind start {unaided['validation']:.4f} in {unaided['cpu_seconds'] / total:.1%}",
+                flush=True,
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())

@@ -1,0 +1,459 @@
+"""Tuning: a search over the knobs of one recipe, inside the training job.
+
+Proposals come from optuna's TPE; ASHA (successive halving, asynchronous) ends a fit that is behind the others at equal
+progress, so that most fits cost a twelfth of a whole one. The recipe as it is by itself is the first fit, so a search
+never answers with less. It ends by what it sees of itself: the last fits together brought no gain beyond chance, or the
+number of fits, the time or the target is reached. What a grid would find it does not know.
+Sources: Bergstra et al., Algorithms for Hyper-Parameter Optimization, 2011 (TPE); Li et al., A System for Massively
+Parallel Hyperparameter Tuning, 2020 (ASHA).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ebb_jobs import durations, fingerprints, knobs, ladder, quality
+from ebb_jobs.errors import JobError, StoppedError, reason
+from ebb_jobs.knobs import Knob, Turned
+from ebb_jobs.ladder import Climb, Climbed, Lesson, Seen
+from ebb_jobs.report import cpu_seconds, write_json
+
+TRIALS = 30
+"""Fits at most, where the spec names no number."""
+PATIENCE = 9
+"""So many fits that together bring no gain beyond chance end a search."""
+FINISHED_COUNTS = 3
+"""A fit that was not ended early counts as so many of them: it kept up with the best and still brought nothing."""
+CHANCE = 0.5
+"""What is no gain: this share of the standard error of the best quality. Fits are judged on the same rows, so that
+their difference varies less than each of them."""
+RANDOM_FITS = 4
+"""Fits that are drawn blindly, after the usual one, before TPE has something to learn from."""
+HALVING = 3
+"""Of so many fits at equal progress ASHA lets the best one go on."""
+PROPOSALS = 3
+"""Of so many proposals the one that is the cheapest to fit is taken: what is learned of it holds for dearer ones too."""
+LAST_CUT = 6
+"""A fit that came so far, half of a network's, is finished: ending it would save little and tell nothing."""
+FINISHED, PRUNED, FAILED = "finished", "pruned", "failed"
+STOPS = ("plateau", "trials", "budget", "target")
+STUDY = "tuning.json"
+
+
+class PrunedError(JobError):
+    """Nothing is wrong with the fit: it is behind the others and ends here."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fit with its knobs. `score` is what the search maximises; of a pruned fit its last one, of a failed none."""
+
+    number: int
+    turned: dict[str, float]
+    status: str
+    score: float | None
+    cpu_seconds: float
+    seconds: float
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    reason: str = ""
+
+    @property
+    def looks(self) -> int:
+        """Return how far it came: the last step that it was looked at."""
+        return self.curve[-1][0] if self.curve else 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends a search, whatever it finds. `chance` is the standard error of a quality on these rows."""
+
+    trials: int = TRIALS
+    patience: int = PATIENCE
+    chance: float = 0.0
+    budget_s: float | None = None
+    target: float | None = None
+    """In the search's own measure: more is better."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished search: every trial, the best of those that were finished, and why it ended."""
+
+    trials: list[Trial]
+    stop: str
+    why: str
+
+    @property
+    def best(self) -> Trial | None:
+        """Return the best finished trial, None when all failed."""
+        return best_of(self.trials)
+
+
+Attempt = Callable[[Turned, Seen], float]
+"""(knobs, what is to be told of each look) -> score of the finished fit. What `Seen` raises must not be caught."""
+
+
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """Return the best finished trial, the earliest of equal ones."""
+    finished = [trial for trial in trials if trial.status == FINISHED and trial.score is not None]
+    return max(finished, key=lambda trial: (trial.score, -trial.number), default=None)
+
+
+def search(
+    space: Sequence[Knob],
+    attempt: Attempt,
+    limits: Limits,
+    *,
+    seed: int,
+    known: Sequence[Trial] = (),
+    done: Callable[[Trial], None] = lambda trial: None,
+) -> Found:
+    """Fit with one proposal after the other until nothing more is to be gained.
+
+    `known` are trials of before (the recipe as it is, and those of an interrupted job): they cost nothing again. `done`
+    is told of each new one. Raises: StoppedError when the job is told to end.
+    """
+    import optuna  # only where a spec asks for a search
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=RANDOM_FITS + 1),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=HALVING),
+    )
+    trials: list[Trial] = []
+    begun = time.monotonic()
+    for old in known:
+        _replay(study, space, old)
+        trials.append(old)
+    if not trials:
+        study.enqueue_trial({knob.name: knob.usual for knob in space})
+    while True:
+        if ended := _ended(trials, limits, time.monotonic() - begun):
+            return Found(trials, *ended)
+        asked, turned = _asked(optuna, study, space, first=not trials)
+        trial = _tried(asked, turned, attempt, len(trials))
+        study.tell(asked, trial.score if trial.status == FINISHED else None, state=_state(optuna, trial))
+        trials.append(trial)
+        done(trial)
+
+
+def _asked(optuna: Any, study: Any, space: Sequence[Knob], *, first: bool) -> tuple[Any, dict[str, float]]:
+    """Return the cheapest of some proposals. The others are told as failed, of which TPE learns nothing."""
+    made = [(asked, _proposed(asked, space)) for asked in (study.ask() for _ in range(1 if first else PROPOSALS))]
+    made.sort(key=lambda one: knobs.cost(one[1], space))
+    for asked, _ in made[1:]:
+        study.tell(asked, state=optuna.trial.TrialState.FAIL)
+    return made[0]
+
+
+def _tried(asked: Any, turned: dict[str, float], attempt: Attempt, number: int) -> Trial:
+    curve: list[tuple[int, float]] = []
+    cpu, begun = cpu_seconds(), time.monotonic()
+
+    def seen(step: int, value: float) -> None:
+        if curve and step <= curve[-1][0]:
+            return
+        curve.append((step, value))
+        asked.report(value, step)
+        if step <= LAST_CUT and asked.should_prune():
+            raise PrunedError(f"behind the others at step {step}")
+
+    def trial(status: str, score: float | None, why: str) -> Trial:
+        used, took = round(cpu_seconds() - cpu, 3), round(time.monotonic() - begun, 3)
+        return Trial(number, turned, status, score, used, took, curve, why)
+
+    try:
+        return trial(FINISHED, attempt(turned, seen), "")
+    except PrunedError as pruned:
+        return trial(PRUNED, curve[-1][1], str(pruned))
+    except StoppedError:
+        raise
+    except Exception as error:  # knobs may be turned too far: a search goes on without them
+        traceback.print_exc()
+        return trial(FAILED, None, reason(error))
+
+
+def _proposed(asked: Any, space: Sequence[Knob]) -> dict[str, float]:
+    return {
+        knob.name: asked.suggest_int(knob.name, int(knob.low), int(knob.high))
+        if knob.whole
+        else asked.suggest_float(knob.name, knob.low, knob.high, log=True)
+        for knob in space
+    }
+
+
+def _replay(study: Any, space: Sequence[Knob], old: Trial) -> None:
+    """Let the study know a trial as if it had made it, its looks included: later ones are compared with them."""
+    import optuna
+
+    study.enqueue_trial({knob.name: old.turned.get(knob.name, knob.usual) for knob in space})
+    asked = study.ask()
+    _proposed(asked, space)
+    for step, value in old.curve:
+        asked.report(value, step)
+        if step <= LAST_CUT:
+            asked.should_prune()  # counts this trial among those that came so far
+    study.tell(asked, old.score if old.status == FINISHED else None, state=_state(optuna, old))
+
+
+def _state(optuna: Any, trial: Trial) -> Any:
+    states = optuna.trial.TrialState
+    return {FINISHED: states.COMPLETE, PRUNED: states.PRUNED, FAILED: states.FAIL}[trial.status]
+
+
+def _ended(trials: Sequence[Trial], limits: Limits, elapsed_s: float) -> tuple[str, str] | None:
+    """Return why a search ends after these trials, in a word and a sentence; None to go on."""
+    best = best_of(trials)
+    if best is not None and limits.target is not None and best.score is not None and best.score >= limits.target:
+        return "target", "the target is reached"
+    if len(trials) >= limits.trials:
+        return "trials", f"all {limits.trials} fits are done"
+    if limits.budget_s is not None and elapsed_s >= limits.budget_s:
+        return "budget", f"the time of {limits.budget_s:.0f} s is used"
+    if best is None or best.score is None:
+        return None
+    chance = CHANCE * limits.chance
+    good = next(n for n, one in enumerate(trials) if one.status == FINISHED and one.score >= best.score - chance)
+    idle = trials[good + 1 :]
+    waited = sum(FINISHED_COUNTS if one.status == FINISHED else one.status == PRUNED for one in idle)
+    if waited >= limits.patience:
+        gained = best.score - (trials[good].score or 0.0)
+        told = f"the last {len(idle)} fits gained {gained:.4f}"
+        return "plateau", told + (f", within the {chance:.4f} of chance" if gained else "")
+    return None
+
+
+# ---- in a training job ----
+
+
+def tune(climb: Climb, lesson: Lesson, wanted: Mapping[str, Any]) -> Climb:
+    """Search over the knobs of the best rung that has any, and return the climb with what it found.
+
+    The tuned model takes its own rung's place when it is better on the validation rows; the place of another rung only
+    when it is better beyond chance, as in the ladder. Raises: StoppedError.
+    """
+    one = _tunable(climb, lesson)
+    if one is None:
+        lesson.report.decide("tuning", "nothing to tune", "no rung that was climbed has knobs that a search could turn")
+        return climb
+    limits = _limits(one, lesson, wanted)
+    places = _Places(one, lesson, limits)
+    cpu, begun = cpu_seconds(), time.monotonic()
+    found = search(
+        one.rung.knobs, places.attempt, places.limits, seed=lesson.seed, known=places.known(), done=places.note
+    )
+    best = found.best
+    assert best is not None  # the first one is the rung as it was climbed
+    taken, why = (climb, "no fit was better than the recipe's own") if best.number == 0 else places.taken(climb, best)
+    pruned = sum(trial.status == PRUNED for trial in found.trials)
+    lesson.report.decide(
+        "tuning",
+        ", ".join(f"{name} {value:.3g}" for name, value in best.turned.items()) if taken is not climb else "as it was",
+        f"{why}; {len(found.trials)} fits of {one.rung.name}, {pruned} ended early; {found.why}",
+        numbers={
+            "fits": len(found.trials),
+            "pruned": pruned,
+            "cpu_seconds": round(cpu_seconds() - cpu, 3),
+            "gain": round(_gain(found), 6),
+        },
+        alternatives=["grid search", "a SageMaker tuning job (train.tune.jobs above 1)"],
+    )
+    lesson.report.fields["tuning"] = {
+        "where": "in the training job",
+        "rung": one.rung.name,
+        "taken": taken is not climb,
+        "best": {"trial": best.number, "knobs": _rounded(best.turned), "validation": _shown(best.score, lesson)},
+        "usual": _shown(found.trials[0].score, lesson),
+        "stop": found.stop,
+        "stopped_because": found.why,
+        "cpu_seconds": round(cpu_seconds() - cpu, 3),
+        "seconds": round(time.monotonic() - begun, 3),
+        "trials": [
+            {
+                "number": trial.number,
+                "knobs": _rounded(trial.turned),
+                "status": trial.status,
+                "validation": _shown(trial.score, lesson) if trial.status == FINISHED else None,
+                "looks": trial.looks,
+                "cpu_seconds": trial.cpu_seconds,
+                **({"reason": trial.reason} if trial.status == FAILED else {}),
+            }
+            for trial in found.trials
+        ],
+    }
+    return taken
+
+
+def _tunable(climb: Climb, lesson: Lesson) -> Climbed | None:
+    """Return the rung to tune: the one that was taken, or else the best of those with knobs."""
+    ready = [one for one in climb.climbed if one.fitted is not None and one.rung.turned is not None]
+    if climb.best in ready:
+        return climb.best
+    return max(ready, key=lambda one: _score(one.fields["quality"]["validation"], lesson), default=None)
+
+
+def _limits(one: Climbed, lesson: Lesson, wanted: Mapping[str, Any]) -> Limits:
+    asked, trials = durations.seconds(wanted.get("budget")), wanted.get("trials")
+    band = one.fields["quality_interval"]
+    left = [each for each in (asked, lesson.budget_s) if each is not None]
+    return Limits(
+        trials=TRIALS if trials in (None, "auto") else int(trials),
+        chance=(band["high"] - band["low"]) / (2 * 1.96),
+        budget_s=min(left, default=None),
+        target=None if lesson.target is None else _score(lesson.target, lesson),
+    )
+
+
+class _Places:
+    """The fits of one search: one folder for the one under way, the best one's model and the study beside it."""
+
+    def __init__(self, one: Climbed, lesson: Lesson, limits: Limits) -> None:
+        self.one, self.lesson, self.limits = one, lesson, limits
+        self._folder = lesson.checkpoints / "tuning"
+        self._file = self._folder / STUDY
+        self._fingerprint = fingerprints.of(
+            lesson.fingerprint, one.rung.name, [asdict(knob) for knob in one.rung.knobs]
+        )
+        self._trials: list[Trial] = []
+        self._latest: Climbed | None = None
+        self.best: Climbed | None = None
+
+    def known(self) -> list[Trial]:
+        """Return the rung as it was climbed, and what an interrupted job has tried already."""
+        one = self.one
+        usual = {knob.name: knob.usual for knob in one.rung.knobs}
+        score = _score(one.fields["quality"]["validation"], self.lesson)
+        curve = [
+            (step, value)
+            for number, (step, value) in enumerate(one.curve)
+            if number == 0 or step > one.curve[number - 1][0]
+        ]
+        self._trials = [Trial(0, usual, FINISHED, score, one.fields["cpu_seconds"], one.fields["seconds"], curve)]
+        try:
+            stored = json.loads(self._file.read_text())
+            if stored["fingerprint"] == self._fingerprint:
+                self._trials += [
+                    Trial(**{**each, "curve": [tuple(p) for p in each["curve"]]}) for each in stored["trials"]
+                ]
+                self.best = self._restored(stored.get("best"))
+                print(f"tuning goes on after {len(self._trials)} fits", flush=True)
+        except FileNotFoundError:
+            pass
+        except Exception as error:  # whatever a damaged file raises
+            print(f"tuning starts afresh: what was kept cannot be read ({type(error).__name__})", flush=True)
+            self._trials = self._trials[:1]
+        return list(self._trials)
+
+    def attempt(self, turned: Turned, seen: Seen) -> float:
+        """Fit with these knobs; return the score on the validation rows."""
+        lesson, rung = self.lesson, self.one.rung
+        assert rung.turned is not None
+        folder = self._folder / "fit"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        assert self.one.fitted is not None
+        fitted = rung.turned(turned)(
+            replace(
+                lesson, checkpoints=folder, rival=None, previous=None, seen=seen, precision=self.one.fitted.precision,
+                fingerprint=self._fingerprint,
+            )
+        )  # fmt: skip
+        outputs = fitted.model.predict(lesson.validation.inputs)
+        truth, answers = lesson.compare(outputs, lesson.validation)
+        found = quality.score(lesson.metric, truth, answers)
+        if not math.isfinite(found):
+            raise JobError("the validation quality is not finite")
+        self._latest = Climbed(rung, fitted, {"quality": {"validation": found}}, answers)
+        return _score(found, lesson)
+
+    def note(self, trial: Trial) -> None:
+        """Keep a trial, and the model of the best one, for the case that the job is interrupted."""
+        self._trials.append(trial)
+        shown = "-" if trial.score is None else f"{_shown(trial.score, self.lesson):.4f}"
+        print(f"tuning fit {trial.number} {trial.status}: validation {self.lesson.metric} {shown}, "
+              f"{trial.cpu_seconds:.1f} CPU s, {_rounded(trial.turned)}", flush=True)  # fmt: skip
+        if trial.status == FINISHED and best_of(self._trials) is trial:
+            assert self._latest is not None
+            self._latest.fields.update(cpu_seconds=trial.cpu_seconds, seconds=trial.seconds)
+            self.best = self._latest
+        self._latest = None
+        self._keep()
+
+    def taken(self, climb: Climb, best: Trial) -> tuple[Climb, str]:
+        """Return the climb with the tuned model where it is better, and why."""
+        tuned, lesson = self.best, self.lesson
+        assert tuned is not None
+        assert tuned.answers is not None
+        assert climb.best.answers is not None
+        truth, _ = lesson.compare(np.zeros((len(lesson.validation), lesson.outputs), np.float32), lesson.validation)
+        gain = quality.gain(lesson.metric, truth, climb.best.answers, tuned.answers, seed=lesson.seed)
+        told = (
+            f"{gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f}) against {climb.best.rung.name} as it was"
+        )
+        if climb.best is not self.one and gain["low"] <= 0:
+            return climb, f"{told}: no gain beyond chance for another rung"
+        fitted = tuned.fitted
+        assert fitted is not None
+        tuned.fields = {
+            **self.one.fields,
+            **tuned.fields,
+            "described": fitted.model.describe(),
+            "parameters": fitted.model.parameter_count(),
+            "quality_interval": quality.interval(lesson.metric, truth, tuned.answers, seed=lesson.seed),
+            "epochs": fitted.epochs,
+            "stop": fitted.stop,
+            "stopped_because": fitted.stopped_because,
+            "warm": False,
+            "tuned": _rounded(best.turned),
+        }
+        climbed = [tuned if one is self.one else one for one in climb.climbed]
+        return Climb(tuned, climbed, climb.ended), told
+
+    def _keep(self) -> None:
+        best = None
+        if self.best is not None and self.best.fitted is not None:
+            file = self.best.fitted.model.save(self._folder / "best")
+            told = {key: value for key, value in vars(self.best.fitted).items() if key != "model"}
+            best = {"file": file.name, "fitted": told, "fields": self.best.fields}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        document = {
+            "fingerprint": self._fingerprint,
+            "trials": [asdict(trial) for trial in self._trials[1:]],
+            "best": best,
+        }
+        write_json(self._file, document)
+
+    def _restored(self, stored: dict[str, Any] | None) -> Climbed | None:
+        if stored is None:
+            return None
+        fitted = ladder.Fitted(self.one.rung.load(self._folder / stored["file"]), **stored["fitted"])
+        outputs = fitted.model.predict(self.lesson.validation.inputs)
+        _, answers = self.lesson.compare(outputs, self.lesson.validation)
+        return Climbed(self.one.rung, fitted, stored["fields"], answers)
+
+
+def _score(value: float, lesson: Lesson) -> float:
+    return float(value) if quality.greater_is_better(lesson.metric) else -float(value)
+
+
+def _shown(score: float | None, lesson: Lesson) -> float | None:
+    return None if score is None else round(_score(score, lesson), 6)
+
+
+def _gain(found: Found) -> float:
+    best, usual = found.best, found.trials[0]
+    return 0.0 if best is None or best.score is None or usual.score is None else best.score - usual.score
+
+
+def _rounded(turned: Turned) -> dict[str, float]:
+    return {name: float(f"{value:.4g}") for name, value in turned.items()}
