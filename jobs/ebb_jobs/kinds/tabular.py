@@ -26,8 +26,8 @@ from ebb_jobs.tabular import Preprocessor
 
 STUDENT_SHARES = (0.3, 0.5)
 """Widths to try, as shares of the original's: the wider one only when the narrow one may lose too much."""
-WIDE, WIDES_SHARE = 1024, 0.15
-"""Of an original that is as wide, a narrower student still learns as much: the work falls with the square."""
+WIDE, WIDES_SHARES = 1024, (0.125, 0.1875)
+"""Of an original that is as wide, narrower students still learn as much: the work falls with the square."""
 
 SMALL_SHARE, SMALL_STEPS = 0.5, 0.6
 """Width and steps of the smaller network, as shares of the larger one's."""
@@ -165,7 +165,7 @@ class TabularKind:
     def students(self, teacher: Network, codec: Preprocessor, training: Split) -> list[Callable[[], Network]]:
         """Return two hidden layers, narrow and wider."""
         assert isinstance(teacher, Mlp)
-        shares = (WIDES_SHARE, *STUDENT_SHARES) if teacher.sizes[1] >= WIDE else STUDENT_SHARES
+        shares = (*WIDES_SHARES, *STUDENT_SHARES) if teacher.sizes[1] >= WIDE else STUDENT_SHARES
         return [partial(Mlp, codec.width, student_sizes(teacher, share), teacher.sizes[-1]) for share in shares]
 
     def prune(self, network: Network, share: float, example: Tensor) -> None:
