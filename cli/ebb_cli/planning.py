@@ -13,6 +13,7 @@ import boto3
 import typer
 from rich.markup import escape
 
+from ebb import engine as engines
 from ebb import explain, footprint, names, recommendation, serving, sizing, sources, traffic
 from ebb import plan as plans
 from ebb.carbon import Band
@@ -330,6 +331,7 @@ def stand_ins(region: str, stack_name: str) -> StackSettings:
         job_boundary_arn=f"arn:aws:iam::000000000000:policy/{stack_name}-JobBoundary",
         jobs_context_uri="s3://ARTIFACTS/images/jobs/HASH",
         serve_context_uri="s3://ARTIFACTS/images/serve/HASH",
+        glue_security_configuration=stack_name,
     )
 
 
@@ -340,9 +342,10 @@ def _sha256(path: Path) -> str:
 
 def planned_stages(facts: plans.RunFacts, stack: StackSettings, region: str) -> list[PlannedStage]:
     """Return the stages with the machine of each, and what they are expected to take."""
-    found = []
     asked = facts.spec
     limit_s = asked.train.max_runtime.total_seconds()
+    engine = engines.planned(asked, facts.data)
+    found = [_on_spark(engine, limit_s, region)] if engine.name == engines.SPARK else []
     for stage, choice in plans.choices(facts, stack).items():
         machine, numbers = choice.instance, choice.numbers
         # A job that would take longer is stopped at its limit.
@@ -363,6 +366,26 @@ def planned_stages(facts: plans.RunFacts, stack: StackSettings, region: str) -> 
             )
         )
     return found
+
+
+def _on_spark(engine: engines.Engine, limit_s: float, region: str) -> PlannedStage:
+    """Return `process` on several machines of Glue."""
+    workers, worker = engine.workers, str(engine.worker_type)
+    expected_s = min(float(engine.numbers["expected_duration_s"]), limit_s)
+    expected, most = (
+        footprint.of_spark(worker, workers=workers, duration_s=seconds, region=region) or footprint.NOTHING
+        for seconds in (expected_s, limit_s)
+    )
+    return PlannedStage(
+        stage="process",
+        instance_type=f"Glue, {workers} x {worker}",
+        reason=engine.reason,
+        spot=False,
+        expected_duration_s=round(expected_s, 1),
+        expected=expected.as_dict(),
+        at_most_usd=round(most.cost_usd.high, 4),
+        alternatives=engine.alternatives,
+    )
 
 
 def planned_serving(asked: PipelineSpec, task: str | None, region: str) -> dict[str, Any]:

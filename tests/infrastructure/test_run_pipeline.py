@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aws_shapes import problems
 from ebb import capacity
 from ebb.record import RecordRequest
 from infrastructure import project
@@ -35,6 +36,15 @@ BUILD = {
     "Environment": {"ComputeType": "BUILD_GENERAL1_MEDIUM", "Image": "aws/codebuild/x"},
     "Phases": [],
 }
+
+
+PARTITIONS = [
+    {
+        "Values": [split],
+        "StorageDescriptor": {"Columns": [{"Name": "a", "Type": "double"}], "Location": f"s3://b/{split}"},
+    }
+    for split in ("train", "validation", "test")
+]
 
 
 class World:
@@ -116,8 +126,7 @@ class World:
             "table": {
                 "read": what | {"Name": "wine"},
                 "write": what | {"TableInput": {"Name": "wine"}},
-                "add_partitions": what | {"PartitionInputList": []},
-                "write_partitions": what | {"Entries": []},
+                "partitions": what | {"TableName": "wine", "PartitionInputList": PARTITIONS},
             }
         }
 
@@ -263,6 +272,11 @@ def test_the_curated_rows_are_registered_and_never_over_those_of_a_newer_run(wor
     ended = run(PATH, GIVEN, world)
     assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
     assert _done(ended, *TABLE_CALLS) == calls
+    for each in ended.arguments("batchUpdatePartition"):
+        assert not problems("glue", "BatchUpdatePartition", each)
+        assert [(entry["PartitionValueList"], entry["PartitionInput"]) for entry in each["Entries"]] == [
+            (given["Values"], given) for given in PARTITIONS
+        ]
     for each in ended.arguments("updateTable"):
         assert each["VersionId"] == "7", "what was read is what is replaced"
 

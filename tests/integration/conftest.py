@@ -113,6 +113,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
         "JOBS_URI": f"s3://{ARTIFACTS}/jobs/{JOBS_HASH}",
         "JOBS_IMAGE_URI": STACK.jobs_image_uri,
         "SERVE_IMAGE_URI": STACK.serve_image_uri,
+        "GLUE_SECURITY_CONFIGURATION": "ebb",
         "IMAGES_PROJECT": STACK.images_project,
         "JOBS_CONTEXT_URI": STACK.jobs_context_uri,
         "SERVE_CONTEXT_URI": STACK.serve_context_uri,

@@ -1,6 +1,8 @@
 """The custom resource: code lands under its own hash, and CloudFormation always gets an answer."""
 
+import io
 import json
+import zipfile
 from contextlib import contextmanager
 
 import pytest
@@ -38,6 +40,16 @@ def test_creating_publishes_the_job_code_under_its_hash(account, context, answer
     prefix = f"jobs/{answer['Data']['JobsUri'].rpartition('/')[2]}/"
     assert {f"{prefix}run.py", f"{prefix}ebb_jobs/infer.py"} <= set(keys(account))
     assert not [key for key in keys(account) if "__pycache__" in key]
+
+
+def test_the_job_code_lies_there_as_a_zip_too_the_same_for_the_same_code(account, context, answers):
+    publish_code.handler(load("cloudformation_create"), context)
+    key = answers[0]["Data"]["JobsUri"].removeprefix(f"s3://{ARTIFACTS}/") + ".zip"
+    body = account.s3.get_object(Bucket=ARTIFACTS, Key=key)["Body"].read()
+    with zipfile.ZipFile(io.BytesIO(body)) as packed:
+        assert {"run.py", "ebb_jobs/process_spark.py"} <= set(packed.namelist())
+        assert packed.read("run.py") == publish_code.job_files()["run.py"]
+    assert publish_code.zipped(publish_code.job_files()) == body
 
 
 def test_creating_publishes_what_each_image_is_built_from_under_its_tag(account, context, answers):

@@ -190,6 +190,50 @@ def test_stage_fields_read_either_kind_of_job():
     assert fields["utilisation"] is None
 
 
+SPARK = {
+    "Id": "jr_1",
+    "JobName": "ebb-cancer-process",
+    "JobRunState": "SUCCEEDED",
+    "StartedOn": 1795426260000,
+    "CompletedOn": 1795427160000,
+    "ExecutionTime": 600,
+    "WorkerType": "G.2X",
+    "NumberOfWorkers": 3,
+    "GlueVersion": "5.1",
+    "ExecutionClass": "FLEX",
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "hours", "usd"),
+    [
+        pytest.param(SPARK, 1.0, 0.29, id="six DPUs for ten minutes"),
+        pytest.param(SPARK | {"DPUSeconds": 1800.0}, 0.5, 0.145, id="as Glue has counted them"),
+        pytest.param(SPARK | {"ExecutionTime": 5}, 6 * 5 / 3600, 0.029, id="a minute at least is billed"),
+    ],
+)
+def test_spark_is_counted_in_dpu_hours(job, hours, usd):
+    fields = record.stage_fields(
+        job, {"rows": {"read": 9}}, status="finished", attempt=1, region="us-east-1", identity="i"
+    )
+    assert fields["dpu_hours"] == pytest.approx(hours)
+    assert fields["footprint"]["cost_usd"]["value"] == pytest.approx(usd)
+    assert fields["footprint"]["energy_kwh"]["low"] < fields["footprint"]["energy_kwh"]["high"], "no load is reported"
+    assert (fields["instance_type"], fields["job_run"]) == ("3 x G.2X of Glue 5.1, FLEX", "jr_1")
+    assert fields["duration_s"] == job["ExecutionTime"]
+    assert "cpu_seconds" not in fields
+
+
+def test_spark_that_failed_is_told_in_its_own_words_and_counted():
+    failed = json.dumps(SPARK | {"JobRunState": "FAILED", "ErrorMessage": "ValueError: no"})
+    asked = told("record_run_failed").model_copy(update={"stage": "process", "cause": failed})
+    assert record.what_went_wrong(asked)["message"] == "ValueError: no"
+    fields = record.stage_fields(
+        record.job_in(failed), {}, status="failed", attempt=1, region="us-east-1", identity=None
+    )
+    assert fields["footprint"]["cost_usd"]["value"] > 0
+
+
 def test_the_chain_runs_from_the_drop_to_the_grams():
     run = {
         "status": "succeeded",

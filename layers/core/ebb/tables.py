@@ -5,6 +5,7 @@ columns, places and lineage over those of an earlier one; an older run that ends
 Source: https://docs.aws.amazon.com/glue/latest/webapi/API_TableInput.html
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ PARTITION_KEY = "split"
 GENERATION, RUN = "ebb.generation", "ebb.run_id"
 NAME_MAX_CHARS = 255
 COMMENT_MAX_CHARS = 255
-MOST_COLUMNS = 1_000  # a state of Step Functions carries 256 KiB, and each of four requests names all of them
+MOST_CHARS = 40_000  # of all columns: a state of Step Functions carries 256 KiB, and the requests name them four times
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,18 @@ def columns(schema: Mapping[str, Any]) -> Registered:
     typed.append((str(target["name"]), "string" if "classes" in target else "double", "target"))
     found: dict[str, dict[str, str]] = {}
     left_out: dict[str, str] = {}
+    chars = 0
     for name, kind, comment in typed:
         folded = name.lower()
         if folded in found or folded == PARTITION_KEY:
             left_out[name] = "called as another one, but for its capitals"
         elif len(name) > NAME_MAX_CHARS or not name.isprintable():
             left_out[name] = f"longer than {NAME_MAX_CHARS} characters, or not one line"
-        elif len(found) == MOST_COLUMNS:
-            left_out[name] = f"beyond {MOST_COLUMNS:,} columns"
+        elif chars > MOST_CHARS:
+            left_out[name] = f"beyond {len(found):,} columns: more than these a run does not register"
         else:
             found[folded] = {"Name": folded, "Type": kind, "Comment": comment[:COMMENT_MAX_CHARS]}
+            chars += len(json.dumps(found[folded]))
     return Registered(tuple(found.values()), left_out)
 
 
@@ -67,7 +70,8 @@ def requests(
 ) -> dict[str, Any] | None:
     """Return what registers a run's curated rows; None for what is no table.
 
-    `read` asks for the table that is there, `write` is the body of CreateTable and UpdateTable.
+    `read` asks for the table that is there, `write` is the body of CreateTable and UpdateTable, `partitions` that of
+    BatchCreatePartition.
     """
     if schema["kind"] not in KINDS:
         return None
@@ -84,12 +88,6 @@ def requests(
         "ebb.manifest": manifest_uri,  # the objects that the rows were made of
         "recordCount": str(sum(int(rows.get(split, 0)) for split in SPLITS)),
     }
-    add, write = glue.catalog_partitions(
-        database=database,
-        table=table,
-        columns=registered.columns,
-        places={split: f"{place}{split}.parquet/" for split in SPLITS},
-    )
     return {
         "read": {"DatabaseName": database, "Name": table},
         "write": glue.catalog_table(
@@ -101,8 +99,12 @@ def requests(
             partition_key=PARTITION_KEY,
             parameters=parameters,
         ),
-        "add_partitions": add,
-        "write_partitions": write,
+        "partitions": glue.catalog_partitions(
+            database=database,
+            table=table,
+            columns=registered.columns,
+            places={split: f"{place}{split}.parquet/" for split in SPLITS},
+        ),
     }
 
 

@@ -55,6 +55,27 @@ def test_the_plans_machines_are_those_of_the_request_bodies(ebb, table):
     assert document["plan"]["train"]["request"]["ResourceConfig"]["InstanceType"] == train["instance_type"]
 
 
+def test_spark_that_the_spec_names_is_told_with_its_workers_and_its_cost(ebb, table, tmp_path):
+    spec = tmp_path / "pipeline.yaml"
+    spec.write_text("process: {engine: spark}\n")
+    document = planned(ebb, table, "--spec", spec)
+    process, train = document["stages"][:2]
+    assert (process["stage"], process["instance_type"], train["stage"]) == ("process", "Glue, 2 x G.1X", "train")
+    assert 0 < process["expected"]["cost_usd"]["value"] < process["at_most_usd"]
+    assert document["plan"]["process"]["request"]["NumberOfWorkers"] == 2
+    people = ebb("plan", table, "--spec", spec).stdout
+    assert "engine for process: Spark, named by process.engine in the spec; 2 workers" in people
+
+
+def test_spark_is_refused_for_pictures(ebb, animals, tmp_path):
+    spec = tmp_path / "pipeline.yaml"
+    spec.write_text("process: {engine: spark}\n")
+    done = ebb("plan", animals, "--spec", spec)
+    assert done.exit_code == 3
+    assert "process.engine" in done.stderr
+    assert "engine: auto" in done.stderr
+
+
 def test_the_spec_is_followed(ebb, table, tmp_path):
     spec = tmp_path / "pipeline.yaml"
     spec.write_text("data: {target: b}\ntrain: {spot: false, max_runtime: 2h}\n")

@@ -140,10 +140,11 @@ def catalog_table(
 
 def catalog_partitions(
     *, database: str, table: str, columns: Sequence[Mapping[str, str]], places: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the bodies of BatchCreatePartition and BatchUpdatePartition for `places`, {value: folder}.
+) -> dict[str, Any]:
+    """Return the body of BatchCreatePartition for `places`, {value: folder}.
 
-    The first leaves alone what is there and says so, the second then writes all of them.
+    It leaves alone what is there and says so; the state machine then writes all of them by BatchUpdatePartition, whose
+    body holds the same: a state carries 256 KiB, and each partition names every column.
     """
     inputs = [
         {
@@ -152,9 +153,7 @@ def catalog_partitions(
         }
         for value, place in places.items()
     ]
-    where = {"DatabaseName": database, "TableName": table}
-    entries = [{"PartitionValueList": each["Values"], "PartitionInput": each} for each in inputs]
-    return where | {"PartitionInputList": inputs}, where | {"Entries": entries}
+    return {"DatabaseName": database, "TableName": table, "PartitionInputList": inputs}
 
 
 _HIVE = "org.apache.hadoop.hive.ql.io.parquet"
