@@ -192,6 +192,12 @@ def test_who_waits_no_longer_has_a_ticket(cloud: Cloud, runtime: client.Client):
     assert runtime.ticket("ebb-pets/t1").answer(0)["Body"].read() == b"cat"
 
 
+def test_the_last_look_is_made_when_the_time_is_over_however_slow_the_one_before(cloud: Cloud, runtime: client.Client):
+    cloud.plan = {WAITING: [told(202, TICKET), answered(b"cat")]}
+    slowly = lambda _: threading.Event().wait(0.1)  # noqa: E731
+    assert runtime.ticket("ebb-pets/t1").answer(0.05, on_wait=slowly)["Body"].read() == b"cat"
+
+
 def test_a_ticket_tells_whoever_waits_where_it_stands(cloud: Cloud, runtime: client.Client):
     cloud.plan = {LOOK: [told(200, ASLEEP)], ASK: [told(202, TICKET)]}
     cloud.plan[WAITING] = [told(202, TICKET), told(202, TICKET | {"state": "queued"}), answered(b"cat")]

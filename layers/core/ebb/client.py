@@ -143,6 +143,7 @@ class Ticket:
         until = None if timeout is None else time.monotonic() + timeout
         pause_s = FIRST_PAUSE_S
         while self._answer is None:
+            looked_at = time.monotonic()  # what a slow look brings may be over by the time it comes: the last one is new
             found = self._client._send("GET", f"/tickets/{self.name}", headers={"x-ebb-wait-s": "0"})
             if found.status != 202:
                 self._answer = self._client._answered(found)
@@ -150,9 +151,9 @@ class Ticket:
             self.told = found.told
             if on_wait:
                 on_wait(self.told)
-            left_s = pause_s if until is None else until - time.monotonic()
-            if left_s <= 0:
+            if until is not None and looked_at >= until:
                 raise StillWaiting(self)
+            left_s = pause_s if until is None else max(0.0, until - time.monotonic())
             time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))
             pause_s = min(pause_s * 1.4, LONGEST_PAUSE_S)
         return self._answer
