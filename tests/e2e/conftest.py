@@ -170,7 +170,8 @@ class Cloud:
         SigV4Auth(self.session.get_credentials(), "ebb", self.session.region_name).add_auth(request)
         prepared = request.prepare()
         sent = urllib.request.Request(prepared.url, prepared.body, dict(prepared.headers))
-        with urllib.request.urlopen(sent, timeout=10) as answer:
+        # An advance waits for what works, up to its budget before, between and after its steps.
+        with urllib.request.urlopen(sent, timeout=30 + 3 * (asked or {}).get("BudgetSeconds", 0)) as answer:
             return json.load(answer)
 
     def calls(self) -> list[dict[str, Any]]:
