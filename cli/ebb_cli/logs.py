@@ -67,7 +67,13 @@ def _new_events(target: Target, run: dict[str, Any], stages: list[str], seen: se
     for attempt in range(1, int(run["attempt"] or 1) + 1):
         for stage in stages:
             job = names.job(run["run_id"], attempt, stage)
-            for event in _events(target, GROUP_OF_STAGE[stage], job):
+            streams = [f"{job}/"]
+            if stage == "train" and ((run.get("spec") or {}).get("train") or {}).get("tune"):
+                streams.append(f"{names.tuning_job(run['run_id'], attempt)}-")  # the trials of a search
+            places = [(GROUP_OF_STAGE[stage], prefix) for prefix in streams]
+            if stage == "process":  # where Spark did it
+                places.append((f"{names.spark_logs(target.stack)}/output", f"{job}-"))
+            for event in (event for place in places for event in _events(target, *place)):
                 if event["eventId"] in seen:
                     continue
                 seen.add(event["eventId"])
@@ -80,9 +86,9 @@ def _new_events(target: Target, run: dict[str, Any], stages: list[str], seen: se
                 }
 
 
-def _events(target: Target, group: str, job: str) -> Iterator[dict[str, Any]]:
+def _events(target: Target, group: str, streams_of: str) -> Iterator[dict[str, Any]]:
     client = target.client("logs")
-    request = {"logGroupName": group, "logStreamNamePrefix": f"{job}/"}
+    request = {"logGroupName": group, "logStreamNamePrefix": streams_of}
     try:
         pages = client.get_paginator("describe_log_streams").paginate(**request)
         streams = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]

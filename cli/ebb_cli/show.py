@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ebb import explain, payback, rungs
+from ebb import explain, payback, rungs, tuning
 from ebb_cli import output, progress
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import EXIT_OF_STATUS, CommandError
@@ -95,6 +95,7 @@ def print_run(run: Mapping[str, Any]) -> None:
         _print_error(run)
     _print_stages(run)
     _print_ladder(run)
+    _print_search(run)
     _print_levers(run)
     _print_candidates(run)
     print_comparison(run)
@@ -165,6 +166,25 @@ def _print_ladder(run: Mapping[str, Any]) -> None:
         )  # fmt: skip
     columns = ("recipe", str(run["metric"] or "quality"), "CPU s", "energy", "ended by", "why it went on or not")
     output.table("\nTraining, a ladder", columns, rows, right=("CPU s",))
+
+
+def _print_search(run: Mapping[str, Any]) -> None:
+    """Print what a search over the recipe tried, each trial with what it found and took, the best one marked."""
+    search = tuning.of(run)
+    if not search:
+        return
+    best = (search.get("best") or {}).get("trial")
+    rows = []
+    for trial in search["trials"]:
+        knobs = ", ".join(f"{name} {value}" for name, value in trial["knobs"].items())
+        number = f"[bold green]{trial['number']} ✓[/]" if trial["number"] == best else str(trial["number"])
+        found = trial.get("validation", trial.get("objective"))
+        took = trial.get("cpu_seconds", trial.get("seconds"))
+        energy = output.band(trial.get("energy_kwh"), "kWh")
+        rows.append((number, str(trial["status"]), output.number(found, 4), output.number(took), energy, escape(knobs)))
+    columns = ("trial", "ended", "quality", "s", "energy", "knobs, as multiples of the recipe's")
+    output.table(f"\nSearch {search['where']}", columns, rows, right=("s",))
+    output.out().print(escape(tuning.in_words(search)), soft_wrap=True)
 
 
 def _print_levers(run: Mapping[str, Any]) -> None:

@@ -225,7 +225,80 @@ def test_fields_that_do_not_fit_each_other_name_the_field_and_its_line(text, lin
         pytest.param(
             "compress: {methods: [sparsify]}\n", 1, "methods", "distill, prune, quantize", id="no such method"
         ),
-        pytest.param("train: {tune: {trials: 8}}\n", 1, "tune comes later", "remove it", id="tuning comes later"),
+        pytest.param("train: {tune: 5}\n", 1, "train.tune", "{trials: 20", id="a search is true or fields"),
+        pytest.param("train: {tune: {trials: 1}}\n", 1, "train.tune.trials", "2 to 100", id="a search of one fit"),
+        pytest.param(
+            "train: {tune: {trial: 8}}\n", 1, "train.tune.trial", "`trials`", id="a misspelt field of a search"
+        ),
+        pytest.param(
+            "train: {tune: {trials: 2, jobs: 4}}\n", 1, "train.tune.trials", "fewer jobs", id="more jobs than trials"
+        ),
+        pytest.param(
+            "train: {max_runtime: 1h, tune: {budget: 2h}}\n",
+            1,
+            "train.tune.budget",
+            "train.max_runtime",
+            id="a search longer than its job",
+        ),
+        pytest.param(
+            "task: custom\ntrain: {tune: true}\n", 2, "train.tune", "ranges: {lr:", id="a script without ranges"
+        ),
+        pytest.param(
+            "task: text-classification\ntrain: {tune: {ranges: {lr: {min: 1, max: 2}}}}\n",
+            2,
+            "train.tune.ranges",
+            "task: custom",
+            id="ranges of a recipe that Ebb knows",
+        ),
+        pytest.param(
+            "task: custom\ntrain: {tune: {ranges: {lr: {min: 2, max: 1}}}}\n",
+            2,
+            "train.tune.ranges.lr",
+            "min and max",
+            id="a range upside down",
+        ),
+        pytest.param(
+            "task: custom\ntrain: {tune: {ranges: {lr: {min: 0, max: 1, scale: log}}}}\n",
+            2,
+            "train.tune.ranges.lr",
+            "above 0",
+            id="the logarithm of nothing",
+        ),
+        pytest.param(
+            "task: custom\ntrain: {tune: {ranges: {lr: {min: 1, max: 2, values: [1, 2]}}}}\n",
+            2,
+            "train.tune.ranges.lr",
+            "either values",
+            id="a range and values",
+        ),
+        pytest.param(
+            "task: custom\ntrain: {tune: {ranges: {settings: {min: 1, max: 2}}}}\n",
+            2,
+            "train.tune.ranges",
+            "otherwise",
+            id="a name that is taken",
+        ),
+        pytest.param(
+            "task: custom\ntrain: {hyperparameters: {lr: 1}, tune: {ranges: {lr: {min: 1, max: 2}}}}\n",
+            2,
+            "train.tune.ranges.lr",
+            "remove it there",
+            id="fixed and searched",
+        ),
+        pytest.param(
+            "task: custom\ntrain: {tune: {ranges: {lr: {min: 1, max: 2}}, metric_regex: 'loss'}}\n",
+            2,
+            "train.tune.metric_regex",
+            "one group",
+            id="a metric that finds no number",
+        ),
+        pytest.param(
+            "task: custom\ntrain: {tune: {ranges: {lr: {min: 1, max: 2}}, goal: minimize}}\n",
+            2,
+            "train.tune.goal",
+            "metric_regex",
+            id="a goal of Ebb's own metric",
+        ),
         pytest.param("serve: {p95_latency: 50}\n", 1, "serve.p95_latency", "50ms", id="a duration needs its unit"),
         pytest.param("carbon: {budget: 5}\n", 1, "carbon.budget", "500g", id="a mass needs its unit"),
         pytest.param("train: {metric: speed}\n", 1, "train.metric", "accuracy", id="an unknown metric"),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ebb import catalog, names, rungs
+from ebb import catalog, names, rungs, tuning
 
 _PROCESSED = names.RECORDED_STAGES.index("process") + 1
 _ORDER = (
@@ -86,6 +86,9 @@ def _ladder(run: Mapping[str, Any]) -> Iterator[Step]:
         mark = " (taken)" if rung["name"] == taken else ""
         why = str(rung.get("stopped_because") or rung.get("reason"))
         yield Step("rung", f"fitting {rung['name']}{mark}", f"ended because {why}", numbers)
+    search = tuning.of(run)
+    if search:
+        yield Step("search", "search", tuning.in_words(search), tuning.numbers(search))
 
 
 def _skipped(stage: Mapping[str, Any]) -> list[Mapping[str, Any]]:

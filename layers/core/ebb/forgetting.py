@@ -204,7 +204,11 @@ def unaccepted(items: Iterable[Mapping[str, Any]], where: Place) -> list[tuple[s
 def log_streams(run: Run) -> list[tuple[str, str]]:
     """Return, as (log group, prefix of streams), where the jobs of a run wrote."""
     kinds = ("TransformJobs",) if run.get("purpose") == SCORE else ("ProcessingJobs", "TrainingJobs")
-    return [(f"/aws/sagemaker/{kind}", f"{run['run_id']}-a") for kind in kinds]
+    found = [(f"/aws/sagemaker/{kind}", f"{run['run_id']}-a") for kind in kinds]
+    if ((run.get("spec") or {}).get("train") or {}).get("tune"):  # the trials of each attempt's search
+        attempts = range(1, int(run.get("attempt") or 1) + 1)
+        found += [("/aws/sagemaker/TrainingJobs", f"{names.tuning_job(run['run_id'], each)}-") for each in attempts]
+    return found
 
 
 def retraining(run: Run, where: Place, landing_bucket: str) -> str:

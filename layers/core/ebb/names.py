@@ -18,6 +18,10 @@ SPARK = "spark"  # the role of `process` on Glue, where the data outgrows one ma
 # https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-troubleshooting.html
 LOAD_TEST_OF_AWS = "sm-epc-"
 
+TUNING_ENDS = "-t"
+# Stands in a plan for the training job that a search finds to be the best; `run_pipeline` puts its name there.
+BEST_TRIAL = "best-trial-of-the-search"
+
 # Ten digits; six in the first records.
 _RUN_ID = re.compile(r"^(?P<project>.+)-(?P<stamp>\d{14})-(?P<digest>[0-9a-f]{6,10})$")
 _EXECUTION = re.compile(r"^(?P<run_id>.+)-a(?P<attempt>\d+)$")
@@ -100,6 +104,16 @@ def catalog_database(stack: str) -> str:
 def catalog_table(project: str) -> str:
     """Return the name of a project's table in the stack's database; hyphens would have to be quoted in each query."""
     return project.replace("-", "_")
+
+
+def tuning_job(run: str, attempt: int) -> str:
+    """Return the name of the tuning job that searches in place of one attempt's `train`.
+
+    At most 32 characters, as SageMaker asks, so that the run stands in it as a digest; its training jobs are called
+    after it, with a number and a digest of SageMaker's own.
+    """
+    digest = hashlib.sha256(execution(run, attempt).encode()).hexdigest()[:9]
+    return f"{project_of(run)}-{digest}{TUNING_ENDS}"
 
 
 def load_tests(project: str) -> str:

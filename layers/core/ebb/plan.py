@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ebb import capacity, catalog, engine, images, names, requests, rightsizing, sizing, sources
+from ebb import capacity, catalog, engine, images, names, requests, rightsizing, sizing, sources, tuning
 from ebb.catalog import Instance
 from ebb.errors import InvalidSpecError, Rejection
 from ebb.images import Image
@@ -112,6 +112,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
             }
             for stage, request in stages.items()
         },
+        "tuning": _search(run, stack, chosen["train"], places) if "train" not in run.finished else None,
         "artifacts": {
             "manifest": run.manifest_uri,
             "curated": places.curated,
@@ -163,10 +164,10 @@ class _Places:
         self.stage = {stage: f"{self.run_uri}a{attempt}/{stage}" for stage, attempt in attempts.items()}
         self.curated = f"s3://{stack.artifact_bucket}/{names.curated_prefix(run.run_id)}a{attempts['process']}/"
         self.process_report = f"{self.stage['process']}/report/metrics.json"
-        self.original, self.candidates = (
-            f"{self.stage[stage]}/{_job_of(run, attempts[stage], stage)}/output/model/"
-            for stage in ("train", "compress")
-        )
+        jobs = {stage: _job_of(run, attempts[stage], stage) for stage in ("train", "compress")}
+        if tuning.in_jobs(run.spec, run.data.task) and "train" not in run.finished:
+            jobs["train"] = names.BEST_TRIAL  # known when the search is over
+        self.original, self.candidates = (f"{self.stage[stage]}/{job}/output/model/" for stage, job in jobs.items())
         self.bundles = f"{self.stage['compile']}/bundles/"
         self.compile_report = f"{self.stage['compile']}/report/metrics.json"
 
@@ -213,6 +214,9 @@ def _training_settings(run: RunFacts, choice: sizing.Choice) -> dict[str, Any]:
     """Only what train and compress read: a hyperparameter holds 2,500 characters."""
     spec = run.spec.resolved()
     train = {name: value for name, value in spec["train"].items() if name != "source"}  # `process` has read it
+    if train["tune"]:  # a search of many jobs is SageMaker's: a job sees what it proposes
+        asked = None if tuning.in_jobs(run.spec, run.data.task) else train["tune"]
+        train["tune"] = asked and {name: asked[name] for name in ("trials", "budget")}
     return {
         "spec": {
             "task": spec["task"],
@@ -288,6 +292,29 @@ def _train(run: RunFacts, stack: StackSettings, choice: sizing.Choice, places: _
     )
 
 
+def _search(
+    run: RunFacts, stack: StackSettings, choice: sizing.Choice, places: _Places
+) -> dict[str, dict[str, Any]] | None:
+    """Return the requests of a search in jobs of its own, None where `train` is one job. Raises: InvalidSpecError."""
+    if not tuning.in_jobs(run.spec, run.data.task):
+        return None
+    asked, shared = tuning.search(run.spec, run.data.task), _shared(run, stack, "train", choice.instance)
+    name = names.tuning_job(run.run_id, run.attempt)
+    tune = run.spec.train.tune
+    return {
+        "request": requests.create_hyper_parameter_tuning_job(
+            asked,
+            **{key: value for key, value in shared.items() if key not in ("name", "stage")},
+            name=name,
+            channels={"curated": places.curated, "code": stack.jobs_uri + "/"},
+            output_uri=places.stage["train"],
+            settings=_training_settings(run, choice) | {"trial": {"own_metric": bool(tune and tune.metric_regex)}},
+            seed=SEED,
+        ),
+        "trials": requests.list_trials(name),
+    }
+
+
 def _compress(run: RunFacts, stack: StackSettings, choice: sizing.Choice, places: _Places) -> dict[str, Any]:
     return requests.create_training_job(
         **_shared(run, stack, "compress", choice.instance),
@@ -359,6 +386,51 @@ def _elsewhere(run: RunFacts, stack: StackSettings) -> dict[str, list[str]]:
         if not own and not any(source.key == each or source.key.startswith(_folder(each)) for each in granted):
             granted.append(source.key)
     return places
+
+
+def _searching(run: RunFacts) -> list[dict[str, Any]]:
+    """Return where the search runs that the spec asks for, and what bounds it."""
+    tune = run.spec.train.tune
+    if tune is None or "train" in run.finished:
+        return []
+    if not tuning.in_jobs(run.spec, run.data.task):
+        asked = {"fits at most": tune.trials} if tune.trials != "auto" else {}
+        return [
+            {
+                "what": "search over the recipe",
+                "chosen": "inside the training job",
+                "reason": "a fit there takes seconds and most end early; it stops when the last fits gain nothing",
+                "numbers": asked | ({"budget_s": tune.budget.total_seconds()} if tune.budget else {}),
+                "alternatives": ["a SageMaker tuning job (train.tune.jobs above 1)", "grid search"],
+                "source": "ebb/tuning.py",
+            }
+        ]
+    asked_search = tuning.search(run.spec, run.data.task)
+    knobs = [each["Name"] for kind in asked_search.ranges.values() for each in kind]
+    several = (
+        f"{tune.jobs} training jobs at once are asked for" if tune.jobs > 1 else "a script is searched by its jobs"
+    )
+    return [
+        {
+            "what": "search over the recipe",
+            "chosen": f"a SageMaker tuning job over {', '.join(knobs)}",
+            "reason": f"{several}; SageMaker ends what falls behind, and the search when nothing improves",
+            "numbers": {
+                "training jobs at most": asked_search.trials,
+                "at once": asked_search.jobs,
+                "budget_s": asked_search.budget_s,
+            },
+            "alternatives": ["inside the training job (train.tune.jobs: 1)"] if tune.jobs > 1 else [],
+            "source": "ebb/tuning.py",
+        },
+        {
+            "what": "capacity for the search",
+            "chosen": "on demand",
+            "reason": "the trials of a search share one place for checkpoints, and spot capacity could mix them",
+            "numbers": {},
+            "alternatives": ["spot, with the search inside the training job"],
+        },
+    ]
 
 
 def _engine(run: RunFacts) -> dict[str, Any]:
@@ -480,6 +552,7 @@ def _decisions(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[
     for stage, choice in chosen.items():
         if stage not in run.finished:
             decisions.append(_order(stage, _offers(run, stage, choice)["offers"]))
+    decisions += _searching(run)
     unheeded = run.spec.not_acted_on()
     if unheeded:
         decisions.append(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ebb import catalog, deployment, events, footprint, ledger, names, payback, rungs
+from ebb import catalog, deployment, events, footprint, ledger, names, payback, rungs, tuning
 from ebb.errors import Rejection
 from ebb.events import Message
 from ebb.footprint import Footprint
@@ -95,6 +95,7 @@ _RESOURCES: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "Training": lambda job: job.get("ResourceConfig", {}),
     "Processing": lambda job: job.get("ProcessingResources", {}).get("ClusterConfig", {}),
     "Transform": lambda job: job.get("TransformResources", {}),
+    "HyperParameterTuning": lambda job: (job.get("TrainingJobDefinition") or {}).get("ResourceConfig", {}),
 }
 
 
@@ -105,10 +106,12 @@ def stage_fields(
     if _is_spark(job):
         return _spark_fields(job, report, status=status, attempt=attempt, region=region, identity=identity)
     kind = next(each for each in _RESOURCES if f"{each}JobName" in job)
-    resources = _RESOURCES[kind](job)
-    started, ended = (events.timestamp(job.get(f"{kind}{edge}Time")) for edge in ("Start", "End"))
+    resources, tuned = _RESOURCES[kind](job), kind == "HyperParameterTuning"
+    started, ended = (
+        events.timestamp(job.get(name)) for name in ("CreationTime" if tuned else f"{kind}StartTime", f"{kind}EndTime")
+    )
     wall_s = (ended - started).total_seconds() if started and ended else 0.0
-    duration_s = float(job.get("TrainingTimeInSeconds") or wall_s)
+    duration_s = tuning.machine_s(job) if tuned else float(job.get("TrainingTimeInSeconds") or wall_s)
     billable_s = float(job.get("BillableTimeInSeconds") or duration_s)
     cpu_seconds = report.get("cpu_seconds")
     load = footprint.utilization(cpu_seconds, float(report.get("duration_s") or 0), int(report.get("vcpu") or 0))
@@ -122,6 +125,7 @@ def stage_fields(
         "identity": identity,
         "job_name": job.get(f"{kind}JobName"),
         "job_arn": job.get(f"{kind}JobArn"),
+        **tuning.best_of(job),
         "instance_type": instance_type,
         "started_at": ledger.iso(started) if started else None,
         "ended_at": ledger.iso(ended) if ended else None,
@@ -132,7 +136,12 @@ def stage_fields(
         "footprint": used.as_dict() if used else None,
         "report": ledger.condensed(
             rungs.with_energy(
-                {key: value for key, value in report.items() if key != "decisions"}, used.energy_kwh if used else None
+                tuning.told(
+                    job,
+                    {key: value for key, value in report.items() if key != "decisions"},
+                    used.energy_kwh if used else None,
+                ),
+                used.energy_kwh * tuning.best_share(job) if used else None,
             )
         ),
     }

@@ -31,6 +31,10 @@ NETWORK_RUNGS = ("small-net", "net", "encoder")  # what several machines can tra
 MOST_INSTANCES = 8  # beyond that their shares of a batch become too small to gain anything
 # Train and compress get their part of the spec in one SageMaker hyperparameter of 2,500 characters.
 HYPERPARAMETERS_MAX_CHARS = 1_500
+TRIALS_MAX = 100  # what a single page of a tuning job's training jobs holds
+SETTINGS = "settings"  # the hyperparameter in which a job's settings travel
+METRIC_EXAMPLE = "'val_loss=([0-9.]+)'"
+RANGES_EXAMPLE = "name it: tune: {ranges: {lr: {min: 0.0001, max: 0.1, scale: log}}}"
 CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "auc", "roc_auc", "log_loss")
 REGRESSION_METRICS = ("rmse", "mae", "r2")
 AUTO, SINGLE, SPARK = ENGINES = ("auto", "single", "spark")  # that process tables
@@ -81,6 +85,12 @@ def _one_of(known: tuple[str, ...]) -> Any:
     return BeforeValidator(check)
 
 
+def _trials(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and 2 <= value <= TRIALS_MAX):
+        return value
+    raise ValueError(f"write a number of fits from 2 to {TRIALS_MAX}, or auto")
+
+
 def _number(value: timedelta) -> float:
     return value.total_seconds()
 
@@ -119,6 +129,92 @@ class ProcessSpec(_Part):
     engine: Annotated[str, _one_of(ENGINES)] = AUTO
 
 
+class RangeSpec(_Part):
+    """Where a search may look for one hyperparameter of a script: between two numbers, or among values.
+
+    Between whole numbers only whole ones are tried, unless `integer` says otherwise.
+    """
+
+    min: float | None = Field(default=None, allow_inf_nan=False)
+    max: float | None = Field(default=None, allow_inf_nan=False)
+    scale: Literal["linear", "log"] = "linear"
+    integer: bool = False
+    values: tuple[bool | int | float | str, ...] | None = Field(default=None, min_length=2, max_length=30)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_between_whole(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "integer" not in value:
+            ends = [value.get("min"), value.get("max")]
+            return {**value, "integer": all(isinstance(end, int) and not isinstance(end, bool) for end in ends)}
+        return value
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "RangeSpec":
+        if self.values is not None:
+            if self.min is not None or self.max is not None:
+                raise ValueError("values are tried as they stand; write either values, or min and max")
+            return self
+        if self.min is None or self.max is None or self.min >= self.max:
+            raise ValueError("write min and max, the smaller one first, or values: {min: 0.0001, max: 0.1, scale: log}")
+        if self.scale == "log" and self.min <= 0:
+            raise ValueError("scale: log needs a min above 0; write one, or scale: linear")
+        if self.integer and (self.min % 1 or self.max % 1):
+            raise ValueError("integer: true needs whole ends; write them, or integer: false")
+        return self
+
+
+class TuneSpec(_Part):
+    """A search over a recipe's knobs, or over a script's hyperparameters; `tune: true` asks for the defaults.
+
+    `trials` is how many fits there may be, `budget` the time that the search may take. With `jobs: 1` it runs inside
+    the training job; with more, and always for a script, it is a SageMaker tuning job with so many trials at once.
+    `ranges` name what of a script to search. A script is judged by the metric of its evaluation.json, or by what
+    `metric_regex` finds in its log, which `goal` says to maximize or to minimize.
+    """
+
+    trials: Annotated[int | str, BeforeValidator(_trials)] = "auto"
+    budget: Annotated[Duration, Field(ge=timedelta(minutes=2), le=timedelta(days=28))] | None = None
+    jobs: int = Field(default=1, ge=1, le=10)
+    ranges: dict[str, RangeSpec] = Field(default_factory=dict, max_length=10)
+    metric_regex: str | None = Field(default=None, min_length=1, max_length=500)
+    goal: Literal["maximize", "minimize"] = "maximize"
+
+    @field_validator("ranges", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        for name in value if isinstance(value, dict) else ():
+            if not isinstance(name, str) or not _HYPERPARAMETER.match(name):
+                raise ValueError(f"{name!r} is no name; write letters, digits, - and _, a letter first")
+            if name == SETTINGS:
+                raise ValueError(f"{name} is how Ebb's own settings travel; call the hyperparameter otherwise")
+        return value
+
+    @field_validator("metric_regex")
+    @classmethod
+    def _finds_one_number(cls, value: str | None) -> str | None:
+        try:
+            if value is not None and re.compile(value).groups != 1:
+                raise ValueError(f"write one group around the number: {METRIC_EXAMPLE}")
+        except re.error as error:
+            raise ValueError(f"it is no regular expression ({error}); write for example {METRIC_EXAMPLE}") from error
+        return value
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> "TuneSpec":
+        if isinstance(self.trials, int) and self.trials < self.jobs:
+            raise spec_text.misplaced(
+                ("train", "tune", "trials"),
+                f"{self.trials} fits do not need {self.jobs} jobs at once; write more trials, or fewer jobs",
+            )
+        if self.goal != "maximize" and self.metric_regex is None:
+            raise spec_text.misplaced(
+                ("train", "tune", "goal"),
+                "without metric_regex Ebb's own metric is the objective; remove it, or write metric_regex",
+            )
+        return self
+
+
 class TrainSpec(_Part):
     """How to train, and when it is good enough.
 
@@ -140,7 +236,18 @@ class TrainSpec(_Part):
     source: str | None = Field(default=None, max_length=1100)
     entry_point: str = Field(default=ENTRY_POINT, max_length=200)
     hyperparameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    tune: None = None
+    tune: TuneSpec | None = None
+
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _plainly_asked(cls, value: Any) -> Any:
+        if value is False:
+            return None
+        if value is True or value == "auto":
+            return {}
+        if value is not None and not isinstance(value, dict | TuneSpec):
+            raise ValueError("write true, false, or fields: {trials: 20, budget: 30m, jobs: 1}")
+        return value
 
     @field_validator("instance")
     @classmethod
@@ -181,12 +288,21 @@ class TrainSpec(_Part):
             raise ValueError(f"{chars} characters as JSON; keep them below {HYPERPARAMETERS_MAX_CHARS}, use a file")
         return value
 
-    @model_validator(mode="before")
-    @classmethod
-    def _tuning_comes_later(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("tune") is not None:
-            raise spec_text.misplaced(("train", "tune"), "tune comes later; remove it")
-        return value
+    @model_validator(mode="after")
+    def _search_fits(self) -> "TrainSpec":
+        tune = self.tune
+        if tune is None:
+            return self
+        both = [name for name in tune.ranges if name in self.hyperparameters]
+        if both:
+            what = f"{both[0]} is fixed in train.hyperparameters; remove it there, or here"
+            raise spec_text.misplaced(("train", "tune", "ranges", both[0]), what)
+        if tune.budget is not None and tune.jobs == 1 and not tune.ranges and tune.budget > self.max_runtime:
+            raise spec_text.misplaced(
+                ("train", "tune", "budget"),
+                "the search is part of the training job and ends with train.max_runtime; write less, or raise that",
+            )
+        return self
 
 
 class CompressSpec(_Part):
@@ -402,6 +518,7 @@ class PipelineSpec(_Part):
             raise spec_text.misplaced(("data", "input"), "it is data.target too; name two different columns")
         if task == CUSTOM or train.source is not None:
             self._leave_to_script()
+        self._search_fits_task()
         if task is None:
             return self
         fitting = () if task == CUSTOM else REGRESSION_METRICS if task == REGRESSION else CLASSIFICATION_METRICS
@@ -415,6 +532,21 @@ class PipelineSpec(_Part):
             what = f"it is for a training script of your own; remove it, or write task: {CUSTOM}"
             raise spec_text.misplaced(("train", self.asks_for_script[0]), what)
         return self
+
+    def _search_fits_task(self) -> None:
+        """Refuse a search that does not know what of a script to turn, and ranges where there is no script."""
+        tune, scripted = self.train.tune, self.task == CUSTOM or self.train.source is not None
+        if tune is None:
+            return
+        if scripted and not tune.ranges:
+            raise spec_text.misplaced(
+                ("train", "tune"), f"what of a script may be turned only you know; {RANGES_EXAMPLE}"
+            )
+        if self.task is not None and not scripted:
+            for name, given in (("ranges", tune.ranges), ("metric_regex", tune.metric_regex)):
+                if given:
+                    what = f"the knobs and metrics of {self.task} are known; remove it, or write task: {CUSTOM}"
+                    raise spec_text.misplaced(("train", "tune", name), what)
 
     def _leave_to_script(self) -> None:
         """Refuse what a training script of the user's own decides itself."""
@@ -471,4 +603,4 @@ def _known_fields(place: tuple[str | int, ...]) -> list[str]:
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
         if model is None:
             return []
-    return [name for name in model.model_fields if name != "tune"]
+    return list(model.model_fields)

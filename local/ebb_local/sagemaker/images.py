@@ -29,6 +29,8 @@ class Environment:
     python: Path
     serve_entrypoint: tuple[str, ...] = ("python", "/opt/ml/model/code/serve.py")
     """The ENTRYPOINT of the serve image; jobs name theirs in the request."""
+    train_entrypoint: tuple[str, ...] = ("python", "/opt/ml/input/data/code/run.py", "train")
+    """What the jobs image's ENTRYPOINT does with the word `train`: a tuning job's trials name none."""
 
 
 def require_image(image: str, role_arn: str) -> None:

@@ -19,11 +19,12 @@ _NAME = "sagemaker"
 # The member of a request that names the resource which AWS authorizes the action on. First match wins.
 # Source: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsagemaker.html
 _ARN_MEMBERS = (
+    ("HyperParameterTuningJobName", "hyper-parameter-tuning-job"),
     ("TrainingJobName", "training-job"),
     ("ProcessingJobName", "processing-job"),
     ("TransformJobName", "transform-job"),
-    ("NotebookInstanceName", "notebook-instance"),
     ("FeatureGroupName", "feature-group"),
+    ("NotebookInstanceName", "notebook-instance"),
     ("InferenceComponentName", "inference-component"),
     ("EndpointName", "endpoint"),
     ("EndpointConfigName", "endpoint-config"),

@@ -38,6 +38,7 @@ from ebb_local.sagemaker import (
     threads,
     training_jobs,
     transform_jobs,
+    tuning_jobs,
     validation,
 )
 from ebb_local.sagemaker.errors import ServiceError, not_implemented
@@ -61,6 +62,11 @@ ACTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "DescribeTransformJob": transform_jobs.describe,
     "ListTransformJobs": transform_jobs.list_jobs,
     "StopTransformJob": transform_jobs.stop,
+    "CreateHyperParameterTuningJob": tuning_jobs.create,
+    "DescribeHyperParameterTuningJob": tuning_jobs.describe,
+    "ListHyperParameterTuningJobs": tuning_jobs.list_jobs,
+    "ListTrainingJobsForHyperParameterTuningJob": tuning_jobs.list_trials,
+    "StopHyperParameterTuningJob": tuning_jobs.stop,
     "CreateInferenceRecommendationsJob": recommendations.create,
     "DescribeInferenceRecommendationsJob": recommendations.describe,
     "ListInferenceRecommendationsJobs": recommendations.list_jobs,
@@ -94,16 +100,16 @@ ACTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "ListModelPackages": registry.list_packages,
     "UpdateModelPackage": registry.update,
     "DeleteModelPackage": registry.delete,
+    "CreateFeatureGroup": feature_groups.create,
+    "DescribeFeatureGroup": feature_groups.describe,
+    "ListFeatureGroups": feature_groups.list_groups,
+    "DeleteFeatureGroup": feature_groups.delete,
     "CreateNotebookInstance": notebooks.create,
     "DescribeNotebookInstance": notebooks.describe,
     "ListNotebookInstances": notebooks.list_instances,
     "StartNotebookInstance": notebooks.start,
     "StopNotebookInstance": notebooks.stop,
     "DeleteNotebookInstance": notebooks.delete,
-    "CreateFeatureGroup": feature_groups.create,
-    "DescribeFeatureGroup": feature_groups.describe,
-    "ListFeatureGroups": feature_groups.list_groups,
-    "DeleteFeatureGroup": feature_groups.delete,
     "CreateDomain": studio.create_domain,
     "DescribeDomain": studio.describe_domain,
     "ListDomains": studio.list_domains,
@@ -167,7 +173,9 @@ def load_persisted_state(saved: dict[str, Any]) -> None:
         for *_, record in state.everywhere(store):
             if not jobs.ended(record, prefix):
                 _mark_interrupted(record, prefix)
+    tuning_jobs.mark_interrupted()
     recommendations.mark_interrupted()
+    feature_groups.mark_interrupted()
     async_queue.wait_again()
     endpoints.announce()
     components.announce()
@@ -175,7 +183,6 @@ def load_persisted_state(saved: dict[str, Any]) -> None:
 
 
 def reset() -> None:
-    feature_groups.mark_interrupted()
     """Forget everything and end every container."""
     fleets.close_all()
     state.clear()

@@ -22,6 +22,7 @@ endpoints = AccountRegionScopedDict()
 inference_components = AccountRegionScopedDict()
 async_requests = AccountRegionScopedDict()
 transform_jobs = AccountRegionScopedDict()
+tuning_jobs = AccountRegionScopedDict()
 inference_recommendations_jobs = AccountRegionScopedDict()
 notebook_instances = AccountRegionScopedDict()
 domains = AccountRegionScopedDict()
@@ -30,8 +31,8 @@ spaces = AccountRegionScopedDict()
 apps = AccountRegionScopedDict()
 model_package_groups = AccountRegionScopedDict()
 model_packages = AccountRegionScopedDict()
-tags = AccountRegionScopedDict()
 feature_groups = AccountRegionScopedDict()
+tags = AccountRegionScopedDict()
 
 _stores: dict[str, AccountRegionScopedDict] = {
     "training_jobs": training_jobs,
@@ -42,6 +43,7 @@ _stores: dict[str, AccountRegionScopedDict] = {
     "inference_components": inference_components,
     "async_requests": async_requests,
     "transform_jobs": transform_jobs,
+    "tuning_jobs": tuning_jobs,
     "inference_recommendations_jobs": inference_recommendations_jobs,
     "notebook_instances": notebook_instances,
     "domains": domains,
@@ -50,9 +52,9 @@ _stores: dict[str, AccountRegionScopedDict] = {
     "apps": apps,
     "model_package_groups": model_package_groups,
     "model_packages": model_packages,
+    "feature_groups": feature_groups,
     "tags": tags,
 }
-    "feature_groups": feature_groups,
 
 changed = threading.Condition()
 """Notified whenever a record changes its status; waiting for a job is waiting on this."""

@@ -1,4 +1,4 @@
-"""Step Functions' `.sync` integrations of SageMaker: createTrainingJob, createProcessingJob, createTransformJob.
+"""Step Functions' `.sync` integrations of SageMaker: training, processing, transform and tuning jobs.
 
 Source: https://docs.aws.amazon.com/step-functions/latest/dg/connect-sagemaker.html. The result is the Describe response
 with times in milliseconds. A job that ended badly is `States.TaskFailed` with that response as Cause (unverified on
@@ -14,7 +14,16 @@ from typing import Any
 from ministack.core.responses import get_account_id, get_region
 
 from ebb_local import sync_tasks
-from ebb_local.sagemaker import events, jobs, processing_jobs, service, state, training_jobs, transform_jobs
+from ebb_local.sagemaker import (
+    events,
+    jobs,
+    processing_jobs,
+    service,
+    state,
+    training_jobs,
+    transform_jobs,
+    tuning_jobs,
+)
 from ebb_local.sagemaker.errors import ServiceError
 from ebb_local.sync_tasks import Permissions, TaskError
 
@@ -34,9 +43,10 @@ def install() -> None:
     _register("Training", "training-job", training_jobs.find)
     _register("Processing", "processing-job", processing_jobs.find)
     _register("Transform", "transform-job", transform_jobs.find)
+    _register("HyperParameterTuning", "hyper-parameter-tuning-job", tuning_jobs.find, rule="Tuning")
 
 
-def _register(prefix: str, kind: str, find: Callable[[str], state.Record]) -> None:
+def _register(prefix: str, kind: str, find: Callable[[str], state.Record], *, rule: str | None = None) -> None:
     member = f"{prefix}JobName"
 
     def start(arguments: dict[str, Any]) -> str:
@@ -63,8 +73,8 @@ def _register(prefix: str, kind: str, find: Callable[[str], state.Record]) -> No
 
     def permissions(arguments: dict[str, Any]) -> Permissions:
         arn = state.arn(kind, str(arguments.get(member, "")))
-        rule = f"rule/StepFunctionsGetEventsForSageMaker{prefix}JobsRule"
-        rule_arn = f"arn:aws:events:{get_region()}:{get_account_id()}:{rule}"
+        managed = f"rule/StepFunctionsGetEventsForSageMaker{rule or prefix}JobsRule"
+        rule_arn = f"arn:aws:events:{get_region()}:{get_account_id()}:{managed}"
         managed_rule = [(f"events:{action}", rule_arn) for action in ("PutTargets", "PutRule", "DescribeRule")]
         return Permissions(
             start=[(f"sagemaker:Create{prefix}Job", arn), (f"sagemaker:Describe{prefix}Job", arn), *managed_rule],

@@ -48,9 +48,18 @@ def create(request: dict[str, Any]) -> dict[str, Any]:
         )
     for channel in request.get("InputDataConfig") or []:
         requests.require_input(channel["DataSource"]["S3DataSource"], request["RoleArn"])
-    moment = state.now()
+    tags.put(arn, request.get("Tags"))
+    begin(request, {})
+    return {"TrainingJobArn": arn}
+
+
+def begin(request: dict[str, Any], members: dict[str, Any]) -> None:
+    """Start a job of a checked request, with members of its record that no request has."""
+    name, moment = request["TrainingJobName"], state.now()
+    arn = state.arn("training-job", name)
     record: state.Record = {
         **{key: value for key, value in request.items() if key != "Tags"},
+        **members,
         "TrainingJobArn": arn,
         "TrainingJobStatus": "InProgress",
         "SecondaryStatus": "Starting",
@@ -63,9 +72,7 @@ def create(request: dict[str, Any]) -> dict[str, Any]:
     }
     warm_pools.take(record)
     state.training_jobs[name] = record
-    tags.put(arn, request.get("Tags"))
     TrainingRun(record).start()
-    return {"TrainingJobArn": arn}
 
 
 def describe(request: dict[str, Any]) -> dict[str, Any]:
@@ -204,8 +211,9 @@ class TrainingRun(JobRun):
             "TRAINING_JOB_ARN": self.arn,
         }
         env = containers.container_env(environment, base, requested, None if isolated else self.credentials)
+        entrypoint = algorithm.get("ContainerEntrypoint") or environment.train_entrypoint  # a trial names none
         return containers.Container(
-            [*algorithm["ContainerEntrypoint"], *algorithm.get("ContainerArguments", [])],
+            [*entrypoint, *algorithm.get("ContainerArguments", [])],
             environment=environment,
             base=base,
             env=env,
@@ -266,6 +274,8 @@ class TrainingRun(JobRun):
                 value = {"MetricName": definition["Name"], "Value": float(found[1]), "Timestamp": state.now()}
                 kept = [m for m in self.record.get("FinalMetricDataList", []) if m["MetricName"] != value["MetricName"]]
                 self.record["FinalMetricDataList"] = [*kept, value]
+                if definition["Name"] == self.record.get("_objective"):
+                    self.record["_curve"] = [*(self.record.get("_curve") or []), float(found[1])]
 
 
 def _channel_config(channel: dict[str, Any]) -> dict[str, Any]:
@@ -287,10 +297,19 @@ def _require_valid(request: dict[str, Any]) -> None:
         if not request.get(member):
             raise validation_exception(f"{member} is required for training jobs.")
     algorithm = request["AlgorithmSpecification"]
-    if not algorithm.get("TrainingImage"):
-        raise not_implemented("A training job without TrainingImage")
     if not algorithm.get("ContainerEntrypoint"):
         raise not_implemented("A training job without ContainerEntrypoint (the image's own is not known here)")
+    require_definition(request)
+
+
+def require_definition(request: dict[str, Any]) -> None:
+    """Raise for what the service model does not hold of a job, or of what a tuning job makes its jobs from."""
+    for member in ("AlgorithmSpecification", "ResourceConfig", "StoppingCondition"):
+        if not request.get(member):
+            raise validation_exception(f"{member} is required for training jobs.")
+    algorithm = request["AlgorithmSpecification"]
+    if not algorithm.get("TrainingImage"):
+        raise not_implemented("A training job without TrainingImage")
     if "Pipe" in {algorithm["TrainingInputMode"], *(c.get("InputMode") for c in request.get("InputDataConfig") or [])}:
         raise not_implemented("TrainingInputMode Pipe")
     for channel in request.get("InputDataConfig") or []:

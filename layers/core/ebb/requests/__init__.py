@@ -16,12 +16,14 @@ from ebb.requests.jobs import create_processing_job, create_training_job
 from ebb.requests.registry import create_model_package, create_model_package_group
 from ebb.requests.roles import create_role, put_role_policy
 from ebb.requests.transforms import create_transform_job
+from ebb.requests.tuning import create_hyper_parameter_tuning_job, list_trials
 
 __all__ = [
     "create_async_endpoint_config",
     "create_component_endpoint_config",
     "create_endpoint",
     "create_endpoint_config",
+    "create_hyper_parameter_tuning_job",
     "create_inference_component",
     "create_job",
     "create_model",
@@ -31,6 +33,7 @@ __all__ = [
     "create_role",
     "create_training_job",
     "create_transform_job",
+    "list_trials",
     "put_metric_alarm",
     "put_role_policy",
     "start_build",

@@ -49,6 +49,12 @@ def processing_output(name: str, uri: str) -> dict[str, Any]:
     }
 
 
+def training_input(channel: str, uri: str) -> dict[str, Any]:
+    """Return one channel: a prefix in S3, copied to /opt/ml/input/data/<channel>."""
+    source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": channel, "DataSource": {"S3DataSource": source}, "InputMode": "File"}
+
+
 def create_processing_job(
     *,
     name: str,
@@ -134,20 +140,7 @@ def create_training_job(
         "HyperParameters": {
             "settings": json.dumps(settings, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
         },
-        "InputDataConfig": [
-            {
-                "ChannelName": channel,
-                "DataSource": {
-                    "S3DataSource": {
-                        "S3DataType": "S3Prefix",
-                        "S3Uri": uri,
-                        "S3DataDistributionType": "FullyReplicated",
-                    }
-                },
-                "InputMode": "File",
-            }
-            for channel, uri in channels.items()
-        ],
+        "InputDataConfig": [training_input(channel, uri) for channel, uri in channels.items()],
         "OutputDataConfig": {"S3OutputPath": output_uri, "KmsKeyId": kms_key, "CompressionType": "NONE"},
         "ResourceConfig": {
             "InstanceCount": instances,
