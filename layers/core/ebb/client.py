@@ -143,7 +143,7 @@ class Ticket:
         until = None if timeout is None else time.monotonic() + timeout
         pause_s = FIRST_PAUSE_S
         while self._answer is None:
-            looked_at = time.monotonic()  # what a slow look brings may be over by the time it comes: the last one is new
+            looked_at = time.monotonic()  # what a slow look brings may be old: the last one begins after the time
             found = self._client._send("GET", f"/tickets/{self.name}", headers={"x-ebb-wait-s": "0"})
             if found.status != 202:
                 self._answer = self._client._answered(found)
