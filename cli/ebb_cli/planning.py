@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from ebb.sources import Source
 from ebb.spec import PipelineSpec
 from ebb_cli import output
 from ebb_cli.drop import SpecFile
+from ebb_cli.ledger import Ledger
 from ebb_cli.problems import REJECTED, USAGE, CommandError
 from ebb_cli.target import DEFAULT_STACK, EndpointUrl, Json, Profile, Stack, Target, find
 from ebb_cli.upload import Contents, contents, read_spec
@@ -73,6 +75,12 @@ class PlannedStage:
     alternatives: tuple[str, ...]
 
 
+LastRun = Annotated[
+    str | None,
+    typer.Option("--project", help="Project whose last run chooses the machines, by what it was measured to use."),
+]
+
+
 def plan(
     path: Annotated[Path, typer.Argument(help="What would be dropped: a file, a folder, or a pipeline.yaml.")],
     spec: SpecFile = None,
@@ -80,13 +88,15 @@ def plan(
     endpoint_url: EndpointUrl = None,
     region: Annotated[str | None, typer.Option("--region", help="Region whose grid and prices are counted.")] = None,
     stack: Stack = DEFAULT_STACK,
+    project: LastRun = None,
     as_json: Json = False,
 ) -> None:
     """Say what a drop would do, what it would cost at most, and why; start nothing."""
-    # Without a target nothing is asked of anybody; one is needed only to see data that stays in its bucket.
+    # Without a target nothing is asked of anybody; one is needed to see data that stays in its bucket, and what the
+    # last run of a project used.
     target = (
         find(profile=profile, endpoint_url=endpoint_url, region=region, stack=stack)
-        if profile or endpoint_url
+        if profile or endpoint_url or project
         else None
     )
     if target:
@@ -101,7 +111,8 @@ def plan(
         held = _contents(path, asked)
         seen = look(held, asked)
         found = local_sources(held)
-    facts, settings = run_facts(found, asked, seen), stand_ins(region, stack)
+    measured = Ledger(target).project(project).get("measured") if target and project else None
+    facts, settings = run_facts(found, asked, seen, measured), stand_ins(region, stack)
     stages = planned_stages(facts, settings, region)
     built = plans.build(facts, settings)
     total = footprint.sum_of(stage.expected for stage in stages).as_dict()
@@ -130,7 +141,7 @@ def plan(
         return
     _print(path, region, asked, seen, stages, total)
     for decision in built["decisions"]:
-        if not decision["what"].startswith("instance for"):
+        if not decision["what"].startswith(("instance for", "order of machines")):
             output.out().print(f"{decision['what']}: {decision['chosen']}, {decision['reason']}", markup=False)
     print_serving(served)
 
@@ -291,7 +302,9 @@ def look_at_names(found: list[Source], asked: PipelineSpec, *, known: bool) -> L
     return Look(len(found), size_bytes, form, compressed, target, told, known)
 
 
-def run_facts(found: list[Source], asked: PipelineSpec, seen: Look) -> plans.RunFacts:
+def run_facts(
+    found: list[Source], asked: PipelineSpec, seen: Look, measured: Mapping[str, Any] | None = None
+) -> plans.RunFacts:
     """Return what `plan_pipeline` would be told of the drop, with stand-ins for what only a run has."""
     now = datetime.now(UTC)
     run_id = names.run_id("plan", "LANDING", found[0].key, found[0].fingerprint, now)
@@ -315,6 +328,7 @@ def run_facts(found: list[Source], asked: PipelineSpec, seen: Look) -> plans.Run
         sources_uri=f"s3://ARTIFACTS/{names.sources_key(run_id)}",
         generation=1,
         finished={},
+        measured=measured or {},
     )
 
 
@@ -352,16 +366,18 @@ def planned_stages(facts: plans.RunFacts, stack: StackSettings, region: str) -> 
         expected_s = min(numbers["expected_duration_s"], limit_s)
         load = footprint.utilization(numbers["expected_cpu_s"], numbers["expected_duration_s"], machine.vcpu)
         took = {"duration_s": expected_s, "billable_s": expected_s}
-        expected = footprint.of_job(machine.name, **took, load=load, region=region)
+        count = sizing.machines(stage, asked)
+        each = footprint.of_job(machine.name, **took, load=load, region=region)
+        expected = sum([each] * count, start=footprint.NOTHING) if each else footprint.NOTHING
         found.append(
             PlannedStage(
                 stage=stage,
-                instance_type=machine.name,
+                instance_type=machine.name if count == 1 else f"{count} x {machine.name}",
                 reason=choice.reason,
                 spot=asked.train.spot and stage in SPOT_STAGES,
                 expected_duration_s=round(expected_s, 1),
-                expected=(expected or footprint.NOTHING).as_dict(),
-                at_most_usd=round((machine.price_usd_per_hour * (limit_s / 3600)).high, 4),
+                expected=expected.as_dict(),
+                at_most_usd=round((machine.price_usd_per_hour * (count * limit_s / 3600)).high, 4),
                 alternatives=choice.alternatives,
             )
         )

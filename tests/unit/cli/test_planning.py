@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ebb import ledger
 from ebb_cli import planning
 
 ROWS = "".join(f"{number},{number % 7},{'yes' if number % 3 else 'no'}\n" for number in range(200))
@@ -199,6 +200,28 @@ def test_data_that_stays_in_the_bucket_is_planned_with_its_size_unknown(ebb, spe
     assert (document["look"]["size_bytes"], document["look"]["compressed"]) == (None, True)
     assert document["plan"]["train"]["request"]
     assert "size unknown" in ebb("plan", spec_alone).stdout
+
+
+def test_several_machines_cost_as_many_times(ebb, table, tmp_path):
+    spec = tmp_path / "pipeline.yaml"
+    spec.write_text("train: {instances: 2, instance: ml.m5.large}\n")
+    train = next(each for each in planned(ebb, table, "--spec", spec)["stages"] if each["stage"] == "train")
+    assert train["instance_type"] == "2 x ml.m5.large"
+    assert train["at_most_usd"] == pytest.approx(2 * 0.115 * 1.1, abs=1e-4)  # an hour each, at the band's upper end
+
+
+def test_the_last_run_of_a_project_chooses_and_its_findings_are_told(ebb, target, table, monkeypatch):
+    monkeypatch.setattr(planning, "find", lambda **_: target)
+    used = {
+        "run_id": "wine-20261122010203-0a1b2c3d4e", "instance_type": "ml.m5.2xlarge", "duration_s": 600,
+        "billable_s": 660, "vcpu": 8, "cpu_s": 700, "peak_memory_gib": 0.9,
+        "data": {"size_bytes": table.stat().st_size, "form": "csv", "task": "tabular-classification"},
+    }  # fmt: skip
+    item = ledger.to_item({**ledger.project_key("wine"), "measured": {"train": used}})
+    target.session.resource("dynamodb").Table("ledger").put_item(Item=item)
+    done = ebb("plan", table, "--project", "wine")
+    assert "last train was oversized: the next run is on ml." in done.stdout
+    assert "peak memory 0.9 of 32 GiB" in done.stdout
 
 
 def test_a_named_target_tells_the_size_and_is_told(ebb, target, spec_alone, monkeypatch):
