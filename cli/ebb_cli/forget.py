@@ -146,7 +146,8 @@ def _versions(known: Known, prefix: str, where: Place | None = None) -> Iterator
 def _streams(target: Target, run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the log streams of a run's jobs: what a job prints may quote the data."""
     logs = target.client("logs")
-    for group, prefix in forgetting.log_streams(run):
+    spark = [(f"{names.spark_logs(target.stack)}/{kind}", f"{run['run_id']}-a") for kind in ("output", "error")]
+    for group, prefix in (*forgetting.log_streams(run), *spark):
         try:
             pages = logs.get_paginator("describe_log_streams").paginate(logGroupName=group, logStreamNamePrefix=prefix)
             yield from ((group, each["logStreamName"]) for page in pages for each in page["logStreams"])

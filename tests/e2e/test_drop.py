@@ -170,6 +170,7 @@ def test_a_spec_that_names_a_uri_and_spark_starts_a_run_on_data_left_where_it_is
     assert "engine for process: Spark, because named by process.engine" in ebb("why", run["run_id"]).stdout
     (job_run,) = cloud.client("glue").get_job_runs(JobName=f"{cloud.stack}-cellar-process")["JobRuns"]
     assert job_run["JobRunState"] == "SUCCEEDED"
+    assert "features: " in ebb("logs", run["run_id"], "process").stdout
     _, rows = read_table(cloud, "cellar", tmp_path)
     assert sum(map(len, rows.values())) == stage["report"]["rows"]["kept"]
 

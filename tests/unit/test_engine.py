@@ -10,7 +10,7 @@ from ebb import engine, sizing
 from ebb.errors import InvalidSpecError, NoFeasibleInstanceError
 from ebb.requests import glue
 from ebb.spec import PipelineSpec
-from worked_run import ARTIFACTS, JOBS_HASH, built_plan
+from worked_run import ARTIFACTS, JOBS_HASH, RUN_ID, built_plan
 
 GIB = 1024**3
 
@@ -126,6 +126,7 @@ def test_a_plan_for_spark_asks_glue_and_no_processing_job():
     assert job["DefaultArguments"]["--extra-py-files"] == f"s3://{ARTIFACTS}/jobs/{JOBS_HASH}.zip"
     assert job["Command"]["ScriptLocation"] == f"s3://{ARTIFACTS}/jobs/{JOBS_HASH}/ebb_jobs/process_spark.py"
     assert (job["ExecutionClass"], job["SecurityConfiguration"]) == ("FLEX", "ebb")
+    assert run["Arguments"]["--custom-logStream-prefix"] == f"{RUN_ID}-a1-process", "by which ebb logs finds it"
     assert run["Arguments"]["--curated"] == plan["artifacts"]["curated"]
     assert f"{run['Arguments']['--report']}/metrics.json" == plan["process"]["report_uri"]
     decisions = {each["what"]: each for each in plan["decisions"]}
@@ -172,6 +173,7 @@ def test_settings_that_are_too_long_are_not_sent():
     with pytest.raises(ValueError, match="10240"):
         glue.start_job_run(
             job_name="j",
+            stream="s",
             worker_type="G.1X",
             workers=2,
             max_runtime_s=60,

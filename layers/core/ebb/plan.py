@@ -268,6 +268,7 @@ def _process(run: RunFacts, stack: StackSettings, instance: Instance, places: _P
 def _process_on_spark(run: RunFacts, stack: StackSettings, spark: engine.Engine, places: _Places) -> dict[str, Any]:
     return requests.start_job_run(
         job_name=names.spark_job(stack.stack, run.project),
+        stream=names.job(run.run_id, run.attempt, "process"),
         worker_type=str(spark.worker_type),
         workers=spark.workers,
         max_runtime_s=int(run.spec.train.max_runtime.total_seconds()),

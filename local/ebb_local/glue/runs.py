@@ -108,7 +108,8 @@ def _work(record: dict[str, Any], job: dict[str, Any], base: Path, stop: threadi
     _require_modules(arguments.get("--additional-python-modules", ""), [packages, *spark.own_packages(python)])
     credentials = roles.credentials(job["Role"], valid_s=_CREDENTIALS_S, session_name=SESSION_NAME)
     prefix = arguments.get("--custom-logGroup-prefix", "/aws-glue/jobs")
-    log = LogStream(f"{prefix}/output", record["Id"], credentials.principal)
+    stream = f"{named}-driver" if (named := arguments.get("--custom-logStream-prefix")) else record["Id"]
+    log = LogStream(f"{prefix}/output", stream, credentials.principal)
     (base / "s3").mkdir(parents=True)
     files = _Files(base / "s3", Bucket(credentials))
     script = files.fetch(Location.parse(job["Command"]["ScriptLocation"]))

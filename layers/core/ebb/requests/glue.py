@@ -80,6 +80,7 @@ def _definition(stack: StackSettings, project: str) -> dict[str, Any]:
 def start_job_run(
     *,
     job_name: str,
+    stream: str,
     worker_type: str,
     workers: int,
     max_runtime_s: int,
@@ -92,6 +93,7 @@ def start_job_run(
 ) -> dict[str, Any]:
     """Return the body of StartJobRun for one run. `max_runtime_s` counts from when the run has its workers.
 
+    `stream` begins the names of its log streams: https://docs.aws.amazon.com/glue/latest/dg/monitor-continuous-logging.html
     Raises: ValueError when the settings are longer than a run takes.
     """
     text = json.dumps(settings, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
@@ -106,6 +108,7 @@ def start_job_run(
             "--report": report_uri,
             "--work": work_uri,
             "--settings": text,
+            "--custom-logStream-prefix": stream,
         },
         "ExecutionClass": EXECUTION_CLASS,
         "WorkerType": worker_type,

@@ -228,8 +228,8 @@ def _logs_and_metrics(stack: StackSettings, project: str, kind: str) -> list[Sta
             "/aws/sagemaker/TransformJobs": f"{project}-*",
         }
         namespaces = ["AWS/SageMaker", *(f"/aws/sagemaker/{each}" for each in _MODEL_METRICS)]
-    elif kind == names.SPARK:  # a stream is named after its run, whose name Glue makes up
-        groups = {f"{names.spark_logs(stack.stack)}/*": "*"}
+    elif kind == names.SPARK:
+        groups = {f"{names.spark_logs(stack.stack)}/*": f"{project}-*"}
         namespaces = ["Glue"]
     elif kind == names.RECOMMEND:
         groups = {
