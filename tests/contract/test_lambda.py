@@ -1,14 +1,17 @@
 """Functions: error names, their own interpreter, idle workers, asynchronous failures, event sources."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import botocore.exceptions
 import pytest
 from ministack.core import lambda_runtime
+from ministack.services import sts
 
 from contract.support import allow, messages, queue_arn, task, wait_until
 from ebb_local import settings
-from ebb_local.gaps import lambda_errors, lambda_starts, lambda_workers
+from ebb_local.gaps import lambda_errors, lambda_starts, lambda_workers, sessions
 
 FAILING = """
     class InvalidSpecError(Exception):
@@ -138,6 +141,50 @@ def test_a_function_that_cannot_be_imported_says_why(cloud, function):
     assert "No module named 'ministack'" in json.loads(reply["Payload"].read())["errorMessage"]
 
 
+def test_a_worker_that_does_not_start_fails_its_own_call_and_no_other(cloud, function):
+    """Its folder cannot be made: that is Lambda's own fault, and the worker that is busy goes on."""
+    arn = function("""
+        import time
+        def handler(event, context):
+            time.sleep(event.get("for_s", 0))
+            return "done"
+    """)
+    scratch = cloud.server.home / "tmp"
+
+    def ask(event: dict) -> tuple[str, str]:
+        reply = cloud.client("lambda").invoke(FunctionName=arn, Payload=json.dumps(event).encode())
+        return reply.get("FunctionError", ""), reply["Payload"].read().decode()
+
+    ask({})
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(ask, {"for_s": 2})
+        wait_until(lambda: any("function" in each for each in cloud.control("Status")["AtWork"]))
+        elsewhere = scratch.rename(scratch.with_name("elsewhere"))
+        try:
+            failed, told = ask({})
+        finally:
+            elsewhere.rename(scratch)
+        assert (failed, json.loads(told)["errorType"]) == ("Unhandled", lambda_errors.SERVICE_FAULT)
+        assert busy.result() == ("", '"done"')
+    assert ask({}) == ("", '"done"')
+
+
+def test_sessions_are_issued_while_others_are_looked_through(monkeypatch):
+    class Meddling(dict):
+        """A session that is looked at while another thread issues one."""
+
+        def get(self, *given):
+            sts._sessions["meanwhile"] = {}
+            return super().get(*given)
+
+    monkeypatch.setattr(sts, "_sessions", {"expired": Meddling(Expiration=1.0), "lasting": {}})
+    with pytest.raises(RuntimeError, match="changed size"):  # else the gap is closed and its module can go
+        sts._evict_expired_sessions()
+    sts._sessions.pop("meanwhile")
+    sessions.forget_expired()
+    assert set(sts._sessions) == {"lasting", "meanwhile"}
+
+
 def test_asynchronous_failure_is_retried_and_becomes_a_dead_letter(cloud, function, queue):
     arn = function(
         FAILING,
@@ -180,6 +227,35 @@ def test_event_source_delivers_when_allowed(cloud, function, queue):
 
     wait_until(lambda: left() == 0)
     assert cloud.calls(action="sqs:ReceiveMessage", resource=source, decision="Allow")
+
+
+def test_what_an_event_source_was_throttled_for_is_delivered_as_soon_as_there_is_room(cloud, function, queue):
+    """Not when the visibility timeout of the queue is over, minutes later."""
+    source, sqs, functions = queue_arn(cloud, queue), cloud.client("sqs"), cloud.client("lambda")
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"VisibilityTimeout": "600"})
+    arn = function(
+        """
+        import time
+        def handler(event, context): time.sleep(event.get("for_s", 0))
+        """,
+        allow(["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], source),
+    )
+    functions.put_function_concurrency(FunctionName=arn, ReservedConcurrentExecutions=1)
+    functions.create_event_source_mapping(FunctionName=arn, EventSourceArn=source)
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(lambda: functions.invoke(FunctionName=arn, Payload=b'{"for_s": 2}'))
+        wait_until(lambda: any("function" in each for each in cloud.control("Status")["AtWork"]))
+        began = time.monotonic()
+        sqs.send_message(QueueUrl=queue, MessageBody="one")
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+
+        def left() -> int:
+            counts = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+            return sum(int(count) for count in counts.values())
+
+        wait_until(lambda: left() == 0)
+        assert time.monotonic() - began > 0.5, "it was throttled first"
+        assert "FunctionError" not in busy.result()
 
 
 def test_log_is_written_as_the_role_of_the_function(cloud, function):

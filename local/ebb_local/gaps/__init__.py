@@ -15,6 +15,7 @@ GAPS = (
     "glue_catalog",
     "condition_keys",
     "unknown_services",
+    "sessions",
     "lambda_errors",
     "lambda_starts",
     "lambda_workers",

@@ -2,8 +2,15 @@
 
 State machines catch by that name, and Cause is the error document that Lambda returns.
 Source: https://docs.aws.amazon.com/lambda/latest/dg/python-exceptions.html
+
+A worker that could not be started fails the one call that it was for. MiniStack then ends every worker of the function,
+those that answer other calls included. What is no fault of the function is Lambda's own: a ServiceException.
+Source: https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html#API_Invoke_Errors
 """
 
+import logging
+import time
+import traceback
 from contextvars import ContextVar
 
 from ministack.core import lambda_runtime
@@ -13,7 +20,13 @@ _ERROR_REPLY = 'json.dumps({"status": "error", "error": str(e), "trace": traceba
 _NAMED_REPLY = (
     'json.dumps({"status": "error", "error": str(e), "error_type": type(e).__name__, "trace": traceback.format_exc()})'
 )
+SERVICE_FAULT = "Lambda.ServiceException"
 _last_reply: ContextVar[dict] = ContextVar("ebb_last_lambda_reply")
+_logger = logging.getLogger("ebb.lambda")
+
+
+class StartError(RuntimeError):
+    """A function's own code or package keeps its worker from starting."""
 
 
 def install() -> None:
@@ -25,7 +38,10 @@ def install() -> None:
     invoke, execute = lambda_runtime.Worker.invoke, lambda_svc._execute_function_warm
 
     def invoke_and_keep_reply(worker, *arguments, **keywords):
-        reply = invoke(worker, *arguments, **keywords)
+        try:
+            reply = invoke(worker, *arguments, **keywords)
+        except Exception as problem:
+            reply = _not_started(worker, problem)
         _last_reply.set(reply)
         return reply
 
@@ -39,6 +55,18 @@ def install() -> None:
 
     lambda_runtime.Worker.invoke = invoke_and_keep_reply
     lambda_svc._execute_function_warm = execute_naming_error
+
+
+def _not_started(worker: lambda_runtime.Worker, problem: Exception) -> dict:
+    """Return the reply of a worker that has no process, and let none be left half started."""
+    process, worker._proc = worker._proc, None
+    lambda_runtime._signal(process)
+    lambda_runtime._collect(process, time.monotonic() + lambda_runtime._REAP_GRACE)
+    kind = type(problem).__name__ if isinstance(problem, StartError) else SERVICE_FAULT
+    if kind == SERVICE_FAULT:
+        _logger.error("no worker of %s could be started", worker.func_name, exc_info=problem)
+    trace = "".join(traceback.format_exception(problem))
+    return {"status": "error", "error": str(problem), "error_type": kind, "trace": trace}
 
 
 def error_document(reply: dict, request_id: str) -> dict:

@@ -35,6 +35,7 @@ from ministack.core.responses import new_uuid
 from ministack.services import lambda_svc
 
 from ebb_local import lambda_fork, shutdown
+from ebb_local.gaps.lambda_errors import StartError
 
 CAN_FORK = sys.platform == "linux" and hasattr(os, "pidfd_open")
 IMPORTED = (
@@ -65,7 +66,7 @@ def install() -> None:
 
 
 def start(worker: lambda_runtime.Worker) -> None:
-    """Give the worker its process, initialised. Raises RuntimeError as MiniStack does when that fails."""
+    """Give the worker its process, initialised. Raises StartError where the function's own code fails at that."""
     worker._discard_tmpdir()  # of a process that has ended
     worker._tmpdir = tempfile.mkdtemp(prefix=f"ministack-lambda-{worker.func_name}-")
     binary, text = lambda_runtime._detect_runtime_binary(worker.config["Runtime"])
@@ -108,7 +109,7 @@ def unpacked(package: bytes) -> Path:
                 os.replace(draft, folder)
             except (OSError, zipfile.BadZipFile) as error:
                 shutil.rmtree(draft, ignore_errors=True)
-                raise RuntimeError(f"Failed to extract a package: {error}") from error
+                raise StartError(f"Failed to extract a package: {error}") from error
     return folder
 
 
@@ -312,8 +313,8 @@ def _initialise(worker: lambda_runtime.Worker, code: Path, own: dict[str, str]) 
                 break
     else:
         time.sleep(0.05)  # what it said last is on its way
-        raise RuntimeError(f"Worker process exited immediately. stderr: {worker._drain_stderr()}")
+        raise StartError(f"Worker process exited immediately. stderr: {worker._drain_stderr()}")
     if answer.get("status") != "ready":
-        raise RuntimeError(f"Worker init failed: {answer.get('error')}")
+        raise StartError(f"Worker init failed: {answer.get('error')}")
     worker._start_time = lambda_runtime.time.time()
     _logger.info("worker of %s started (cold)", worker.func_name)
