@@ -334,7 +334,7 @@ def _fit(
         if found == progress.best:  # equal is no progress; but on few rows many epochs are, and later ones are calmer
             progress.kept_epoch = progress.epoch
             best_weights = copy.deepcopy(judged.state_dict())
-        if reason := _stop_reason(recipe, progress, patience):
+        if reason := distributed.from_leader(lambda: _stop_reason(recipe, progress, patience)):
             stop, stopped = reason
             break
     if progress.best is None:

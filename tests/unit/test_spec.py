@@ -67,6 +67,7 @@ def test_several_machines_may_train_a_network():
         pytest.param("train: {instances: 0}\n", "train.instances", id="none"),
         pytest.param("train: {instances: 9}\n", "train.instances", id="more than are allowed"),
         pytest.param("train: {instances: 2, rungs: [trees]}\n", "add one of small-net, net, encoder", id="trees"),
+        pytest.param("train: {instances: 2, instance: ml.trn1.2xlarge}\n", "not shared between", id="trainium"),
         pytest.param("task: custom\ntrain: {instances: 2}\n", "of your own runs on one machine", id="a script"),
         pytest.param("train: {instances: 2, source: s3://bucket/x/train.py}\n", "on one machine", id="a source"),
     ],

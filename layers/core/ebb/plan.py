@@ -137,7 +137,7 @@ def choices(run: RunFacts, stack: StackSettings) -> dict[str, sizing.Choice]:
     allowed = images.accelerators(stack)
     return {
         stage: rightsizing.for_stage(
-            stage, run.spec, run.data, rightsizing.read(run.measured.get(stage)), accelerators=allowed
+            stage, run.spec, run.data, rightsizing.read(run.measured.get(stage)), accelerators=_shared_by(run, allowed)
         )
         for stage in names.STAGES
         if not (stage == "process" and on_spark)
@@ -153,6 +153,11 @@ def _spark(run: RunFacts) -> engine.Engine | None:
 def _job_of(run: RunFacts, attempt: int, stage: str) -> str:
     """Return the job that wrote a stage's results: one that was moved to another machine has a name of its own."""
     return run.jobs.get(stage) if stage in run.finished and stage in run.jobs else names.job(run.run_id, attempt, stage)
+
+
+def _shared_by(run: RunFacts, allowed: Collection[str]) -> Collection[str]:
+    """Return the accelerators that can be used: Neuron cores of several machines do not train together here."""
+    return [kind for kind in allowed if kind != "neuron" or run.spec.train.instances == 1]
 
 
 class _Places:

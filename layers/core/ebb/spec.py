@@ -502,6 +502,11 @@ class PipelineSpec(_Part):
                 f"several machines train networks only, and train.rungs names none; add one of "
                 f"{', '.join(NETWORK_RUNGS)}, or write instances: 1",
             )
+        named = catalog.instance(train.instance)
+        if named and named.accelerator and named.accelerator.kind == "neuron":
+            raise spec_text.misplaced(
+                place, f"networks are not shared between machines of {train.instance}; write another instance, or 1"
+            )
         if train.tune is not None:
             raise spec_text.misplaced(
                 place, "the fits of a search take one machine each; write train.tune or instances, not both"
