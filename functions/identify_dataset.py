@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import identity, ledger, names, sources, spec_text
+from ebb import features, identity, ledger, names, sources, spec_text
 from ebb import spec as specs
 from ebb.aws import objects, storage
 from ebb.aws.ledger import Ledger
@@ -90,6 +90,11 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
     if drop.etag and marker.etag != drop.etag:
         raise ObjectChangedError(f"s3://{drop.bucket}/{drop.key} was written again")
     spec, spec_given = _spec(asked)
+    owned = book.project(asked.project)
+    if spec.features.wanted or features.SHARE in owned:
+        book.apply(ledger.share_features(asked.project, spec.features.share))
+    if spec.data.features is not None:
+        return _reusing(asked, spec, marker, settings, book)
     found = _found(asked, marker, spec, settings)
     naming = objects.Naming(objects.HASH_LIMIT_BYTES)
     seen = _checked(found, spec, own=marker)
@@ -111,7 +116,7 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
     work = identity.run_identity(asked.project, spec.resolved(), settings.jobs_hash, contents)
     force = marker.metadata.get("ebb-force") == "1"
     earlier = book.successful_run(work)
-    served = book.project(asked.project).get("served") or {}
+    served = owned.get("served") or {}
     reuse = earlier is not None and earlier != asked.run_id and bool(served) and not force
     documents = {
         names.manifest_key(asked.run_id): sources.manifest(read),
@@ -139,6 +144,48 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
         force=force,
     )
     _record(asked, told, found, spec, spec_given=spec_given, book=book)
+    return told
+
+
+def _reusing(
+    asked: IdentifyRequested, spec: PipelineSpec, marker: ObjectFacts, settings: IdentifySettings, book: Ledger
+) -> Identified:
+    """Return the work of a project that learns from another one's features: the objects behind them are its sources."""
+    file, name = _spec_key(asked), str(spec.data.features)
+    if asked.drop.kind != "spec":
+        raise features.misplaced(file)
+    given = features.granted(book.project(name), name, to=asked.project, file=file)
+    bucket, _, prefix = given.curated_uri.removeprefix("s3://").partition("/")
+    try:
+        storage.head(bucket, prefix + "schema.json")
+    except ObjectMissingError:
+        raise features.aged(given, file=file) from None
+    made = book.run(given.run_id) or {}
+    work = identity.run_identity(asked.project, spec.resolved(), settings.jobs_hash, [f"features:{given.identity}"])
+    force = marker.metadata.get("ebb-force") == "1"
+    earlier, served = book.successful_run(work), book.project(asked.project).get("served") or {}
+    reuse = earlier is not None and earlier != asked.run_id and bool(served) and not force
+    artifacts = f"s3://{settings.artifact_bucket}/"
+    told = Identified(
+        outcome="reuse" if reuse else "run",
+        reason=_reason(earlier, reuse=reuse, force=force, served=served.get("run_id")),
+        identity=work,
+        reuses=earlier if reuse else None,
+        spec=spec.resolved(),
+        sources=tuple(Source.model_validate(each) for each in made.get("sources") or ()),
+        source_count=int(made["source_count"]),
+        size_bytes=int(made["size_bytes"]),
+        compressed=any(sources.is_packed(each["key"]) for each in made.get("sources") or ()),
+        manifest_uri=artifacts + names.manifest_key(given.run_id),
+        sources_uri=artifacts + names.sources_key(given.run_id),
+        format=made["format"],
+        task=made.get("task"),
+        features=given,
+        force=force,
+    )
+    _record(asked, told, None, spec, spec_given=True, book=book)
+    known = {name: made[name] for name in ("task", "target", "rows") if name in made}  # what `process` found then
+    book.apply(ledger.change_run(asked.run_id, asked.attempt, known))
     return told
 
 
@@ -355,14 +402,14 @@ def _contents(read: Sequence[Source], *, by_name: bool) -> list[str]:
 def _record(
     asked: IdentifyRequested,
     told: Identified,
-    found: _Found,
+    found: _Found | None,
     spec: PipelineSpec,
     *,
     spec_given: bool,
     book: Ledger,
 ) -> None:
     """Put what was found into the ledger, with the reasons."""
-    kept = {"identity", "spec", "sources", "source_count", "size_bytes", "sources_uri", "format", "force"}
+    kept = {"identity", "spec", "sources", "source_count", "size_bytes", "sources_uri", "format", "force", "features"}
     if not book.apply(ledger.change_run(asked.run_id, asked.attempt, told.model_dump(mode="json", include=kept))):
         raise AttemptOutdatedError(f"{asked.run_id} has ended or a newer attempt runs")
     decisions: list[dict[str, Any]] = [
@@ -375,7 +422,9 @@ def _record(
         {
             "what": "data",
             "chosen": f"{told.source_count} objects" if told.source_count > 1 else told.sources[0].key,
-            "reason": f"data.mode is {spec.data.mode}, format {told.format} by the names",
+            "reason": f"data.mode is {spec.data.mode}, format {told.format} by the names"
+            if told.features is None
+            else f"the features of {told.features.project} were made of it",
             "numbers": {"bytes": told.size_bytes},
         },
         {
@@ -386,7 +435,7 @@ def _record(
             "alternatives": [] if told.outcome == "run" else ["run again with ebb drop --force"],
         },
     ]
-    if told.task == specs.CUSTOM and found.form != "archive":
+    if found is not None and told.task == specs.CUSTOM and found.form != "archive":
         decisions.insert(
             2,
             {

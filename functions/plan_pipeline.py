@@ -44,6 +44,7 @@ def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
         generation=book.generation(asked.project, asked.run_id),
         finished=_finished(book, asked.run_id, found.identity),
         champion=_champion(project),
+        features=found.features,
         measured=project.get("measured") or {},
         jobs=_jobs(book, asked.run_id),
     )

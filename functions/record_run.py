@@ -4,7 +4,7 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import capacity, ledger, names, record, rightsizing
+from ebb import capacity, features, ledger, names, record, rightsizing
 from ebb.aws import clients, closing, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError, DropRejectedError, ObjectMissingError, ReportMissingError
@@ -20,7 +20,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     book = Ledger(settings.ledger_table)
     match told:
         case StageFinished():
-            _stage_finished(told, book)
+            _stage_finished(told, book, settings)
             return {}
         case JobFailed():
             return _job_failed(told, book)
@@ -38,7 +38,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             return _close(told, book, settings, status, {"reuses": told.reuses, "reason": told.reason})
 
 
-def _stage_finished(told: StageFinished, book: Ledger) -> None:
+def _stage_finished(told: StageFinished, book: Ledger, settings: RecordSettings) -> None:
     try:
         report = storage.read_json(told.report_uri)
     except (ObjectMissingError, ValueError) as error:
@@ -61,6 +61,17 @@ def _stage_finished(told: StageFinished, book: Ledger) -> None:
         raise AttemptOutdatedError(f"{told.run_id} has ended or a newer attempt runs")
     if rejection:
         raise DropRejectedError(rejection)
+    if told.stage == names.FEATURES:
+        _features(told, book, settings, run, report)
+
+
+def _features(
+    told: StageFinished, book: Ledger, settings: RecordSettings, run: dict[str, Any], report: dict[str, Any]
+) -> None:
+    """Let other projects find what was published: from now on, whatever becomes of the model."""
+    process = book.stage(told.run_id, "process") or {}
+    published = features.published(run, process, report, bucket=settings.artifact_bucket, now=told.now)
+    book.apply(ledger.remember_features(told.project, int(run["generation"]), published.model_dump(mode="json")))
 
 
 def _job_failed(told: JobFailed, book: Ledger) -> dict[str, Any]:
@@ -117,7 +128,7 @@ def _scored(told: Scored, book: Ledger, settings: RecordSettings) -> dict[str, s
 
 def _ended(told: Ended, book: Ledger, settings: RecordSettings) -> dict[str, str]:
     job = record.job_in(told.cause)
-    if job and told.stage in (*names.STAGES, "score"):
+    if job and told.stage in (*names.STAGES, names.FEATURES, "score"):
         run = book.run(told.run_id) or {}
         fields = record.stage_fields(
             job,

@@ -143,6 +143,7 @@ def _made(target: Target, outputs: dict[str, str], in_stack: set[str]) -> Iterat
     yield from _components(target)
     yield from _endpoints(target, outputs)
     yield from _packages(target)
+    yield from _feature_groups(target)
     yield from _alarms(target, in_stack)
     yield from _spark_jobs(target)
     yield from _roles(target, in_stack)
@@ -337,6 +338,21 @@ def _packages(target: Target) -> Iterator[Removal]:
             yield "model package", package["ModelPackageArn"].rsplit(":", 1)[1]
         sagemaker.delete_model_package_group(ModelPackageGroupName=group)
         yield "model package group", group
+
+
+def _feature_groups(target: Target) -> Iterator[Removal]:
+    """Remove feature groups and their tables; the files lie in the artifact bucket and stay or go with it.
+
+    The database is the account's: groups that are not Ebb's have their tables there too.
+    """
+    sagemaker, glue = target.client("sagemaker"), target.client("glue")
+    for group in (item.name for item in owned.feature_groups(target)):
+        described = sagemaker.describe_feature_group(FeatureGroupName=group)
+        table = described.get("OfflineStoreConfig", {}).get("DataCatalogConfig")
+        if table and _unless_gone(glue.delete_table, DatabaseName=table["Database"], Name=table["TableName"]):
+            yield "table", f"{table['Database']}.{table['TableName']}"
+        sagemaker.delete_feature_group(FeatureGroupName=group)
+        yield "feature group", group
 
 
 def _resources(target: Target) -> list[Resource]:

@@ -19,7 +19,7 @@ from ebb import forgetting, names, tables
 from ebb import ledger as keys
 from ebb import lineage as rules
 from ebb.lineage import Place
-from ebb_cli import confirmation, destroy, output
+from ebb_cli import confirmation, destroy, forget_features, output
 from ebb_cli.lineage import Known
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import Json, Target
@@ -53,6 +53,7 @@ class Found:
     serving: dict[str, dict[str, Any]]
     held: list[Held] = field(default_factory=list)
     streams: list[tuple[str, str]] = field(default_factory=list)
+    features: list[forget_features.Group] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     """Of the Data Catalog, with the rows of one of the runs: named here they would be read as empty."""
 
@@ -126,6 +127,7 @@ def look(known: Known, where: Place, *, models: bool) -> Found:
     for kind, prefix in forgetting.boxes(known.target.stack, (run["project"] for run in made)):
         found.held += [each._replace(kind=kind) for each in _versions(known, prefix)]
     found.streams = [stream for run in reading for stream in _streams(known.target, run)]
+    found.features = forget_features.look(known, reading)
     found.tables = sorted({name for run in reading if (name := _table(known.target, run))})
     return found
 
@@ -198,6 +200,9 @@ def carry_out(known: Known, found: Found, record: dict[str, Any] | None, *, mode
     later = look(again, found.where, models=models)
     _refuse_running(again, later)
     _lock(again, later, by)
+    for group, rows in forget_features.carry_out(again, later.features):
+        output.err().print(f"removed {rows:,} rows of the feature group {group}", markup=False, soft_wrap=True)
+        removed["rows of feature groups"] += rows
     removed.update(_delete(known.target, later.held))
     for group, stream in later.streams:
         known.target.client("logs").delete_log_stream(logGroupName=group, logStreamName=stream)
@@ -244,6 +249,8 @@ def _lock(known: Known, found: Found, by: str) -> None:
         mine = [str(run["run_id"]) for run in found.models if run["project"] == project]
         for request in forgetting.cold_start(project, mine):
             _apply(known, "update_item", request)
+        for run_id in (str(run["run_id"]) for run in found.reading if run["project"] == project):
+            _apply(known, "update_item", forgetting.unpublish(project, run_id))
 
 
 def _delete(target: Target, held: Sequence[Held]) -> Counter[str]:
@@ -317,6 +324,7 @@ def _told(found: Found, known: Known, *, dry_run: bool) -> dict[str, Any]:
         "objects": found.counts,
         "held": [{name: value for name, value in each._asdict().items() if value is not None} for each in found.held],
         "log_streams": [f"{group}/{stream}" for group, stream in found.streams],
+        "features": [each.told() for each in found.features],
         "tables": found.tables,
         "runs": [run["run_id"] for run in found.reading],
         "in_progress": _working(known, found),
@@ -336,6 +344,9 @@ def _print(found: Found, known: Known, *, models: bool) -> None:
             f"  s3://{each.bucket}/{each.key}  {each.version_id or 'unfinished upload'}" for each in mine
         ):
             say(line, markup=False, soft_wrap=True)
+    for group in found.features:
+        what = f"features: {group.rows:,} rows of {len(group.runs)} run{'s' if len(group.runs) > 1 else ''}"
+        say(f"{what} in the table of {group.name}", markup=False, style="bold")
     if found.streams:
         say(f"log streams of its jobs: {len(found.streams):,}", style="bold")
     for name in found.tables:

@@ -26,7 +26,7 @@ from ebb_cli.target import Json, Target
 MOST_LINES = 12  # of one branch of the tree; --json has all
 FIELDS = (  # of a run; its candidates and comparison are not fetched, which may be many
     "pk", "run_id", "project", "status", "created_at", "started_at", "ended_at", "purpose", "drop", "spec", "identity",
-    "sources", "source_count", "reuses", "chosen", "error", "scored_by", "scored_uri", "forgotten",
+    "sources", "source_count", "reuses", "chosen", "error", "scored_by", "scored_uri", "forgotten", "features",
 )  # fmt: skip
 MISSING = {"404", "NoSuchKey", "NotFound", "ValidationException", "ResourceNotFound", "NoSuchBucket"}
 
@@ -116,7 +116,7 @@ class Known:
     def _whole(self, run: dict[str, Any]) -> dict[str, Any]:
         """Return a run with what its index entry does not hold: many sources, and the run that it started from."""
         if not run.get("sources") and int(run.get("source_count") or 0):
-            run["sources"] = self._many(run["run_id"])
+            run["sources"] = self._many((run.get("features") or run)["run_id"])  # those of who made the features
         if rules.is_model(run) and (run.get("spec") or {}).get("data", {}).get("mode") == "append":
             run["started_from"] = self._started_from(run["run_id"])
         return run
@@ -283,6 +283,7 @@ def _model(
         "version": (packages.get(run_id) or {}).get("version"),
         "serves": serving.get(run_id),
         "learnt_through": list(made.through),
+        "features": run.get("features"),
         "objects": [_source(each, versions, until) for each in made.sources],
     }
 
@@ -365,6 +366,9 @@ def _add_model(tree: Tree, model: Mapping[str, Any]) -> None:
 
 
 def _fill(branch: Tree, model: Mapping[str, Any]) -> None:
+    lent = model.get("features")
+    if lent:
+        branch.add(escape(f"learnt from the features that {lent['run_id']} made of the objects below"))
     if model["forgotten"]:
         gone = model["forgotten"]
         branch.add(f"[yellow]{escape(gone['dataset'])}, which it learnt from, forgotten {output.moment(gone['at'])}[/]")

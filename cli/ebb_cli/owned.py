@@ -59,6 +59,12 @@ def package_groups(target: Target) -> list[Owned]:
     return in_sagemaker(target, *listing, "ModelPackageGroupName", "ModelPackageGroupArn")
 
 
+def feature_groups(target: Target) -> list[Owned]:
+    """Return the stack's feature groups."""
+    listing = ("list_feature_groups", "FeatureGroupSummaries", "FeatureGroupName", "FeatureGroupArn")
+    return in_sagemaker(target, *listing)
+
+
 def spark_jobs(target: Target) -> list[str]:
     """Return the names of the jobs on Glue that runs of this stack made."""
     glue, account = target.client("glue"), target.client("sts").get_caller_identity()

@@ -10,7 +10,7 @@ import pytest
 
 from ebb_local import settings
 
-from .conftest import Cloud, Ebb, wait_until
+from .conftest import ROOT, Cloud, Ebb, wait_until
 
 GRADES = {"Fair", "Good", "Very Good", "Premium", "Ideal"}
 
@@ -142,13 +142,81 @@ def pair_run(ebb: Ebb, tables: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder.mkdir()
     (folder / "a.csv").write_text("\n".join(lines[:200]) + "\n")
     (folder / "b.csv").write_text("\n".join([lines[0], *lines[200:401]]) + "\n")
-    return ebb.drop(folder, "pair")
+    spec = tmp_path_factory.mktemp("spec") / "pipeline.yaml"
+    spec.write_text("features: {share: [lent]}\n")
+    return ebb.drop(folder, "pair", "--spec", spec)
 
 
 def test_a_drop_of_several_files_starts_once_its_success_marker_is_there(pair_run):
     assert pair_run["status"] == "succeeded", pair_run
     assert Path(pair_run["drop"]["key"]).name == "_SUCCESS"
     assert len(pair_run["sources"]) == 2
+
+
+OFFLINE_STORE = """
+import json, sys
+from ebb_jobs import offline_store
+table = offline_store.load(sys.argv[1])
+rows = table.scan().to_arrow()
+print(json.dumps({"runs": rows["ebb_run"].to_pylist(), "sides": rows["ebb_split"].to_pylist(),
+                  "columns": rows.column_names, **offline_store.figures(table)}))
+"""
+
+
+def read_features(cloud: Cloud, group: str) -> dict:
+    """Read the table of a feature group as anybody would who has the right: by the Data Catalog, with pyiceberg."""
+    keys = cloud.session.get_credentials().get_frozen_credentials()
+    given = {
+        "AWS_ACCESS_KEY_ID": keys.access_key,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        "AWS_DEFAULT_REGION": cloud.session.region_name,
+        "PYTHONPATH": str(ROOT / "jobs"),
+        **({"AWS_SESSION_TOKEN": keys.token} if keys.token else {}),
+        **({"AWS_ENDPOINT_URL": cloud.endpoint_url} if cloud.endpoint_url else {}),
+    }
+    read = [str(settings.environment_python("jobs")), "-c", OFFLINE_STORE, group]
+    done = subprocess.run(read, env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def published(run: dict) -> dict:
+    """What the stage that registers features reported."""
+    return next(stage["report"] for stage in run["stages"] if stage["stage"] == "features")
+
+
+def test_a_project_that_shares_its_rows_has_them_in_an_offline_feature_group(ebb, cloud: Cloud, pair_run):
+    report = published(pair_run)
+    group = cloud.client("sagemaker").describe_feature_group(FeatureGroupName=report["group"])
+    assert group["OfflineStoreConfig"]["TableFormat"] == "Iceberg"
+    table = read_features(cloud, report["group"])
+    assert len(table["runs"]) == report["rows"] == pair_run["rows"]["kept"]
+    assert set(table["runs"]) == {pair_run["run_id"]}
+    assert table["sides"].count("test") == pair_run["rows"]["test"]
+    assert table["snapshot_id"] == report["snapshot_id"]
+
+
+def test_another_project_learns_from_shared_features_without_processing_anything(ebb, cloud: Cloud, pair_run):
+    cloud.put("lent/pipeline.yaml", b"data: {features: pair}\n")
+    run = wait_until(lambda: cloud.run_of("lent/pipeline.yaml"), "a run of the spec")
+    record = json.loads(ebb("show", run["run_id"], "--wait", "--json").stdout)
+    assert record["status"] == "succeeded", record
+    assert "process" not in {stage["stage"] for stage in record["stages"]}
+    assert not [name for name in cloud.job_names() if name.startswith(run["run_id"]) and name.endswith("-process")]
+    why = ebb("why", run["run_id"]).stdout
+    assert f"features: those of pair, made by {pair_run['run_id']}" in why
+    assert "kWh saved" in why
+    assert [Path(each["key"]).name for each in record["sources"]] == ["a.csv", "b.csv"]
+    assert f"learnt from the features that {pair_run['run_id']} made" in ebb("lineage", "lent").stdout
+
+
+def test_features_are_refused_to_a_project_that_they_are_not_shared_with(ebb, cloud: Cloud, pair_run):
+    cloud.put("other/pipeline.yaml", b"data: {features: pair}\n")
+    run = wait_until(lambda: cloud.run_of("other/pipeline.yaml"), "a run of the spec")
+    record = json.loads(ebb("show", run["run_id"], "--wait", "--json").stdout)
+    assert record["status"] == "rejected", record
+    assert record["error"]["code"] == "features-not-shared"
+    assert "Add other to features.share" in record["error"]["remedy"]
 
 
 def test_a_spec_that_names_a_uri_and_spark_starts_a_run_on_data_left_where_it_is(ebb, cloud, tables, tmp_path):
@@ -195,6 +263,8 @@ def test_forgotten_data_is_in_no_object_version_and_lineage_tells_who_learnt_fro
     planned = ebb.json("forget", "pair/", "--dry-run")
     assert {"landing", "curated", "samples"} <= planned["objects"].keys()
     assert planned["tables"] == ["pair"]
+    (features,) = planned["features"]
+    assert features["rows"] == len(read_features(cloud, features["group"])["runs"]) > 0
     done = ebb("forget", "pair/", "--yes", "--json", *ebb.named, stdin="pair/\n")
     assert done.returncode == 0, done.stderr
     for bucket in ("LandingBucketName", "ArtifactBucketName"):
@@ -205,9 +275,14 @@ def test_forgotten_data_is_in_no_object_version_and_lineage_tells_who_learnt_fro
     glue = cloud.client("glue")
     with pytest.raises(glue.exceptions.EntityNotFoundException):
         glue.get_table(DatabaseName=cloud.stack.replace("-", "_"), Name="pair")
+    table = read_features(cloud, features["group"])
+    assert (table["runs"], table["table_files"]) == ([], 0), "it reads, and holds nothing"
+    assert "ebb_run" in table["columns"]
+    assert not [key for key in left if key.startswith("features/pair/") and key.endswith(".parquet")]
     told = ebb.json("lineage", "pair/data/pair/a.csv")
     assert (told["versions"], [each["status"] for each in told["forgotten"]]) == ([], ["done"])
-    first, second = told["models"]
+    first, lent, second = told["models"]
+    assert lent["run_id"].startswith("lent-")
     assert (first["run_id"], first["forgotten"]["dataset"].endswith("/pair/")) == (pair_run["run_id"], True)
     assert second["serves"]["address"].endswith("-pair")
 

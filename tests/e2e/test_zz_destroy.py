@@ -53,6 +53,7 @@ def names_in(cloud: Cloud) -> list[str]:
         ("sagemaker", "list_endpoint_configs", "EndpointConfigs", "EndpointConfigName"),
         ("sagemaker", "list_models", "Models", "ModelName"),
         ("sagemaker", "list_model_package_groups", "ModelPackageGroupSummaryList", "ModelPackageGroupName"),
+        ("sagemaker", "list_feature_groups", "FeatureGroupSummaries", "FeatureGroupName"),
         ("cloudwatch", "describe_alarms", "MetricAlarms", "AlarmName"),
         ("iam", "list_roles", "Roles", "Arn"),
         ("s3", "list_buckets", "Buckets", "Name"),

@@ -37,6 +37,7 @@ def ages(bucket: str, key: str) -> set[str]:
 
 CURATED = f"{names.curated_prefix(RUN_ID)}a1/train.parquet"
 MODEL = f"{names.run_prefix(RUN_ID)}a1/compile/bundles/int8/model.tar.gz"
+TABLE = f"{names.features_prefix('churn')}000000000000/sagemaker/us-east-1/offline-store/x-1/data/00000.parquet"
 REQUEST, ANSWER = (f"{prefix}t1" for _, prefix in forgetting.boxes("ebb", ["churn"]))
 
 
@@ -49,6 +50,7 @@ REQUEST, ANSWER = (f"{prefix}t1" for _, prefix in forgetting.boxes("ebb", ["chur
         pytest.param("ArtifactBucket", ANSWER, {"RequestRetentionDays"}, id="answers"),
         pytest.param("ArtifactBucket", MODEL, set(), id="a model has no age: it may serve for years"),
         pytest.param("ArtifactBucket", "jobs/5c1d/train.py", set(), id="nor has the code that jobs run"),
+        pytest.param("ArtifactBucket", TABLE, set(), id="nor the files below a table: its rows end by a job"),
     ],
 )
 def test_each_class_of_data_ends_when_its_parameter_says(bucket, key, parameters):

@@ -60,10 +60,13 @@ class World:
         spark: bool = False,
         table: dict[str, str] | None = None,
         partition_errors: list[Any] | None = None,
+        features: str = "",
+        group: tuple[str, ...] = ("Created",),
         **fails: Any,
     ):
         self.outcome, self.needed, self.images, self.deploy = outcome, needed, images, deploy
         self.spark, self.table, self.partition_errors = spark, table, partition_errors or []
+        self.features, self.group = features, list(group)
         self.fails = {key.replace("__", ":"): error for key, error in fails.items()}
 
     def __call__(self, resource: str, arguments: Any) -> Any:
@@ -86,6 +89,9 @@ class World:
             return {"Table": {"VersionId": "7", "Parameters": self.table}}
         if action == "batchUpdatePartition":
             return {"Errors": self.partition_errors}
+        if action == "describeFeatureGroup":
+            status = self.group.pop(0)
+            return {"FeatureGroupStatus": status} | ({"FailureReason": "no table"} if status == "CreateFailed" else {})
         if action == "createModelPackage":
             return {"ModelPackageArn": "arn:aws:sagemaker:us-east-1:000000000000:model-package/ebb-wine/1"}
         return {"job": arguments} if action.endswith(".sync") else {}
@@ -113,7 +119,23 @@ class World:
             "roles": roles,
             "artifacts": {"curated": "s3://b/curated/", "manifest": "s3://b/manifest.json"},
             "spark_job": job if self.spark else None,
+            "features": {
+                "needed": self.features in ("published", "no table"),
+                "borrowed": self.features == "borrowed",
+                "report_uri": "s3://b/features.json",
+            },
             **stages,
+        }
+
+    def PlanFeatures(self, payload: Any) -> Any:
+        """Return the requests of a feature group, or say that the rows are none."""
+        assert payload["plan"]["artifacts"]["curated"] == "s3://b/curated/"
+        if self.features == "no table":
+            return {"publish": False, "reason": "these are pictures"}
+        return {
+            "publish": True,
+            "group": {"FeatureGroupName": "ebb-wine--1"},
+            "request": {"ProcessingJobName": "features"},
         }
 
     def PlanTable(self, payload: Any) -> Any:
@@ -505,3 +527,49 @@ class Recovering(World):
 def test_what_passes_is_tried_again(key, error, times):
     assert run(PATH, GIVEN, Recovering(key, error, times)).status == "SUCCEEDED"
     assert run(PATH, GIVEN, Recovering(key, error, times + 1)).error == error
+
+
+# ---- Features: what goes into Feature Store, and what comes from another project ----
+
+
+def actions(ended: Any) -> list[str]:
+    return [resource.rsplit(":", 1)[-1] for resource, _ in ended.asked]
+
+
+def test_what_is_published_is_so_before_anything_is_trained():
+    ended = run(PATH, GIVEN, World(features="published", group=("Creating", "Creating", "Created")))
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    done = actions(ended)
+    assert done.count("createFeatureGroup") == 1
+    assert done.count("describeFeatureGroup") == 3, "until the table is there"
+    published = next(i for i, (_, sent) in enumerate(ended.asked) if sent.get("ProcessingJobName") == "features")
+    assert done.index("createFeatureGroup") < published < done.index("createTrainingJob.sync")
+    recorded = [sent["Payload"].get("stage") for resource, sent in ended.asked if resource.endswith("lambda:invoke")]
+    assert recorded.count("features") == 1
+
+
+def test_a_feature_group_of_an_earlier_run_is_taken():
+    in_use = TaskError("SageMaker.ResourceInUseException", "already exists")
+    ended = run(PATH, GIVEN, World(features="published", createFeatureGroup=in_use))
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert "describeFeatureGroup" in actions(ended)
+
+
+def test_a_feature_group_that_could_not_be_made_is_removed_and_fails_the_run():
+    ended = run(PATH, GIVEN, World(features="published", group=("CreateFailed",)))
+    assert (ended.status, ended.error, ended.cause) == ("FAILED", "FeatureGroupFailed", "no table")
+    assert "deleteFeatureGroup" in actions(ended)
+    assert "createTrainingJob.sync" not in actions(ended)
+
+
+def test_rows_that_are_no_features_are_trained_on_all_the_same():
+    ended = run(PATH, GIVEN, World(features="no table"))
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert "createFeatureGroup" not in actions(ended)
+
+
+def test_features_of_another_project_are_neither_processed_nor_catalogued_again():
+    ended = run(PATH, GIVEN, World(features="borrowed", needed=("train", "compress", "compile")))
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert "getTable" not in actions(ended)
+    assert actions(ended).count("createProcessingJob.sync") == 1, "compile"

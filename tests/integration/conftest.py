@@ -113,11 +113,12 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
         "JOBS_URI": f"s3://{ARTIFACTS}/jobs/{JOBS_HASH}",
         "JOBS_IMAGE_URI": STACK.jobs_image_uri,
         "SERVE_IMAGE_URI": STACK.serve_image_uri,
-        "GLUE_SECURITY_CONFIGURATION": "ebb",
         "IMAGES_PROJECT": STACK.images_project,
         "JOBS_CONTEXT_URI": STACK.jobs_context_uri,
         "SERVE_CONTEXT_URI": STACK.serve_context_uri,
         "JOB_BOUNDARY_ARN": STACK.job_boundary_arn,
+        "FEATURE_RETENTION_DAYS": "90",
+        "GLUE_SECURITY_CONFIGURATION": "ebb",
         "STACK_NAME": "ebb",
         "EXTERNAL_DATA_BUCKETS": "lake",
     }.items():

@@ -13,7 +13,8 @@ _ORDER = (
     "plan",
     *names.RECORDED_STAGES[:_PROCESSED],
     "catalog",
-    *names.RECORDED_STAGES[_PROCESSED:],
+    names.FEATURES,
+    *(stage for stage in names.RECORDED_STAGES[_PROCESSED:] if stage != names.FEATURES),
     "select",
     "deploy",
 )

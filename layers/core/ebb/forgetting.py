@@ -3,6 +3,7 @@
 What goes and what stays of a run that read the data, below `projects/<project>/runs/<run>/` but for the curated rows:
 
     curated/<project>/<run>/                                                 goes
+    features/<project>/   its rows of the tables there, and the files that held them        go, by a job of the project
     a*/process/       what Spark was at work with                            goes
     a*/compile/bundles/sample-payload.tar.gz   requests made of held-out rows  goes
     checkpoints/      of the interrupted training of a run                   goes
@@ -169,6 +170,17 @@ def cold_start(project: str, run_ids: Sequence[str]) -> list[Request]:
         }
         for run_id in run_ids
     ]
+
+
+def unpublish(project: str, run_id: str) -> Request:
+    """Return the write by which no project learns from the features that a run published."""
+    return {
+        "Key": ledger.project_key(project),
+        "UpdateExpression": "REMOVE #features, #generation",
+        "ConditionExpression": "#features.#run = :run",
+        "ExpressionAttributeNames": {"#features": "features", "#generation": "features_generation", "#run": "run_id"},
+        "ExpressionAttributeValues": {":run": run_id},
+    }
 
 
 def unaccepted(items: Iterable[Mapping[str, Any]], where: Place) -> list[tuple[str, Request]]:

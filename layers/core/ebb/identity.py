@@ -12,10 +12,14 @@ def run_identity(project: str, spec: Mapping[str, Any], jobs_hash: str, contents
     `contents` are the sources' fingerprints: SHA-256 of the bytes, or above the hashing limit S3's own full-object
     checksum with the size. Names, order and upload times of the objects play no part, nor does the ETag, which under
     SSE-KMS and multipart upload is not a digest of the content.
+    With whom features are shared plays none either, only whether they are published: the former is noted whenever a
+    drop says it, and asks for no run.
     The project counts: another project wants a model and an endpoint of its own.
     """
+    asked = spec.get("features") or {}
+    counted = {**spec, "features": bool(asked.get("publish") or asked.get("share"))}
     canonical = json.dumps(
-        {"project": project, "spec": spec, "jobs": jobs_hash, "contents": sorted(contents)},
+        {"project": project, "spec": counted, "jobs": jobs_hash, "contents": sorted(contents)},
         sort_keys=True,
         separators=(",", ":"),
     )

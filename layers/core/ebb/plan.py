@@ -4,12 +4,13 @@
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ebb import capacity, catalog, engine, images, names, requests, rightsizing, sizing, sources, tuning
+from ebb import capacity, catalog, engine, features, images, names, requests, rightsizing, sizing, sources
 from ebb.catalog import Instance
 from ebb.errors import InvalidSpecError, Rejection
+from ebb.features import Published
 from ebb.images import Image
 from ebb.requests import builds as build_requests
 from ebb.requests import jobs as job_requests
@@ -48,6 +49,7 @@ class RunFacts:
     generation: int
     finished: Mapping[str, int]  # stage -> the attempt that finished it, with the same identity
     champion: Champion | None = None
+    features: Published | None = None  # of another project, learned from instead of data
     missing_images: Collection[str] = ()  # of those that `images_of` names, by their URI
     measured: Mapping[str, Any] = field(default_factory=dict)  # stage -> what the last run used (`rightsizing`)
     jobs: Mapping[str, str] = field(default_factory=dict)  # finished stage -> the name of its job
@@ -58,6 +60,7 @@ def images_of(run: RunFacts, stack: StackSettings) -> list[Image]:
 
     Raises: NoFeasibleInstanceError, as `build`.
     """
+    run = _reusing(run)
     wanted = [images.for_endpoints(stack)]
     for stage, choice in choices(run, stack).items():
         image = images.for_jobs(stack, choice.instance)
@@ -72,6 +75,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
     Raises: NoFeasibleInstanceError when no catalogued instance or no volume holds a stage; InvalidSpecError when what
     is to be read elsewhere does not fit a role's policy.
     """
+    run = _reusing(run)
     chosen = choices(run, stack)
     spark = _spark(run)
     builds = [image for image in images_of(run, stack) if image.uri in run.missing_images]
@@ -113,6 +117,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
             for stage, request in stages.items()
         },
         "tuning": _search(run, stack, chosen["train"], places) if "train" not in run.finished else None,
+        "features": _features(run, chosen, places),
         "artifacts": {
             "manifest": run.manifest_uri,
             "curated": places.curated,
@@ -125,6 +130,11 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
         "data": rightsizing.kept_data(run.data),
         "decisions": _decisions(run, chosen) + _building(builds),
     }
+
+
+def _reusing(run: RunFacts) -> RunFacts:
+    """Return a run to whom the features of another project are what `process` would have made."""
+    return replace(run, finished={**run.finished, "process": run.attempt}) if run.features else run
 
 
 def choices(run: RunFacts, stack: StackSettings) -> dict[str, sizing.Choice]:
@@ -146,6 +156,8 @@ def choices(run: RunFacts, stack: StackSettings) -> dict[str, sizing.Choice]:
 
 def _spark(run: RunFacts) -> engine.Engine | None:
     """Return Spark and its workers where it processes the data, None where one machine does."""
+    if run.features:
+        return None
     planned = engine.planned(run.spec, run.data)
     return planned if planned.name == engine.SPARK else None
 
@@ -168,6 +180,8 @@ class _Places:
         attempts = {stage: run.finished.get(stage, run.attempt) for stage in names.STAGES}
         self.stage = {stage: f"{self.run_uri}a{attempt}/{stage}" for stage, attempt in attempts.items()}
         self.curated = f"s3://{stack.artifact_bucket}/{names.curated_prefix(run.run_id)}a{attempts['process']}/"
+        if run.features:  # the rows of the run that published them
+            self.curated = run.features.curated_uri
         self.process_report = f"{self.stage['process']}/report/metrics.json"
         jobs = {stage: _job_of(run, attempts[stage], stage) for stage in ("train", "compress")}
         if tuning.in_jobs(run.spec, run.data.task) and "train" not in run.finished:
@@ -270,6 +284,19 @@ def _process(run: RunFacts, stack: StackSettings, instance: Instance, places: _P
     )
 
 
+def _features(run: RunFacts, chosen: Mapping[str, sizing.Choice], places: _Places) -> dict[str, Any]:
+    """Return what `plan_features` needs besides the columns, which `process` finds out."""
+    machine = chosen.get("process", chosen["train"]).instance
+    return {
+        "needed": run.spec.features.wanted and names.FEATURES not in run.finished,
+        "borrowed": run.features is not None,
+        "instance_type": machine.name,
+        "volume_gib": sizing.volume_gib(run.data),
+        "max_runtime_s": int(run.spec.train.max_runtime.total_seconds()),
+        "report_uri": f"{places.run_uri}a{run.attempt}/{names.FEATURES}/report/metrics.json",
+    }
+
+
 def _process_on_spark(run: RunFacts, stack: StackSettings, spark: engine.Engine, places: _Places) -> dict[str, Any]:
     return requests.start_job_run(
         job_name=names.spark_job(stack.stack, run.project),
@@ -351,16 +378,21 @@ def _compile(run: RunFacts, stack: StackSettings, instance: Instance, places: _P
 
 
 def _roles(run: RunFacts, stack: StackSettings) -> list[dict[str, Any]]:
-    elsewhere = _elsewhere(run, stack)
+    elsewhere = _elsewhere(run, stack) if not run.features else {}
+    borrowed: dict[str, list[str]] = {}
+    if run.features:
+        bucket, _, prefix = run.features.curated_uri.removeprefix("s3://").partition("/")
+        borrowed[bucket] = [prefix]
     wanted = [
         {
             "create": requests.create_role(stack, run.project, kind),
-            "policy": requests.put_role_policy(stack, run.project, kind, elsewhere=elsewhere),
+            "policy": requests.put_role_policy(stack, run.project, kind, elsewhere=elsewhere, features=borrowed),
         }
         for kind in (
             *names.ROLE_KINDS,
             *((names.RECOMMEND,) if run.spec.serve.recommender else ()),
             *((names.SPARK,) if _spark(run) else ()),
+            *((names.FEATURES,) if run.spec.features.wanted else ()),
         )
     ]
     if any(len(each["policy"]["PolicyDocument"]) > ROLE_POLICY_MAX_CHARS for each in wanted):
@@ -525,13 +557,16 @@ def _decisions(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[
     decisions += _findings(run, chosen)
     if "process" not in run.finished:
         decisions.append(_engine(run))
-    if run.finished:
+    if run.features:
+        decisions.append(features.decision(run.features))
+    finished = {stage: at for stage, at in run.finished.items() if not (run.features and stage == "process")}
+    if finished:
         decisions.append(
             {
                 "what": "stages to repeat",
                 "chosen": ", ".join(stage for stage in names.STAGES if stage not in run.finished) or "none",
                 "reason": "the others finished in an earlier attempt with the same spec, job code and bytes",
-                "numbers": {stage: attempt for stage, attempt in run.finished.items()},
+                "numbers": finished,
                 "alternatives": [],
             }
         )

@@ -26,7 +26,7 @@ class StageFinished(_Told):
     """A job ended well; its report says what it did."""
 
     action: Literal["stage_finished"]
-    stage: Literal["process", "train", "compress", "compile"]
+    stage: Literal["process", "train", "compress", "compile", "features"]
     job: dict[str, Any]
     report_uri: str
 

@@ -114,6 +114,18 @@ class CatalogSettings:
 
 
 @dataclass(frozen=True)
+class FeatureSettings:
+    """What `plan_features` needs besides the stack: after how many days features of older runs go, 0 never."""
+
+    retention_days: int
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        return cls(int(_get("FEATURE_RETENTION_DAYS")))
+
+
+@dataclass(frozen=True)
 class IdentifySettings:
     """What `identify_dataset` needs."""
 
@@ -235,6 +247,19 @@ class StackSettings:
             # empty where the image is given ready
             jobs_context_uri=os.environ.get("JOBS_CONTEXT_URI", ""),
             serve_context_uri=os.environ.get("SERVE_CONTEXT_URI", ""),
+        )
+
+    @classmethod
+    def for_features(cls) -> Self:
+        """Read what `plan_features` needs from the environment."""
+        return cls(
+            stack=_get("STACK_NAME"),
+            artifact_bucket=_get("ARTIFACT_BUCKET"),
+            data_key_arn=_get("DATA_KEY_ARN"),
+            serve_image_uri="",
+            jobs_uri=_get("JOBS_URI"),
+            jobs_image_uri=_get("JOBS_IMAGE_URI"),
+            ledger_table=_get("LEDGER_TABLE"),
         )
 
     @classmethod

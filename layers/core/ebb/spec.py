@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from ebb import catalog, spec_text
+from ebb import catalog, names, spec_text
 
 FILE_NAME = "pipeline.yaml"
 IMAGES, TEXTS, CUSTOM = "image-classification", "text-classification", "custom"
@@ -85,6 +85,20 @@ def _one_of(known: tuple[str, ...]) -> Any:
     return BeforeValidator(check)
 
 
+def _project(value: Any) -> Any:
+    if isinstance(value, str) and names.is_project(value):
+        return value
+    raise ValueError("write the name of a project: lower-case letters, digits and single hyphens, at most 20")
+
+
+def _share(value: Any) -> Any:
+    if value == "all":
+        return value
+    if isinstance(value, list | tuple) and len(value) <= MOST_SHARED:
+        return tuple(_project(each) for each in value)
+    raise ValueError(f"write all, or a list of at most {MOST_SHARED} projects: [birds, bees]")
+
+
 def _trials(value: Any) -> Any:
     if value == "auto" or (type(value) is int and 2 <= value <= TRIALS_MAX):
         return value
@@ -98,6 +112,8 @@ def _number(value: timedelta) -> float:
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_number, return_type=float)]
 Short = Annotated[Duration, Field(ge=timedelta(0), le=timedelta(hours=1))]
 Grams = Annotated[float, BeforeValidator(_grams)]
+ProjectName = Annotated[str, BeforeValidator(_project)]
+MOST_SHARED = 100
 METHODS = ("distill", "prune", "quantize")
 Method = Annotated[str, _one_of(METHODS)]
 
@@ -111,6 +127,7 @@ class DataSpec(_Part):
 
     `input` names the column that holds the text, or the paths of the images in their manifest, `group` the one of a
     table whose equal values (a patient, a machine) must stand on one side of the split; it is not learned from.
+    `features` names another project whose published features are learned from instead of data of one's own.
     """
 
     target: str | None = Field(default=None, min_length=1, max_length=200)
@@ -118,6 +135,7 @@ class DataSpec(_Part):
     group: str | None = Field(default=None, min_length=1, max_length=200)
     uri: str | None = Field(default=None, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$", max_length=1100)
     mode: Literal["replace", "append"] = "replace"
+    features: ProjectName | None = None
 
 
 class ProcessSpec(_Part):
@@ -127,6 +145,21 @@ class ProcessSpec(_Part):
     """
 
     engine: Annotated[str, _one_of(ENGINES)] = AUTO
+
+
+class FeaturesSpec(_Part):
+    """Whether the processed rows go into SageMaker Feature Store, and which other projects may learn from them.
+
+    What is shared is published; `share: all` is every project of the stack.
+    """
+
+    publish: bool = Field(default=False, strict=True)
+    share: Annotated[str | tuple[str, ...], BeforeValidator(_share)] = ()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether this run publishes."""
+        return self.publish or bool(self.share)
 
 
 class RangeSpec(_Part):
@@ -450,6 +483,7 @@ class PipelineSpec(_Part):
     task: Annotated[str | None, _one_of(TASKS)] = None
     data: DataSpec = DataSpec()
     process: ProcessSpec = ProcessSpec()
+    features: FeaturesSpec = FeaturesSpec()
     train: TrainSpec = TrainSpec()
     compress: CompressSpec = CompressSpec()
     serve: ServeSpec = ServeSpec()
@@ -536,6 +570,27 @@ class PipelineSpec(_Part):
         if task != CUSTOM and self.asks_for_script:
             what = f"it is for a training script of your own; remove it, or write task: {CUSTOM}"
             raise spec_text.misplaced(("train", self.asks_for_script[0]), what)
+        return self
+
+    @model_validator(mode="after")
+    def _features_fit(self) -> "PipelineSpec":
+        """Refuse what features of another project have decided already, and publishing what is no table."""
+        data = self.data
+        if data.features is not None:
+            taken = {"uri": data.uri, "target": data.target, "input": data.input, "group": data.group}
+            for name, given in (*taken.items(), ("mode", data.mode if data.mode != "replace" else None)):
+                if given is not None:
+                    what = f"the features of {data.features} come with it as it is; remove it, or data.features"
+                    raise spec_text.misplaced(("data", name), what)
+            if self.features.wanted:
+                what = f"these are features of {data.features}, published already; remove it"
+                raise spec_text.misplaced(("features", "publish" if self.features.publish else "share"), what)
+        other = self.task in (IMAGES, TEXTS, CUSTOM) or self.train.source is not None
+        if other and (data.features is not None or self.features.wanted):
+            place = (
+                ("data", "features") if data.features else ("features", "publish" if self.features.publish else "share")
+            )
+            raise spec_text.misplaced(place, "features are those of tables; remove it")
         return self
 
     def _search_fits_task(self) -> None:

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 
 from ebb import names, rollout
 from ebb.events import Drop, Message, RunRequested
+from ebb.features import Published
 from ebb.recommendation import LoadTest
 from ebb.sources import Source
 
@@ -36,6 +37,7 @@ class Identified(Message):
     `compressed` says whether any of it is packed. `task` is the one that the spec asks for, the names show or the first
     MiB lets expect; None when none of them tells. `content`, `example_count` and `unpacked_bytes` say what archives
     hold and how many pictures there are, as far as directories tell: they choose machines and decide nothing else.
+    `features` are those of another project that stand in for data and `process`.
     """
 
     outcome: Literal["run", "reuse", "superseded"]
@@ -54,6 +56,7 @@ class Identified(Message):
     content: Format | None = None
     example_count: int | None = Field(default=None, ge=1)
     unpacked_bytes: int | None = Field(default=None, ge=0)
+    features: Published | None = None
     force: bool = False
 
 
@@ -89,6 +92,16 @@ class TableRequested(Message):
     generation: int = Field(ge=0)
     curated_uri: str
     manifest_uri: str
+    now: datetime
+
+
+class FeaturesRequested(Message):
+    """The input of `plan_features`."""
+
+    run_id: str
+    attempt: int = Field(ge=1)
+    project: str = Field(pattern=names.PROJECT_PATTERN)
+    plan: dict[str, Any]
     now: datetime
 
 

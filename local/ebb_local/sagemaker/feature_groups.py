@@ -110,7 +110,8 @@ def mark_interrupted() -> None:
 def _make(record: state.Record, place: str) -> None:
     """Make the table with the group's role; what goes wrong is the FailureReason."""
     asked = {
-        **{key.lower(): value for key, value in record["OfflineStoreConfig"]["DataCatalogConfig"].items()},
+        "database": DATABASE,
+        "table": record["OfflineStoreConfig"]["DataCatalogConfig"]["TableName"],
         "location": place,
         "features": [[each["FeatureName"], each["FeatureType"]] for each in record["FeatureDefinitions"]],
         "event_time": record["EventTimeFeatureName"],

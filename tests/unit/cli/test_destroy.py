@@ -33,6 +33,7 @@ def account(target: Target, monkeypatch):
     monkeypatch.setattr(module, "find", lambda **_: target)
     monkeypatch.setattr(module, "_resources", lambda _: RESOURCES)
     monkeypatch.setattr(module.owned, "components", lambda _: [])  # moto knows of none
+    monkeypatch.setattr(module.owned, "feature_groups", lambda _: [])  # nor of these
     monkeypatch.setattr(module.owned, "load_tests", lambda _: [])
     for rule in ("ebb-stopped", "ebb-run-ended"):
         target.client("events").put_rule(Name=rule, EventPattern=json.dumps({"source": ["aws.states"]}))

@@ -3,6 +3,7 @@
 from ebb.requests.alarms import put_metric_alarm
 from ebb.requests.builds import start_build
 from ebb.requests.components import create_inference_component
+from ebb.requests.features import create_feature_group, forget_features, publish_features
 from ebb.requests.glue import create_job, start_job_run, update_job
 from ebb.requests.hosting import (
     create_async_endpoint_config,
@@ -23,6 +24,7 @@ __all__ = [
     "create_component_endpoint_config",
     "create_endpoint",
     "create_endpoint_config",
+    "create_feature_group",
     "create_hyper_parameter_tuning_job",
     "create_inference_component",
     "create_job",
@@ -33,7 +35,9 @@ __all__ = [
     "create_role",
     "create_training_job",
     "create_transform_job",
+    "forget_features",
     "list_trials",
+    "publish_features",
     "put_metric_alarm",
     "put_role_policy",
     "start_build",

@@ -16,6 +16,7 @@ from ebb.settings import StackSettings
 Statement = dict[str, Any]
 
 _RECOMMENDER = "https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-prerequisites.html"
+_FEATURE_STORE = "https://docs.aws.amazon.com/sagemaker/latest/dg/feature-store-adding-policies.html"
 _EXECUTION_ROLE = "https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html"
 # Where AWS asks for each permission. The embedded cloud starts no container and meters no host, so it never uses
 # those for images, metrics, log groups and volumes.
@@ -48,7 +49,17 @@ PERMISSION_SOURCES = {
     "sagemaker:DeleteEndpoint": _RECOMMENDER,
     "sagemaker:InvokeEndpoint": _RECOMMENDER,
     "iam:PassRole": _RECOMMENDER,
-    # Spark removes what it has written of a rejected drop, and its own work.
+    # What Feature Store and a job need to make, write and read the table of a feature group. That the group's role
+    # makes database and table is assumed: the policies of the guide let both the caller and the role.
+    "glue:CreateDatabase": _FEATURE_STORE,
+    "glue:CreateTable": _FEATURE_STORE,
+    "glue:GetDatabase": _FEATURE_STORE,
+    "glue:GetTable": _FEATURE_STORE,
+    "glue:UpdateTable": _FEATURE_STORE,
+    "s3:GetBucketAcl": _FEATURE_STORE,
+    "s3:PutObjectAcl": _FEATURE_STORE,
+    "sagemaker:DescribeFeatureGroup": _FEATURE_STORE,
+    # Spark removes what it has written of a rejected drop, and its own work; a table what no snapshot of it names.
     "s3:DeleteObject": "https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObject.html",
     "kms:Decrypt": "https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html",
     "kms:GenerateDataKey": "https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html",
@@ -56,6 +67,7 @@ PERMISSION_SOURCES = {
 _LOG_GROUPS = {
     "process": "/aws/sagemaker/ProcessingJobs",
     "compile": "/aws/sagemaker/ProcessingJobs",
+    names.FEATURES: "/aws/sagemaker/ProcessingJobs",
     "train": "/aws/sagemaker/TrainingJobs",
     "compress": "/aws/sagemaker/TrainingJobs",
 }
@@ -77,9 +89,16 @@ _READS = {
     "compile": ("a*/train/*", "a*/compress/*", "a*/compile/bundles/*"),
     "model": ("a*/compile/bundles/*", "manifest.json"),
     names.RECOMMEND: ("a*/compile/bundles/*",),  # the model, and the sample of requests beside it
+    names.FEATURES: (),
 }
 _PROCESSING = ("process", names.SPARK)
-_CURATED = ("train", "compress", "compile")  # what `process` writes below curated/<project>/, and these read
+_CURATED = (
+    "train",
+    "compress",
+    "compile",
+    names.FEATURES,
+)  # what `process` writes below curated/<project>/, and these read
+_LEARNING = ("train", "compress", "compile")  # from features of another project, where the spec names one
 _WRITES = {
     "process": ("a*/process/*",),
     names.SPARK: ("a*/process/*",),
@@ -87,6 +106,7 @@ _WRITES = {
     "compress": ("a*/compress/*", "checkpoints/compress/*"),
     "compile": ("a*/compile/*",),
     "model": ("scored/*",),
+    names.FEATURES: ("a*/features/*",),
 }
 
 
@@ -122,18 +142,26 @@ def create_role(stack: StackSettings, project: str, kind: str) -> dict[str, Any]
 
 
 def put_role_policy(
-    stack: StackSettings, project: str, kind: str, *, elsewhere: Mapping[str, Sequence[str]] | None = None
+    stack: StackSettings,
+    project: str,
+    kind: str,
+    *,
+    elsewhere: Mapping[str, Sequence[str]] | None = None,
+    features: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Return the body of PutRolePolicy: what one kind of job may do.
 
     `elsewhere` is the data that `process` reads where it lies, places by bucket: a key, or a prefix that ends in a
     slash. It is the spec's, so all runs of one spec write the same policy and it replaces what the last spec was
     granted. A run that waits for its job while another spec of the same project is put may lose its grant: it fails
-    with access denied, and `ebb retry` puts it back.
+    with access denied, and `ebb retry` puts it back. `features` are the rows of another project that the stages after
+    `process` read, one run's of it: what it shares later or earlier is not granted.
     """
     statements = [
         *_data(stack, project, kind),
         *(_elsewhere(stack, elsewhere or {}) if kind in _PROCESSING else ()),
+        *(_elsewhere(stack, features or {}) if kind in _LEARNING else ()),
+        *(_feature_store(stack, project) if kind == names.FEATURES else ()),
         *_key(stack, kind),
         *_logs_and_metrics(stack, project, kind),
         *_images(stack, kind),
@@ -196,6 +224,33 @@ def _data(stack: StackSettings, project: str, kind: str) -> list[Statement]:
     statements += [_allow("Read", ["s3:GetObject"], readable), _list(stack, "List", stack.artifact_bucket, listable)]
     writing = ["s3:PutObject", *(["s3:DeleteObject"] if kind == names.SPARK else [])]
     return [*statements, *([_allow("Write", writing, written)] if written else [])]
+
+
+def _feature_store(stack: StackSettings, project: str) -> list[Statement]:
+    """Return what lets Feature Store make the table of a project's feature group, and the job write and read it.
+
+    The group's role and the job's are one: both write the same table, and nothing else.
+    """
+    groups = names.feature_groups(stack.stack, project)
+    tables = groups.replace("-", "_").lower()
+    database = names.FEATURE_DATABASE
+    prefix = names.features_prefix(project)
+    catalogued = [stack.arn("glue", each) for each in ("catalog", f"database/{database}")]
+    return [
+        _allow(
+            "ChangeTable",
+            ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:PutObjectAcl"],
+            [_object(stack, stack.artifact_bucket, prefix + "*")],
+        ),
+        _list(stack, "ListTable", stack.artifact_bucket, [prefix + "*"]),
+        _allow("LookAtBucket", ["s3:GetBucketAcl"], [f"arn:{stack.partition}:s3:::{stack.artifact_bucket}"]),
+        _allow(
+            "Catalogue",
+            ["glue:CreateDatabase", "glue:CreateTable", "glue:GetDatabase", "glue:GetTable", "glue:UpdateTable"],
+            [*catalogued, stack.arn("glue", f"table/{database}/{tables}*")],
+        ),
+        _allow("FindTable", ["sagemaker:DescribeFeatureGroup"], [stack.arn("sagemaker", f"feature-group/{groups}*")]),
+    ]
 
 
 def _key(stack: StackSettings, kind: str) -> list[Statement]:
