@@ -48,6 +48,10 @@ class KindRecipe:
     weight_decay: float = 0.02
     students_follow_precision: bool = True
     """Students train in bf16 where it pays for the original; not where their steps are too small to gain."""
+    temperature: float = 2.0
+    """By which the original's outputs are softened for whom it teaches: how much counts what it holds for possible."""
+    soft_share: float = 0.7
+    """Of the original's answers in a lesson; the rest is that of the labels."""
     pruned_steps: int = 0
     """Steps of fine-tuning after pruning; 0: as many as a student's."""
     levers: Levers = field(default_factory=Levers)

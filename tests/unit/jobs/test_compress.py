@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from ebb_jobs import compress, search
 from ebb_jobs.compress import Learned, Workshop
@@ -99,6 +100,23 @@ def test_a_step_is_taken_when_the_budget_holds_it(monkeypatch, left, holds):
     looking = search.Search(search.Budget(10.0, begun=0.0), network(64), INPUTS)
     monkeypatch.setattr(search, "cpu_seconds", lambda: 10.0 - left)
     assert looking.holds(1.0) is holds
+
+
+def test_a_lesson_weighs_the_originals_answers_and_the_labels():
+    taught, rows = torch.tensor([[2.0, 0.0, -2.0], [0.0, 1.0, 0.0]]), torch.tensor([0, 1])
+
+    def hard(outputs, rows):
+        return torch.tensor(5.0)
+
+    def loss(outputs, temperature=2.0, soft_share=0.7):
+        return float(compress.distillation_loss(taught, hard, temperature, soft_share)(outputs, rows))
+
+    assert loss(taught) == pytest.approx(0.3 * 5)
+    assert loss(taught, soft_share=1.0) == pytest.approx(0, abs=1e-6)
+    assert loss(torch.zeros(2, 3), soft_share=0.0) == pytest.approx(5)
+    # The same right answer with the others in another order: the softer, the more that is a fault.
+    swapped = torch.tensor([[2.0, -2.0, 0.0], [0.0, 1.0, 0.0]])
+    assert loss(swapped, 4.0, 1.0) > loss(swapped, 1.0, 1.0)
 
 
 def test_fewer_rows_prove_and_calibrate_where_each_is_much_work(monkeypatch, tmp_path):
