@@ -12,6 +12,7 @@ from ebb_local.sagemaker import settings
 from ebb_local.sagemaker.errors import JobFailure
 
 INSTALL = "run `make spark`, which installs it (some 400 MB)"
+_FOR_SECONDS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # Java compiles quickly what runs for seconds only
 _FILE_SYSTEM = "org.apache.hadoop.fs.viewfs.ViewFileSystemOverloadScheme"
 
 
@@ -42,6 +43,7 @@ def environment(base: Path, objects: Path, buckets: Iterable[str], path: Iterabl
     """Return the environment of a script: Spark's place and settings, with the folder `objects` for `s3://`."""
     options = {
         "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
         "spark.sql.shuffle.partitions": "2",
         "spark.local.dir": str(base / ".tmp"),
         "spark.sql.warehouse.dir": str(base / ".tmp" / "warehouse"),
@@ -50,7 +52,7 @@ def environment(base: Path, objects: Path, buckets: Iterable[str], path: Iterabl
     }
     for each in buckets:
         (objects / each).mkdir(parents=True, exist_ok=True)
-    words = ["--master", "local[2]", "--driver-memory", "1g"]
+    words = ["--master", "local[2]", "--driver-memory", "1g", "--driver-java-options", _FOR_SECONDS]
     for name, value in options.items():
         words += ["--conf", f"{name}={value}"]
     return {
