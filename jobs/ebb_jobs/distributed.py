@@ -144,8 +144,7 @@ def wrapped(network: nn.Module) -> nn.Module:
     if world() == 1:
         return network
     places = [torch.cuda.current_device()] if next(network.parameters()).is_cuda else None
-    # Some networks have weights that an epoch does not use: without the search for them its first step would wait.
-    return DistributedDataParallel(network, device_ids=places, find_unused_parameters=True)
+    return DistributedDataParallel(network, device_ids=places)
 
 
 def follow(network: nn.Module) -> None:
