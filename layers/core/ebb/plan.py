@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ebb import capacity, catalog, engine, features, images, names, requests, rightsizing, sizing, sources
+from ebb import capacity, catalog, engine, features, images, names, requests, rightsizing, sizing, sources, tuning
 from ebb.catalog import Instance
 from ebb.errors import InvalidSpecError, Rejection
 from ebb.features import Published
