@@ -46,7 +46,7 @@ def _spec_that_starts(asked: RunRequested) -> RunRequested | Ignored:
     except ObjectMissingError:
         return Ignored(key=asked.drop.key, reason="the spec was deleted before it could be read")
     try:
-        named = spec.parse(text, file=asked.drop.key).data.uri
+        named = spec.parse(text, file=asked.drop.key).data.elsewhere
     except InvalidSpecError:
         return asked
-    return asked if named else Ignored(key=asked.drop.key, reason="a spec without data.uri waits for data")
+    return asked if named else Ignored(key=asked.drop.key, reason="a spec that names no data waits for some")

@@ -81,10 +81,10 @@ def begin(
     asked = upload.read_spec(spec) if spec else None
     with tempfile.TemporaryDirectory(prefix="ebb-") as scratch:
         prepared = upload.prepare(path, project, Path(scratch), asked=asked, pack=pack)
-        if prepared.key.endswith(".yaml") and upload.read_spec(path).data.uri is None:
+        if prepared.key.endswith(".yaml") and upload.read_spec(path).data.elsewhere is None:
             raise CommandError(
                 f"{path} names no data, so it starts no run.",
-                f"Write data.uri into it, or drop data with --spec {path}.",
+                f"Write data.uri or data.features into it, or drop data with --spec {path}.",
                 status=USAGE,
             )
         drop_id = _send(target, prepared, spec=spec, force=force)

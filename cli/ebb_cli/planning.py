@@ -257,7 +257,13 @@ def local_sources(held: Contents) -> list[Source]:
 
 def remote_sources(path: Path, asked: PipelineSpec, target: Target | None) -> tuple[list[Source], bool]:
     """Return the objects that `data.uri` names, and whether their sizes are known: only a target can tell."""
-    uri = asked.data.uri
+    uri, lent = asked.data.uri, asked.data.features
+    if lent is not None:
+        raise CommandError(
+            f"{path} learns from the features of {lent}, and only the ledger knows what they hold.",
+            f"Plan the data of {lent}; less what process takes, it is the same. Or drop it: ebb why tells the plan.",
+            status=USAGE,
+        )
     if uri is None:
         raise CommandError(
             f"{path} names no data.", f"Write data.uri into it, or plan a table with --spec {path}.", status=USAGE

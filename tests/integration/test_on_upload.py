@@ -50,6 +50,7 @@ def test_a_malformed_message_fails_alone(account, context):
     ("text", "starts"),
     [
         pytest.param(b"data: {uri: 's3://lake/wine.csv'}", 1, id="a spec that names data"),
+        pytest.param(b"data: {features: wine}", 1, id="a spec that names features of another project"),
         pytest.param(b"data: {target: label}", 0, id="a spec that waits for data"),
         pytest.param(b"servee: {}", 1, id="a spec that cannot be read: its run is rejected and says why"),
         pytest.param(None, 0, id="a spec that is gone"),

@@ -10,7 +10,7 @@ import pytest
 from aws_shapes import assert_valid, problems
 from ebb import deployment, names
 from ebb.errors import InvalidSpecError
-from ebb.requests import jobs, roles
+from ebb.requests import forget_features, jobs, publish_features, roles
 from ebb.sources import Source
 from ebb.spec import PipelineSpec
 from worked_run import ARTIFACTS, NOW, STACK, built_plan, built_selection, candidate, facts, moment
@@ -178,7 +178,7 @@ def statements(kind: str, project: str = "cancer") -> list[dict]:
     return json.loads(roles.put_role_policy(STACK, project, kind)["PolicyDocument"])["Statement"]
 
 
-@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model", "recommend"])
+@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model", "recommend", "features"])
 def test_no_action_is_a_wildcard_and_every_permission_names_its_source(kind):
     for statement in statements(kind):
         for action in statement["Action"]:
@@ -186,13 +186,13 @@ def test_no_action_is_a_wildcard_and_every_permission_names_its_source(kind):
             assert roles.PERMISSION_SOURCES[action].startswith("https://docs.aws.amazon.com/")
 
 
-@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model", "recommend"])
+@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model", "recommend", "features"])
 def test_only_what_has_no_resource_is_allowed_on_all(kind):
     everywhere = {action for each in statements(kind) if each["Resource"] == ["*"] for action in each["Action"]}
     assert everywhere <= {"cloudwatch:PutMetricData", "ecr:GetAuthorizationToken"}
 
 
-@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model"])
+@pytest.mark.parametrize("kind", ["process", "train", "compress", "compile", "model", "features"])
 def test_objects_of_another_project_are_out_of_reach(kind):
     for statement in statements(kind):
         if statement["Action"][0].startswith("s3:"):
@@ -315,3 +315,52 @@ def test_only_the_process_role_may_decrypt_with_the_keys_of_external_data():
         kind for kind in names.ROLE_KINDS if key in roles.put_role_policy(stack, "cancer", kind)["PolicyDocument"]
     }
     assert readers == {"process"}
+
+
+# ---- Feature Store ----
+
+
+@pytest.mark.parametrize("project", ["cancer-2", "cance", "cancer-cancer"])
+def test_a_project_reaches_no_feature_group_and_no_table_of_another_one(project):
+    def reached(service: str, kind: str, name: str) -> set[str]:
+        return {
+            action
+            for statement in statements("features")
+            for action in statement["Action"]
+            for place in statement["Resource"]
+            if action.startswith(service) and fnmatchcase(STACK.arn(service, f"{kind}/{name}"), place)
+        }
+
+    own, others = (names.feature_group("ebb", each, "0a1b2c3d") for each in ("cancer", project))
+    assert reached("sagemaker", "feature-group", own) == {"sagemaker:DescribeFeatureGroup"}
+    assert reached("sagemaker", "feature-group", others) == set()
+    tables = [f"sagemaker_featurestore/{each.replace('-', '_')}_1795426210" for each in (own, others)]
+    assert "glue:UpdateTable" in reached("glue", "table", tables[0])
+    assert reached("glue", "table", tables[1]) == set()
+
+
+def test_the_longest_names_fit_a_feature_group():
+    assert len(names.feature_group("e" * 32, LONGEST_PROJECT, "0" * 8)) <= 64
+    assert len(f"{LONGEST_RUN}-forget-{10**8 - 1}") <= 63
+
+
+def test_the_job_that_published_is_asked_to_forget_with_its_own_code_role_and_machine():
+    published = built_plan(spec=PipelineSpec.model_validate({"features": {"publish": True}}))
+    job = publish_features(STACK, published, "ebb-cancer--0a1b2c3d", now=moment(NOW), retention_days=90)
+    request = forget_features(job, "ebb-cancer--0a1b2c3d", ["b", "a"], name="x", report_uri="s3://b/c")
+    assert_valid("sagemaker", "CreateProcessingJob", request)
+    assert {name: request[name] for name in ("RoleArn", "AppSpecification", "ProcessingResources")} == {
+        name: job[name] for name in ("RoleArn", "AppSpecification", "ProcessingResources")
+    }
+    assert json.loads(request["Environment"]["EBB_SETTINGS"]) == {
+        "action": "forget", "group": "ebb-cancer--0a1b2c3d", "runs": ["a", "b"],
+    }  # fmt: skip
+    assert [each["InputName"] for each in request["ProcessingInputs"]] == ["code"], "no rows travel"
+
+
+@pytest.mark.parametrize(("days", "kept"), [(90, "2026-08-25"), (0, None)])
+def test_rows_of_older_runs_go_with_the_next_one_unless_they_are_kept_for_ever(days, kept):
+    published = built_plan(spec=PipelineSpec.model_validate({"features": {"publish": True}}))
+    job = publish_features(STACK, published, "g", now=moment(NOW), retention_days=days)
+    order = json.loads("".join(job["Environment"][name] for name in sorted(job["Environment"])))
+    assert (order["keep_from"] or "None").startswith(str(kept))

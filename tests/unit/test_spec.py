@@ -446,3 +446,35 @@ def test_what_fits_together_is_accepted_and_reads_back_as_itself(serve):
     asked = parse(f"serve: {{{serve}}}")
     assert spec.PipelineSpec.model_validate(asked.resolved()) == asked
     assert asked.not_acted_on() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("data: {features: birds, uri: 's3://lake/x.csv'}", "data.uri", id="features and data"),
+        pytest.param("data: {features: birds, target: x}", "data.target", id="a target of one's own"),
+        pytest.param("data: {features: birds, mode: append}", "data.mode", id="features are not added to"),
+        pytest.param("data: {features: birds}\nfeatures: {publish: true}", "features.publish", id="published already"),
+        pytest.param("data: {features: Birds}", "name of a project", id="no project"),
+        pytest.param("features: {share: birds}", "write all, or a list", id="one project without brackets"),
+        pytest.param("task: text-classification\nfeatures: {share: all}", "those of tables", id="texts"),
+        pytest.param("task: image-classification\ndata: {features: birds}", "those of tables", id="pictures"),
+    ],
+)
+def test_features_that_cannot_be_had_are_refused(text, message):
+    assert message in refused(text).message
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", False),
+        ("features: {publish: true}", True),
+        ("features: {share: [birds]}", True),
+        ("features: {share: all}", True),
+    ],
+)
+def test_what_is_shared_is_published(text, wanted):
+    asked = spec.parse(text.encode(), file="pipeline.yaml")
+    assert asked.features.wanted is wanted
+    assert spec.PipelineSpec.model_validate(asked.resolved()) == asked

@@ -137,6 +137,11 @@ class DataSpec(_Part):
     mode: Literal["replace", "append"] = "replace"
     features: ProjectName | None = None
 
+    @property
+    def elsewhere(self) -> str | None:
+        """What is learned from though it is not dropped: a spec that says so starts a run by itself."""
+        return self.uri or self.features
+
 
 class ProcessSpec(_Part):
     """What processes the data: `single`, one machine; `spark`, several, on AWS Glue; `auto` decides by the size.
