@@ -85,6 +85,7 @@ class Together(Container):
 
     def __init__(self, started: list[Container]) -> None:
         self._started = started
+        self._failed: int | None = None
         self.isolated = started[0].isolated
 
     @property
@@ -95,9 +96,9 @@ class Together(Container):
     def poll(self) -> int | None:
         """Return the exit code of one that failed, 0 when all have ended well, None while they run."""
         codes = [each.poll() for each in self._started]
-        failed = [code for code in codes if code]
-        if failed:
-            return failed[0]
+        self._failed = self._failed or next(filter(None, codes), None)  # the first: the others are ended after it
+        if self._failed:
+            return self._failed
         return None if None in codes else 0
 
     def wait(self, timeout_s: float) -> int | None:
