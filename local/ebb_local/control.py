@@ -78,6 +78,7 @@ def status(home: Home, port: int) -> dict:
         "AheadSeconds": clock.offset_s(),
         "AtWork": clock.working(),
         "MemoryMiB": resident_mib(os.getpid()),
+        "OpenFiles": _open_files(),
         "LambdaWorkers": workers,
         "RunningExecutions": running,
         "Queues": {queue["name"]: held for queue in list(sqs._queues.values()) if (held := _messages(queue))},
@@ -94,6 +95,14 @@ def _messages(queue: dict) -> list[dict]:
         }
         for message in queue["messages"][:_SHOWN_MESSAGES]
     ]
+
+
+def _open_files() -> int | None:
+    """Return how many files and connections the server holds; None where the system keeps no /proc."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return None
 
 
 def resident_mib(pid: int) -> float:

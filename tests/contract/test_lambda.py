@@ -1,8 +1,10 @@
 """Functions: error names, their own interpreter, idle workers, asynchronous failures, event sources."""
 
 import json
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import botocore.exceptions
 import pytest
@@ -167,6 +169,16 @@ def test_a_worker_that_does_not_start_fails_its_own_call_and_no_other(cloud, fun
         assert (failed, json.loads(told)["errorType"]) == ("Unhandled", lambda_errors.SERVICE_FAULT)
         assert busy.result() == ("", '"done"')
     assert ask({}) == ("", '"done"')
+
+
+def test_a_worker_that_never_becomes_ready_is_ended(monkeypatch):
+    monkeypatch.setattr(lambda_starts, "_READY_S", 0.2)
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    worker = lambda_runtime.Worker("stuck", {"FunctionName": "stuck", "Handler": "index.handler"}, b"")
+    worker._proc = subprocess.Popen(["sleep", "60"], text=True, **pipes)
+    with pytest.raises(TimeoutError, match="was not ready within"):
+        lambda_starts._initialise(worker, Path("code"), {})
+    assert worker._proc.wait(5) < 0
 
 
 def test_sessions_are_issued_while_others_are_looked_through(monkeypatch):

@@ -46,6 +46,7 @@ IMPORTED = (
 """What the functions of the stack import of their runtime and their layer; reads no environment while it does."""
 KEPT_NURSERIES = 2  # a deployment that replaces a layer leaves one that nobody asks any more
 _ANSWER_S = 30.0
+_READY_S = 30.0  # Lambda gives the first try 10 s: https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html
 _logger = logging.getLogger("ebb.lambda")
 _lock = threading.Lock()
 _nurseries: dict[tuple[str, str], "Nursery"] = {}
@@ -287,7 +288,7 @@ def _environment(config: dict[str, Any], own: dict[str, str], code: Path, layers
 
 
 def _initialise(worker: lambda_runtime.Worker, code: Path, own: dict[str, str]) -> None:
-    """Let the process import the function, and read that it has."""
+    """Let the process import the function, and read that it has. Raises StartError, TimeoutError."""
     process, config = worker._proc, worker.config
     worker._stderr_queue = queue.Queue()
     worker._stderr_thread = threading.Thread(target=worker._read_stderr, daemon=True, name=f"stderr-{worker.func_name}")
@@ -303,18 +304,32 @@ def _initialise(worker: lambda_runtime.Worker, code: Path, own: dict[str, str]) 
         "arn": config.get("FunctionArn", ""),
         "snapstart": (config.get("SnapStart") or {}).get("OptimizationStatus") == "On",
     }
-    with contextlib.suppress(BrokenPipeError):  # it says below why it ended
-        process.stdin.write(json.dumps(told) + "\n")
-        process.stdin.flush()
-    for line in process.stdout:
-        if line.startswith("{"):
-            with contextlib.suppress(json.JSONDecodeError):
-                answer = json.loads(line)
-                break
-    else:
+    too_late = threading.Event()
+    watch = threading.Timer(_READY_S, lambda: (too_late.set(), process.kill()))
+    watch.daemon = True
+    watch.start()
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it says below why it ended
+            process.stdin.write(json.dumps(told) + "\n")
+            process.stdin.flush()
+        answer = _first_answer(process.stdout)
+    finally:
+        watch.cancel()
+    if answer is None:
+        if too_late.is_set():
+            raise TimeoutError(f"the worker was not ready within {_READY_S:g} s")
         time.sleep(0.05)  # what it said last is on its way
         raise StartError(f"Worker process exited immediately. stderr: {worker._drain_stderr()}")
     if answer.get("status") != "ready":
         raise StartError(f"Worker init failed: {answer.get('error')}")
     worker._start_time = lambda_runtime.time.time()
     _logger.info("worker of %s started (cold)", worker.func_name)
+
+
+def _first_answer(lines: IO[str]) -> dict[str, Any] | None:
+    """Return the first line that is an answer, None when the process ends without one."""
+    for line in lines:
+        if line.startswith("{"):
+            with contextlib.suppress(json.JSONDecodeError):
+                return json.loads(line)
+    return None
