@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 TEXT, LINE = "#57606a", "#8c959f"
-COLORS = {"plain": "#cf222e", "fp32 one-cycle": "#bf8700", "ebb": "#1a7f37"}
-LABELS = {"plain": "plain: fp32, constant rate", "fp32 one-cycle": "fp32, one-cycle", "ebb": "Ebb"}
+COLORS = {"plain": "#cf222e", "fp32 one-cycle": "#bf8700", "ebb": "#1a7f37", "ebb to target": "#0969da"}
+LABELS = {
+    "plain": "plain: fp32, constant rate",
+    "fp32 one-cycle": "fp32, one-cycle",
+    "ebb": "Ebb",
+    "ebb to target": "Ebb, stopped at the plain recipe's",
+}
 
 
 def draw(found: dict[str, Any], path: Path) -> list[Path]:

@@ -102,7 +102,8 @@ def trained(recipe: Recipe, seed: int, data: Path, cpu: int) -> Trained:
     return Trained(
         recipe,
         seed,
-        history[best][2] if recipe.at_best else rung["cpu_seconds"],
+        # the rung's own count lacks what it took before an interruption; its epochs' has that
+        history[best][2] if recipe.at_best else max(rung["cpu_seconds"], history[-1][2]),
         best + 1 if recipe.at_best else len(history),
         "its best epoch" if recipe.at_best else rung["stop"],
         report["quality"]["validation"],
@@ -145,8 +146,9 @@ def side_by_side(
 
 
 def _run(base: Path, stage: str, inputs: dict[str, Path], settings: dict[str, Any], arguments: list[str]) -> None:
-    """Run a stage as SageMaker runs it, in a fresh folder."""
-    shutil.rmtree(base, ignore_errors=True)
+    """Run a stage as SageMaker runs it; a checkpoint of the same training, which was interrupted, is taken up."""
+    for each in ("input", "processing", "output", "model"):
+        shutil.rmtree(base / each, ignore_errors=True)
     channels = base / ("processing/input" if stage == "process" else "input/data")
     channels.mkdir(parents=True)
     for name, source in inputs.items():
