@@ -159,6 +159,7 @@ def test_the_role_of_spark_is_assumed_by_glue_and_reaches_its_own_project_only()
     assert objects
     for each in objects:
         assert "cancer" in each or each.endswith(":::" + f"{ARTIFACTS}/jobs/*"), each
+    assert f"arn:aws:s3:::{ARTIFACTS}/projects/cancer/*_${{$}}folder${{$}}" in objects, "as Spark marks a folder"
     actions = {action for each in statements for action in each["Action"]}
     assert not {action for action in actions if action.startswith(("ecr:", "sagemaker:", "iam:"))}
 
