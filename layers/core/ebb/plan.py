@@ -164,7 +164,8 @@ def _spark(run: RunFacts) -> engine.Engine | None:
 
 def _job_of(run: RunFacts, attempt: int, stage: str) -> str:
     """Return the job that wrote a stage's results: one that was moved to another machine has a name of its own."""
-    return run.jobs.get(stage) if stage in run.finished and stage in run.jobs else names.job(run.run_id, attempt, stage)
+    moved = run.jobs.get(stage) if stage in run.finished else None
+    return moved or names.job(run.run_id, attempt, stage)
 
 
 def _shared_by(run: RunFacts, allowed: Collection[str]) -> Collection[str]:
