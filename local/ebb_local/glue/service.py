@@ -192,6 +192,7 @@ def _answering(action: str, act: Callable[[dict[str, Any]], dict[str, Any]]) -> 
 def _require_valid(action: str, request: dict[str, Any]) -> None:
     model = operation(action, "glue")
     assert model is not None
+    assert model.input_shape is not None
     if text := problems_of(model.input_shape, request):
         raise ServiceError("InvalidInputException", text)
 
