@@ -60,6 +60,13 @@ def test_without_growth_every_step_sees_the_full_size():
     assert set(seen) == {28}
 
 
+def test_a_network_that_sees_smaller_pictures_is_not_given_up():
+    late = ((0.0, 0.5), (0.9, 1.0))
+    judged = {"rival": 0.99, "epochs": 12, "batch_size": 48}
+    assert fit(small_net(), growth=late, **judged).epochs == 11
+    assert fit(small_net(), **judged).epochs == 6
+
+
 @pytest.mark.parametrize(("done", "side"), [(0.0, 0.5), (0.29, 0.5), (0.3, 0.75), (0.6, 1.0), (1.0, 1.0)])
 def test_the_size_follows_what_is_done_of_the_plan(done, side):
     assert growing.share(((0.0, 0.5), (0.3, 0.75), (0.6, 1.0)), done) == side
