@@ -243,6 +243,12 @@ def step_events() -> dict[str, dict[str, Any]]:
     return {
         "identify_dataset": asked | {"drop": DROP, "execution_arn": EXECUTION_ARN},
         "plan_pipeline": asked | {"drop": DROP, "identified": identified},
+        "plan_table": asked
+        | {
+            "generation": made["generation"],
+            "curated_uri": made["artifacts"]["curated"],
+            "manifest_uri": made["artifacts"]["manifest"],
+        },
         "select_candidate": asked | {"plan": made},
         "plan_deployment": {**built_selection()["deploy"], "execution": f"{RUN_ID}-a1", "now": NOW},
         "plan_deployment_move": {"project": "cancer", "kind": "async", "execution": "move-cancer-1", "now": NOW},

@@ -8,18 +8,10 @@ from boto3.dynamodb.conditions import Key
 import plan_table
 from ebb import ledger
 from ebb.errors import ReportMissingError
-from worked_run import ARTIFACTS, NOW, RUN_ID
+from worked_run import ARTIFACTS, RUN_ID, load
 
-CURATED = f"curated/cancer/{RUN_ID}/a1/"
-ASKED = {
-    "run_id": RUN_ID,
-    "attempt": 1,
-    "project": "cancer",
-    "generation": 3,
-    "curated_uri": f"s3://{ARTIFACTS}/{CURATED}",
-    "manifest_uri": f"s3://{ARTIFACTS}/manifest.json",
-    "now": NOW,
-}
+ASKED = load("plan_table")
+CURATED = ASKED["curated_uri"].removeprefix(f"s3://{ARTIFACTS}/")
 TABLE = {
     "kind": "tabular",
     "task": "tabular-regression",
