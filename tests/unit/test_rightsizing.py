@@ -94,6 +94,14 @@ def test_memory_without_room_is_named():
     assert choice.instance.memory_gib >= 16
 
 
+def test_what_process_took_of_a_large_machine_it_does_not_need():
+    """It takes the memory that is there, and sorts on the volume what does not fit."""
+    greedy = replace(OVERSIZED, instance_type="ml.m5.2xlarge", peak_memory_gib=30.0)
+    choice = rightsizing.for_stage("process", PipelineSpec(), replace(TABLE, size_bytes=TABLE.size_bytes * 2), greedy)
+    assert choice.instance.memory_gib <= 16
+    assert "undersized" not in [each.what for each in choice.findings]
+
+
 def test_a_named_instance_is_kept_and_the_finding_says_what_to_write():
     choice = chosen(OVERSIZED, instance="ml.m5.2xlarge")
     assert choice.instance.name == "ml.m5.2xlarge"

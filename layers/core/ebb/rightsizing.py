@@ -133,7 +133,7 @@ def for_stage(
     allowed = accelerators if stage in TRAINING else ()
     best = estimated.instance if named else _best(stage, fed, last, before, allowed)
     chosen = _explained(stage, fed, last, before, best, grown, allowed, named=named)
-    found = _findings(seen, fed, last, before, best, workers, named=named, stage=stage, allowed=allowed)
+    found = _findings(seen, fed, last, before, best, workers, named=named, stage=stage, allowed=allowed, count=machines)
     return replace(chosen, findings=tuple(found), workers=workers)
 
 
@@ -147,7 +147,8 @@ def workload(
     estimate's is kept. What an accelerator did counts as the work of the vCPUs that it stands for.
     Source: Amdahl's law, solved for the share.
     """
-    share = sizing.workload(stage, data, max_runtime_s=max_runtime_s).parallel_share
+    estimated = sizing.workload(stage, data, max_runtime_s=max_runtime_s)
+    share = estimated.parallel_share
     compute_s = max(1e-9, last.duration_s - last.wait_s)
     cpu_s, processors = last.cpu_s / last.instances, last.vcpu / last.instances
     device = before.accelerator
@@ -159,11 +160,20 @@ def workload(
         share = min(MOST_PARALLEL, max(0.0, (1 - compute_s / cpu_s) / (1 - 1 / processors)))
     return Workload(
         cpu_s=cpu_s * grown * last.instances / machines,
-        memory_gib=BASE_MEMORY_GIB + last.peak_memory_gib * MEMORY_HEADROOM * max(1.0, grown),
+        memory_gib=_memory_gib(stage, last, grown, estimated.memory_gib),
         parallel_share=share,
         max_runtime_s=max_runtime_s,
         wait_s=last.wait_s * grown,
     )
+
+
+def _memory_gib(stage: str, last: Measured, grown: float, estimated_gib: float) -> float:
+    """Return what a machine has to hold; of `process` no more than is estimated, for it takes what is there.
+
+    What does not fit it sorts on the volume, so that its peak tells of the last machine more than of the data.
+    """
+    needed = BASE_MEMORY_GIB + last.peak_memory_gib * MEMORY_HEADROOM * max(1.0, grown)
+    return min(needed, estimated_gib) if stage == "process" else needed
 
 
 def cost_usd(work: Workload, machine: Instance, *, overhead_s: float = 0.0) -> float:
@@ -259,14 +269,15 @@ def _findings(
     named: bool,
     stage: str,
     allowed: Collection[str],
+    count: int,
 ) -> list[Finding]:
     """Return what the last run shows; the savings are those of all remedies together, against the same once more."""
     found = []
     overhead_s = max(0.0, last.billable_s - last.duration_s)
-    again = cost_usd(seen, before, overhead_s=overhead_s)
+    again = cost_usd(seen, before, overhead_s=overhead_s) * count
     better = _best(stage, fed, last, before, allowed) if named else best
-    then = cost_usd(fed, better, overhead_s=overhead_s)
-    saved_kwh = sizing.expected_energy_kwh(seen, before) - sizing.expected_energy_kwh(fed, better)
+    then = cost_usd(fed, better, overhead_s=overhead_s) * count
+    saved_kwh = (sizing.expected_energy_kwh(seen, before) - sizing.expected_energy_kwh(fed, better)) * count
     saving = {"saves_usd": round(again - then, 6), "saves_kwh": round(saved_kwh, 8)}
     words = f"saves {again - then:.2g} USD and {saved_kwh:.2g} kWh a run"
     used = (
@@ -279,7 +290,7 @@ def _findings(
         else:
             remedy = f"{workers} workers are at work already: the machine is chosen for the work that is left"
         found.append(Finding(INPUT_BOUND, cause, f"{remedy}; {words}", saving | {"workers": workers}))
-    if last.peak_memory_gib * MEMORY_HEADROOM + BASE_MEMORY_GIB > before.memory_gib:
+    if stage != "process" and last.peak_memory_gib * MEMORY_HEADROOM + BASE_MEMORY_GIB > before.memory_gib:
         cause = f"{used}: no room for what the operating system needs"
         found.append(Finding(UNDERSIZED, cause, _moves(before, better, named), {}))
     if before.accelerator and last.gpu_share is not None and last.gpu_share < IDLE_SHARE:
