@@ -79,8 +79,15 @@ def _machine() -> Iterator[str]:
 
 
 def _status(seen: Seen) -> Iterator[str]:
-    shown = {name: value for name, value in seen.status.items() if name not in ("Queues", "Home")}
-    yield from (f"{name}: {value}" for name, value in shown.items())
+    if not seen.status:
+        return
+    shown = {
+        name: value for name, value in seen.status.items() if name not in ("Queues", "Home", "AccountId", "Region")
+    }
+    workers = {name.split(":")[2]: count for name, count in shown.get("LambdaWorkers", {}).items()}
+    moment = datetime.fromtimestamp(seen.now_s, UTC)
+    for name, value in {**shown, "Now": f"{moment:%Y-%m-%d %H:%M:%S}", "LambdaWorkers": workers}.items():
+        yield f"{name}: {value}"
 
 
 def _executions(seen: Seen) -> Iterator[str]:
