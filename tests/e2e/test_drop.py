@@ -190,9 +190,10 @@ def test_a_project_that_shares_its_rows_has_them_in_an_offline_feature_group(ebb
     group = cloud.client("sagemaker").describe_feature_group(FeatureGroupName=report["group"])
     assert group["OfflineStoreConfig"]["TableFormat"] == "Iceberg"
     table = read_features(cloud, report["group"])
-    assert len(table["runs"]) == report["rows"] == pair_run["rows"]["kept"]
+    rows = next(stage["report"]["rows"] for stage in pair_run["stages"] if stage["stage"] == "process")
+    assert len(table["runs"]) == report["rows"] == rows["kept"]
     assert set(table["runs"]) == {pair_run["run_id"]}
-    assert table["sides"].count("test") == pair_run["rows"]["test"]
+    assert table["sides"].count("test") == rows["test"]
     assert table["snapshot_id"] == report["snapshot_id"]
 
 
