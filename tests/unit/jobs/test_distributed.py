@@ -30,9 +30,10 @@ def free_port() -> str:
         return str(held.getsockname()[1])
 
 
-def start(base: Path, curated: Path, number: int, port: str) -> subprocess.Popen[str]:
+def start(base: Path, curated: Path, number: int, port: str, epochs: int = 6) -> subprocess.Popen[str]:
     """Start the stage on one of the machines."""
-    environment = prepare(base, "train", {"curated": curated}, SETTINGS)
+    settings = {**SETTINGS, "spec": {"train": {**SETTINGS["spec"]["train"], "epochs": epochs}}}
+    environment = prepare(base, "train", {"curated": curated}, settings)
     told = {"current_host": HOSTS[number], "hosts": HOSTS, "network_interface_name": "lo"}
     (base / "input/config/resourceconfig.json").write_text(json.dumps(told))
     environment |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
@@ -104,6 +105,21 @@ def test_both_decide_as_the_leader_does(together):
     ends = [[line for line in ended.log.splitlines() if line.startswith("stop: ")] for ended in together]
     assert len(ends[0]) == 1
     assert ends[0] == ends[1]
+
+
+def test_where_one_machine_is_taken_away_all_stop_after_the_same_step_and_a_checkpoint_is_written(curated, tmp_path):
+    port, bases = free_port(), [tmp_path / "first", tmp_path / "second"]
+    leader, follower = (start(base, curated, number, port, 10_000) for number, base in enumerate(bases))
+    assert leader.stdout is not None
+    heard = next((line for line in leader.stdout if "net epoch 2/" in line), None)
+    assert heard is not None, "the leader ended before its second epoch"
+    follower.terminate()
+    told, _ = leader.communicate(timeout=120)
+    follower.communicate(timeout=120)
+    assert (leader.returncode != 0, follower.returncode != 0) == (True, True)
+    assert "a checkpoint is written" in told
+    assert (bases[0] / "checkpoints/net.pt").exists()
+    assert not (bases[1] / "checkpoints/net.pt").exists()
 
 
 def test_recipes_that_are_no_networks_cannot_be_shared():
