@@ -234,7 +234,7 @@ def _feature_store(stack: StackSettings, project: str) -> list[Statement]:
     The group's role and the job's are one: both write the same table, and nothing else.
     """
     groups = names.feature_groups(stack.stack, project)
-    tables = groups.replace("-", "_").lower()
+    tables = sorted({groups.lower(), groups.replace("-", "_").lower()})  # how AWS spells a table's hyphens is assumed
     database = names.FEATURE_DATABASE
     prefix = names.features_prefix(project)
     catalogued = [stack.arn("glue", each) for each in ("catalog", f"database/{database}")]
@@ -249,7 +249,7 @@ def _feature_store(stack: StackSettings, project: str) -> list[Statement]:
         _allow(
             "Catalogue",
             ["glue:CreateDatabase", "glue:CreateTable", "glue:GetDatabase", "glue:GetTable", "glue:UpdateTable"],
-            [*catalogued, stack.arn("glue", f"table/{database}/{tables}*")],
+            [*catalogued, *(stack.arn("glue", f"table/{database}/{each}*") for each in tables)],
         ),
         _allow("FindTable", ["sagemaker:DescribeFeatureGroup"], [stack.arn("sagemaker", f"feature-group/{groups}*")]),
     ]
