@@ -305,7 +305,12 @@ def _initialise(worker: lambda_runtime.Worker, code: Path, own: dict[str, str]) 
         "snapstart": (config.get("SnapStart") or {}).get("OptimizationStatus") == "On",
     }
     too_late = threading.Event()
-    watch = threading.Timer(_READY_S, lambda: (too_late.set(), process.kill()))
+
+    def end() -> None:
+        too_late.set()
+        process.kill()
+
+    watch = threading.Timer(_READY_S, end)
     watch.daemon = True
     watch.start()
     try:
