@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ebb import explain, payback, rungs, tuning
+from ebb import explain, payback, rightsizing, rungs, tuning
 from ebb_cli import output, progress
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import EXIT_OF_STATUS, CommandError
@@ -145,6 +145,10 @@ def _print_stages(run: Mapping[str, Any]) -> None:
         units = {"energy_kwh": "kWh", "carbon_g": "gCO2e", "cost_usd": "USD on AWS"}
         told = ", ".join(output.band(footprint.get(name), unit) for name, unit in units.items())
         output.out().print(f"whole run: {told}", soft_wrap=True)
+    used = [(str(stage["stage"]), rightsizing.use(stage)) for stage in run["stages"]]
+    for name, words in used:
+        if words:
+            output.out().print(f"used by {name}: {words}", markup=False, soft_wrap=True)
 
 
 def _print_ladder(run: Mapping[str, Any]) -> None:

@@ -89,6 +89,18 @@ def remembered(
     return found
 
 
+def use(stage: Mapping[str, Any]) -> str | None:
+    """Return in words what a recorded stage used of its machine; None where it did not say."""
+    kept = read(remembered("", [stage], kept_data(Data(1, "csv"))).get(str(stage.get("stage"))))
+    machine = catalog.instance(kept.instance_type) if kept else None
+    if kept is None or machine is None:
+        return None
+    told = f"CPU {kept.load:.0%} of {kept.vcpu} vCPU, {kept.peak_memory_gib:.1f} of {machine.memory_gib:g} GiB"
+    if kept.loop_s:
+        told += f", {kept.wait_share:.0%} of its loop waiting for data"
+    return told if kept.gpu_share is None else f"{told}, accelerator {kept.gpu_share:.0%}"
+
+
 def read(kept: Mapping[str, Any] | None) -> Measured | None:
     """Return what `remembered` kept of one stage; None when it kept nothing, or for a machine that is not known."""
     if not kept or catalog.instance(str(kept.get("instance_type"))) is None:

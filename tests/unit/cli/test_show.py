@@ -156,6 +156,15 @@ CANDIDATES = [
 ]  # fmt: skip
 
 
+def test_what_a_stage_used_of_its_machine_is_shown(ebb, put, put_stage):
+    put()
+    feed = {"loop_s": 100.0, "wait_s": 63.0, "workers": 0}
+    report = {"duration_s": 600.0, "vcpu": 8, "peak_rss_mib": 921.6, "feed": feed}
+    put_stage("train", instance_type="ml.m5.2xlarge", cpu_seconds=1008, report=report)
+    told = ebb("show", RUN_ID).stdout
+    assert "used by train: CPU 21% of 8 vCPU, 0.9 of 32 GiB, 63% of its loop waiting for data" in told
+
+
 def test_each_lever_of_the_training_is_named_with_what_it_gave(ebb, put, put_stage):
     put()
     lever = {"name": "growing pictures", "gave": "36% fewer multiplications", "from": "counted in this run"}
