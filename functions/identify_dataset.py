@@ -184,7 +184,9 @@ def _reusing(
         force=force,
     )
     _record(asked, told, None, spec, spec_given=True, book=book)
-    known = {name: made[name] for name in ("task", "target", "rows") if name in made}  # what `process` found then
+    known: dict[str, Any] = {
+        name: made[name] for name in ("task", "target", "rows") if name in made
+    }  # what `process` found then
     book.apply(ledger.change_run(asked.run_id, asked.attempt, known))
     return told
 

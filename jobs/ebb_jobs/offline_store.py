@@ -40,7 +40,10 @@ def load(group: str) -> Table:
     session = boto3.Session()
     described = session.client("sagemaker").describe_feature_group(FeatureGroupName=group)
     catalogued = described["OfflineStoreConfig"]["DataCatalogConfig"]
-    held = session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr]  # a job has a role
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise PermissionError("the job has no credentials: it needs the network")
+    held = credentials.get_frozen_credentials()
     properties = {
         "s3.endpoint": session.client("s3").meta.endpoint_url,
         "s3.region": str(session.region_name),
@@ -48,7 +51,7 @@ def load(group: str) -> Table:
         "s3.secret-access-key": held.secret_key,
         "s3.session-token": held.token,
     }
-    catalog = GlueCatalog("glue", client=session.client("glue"), **properties)  # type: ignore[arg-type]
+    catalog = GlueCatalog("glue", client=session.client("glue"), **properties)
     return catalog.load_table((catalogued["Database"], catalogued["TableName"]))
 
 

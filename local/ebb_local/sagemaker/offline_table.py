@@ -26,7 +26,9 @@ DAY = 10  # characters of YYYY-MM-DD
 def main(told: dict) -> None:
     """Make the database when it is not there yet, and the table."""
     session = boto3.Session()
-    held = session.get_credentials().get_frozen_credentials()
+    credentials = session.get_credentials()
+    assert credentials is not None, "the environment has those of the role"
+    held = credentials.get_frozen_credentials()
     catalog = GlueCatalog(
         "glue",
         client=session.client("glue"),

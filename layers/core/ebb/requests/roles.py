@@ -222,7 +222,9 @@ def _data(stack: StackSettings, project: str, kind: str) -> list[Statement]:
         statements.append(_list(stack, "ListDrops", stack.landing_bucket, [f"{project}/score/*"]))
         listable += [f"requests/{address}/*", f"answers/{address}/*"]
     statements += [_allow("Read", ["s3:GetObject"], readable), _list(stack, "List", stack.artifact_bucket, listable)]
-    if kind == names.SPARK:  # the empty objects by which it marks folders: https://repost.aws/knowledge-center/emr-s3-empty-files
+    if (
+        kind == names.SPARK
+    ):  # the empty objects by which it marks folders: https://repost.aws/knowledge-center/emr-s3-empty-files
         written.append(_object(stack, stack.artifact_bucket, f"projects/{project}/*" + _literal("_$folder$")))
     writing = ["s3:PutObject", *(["s3:DeleteObject"] if kind == names.SPARK else [])]
     return [*statements, *([_allow("Write", writing, written)] if written else [])]
