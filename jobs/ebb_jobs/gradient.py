@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
 
+import numpy as np
 import torch
 
 from ebb_jobs import device, fingerprints, fitting, knobs, ladder, levers, linear, networks, quality
@@ -104,6 +105,7 @@ def fit(
     )
     facts = levers.Facts(
         image=lesson.training.inputs.ndim == 4,
+        mapped_bytes=lesson.training.inputs.nbytes if lesson.training.inputs.dtype == np.uint8 else None,
         bf16_gain=gain,
         precision=precision,
         growth=recipe.growth,

@@ -49,6 +49,8 @@ class Facts:
     """What a run knows about its own levers."""
 
     image: bool
+    mapped_bytes: int | None
+    """Of the 8-bit inputs; None where they are no pixels."""
     bf16_gain: float | None
     """How many times as long fp32 steps take; None where it was not timed."""
     precision: str
@@ -68,7 +70,7 @@ def chosen(plain: Levers, wanted: Mapping[str, Any]) -> Levers:
     for name in wanted:
         if name not in known:
             raise JobError(f"levers: there is no {name!r}; known are {', '.join(sorted(known))}")
-    given = {
+    given: dict[str, Any] = {
         name: tuple((float(begins), float(side)) for begins, side in value) if name == "growing" else value
         for name, value in wanted.items()
     }
@@ -86,6 +88,9 @@ def told(use: Levers, facts: Facts) -> list[dict[str, str]]:
         if name in SHARES:
             tell(name, SHARES[name], SOURCE)
 
+    if facts.mapped_bytes is not None:
+        size, scaled = (f"{each / 1e6:.3g} MB" for each in (facts.mapped_bytes, 4 * facts.mapped_bytes))
+        tell("8-bit pixels", f"{size} are mapped from disk, as numbers they would fill {scaled}", "counted in this run")
     if facts.precision == "bfloat16":
         gain = facts.bf16_gain
         gave = f"a step takes {1 / gain:.0%} of the time that fp32 takes" if gain else "16 bits where fp32 has 32"

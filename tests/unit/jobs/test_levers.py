@@ -195,8 +195,8 @@ def test_smoothing_spreads_a_share_of_the_certainty_over_all_classes():
 
 def facts(**given):
     plain = {
-        "image": True, "bf16_gain": 2.0, "precision": "bfloat16", "growth": GROWTH, "planned": 10, "done": 8,
-        "stop": "target", "cpu_s": 40.0, "warm_share": None,
+        "image": True, "mapped_bytes": 8_000_000, "bf16_gain": 2.0, "precision": "bfloat16", "growth": GROWTH,
+        "planned": 10, "done": 8, "stop": "target", "cpu_s": 40.0, "warm_share": None,
     }  # fmt: skip
     return levers.Facts(**{**plain, **given})
 
@@ -209,6 +209,7 @@ def test_what_a_run_can_measure_is_told_from_the_run():
     found = told()
     assert found["bf16"]["gave"] == "a step takes 50% of the time that fp32 takes"
     assert found["bf16"]["from"] == "timed in this run"
+    assert found["8-bit pixels"]["gave"] == "8 MB are mapped from disk, as numbers they would fill 32 MB"
     assert found["growing pictures"]["gave"].startswith("38% fewer multiplications")
     assert found["early stop: target"]["gave"] == "2 of 10 epochs were not needed, some 10 CPU-seconds"
 
@@ -221,8 +222,8 @@ def test_what_a_run_cannot_measure_is_told_from_the_benchmark_with_its_source(mo
 
 
 def test_what_was_not_used_is_not_told():
-    found = told(precision="float32", growth=(), done=10, image=False)
-    assert not {"bf16", "growing pictures", "channels last", "early stop: target"} & found.keys()
+    found = told(precision="float32", growth=(), done=10, image=False, mapped_bytes=None)
+    assert not {"8-bit pixels", "bf16", "growing pictures", "channels last", "early stop: target"} & found.keys()
 
 
 def test_levers_are_set_by_name_and_others_are_refused():
