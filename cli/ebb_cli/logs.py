@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from enum import StrEnum
@@ -67,7 +68,7 @@ def _new_events(target: Target, run: dict[str, Any], stages: list[str], seen: se
     for attempt in range(1, int(run["attempt"] or 1) + 1):
         for stage in stages:
             job = names.job(run["run_id"], attempt, stage)
-            streams = [f"{job}/"]
+            streams = [job]
             if stage == "train" and ((run.get("spec") or {}).get("train") or {}).get("tune"):
                 streams.append(f"{names.tuning_job(run['run_id'], attempt)}-")  # the trials of a search
             places = [(GROUP_OF_STAGE[stage], prefix) for prefix in streams]
@@ -91,11 +92,14 @@ def _events(target: Target, group: str, streams_of: str) -> Iterator[dict[str, A
     request = {"logGroupName": group, "logStreamNamePrefix": streams_of}
     try:
         pages = client.get_paginator("describe_log_streams").paginate(**request)
-        streams = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
+        found_here = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
     except ClientError as problem:
         if problem.response["Error"]["Code"] != "ResourceNotFoundException":
             raise
         return  # the group is born with the first job of its kind
+    # A whole job's name stands for its own streams, and for those of the same job on another machine: NAME-2/algo-1-...
+    own = re.compile("" if streams_of.endswith("-") else r"(-\d+)?/")
+    streams = [name for name in found_here if own.match(name.removeprefix(streams_of))]
     if streams:
         found = client.get_paginator("filter_log_events").paginate(logGroupName=group, logStreamNames=streams)
         yield from (event for page in found for event in page["events"])

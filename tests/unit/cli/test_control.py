@@ -63,6 +63,7 @@ def written(target):
     logs = target.client("logs")
     for group, stage, lines in (
         ("/aws/sagemaker/ProcessingJobs", "process", ["read 10 rows"]),
+        ("/aws/sagemaker/TrainingJobs", "compress-2", ["on another machine"]),
         ("/aws/sagemaker/TrainingJobs", "train", ["epoch 1", "ValueError: the flux capacitor is empty"]),
         ("/aws/sagemaker/TrainingJobs", "train-other", ["of another job"]),
     ):
@@ -79,11 +80,17 @@ def test_logs_of_one_stage_are_the_lines_of_its_job(ebb, put, written):
     assert ebb("logs", RUN_ID, "train").stdout.splitlines() == ["epoch 1", "ValueError: the flux capacitor is empty"]
 
 
+def test_logs_of_a_job_that_was_moved_are_those_of_its_stage(ebb, put, written):
+    put("failed")
+    assert ebb("logs", RUN_ID, "compress").stdout.splitlines() == ["on another machine"]
+
+
 def test_logs_of_all_stages_say_which_stage_wrote_each_line(ebb, put, written):
     put("failed")
     found = json.loads(ebb("logs", RUN_ID, "--json").stdout)
     assert [(line["stage"], line["message"]) for line in found] == [
         ("process", "read 10 rows"), ("train", "epoch 1"), ("train", "ValueError: the flux capacitor is empty"),
+        ("compress", "on another machine"),
     ]  # fmt: skip
 
 
