@@ -87,26 +87,33 @@ def main() -> int:
         found = train_runs.side_by_side(jobs, data, _tell, cpus)
         plain = {each.seed: each.validation for each in found if each.recipe is PLAIN}
         targets = [(to_target(validation), seed) for seed, validation in plain.items()]
-        found += train_runs.side_by_side([*targets, *levers], data, _tell, cpus)
+        found += train_runs.side_by_side(targets, data, _tell, cpus)
+        found += train_runs.side_by_side(levers, data, _tell, cpus, missing=lambda why: print(why, flush=True))
     except (StageError, inference_data.MissingDataError) as error:
         print(error, file=sys.stderr, flush=True)
         return 1
-    whole = next(each for each in found if each.recipe is EBB)
-    document = {
-        "machine": machine(),
-        "pictures": given.pictures,
-        "network": "the product's rung small-net",
-        "runs": [fields(each) for each in found],
-        "compared": {its: compared(found, its, mine, most) for its, mine, most in TARGETS},
-        "levers": shares(whole, [each for each in found if each.recipe.name.startswith(("with ", "without "))]),
-        "kept_from_before": sum(each.kept for each in found),
-        "took_s": round(time.monotonic() - begun, 1),
-    }
+    document = summed_up(found, given.pictures, time.monotonic() - begun)
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(document, indent=1) + "\n")
     print("\n".join(lines(document)))
     print("written:", given.json, *train_picture.draw(document, given.picture))
     return 0 if all(each["met"] for each in document["compared"].values()) else 1
+
+
+def summed_up(found: Sequence[Trained], pictures: int, took_s: float) -> dict[str, Any]:
+    """Return everything that is reported of all trainings."""
+    whole = next(each for each in found if each.recipe.name == EBB.name)
+    return {
+        "machine": machine(),
+        "pictures": pictures,
+        "network": "the product's rung small-net",
+        "runs": [fields(each) for each in found],
+        "compared": {its: compared(found, its, mine, most) for its, mine, most in TARGETS},
+        "levers": shares(whole, [each for each in found if each.recipe.name.startswith(("with ", "without "))]),
+        "kept_from_before": sum(each.kept for each in found),
+        "cpu_s": round(sum(each.cpu_s for each in found), 1),
+        "took_s": round(took_s, 1),
+    }
 
 
 def to_target(validation: float) -> Recipe:

@@ -125,24 +125,37 @@ def _hash(settings: dict[str, Any], data: Path) -> str:
 
 
 def side_by_side(
-    jobs: Sequence[tuple[Recipe, int]], data: Path, told: Callable[[Trained], None], cpus: Iterable[int]
+    jobs: Sequence[tuple[Recipe, int]],
+    data: Path,
+    told: Callable[[Trained], None],
+    cpus: Iterable[int],
+    *,
+    missing: Callable[[str], None] | None = None,
 ) -> list[Trained]:
-    """Train all, as many at a time as there are CPUs, each on its own; in the order in which they were asked for."""
+    """Train all, as many at a time as there are CPUs, each on its own; in the order in which they were asked for.
+
+    With `missing` a training that fails is told and left out. Raises StageError without it.
+    """
     free: queue.Queue[int] = queue.Queue()
     for cpu in cpus:
         free.put(cpu)
 
-    def one(job: tuple[Recipe, int]) -> Trained:
+    def one(job: tuple[Recipe, int]) -> Trained | None:
         cpu = free.get()
         try:
             found = trained(*job, data, cpu)
+        except StageError as error:
+            if missing is None:
+                raise
+            missing(f"{job[0].name}, seed {job[1]}: {error}")
+            return None
         finally:
             free.put(cpu)
         told(found)
         return found
 
     with ThreadPoolExecutor(free.qsize()) as pool:
-        return list(pool.map(one, jobs))
+        return [found for found in pool.map(one, jobs) if found is not None]
 
 
 def _run(base: Path, stage: str, inputs: dict[str, Path], settings: dict[str, Any], arguments: list[str]) -> None:

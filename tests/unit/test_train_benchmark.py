@@ -14,6 +14,7 @@ import inference_data
 import train
 import train_picture
 import train_runs
+from inference_stages import StageError
 from train_runs import Recipe, Trained
 
 ROWS = 400
@@ -102,6 +103,21 @@ def test_the_plain_recipe_is_charged_until_its_best_epoch_the_others_until_their
     assert plain.curve == ((5.0, 0.8), (10.0, 0.9), (15.0, 0.9))
 
 
+def test_a_lever_that_cannot_be_tried_is_told_and_left_out_any_other_failure_ends_the_benchmark(monkeypatch, tmp_path):
+    def fail_to_compile(recipe, seed, data, cpu):
+        if recipe.name == "with torch.compile":
+            raise StageError("there is no compiler")
+        return trained(recipe, seed, 10.0, 360)
+
+    monkeypatch.setattr(train_runs, "trained", fail_to_compile)
+    jobs, told = [(recipe, 7) for recipe in train.lever_recipes()], []
+    found = train_runs.side_by_side(jobs, tmp_path, told.append, [0, 1], missing=told.append)
+    assert len(found) == len(jobs) - 1
+    assert "with torch.compile, seed 7: there is no compiler" in told
+    with pytest.raises(StageError):
+        train_runs.side_by_side(jobs, tmp_path, told.append, [0, 1])
+
+
 def test_the_pictures_are_taken_evenly_and_all_of_test_is_kept(tmp_path, monkeypatch):
     def drop(task, cache):
         with zipfile.ZipFile(tmp_path / "fashion.zip", "w") as archive:
@@ -117,6 +133,16 @@ def test_the_pictures_are_taken_evenly_and_all_of_test_is_kept(tmp_path, monkeyp
         names = sorted(archive.namelist())
     assert [name[-6:-4] for name in names if name.startswith("train/")] == ["00", "04", "08", "12", "16"]
     assert sum(name.startswith("test/") for name in names) == 3
+
+
+def test_everything_is_told_in_a_table(tmp_path):
+    whole = [trained(train.EBB, seed, 12.0, 362) for seed in (1, 2)]
+    found = train.summed_up([*runs(), *whole, trained(train.lever_recipes()[0], 1, 24.0, 362)], 500, 1.0)
+    told = "\n".join(train.lines(found))
+    assert "met    ebb to target against plain: 28% of its CPU-seconds (27%, 29%; at most 33%)" in told
+    assert "MISSED ebb against fp32 one-cycle" not in told
+    assert [one["share_of_cpu"] for one in found["levers"]] == [0.5]
+    assert json.dumps(found, allow_nan=False)
 
 
 def test_the_curves_are_drawn(tmp_path):
