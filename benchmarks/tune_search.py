@@ -1,4 +1,4 @@
-"""A grid and Ebb's search over the same box, on one table: python tune_search.py CURATED SEEDS EPOCHS OUT.
+"""A grid and Ebb's search over the same box, on one table: python tune_search.py CURATED SEEDS EPOCHS OUT [blind].
 
 Runs in the jobs environment. Both train the product's table network with the product's loop; a grid point is fitted to
 its end, the search is `ebb_jobs.tuning.search` with the limits of the product. Every figure is of this process's CPU.
@@ -27,9 +27,9 @@ from ebb_jobs.report import Report, cpu_seconds
 RATES, WIDTHS, DEPTHS = (0.25, 1.0, 4.0), (0.25, 0.5, 1.0), (1, 2, 3)
 """The grid: multiples of the recipe's rate and width, and hidden layers. Three of each, 27 points."""
 BOX = (
-    dataclasses.replace(knobs.RATE, low=RATES[0], high=RATES[-1]),
-    dataclasses.replace(knobs.WIDTH, low=WIDTHS[0], high=WIDTHS[-1]),
-    dataclasses.replace(knobs.DEPTH, low=DEPTHS[0], high=DEPTHS[-1]),
+    dataclasses.replace(knobs.RATE, levels=RATES),
+    dataclasses.replace(knobs.WIDTH, levels=WIDTHS),
+    dataclasses.replace(knobs.DEPTH, levels=DEPTHS),
 )
 RUNG = "net"
 
@@ -136,10 +136,7 @@ def usual_trial(bench: Bench) -> tuning.Trial:
 def blind_trial(bench: Bench, seed: int) -> tuning.Trial:
     """Return a first fit drawn blindly from the box: what a search is worth where the recipe is a bad one."""
     random = np.random.default_rng(seed)
-    turned: dict[str, float] = {}
-    for knob in BOX:
-        even = random.uniform(np.log(knob.low), np.log(knob.high))
-        turned[knob.name] = int(random.integers(knob.low, knob.high + 1)) if knob.whole else float(np.exp(even))
+    turned = {knob.name: knob.levels[random.integers(len(knob.levels))] for knob in BOX}
     curve: list[tuple[int, float]] = []
     cpu = cpu_seconds()
     score = bench.attempt(turned, lambda step, value: curve.append((step, value)))
@@ -149,6 +146,7 @@ def blind_trial(bench: Bench, seed: int) -> tuning.Trial:
 def main() -> int:
     """Measure; write one JSON document with every fit."""
     curated, seeds, epochs, out = Path(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3]), Path(sys.argv[4])
+    blind = "blind" in sys.argv[5:]
     document: dict[str, Any] = {"seeds": {}}
     for seed in map(int, seeds):
         with tempfile.TemporaryDirectory() as folder:
@@ -156,11 +154,11 @@ def main() -> int:
             parts = {"train": bench.lesson.training, "validation": bench.lesson.validation, "test": bench.test}
             rows = {name: len(split) for name, split in parts.items()}
             usual_trial(bench)  # what PyTorch does once in a process is nobody's cost
-            first, blind = usual_trial(bench), blind_trial(bench, seed)
+            first = usual_trial(bench)
             assert first.score is not None
             chance = bench.chance(first.score)
             searched = bench.search([first], chance)
-            unaided = bench.search([blind], chance)
+            unaided = bench.search([blind_trial(bench, seed)], chance) if blind else None
             points = [
                 bench.one({knobs.RATE.name: rate, knobs.WIDTH.name: width, knobs.DEPTH.name: depth})
                 for rate, width, depth in itertools.product(RATES, WIDTHS, DEPTHS)
@@ -168,6 +166,7 @@ def main() -> int:
             document |= {"metric": bench.lesson.metric, "rows": rows, "epochs": epochs}
             document["seeds"][str(seed)] = {
                 "grid": points, "search": searched, "blind": unaided, "usual": first.score, "chance": chance,
+                "usual_cpu_seconds": first.cpu_seconds,
                 "usual_test": bench.tested[json.dumps(first.turned)],
             }  # fmt: skip
             out.write_text(json.dumps(document) + "\n")
@@ -175,8 +174,8 @@ def main() -> int:
             best = max(points, key=lambda point: point["validation"])
             print(
                 f"seed {seed}: grid {best['validation']:.4f} in {total:.1f} CPU s, search {searched['validation']:.4f} "
-                f"in {searched['cpu_seconds'] / total:.1%} ({searched['fits']} fits, {searched['why']}), "
-                f"from a blind start {unaided['validation']:.4f} in {unaided['cpu_seconds'] / total:.1%}",
+                f"in {searched['cpu_seconds'] / total:.1%} ({searched['fits']} fits, {searched['why']}), the recipe as "
+                f"it is {first.score:.4f} in {first.cpu_seconds / total:.1%}",
                 flush=True,
             )
     return 0

@@ -21,15 +21,15 @@ from ebb_cli.target import Target
 
 # The states that a person waits for, in the order of the machine; the bookkeeping between them is not shown.
 STEPS = (
-    "Identify dataset", "Plan pipeline", "Ensure roles", "Build images", "Process data", "Train model",
-    "Compress model", "Compile model", "Select candidate", "Register model", "Deploy model",
+    "Identify dataset", "Plan pipeline", "Ensure roles", "Build images", "Process data", "Tune model",
+    "Train model", "Compress model", "Compile model", "Select candidate", "Register model", "Deploy model",
     "Plan scoring", "Transform", "Record success",
 )  # fmt: skip
 STEP_OF_STAGE = {
     "images": "Build images",
     "process": "Process data", "train": "Train model", "compress": "Compress model", "compile": "Compile model",
 }  # fmt: skip
-STAGE_OF_STEP = {step: stage for stage, step in STEP_OF_STAGE.items()}
+STAGE_OF_STEP = {step: stage for stage, step in STEP_OF_STAGE.items()} | {"Tune model": "train"}  # one of the two
 EXAMPLES = {"image-classification": "pictures", "text-classification": "texts"}
 ENTERED, EXITED = "StateEntered", "StateExited"
 ENDED_BADLY = {"ExecutionFailed", "ExecutionAborted", "ExecutionTimedOut"}
@@ -75,8 +75,10 @@ def steps(events: Iterable[dict[str, Any]], failed_stage: str | None = None) -> 
             for step in found.values():
                 if step.ended is None:
                     found[step.name] = Step(step.name, step.started, moment, failed=True)
-    failed = {STEP_OF_STAGE.get(failed_stage or "")}
-    return [replace(step, failed=True) if step.name in failed else step for step in found.values()]
+    return [
+        replace(step, failed=True) if failed_stage and STAGE_OF_STEP.get(step.name) == failed_stage else step
+        for step in found.values()
+    ]
 
 
 def summary(stage: dict[str, Any]) -> str:

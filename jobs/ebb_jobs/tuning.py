@@ -15,6 +15,7 @@ import math
 import shutil
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -29,7 +30,7 @@ from ebb_jobs.report import cpu_seconds, write_json
 
 TRIALS = 30
 """Fits at most, where the spec names no number."""
-PATIENCE = 9
+PATIENCE = 10
 """So many fits that together bring no gain beyond chance end a search."""
 FINISHED_COUNTS = 3
 """A fit that was not ended early counts as so many of them: it kept up with the best and still brought nothing."""
@@ -38,12 +39,16 @@ CHANCE = 0.5
 their difference varies less than each of them."""
 RANDOM_FITS = 4
 """Fits that are drawn blindly, after the usual one, before TPE has something to learn from."""
-HALVING = 3
+HALVING = 4
 """Of so many fits at equal progress ASHA lets the best one go on."""
-PROPOSALS = 3
-"""Of so many proposals the one that is the cheapest to fit is taken: what is learned of it holds for dearer ones too."""
-LAST_CUT = 6
-"""A fit that came so far, half of a network's, is finished: ending it would save little and tell nothing."""
+PROPOSALS = 2
+"""Of so many proposals the cheapest to fit is taken: what is learned of it holds for dearer ones too."""
+LEAD_KEPT = 0.5
+"""Of a lead that a fit had when it was ended, what is expected to be left at the end."""
+GOOD = 0.15
+"""Share of the fits that TPE takes for good ones."""
+LAST_CUT, OUTRUN = 6, 3
+"""From half of a network's way on a fit is compared with the best one: behind it so many times in a row it ends."""
 FINISHED, PRUNED, FAILED = "finished", "pruned", "failed"
 STOPS = ("plateau", "trials", "budget", "target")
 STUDY = "tuning.json"
@@ -125,39 +130,93 @@ def search(
     import optuna  # only where a spec asks for a search
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # `gamma` goes with optuna 6; the image pins 5
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, n_startup_trials=RANDOM_FITS + 1, gamma=lambda count: math.ceil(GOOD * count)
+        )
     study = optuna.create_study(
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=RANDOM_FITS + 1),
+        sampler=sampler,
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=HALVING),
     )
     trials: list[Trial] = []
-    begun = time.monotonic()
+    begun, random = time.monotonic(), np.random.default_rng(seed)
     for old in known:
-        _replay(study, space, old)
+        old = replace(old, curve=_first_looks(old.curve))
         trials.append(old)
+        _replay(optuna, study, space, old, trials[0])
     if not trials:
-        study.enqueue_trial({knob.name: knob.usual for knob in space})
+        study.enqueue_trial(_places({}, space))
     while True:
         if ended := _ended(trials, limits, time.monotonic() - begun):
             return Found(trials, *ended)
-        asked, turned = _asked(optuna, study, space, first=not trials)
-        trial = _tried(asked, turned, attempt, len(trials))
-        study.tell(asked, trial.score if trial.status == FINISHED else None, state=_state(optuna, trial))
+        asked, turned = _asked(optuna, study, space, trials, random)
+        if asked is None:
+            return Found(trials, "trials", "every combination of the knobs is tried")
+        trial = _tried(asked, turned, attempt, trials)
         trials.append(trial)
+        _tell(optuna, study, asked, trial, trials[0])
         done(trial)
 
 
-def _asked(optuna: Any, study: Any, space: Sequence[Knob], *, first: bool) -> tuple[Any, dict[str, float]]:
-    """Return the cheapest of some proposals. The others are told as failed, of which TPE learns nothing."""
-    made = [(asked, _proposed(asked, space)) for asked in (study.ask() for _ in range(1 if first else PROPOSALS))]
-    made.sort(key=lambda one: knobs.cost(one[1], space))
-    for asked, _ in made[1:]:
+def _first_looks(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return the first look at each step: a fit of many epochs is looked at more often than fits are compared."""
+    first: dict[int, float] = {}
+    for step, value in curve:
+        first.setdefault(step, value)
+    return list(first.items())
+
+
+def _asked(
+    optuna: Any, study: Any, space: Sequence[Knob], trials: Sequence[Trial], random: np.random.Generator
+) -> tuple[Any, dict[str, float]]:
+    """Return the cheapest of some proposals, in place of one that was tried already a fresh one a step away.
+
+    None where nothing is left to try. What is passed over is told as failed, of which TPE learns nothing.
+    """
+    tried = [one.turned for one in trials]
+    fresh: list[dict[str, float]] = []
+    for _ in range(PROPOSALS if trials else 1):
+        asked = study.ask()
+        turned: dict[str, float] | None = _proposed(asked, space)
         study.tell(asked, state=optuna.trial.TrialState.FAIL)
-    return made[0]
+        if turned in tried or turned in fresh:
+            turned = _beside(turned, space, [*tried, *fresh], random)
+        if turned is not None:
+            fresh.append(turned)
+    if not fresh:
+        return None, {}
+    turned = min(fresh, key=lambda one: knobs.cost(one, space))
+    study.enqueue_trial(_places(turned, space))
+    asked = study.ask()
+    return asked, _proposed(asked, space)
 
 
-def _tried(asked: Any, turned: dict[str, float], attempt: Attempt, number: int) -> Trial:
+def _beside(
+    turned: Turned, space: Sequence[Knob], tried: Sequence[Turned], random: np.random.Generator
+) -> dict[str, float] | None:
+    """Return knobs that were not tried as few steps away as can be, None when all were."""
+    here, seen = [dict(turned)], [dict(turned)]
+    while here:
+        steps = [
+            {**one, knob.name: knob.levels[place]}
+            for one in here
+            for knob in space
+            for place in (knob.levels.index(one[knob.name]) - 1, knob.levels.index(one[knob.name]) + 1)
+            if 0 <= place < len(knob.levels)
+        ]
+        here = [one for number, one in enumerate(steps) if one not in seen and one not in steps[:number]]
+        seen += here
+        fresh = [one for one in here if one not in tried]
+        if fresh:
+            return fresh[random.integers(len(fresh))]
+    return None
+
+
+def _tried(asked: Any, turned: dict[str, float], attempt: Attempt, trials: Sequence[Trial]) -> Trial:
     curve: list[tuple[int, float]] = []
+    number, best = len(trials), best_of(trials)
     cpu, begun = cpu_seconds(), time.monotonic()
 
     def seen(step: int, value: float) -> None:
@@ -165,7 +224,7 @@ def _tried(asked: Any, turned: dict[str, float], attempt: Attempt, number: int) 
             return
         curve.append((step, value))
         asked.report(value, step)
-        if step <= LAST_CUT and asked.should_prune():
+        if asked.should_prune() if step <= LAST_CUT else best is not None and _outrun(curve, best.curve):
             raise PrunedError(f"behind the others at step {step}")
 
     def trial(status: str, score: float | None, why: str) -> Trial:
@@ -183,32 +242,53 @@ def _tried(asked: Any, turned: dict[str, float], attempt: Attempt, number: int) 
         return trial(FAILED, None, reason(error))
 
 
+def _outrun(curve: Sequence[tuple[int, float]], best: Sequence[tuple[int, float]]) -> bool:
+    """Tell whether a fit was behind the best one at each of its last looks: plans are alike, and so their rates."""
+    there = dict(best)
+    pairs = [(value, there[step]) for step, value in curve[-OUTRUN:] if step in there]
+    return len(pairs) == OUTRUN and all(mine < its for mine, its in pairs)
+
+
 def _proposed(asked: Any, space: Sequence[Knob]) -> dict[str, float]:
-    return {
-        knob.name: asked.suggest_int(knob.name, int(knob.low), int(knob.high))
-        if knob.whole
-        else asked.suggest_float(knob.name, knob.low, knob.high, log=True)
-        for knob in space
-    }
+    return {knob.name: knob.levels[asked.suggest_int(knob.name, 0, len(knob.levels) - 1)] for knob in space}
 
 
-def _replay(study: Any, space: Sequence[Knob], old: Trial) -> None:
+def _places(turned: Turned, space: Sequence[Knob]) -> dict[str, int]:
+    """Return the level of each knob, as optuna knows it."""
+    return {knob.name: knob.levels.index(turned.get(knob.name, knob.usual)) for knob in space}
+
+
+def _replay(optuna: Any, study: Any, space: Sequence[Knob], old: Trial, first: Trial) -> None:
     """Let the study know a trial as if it had made it, its looks included: later ones are compared with them."""
-    import optuna
-
-    study.enqueue_trial({knob.name: old.turned.get(knob.name, knob.usual) for knob in space})
+    study.enqueue_trial(_places(old.turned, space))
     asked = study.ask()
     _proposed(asked, space)
     for step, value in old.curve:
         asked.report(value, step)
         if step <= LAST_CUT:
             asked.should_prune()  # counts this trial among those that came so far
-    study.tell(asked, old.score if old.status == FINISHED else None, state=_state(optuna, old))
+    _tell(optuna, study, asked, old, first)
 
 
-def _state(optuna: Any, trial: Trial) -> Any:
-    states = optuna.trial.TrialState
-    return {FINISHED: states.COMPLETE, PRUNED: states.PRUNED, FAILED: states.FAIL}[trial.status]
+def _tell(optuna: Any, study: Any, asked: Any, trial: Trial, first: Trial) -> None:
+    """Tell TPE what a fit came to; of one that was ended early, what it would have come to.
+
+    optuna by itself ranks whatever was ended early below everything that was finished, so that with few fits TPE would
+    hardly leave the recipe as it is. Instead a fit is taken to keep a share of the lead, or of the arrears, that it had
+    on the first one at the same step.
+    """
+    if trial.status == FAILED:
+        study.tell(asked, state=optuna.trial.TrialState.FAIL)
+    else:
+        study.tell(asked, trial.score if trial.status == FINISHED else _expected(trial, first))
+
+
+def _expected(trial: Trial, first: Trial) -> float:
+    step, score = trial.curve[-1]
+    there = [value for at, value in first.curve if at <= step]
+    if first.score is None or not there:
+        return score
+    return first.score + LEAD_KEPT * (score - there[-1])
 
 
 def _ended(trials: Sequence[Trial], limits: Limits, elapsed_s: float) -> tuple[str, str] | None:
@@ -223,7 +303,10 @@ def _ended(trials: Sequence[Trial], limits: Limits, elapsed_s: float) -> tuple[s
     if best is None or best.score is None:
         return None
     chance = CHANCE * limits.chance
-    good = next(n for n, one in enumerate(trials) if one.status == FINISHED and one.score >= best.score - chance)
+    enough = best.score - chance
+    good = next(
+        place for place, one in enumerate(trials) if one.status == FINISHED and (one.score or -math.inf) >= enough
+    )
     idle = trials[good + 1 :]
     waited = sum(FINISHED_COUNTS if one.status == FINISHED else one.status == PRUNED for one in idle)
     if waited >= limits.patience:
@@ -333,12 +416,7 @@ class _Places:
         one = self.one
         usual = {knob.name: knob.usual for knob in one.rung.knobs}
         score = _score(one.fields["quality"]["validation"], self.lesson)
-        curve = [
-            (step, value)
-            for number, (step, value) in enumerate(one.curve)
-            if number == 0 or step > one.curve[number - 1][0]
-        ]
-        self._trials = [Trial(0, usual, FINISHED, score, one.fields["cpu_seconds"], one.fields["seconds"], curve)]
+        self._trials = [Trial(0, usual, FINISHED, score, one.fields["cpu_seconds"], one.fields["seconds"], one.curve)]
         try:
             stored = json.loads(self._file.read_text())
             if stored["fingerprint"] == self._fingerprint:

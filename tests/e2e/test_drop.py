@@ -120,12 +120,29 @@ def test_the_same_drop_again_starts_no_job_and_names_the_run_it_reuses(ebb, clou
     assert cloud.job_names() == before
 
 
-def test_a_regression_table_with_a_spec_ends_in_an_endpoint_that_returns_values(ebb, tables, tmp_path):
+def test_a_regression_table_with_a_spec_ends_in_an_endpoint_that_returns_values(ebb, cloud: Cloud, tables, tmp_path):
+    """Its recipe is searched by training jobs of their own, and the best one's model goes on."""
     spec = tmp_path / "pipeline.yaml"
-    spec.write_text("task: tabular-regression\ndata: {target: median}\ntrain: {metric: rmse, spot: true}\n")
+    spec.write_text(
+        "task: tabular-regression\ndata: {target: median}\n"
+        "train: {metric: rmse, spot: true, rungs: [trees], tune: {jobs: 2, trials: 3}}\n"
+    )
     run = ebb.drop(tables / "price.csv", "price", "--spec", spec)
     assert run["status"] == "succeeded", run
     assert run["metric"] == "rmse"
+    trained = next(stage for stage in run["stages"] if stage["stage"] == "train")
+    search = trained["report"]["tuning"]
+    assert search["where"] == "a SageMaker tuning job"
+    assert len(search["trials"]) == 3
+    best = search["trials"][search["best"]["trial"]]
+    assert best["objective"] == max(one["objective"] for one in search["trials"] if one["status"] == "finished")
+    assert trained["job_name"] == best["job_name"]
+    assert trained["billable_s"] == pytest.approx(sum(one["seconds"] for one in search["trials"]), abs=1)
+    jobs = cloud.client("sagemaker")
+    described = jobs.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=search["job_name"])
+    assert described["HyperParameterTuningJobStatus"] == "Completed"
+    assert described["BestTrainingJob"]["TrainingJobName"] == best["job_name"]
+    assert "SageMaker tuning job" in ebb("why", run["run_id"]).stdout
     rows = without_target(tables / "price.csv", "median")
     body = "\n".join(",".join(row.values()) for row in rows)
     csv_file = tmp_path / "rows.csv"
@@ -242,7 +259,6 @@ def test_a_spec_that_names_a_uri_and_spark_starts_a_run_on_data_left_where_it_is
     assert "features: " in ebb("logs", run["run_id"], "process").stdout
     _, rows = read_table(cloud, "cellar", tmp_path)
     assert sum(map(len, rows.values())) == stage["report"]["rows"]["kept"]
-
 
 
 def test_a_drop_that_adds_trains_on_the_old_and_the_new_rows(ebb, pair_run, tables, tmp_path):

@@ -38,7 +38,7 @@ def planned(text: str, **more):
 
 def test_the_knobs_of_the_plan_are_those_of_the_jobs():
     known = {each.name: each for each in vars(knobs).values() if isinstance(each, knobs.Knob)}
-    assert {name: (each.low, each.high) for name, each in known.items()} == dict(tuning.KNOBS)
+    assert {name: (each.levels[0], each.levels[-1]) for name, each in known.items()} == dict(tuning.KNOBS)
     assert {name for name, each in known.items() if each.whole} == tuning.WHOLE
     recipes = {
         "trees": knobs.TREES, "small-net": knobs.SMALL_TABLE_NETWORK, "net": knobs.TABLE_NETWORK,

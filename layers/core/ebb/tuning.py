@@ -35,13 +35,13 @@ KNOBS: Mapping[str, tuple[float, float]] = {
 WHOLE = frozenset({"depth"})
 _NETWORK = ("rate", "decay", "batch")
 # Recipes with knobs by kind of data, cheapest first, and what can be turned of each.
-_TABLE = {
+_TABLE: dict[str, tuple[str, ...]] = {
     "trees": ("rate", "leaves", "child", "penalty", "columns"),
     "small-net": (*_NETWORK, "width", "depth"),
     "net": (*_NETWORK, "width", "depth"),
 }
-_TEXT = {"net": (*_NETWORK, "width")}
-_IMAGE = {"small-net": _NETWORK, "net": _NETWORK}
+_TEXT: dict[str, tuple[str, ...]] = {"net": (*_NETWORK, "width")}
+_IMAGE: dict[str, tuple[str, ...]] = {"small-net": _NETWORK, "net": _NETWORK}
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ class TuningRun:
         """Start a trial: a training job with what is proposed among its hyperparameters."""
         name = f"{self.name}-{len(self.record['_trials']) + 1:03}-{secrets.token_hex(4)}"
         definition = self.definition
-        request = {
+        request: dict[str, Any] = {
             "TrainingJobName": name,
             "HyperParameters": {
                 **(definition.get("StaticHyperParameters") or {}),
@@ -243,14 +243,14 @@ class TuningRun:
             yield from _combinations(grid)
             return
         while True:
-            yield {
-                **{
-                    each["Name"]: f"{self._between(each):.10g}"
-                    for each in ranges.get("ContinuousParameterRanges") or []
-                },
-                **{each["Name"]: str(self._whole(each)) for each in ranges.get("IntegerParameterRanges") or []},
-                **{each["Name"]: str(self.random.choice(each["Values"])) for each in grid},
-            }
+            proposed: dict[str, str] = {}
+            for each in ranges.get("ContinuousParameterRanges") or []:
+                proposed[each["Name"]] = f"{self._between(each):.10g}"
+            for each in ranges.get("IntegerParameterRanges") or []:
+                proposed[each["Name"]] = str(self._whole(each))
+            for each in grid:
+                proposed[each["Name"]] = str(self.random.choice(each["Values"]))
+            yield proposed
 
     def _between(self, asked: dict[str, Any]) -> float:
         low, high = float(asked["MinValue"]), float(asked["MaxValue"])

@@ -14,7 +14,10 @@ from ebb_jobs.knobs import Knob
 from ebb_jobs.tuning import FAILED, FINISHED, PRUNED, Limits, Trial
 from unit.jobs.test_ladder import CORNERS, EVERY, ROWS, lesson
 
-SPACE = (Knob("rate", 0.01, 100.0), Knob("depth", 1, 4, usual=2, whole=True))
+SPACE = (
+    Knob("rate", (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)),
+    Knob("depth", (1, 2, 3, 4), usual=2),
+)
 
 
 def hill(turned, seen):
