@@ -18,6 +18,7 @@ from ebb_jobs import (
     as_is,
     bundle,
     dataset,
+    distributed,
     export,
     exported,
     paths,
@@ -88,9 +89,12 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
         numbers={"hyperparameters": len(hyperparameters)},
     )
     places = script.Places(curated / "source", curated / "data", left, checkpoints)
-    seconds = script.run(places, entry_point, hyperparameters)
-    _bring_code(places.source, left)
+    together = bool(wanted.get("distributed"))
+    seconds = script.run(places, entry_point, hyperparameters, together=together)
     report.fields["fit_seconds"] = round(seconds, 3)
+    if together and distributed.cluster().number > 0:
+        return  # what the script has made is on the first machine
+    _bring_code(places.source, left)
 
     has_code = (left / user_code.FOLDER / user_code.FILE).is_file()
     try:

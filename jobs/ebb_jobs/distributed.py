@@ -69,13 +69,19 @@ def command(stage: str) -> tuple[list[str], dict[str, str]] | None:
 
     That is so in a job of one process, and in a process that torchrun has started.
     """
-    machines, each = cluster(), processes_per_machine()
-    if "TORCHELASTIC_RUN_ID" in os.environ or len(machines.hosts) * each == 1:
+    if "TORCHELASTIC_RUN_ID" in os.environ or len(cluster().hosts) * processes_per_machine() == 1:
         return None
+    argv, environment = torchrun()
+    return [*argv, sys.argv[0], stage], environment
+
+
+def torchrun() -> tuple[list[str], dict[str, str]]:
+    """Return the command that starts this machine's processes, a script and its arguments to follow, and variables."""
+    machines, each = cluster(), processes_per_machine()
     argv = [sys.executable, "-m", "torch.distributed.run"]
     argv += [f"--nnodes={len(machines.hosts)}", f"--node-rank={machines.number}", f"--nproc-per-node={each}"]
     port = os.environ.get("MASTER_PORT", PORT)
-    argv += [f"--master-addr={machines.hosts[0]}", f"--master-port={port}", sys.argv[0], stage]
+    argv += [f"--master-addr={machines.hosts[0]}", f"--master-port={port}"]
     sockets = {"GLOO_SOCKET_IFNAME": machines.interface, "NCCL_SOCKET_IFNAME": machines.interface}
     return argv, {name: value for name, value in sockets.items() if value}
 
@@ -96,9 +102,9 @@ def joined() -> Iterator[None]:
 
 
 @contextmanager
-def kept(folder: Path) -> Iterator[Path]:
-    """Give the leader its results' folder, and the others one that nobody reads."""
-    if leads():
+def kept(folder: Path, *, first: bool = True) -> Iterator[Path]:
+    """Give the leader, on the `first` machine, its results' folder, and the others one that nobody reads."""
+    if leads() and first:
         yield folder
         return
     with tempfile.TemporaryDirectory() as unread:

@@ -25,7 +25,7 @@ from typing import IO, Any
 
 import torch
 
-from ebb_jobs import paths, stopping
+from ebb_jobs import distributed, paths, stopping
 from ebb_jobs.errors import JobError, StoppedError
 from ebb_jobs.report import cpu_count
 
@@ -58,8 +58,11 @@ class Places:
         return {**named, CHANNEL: self.data}
 
 
-def run(places: Places, entry_point: str, hyperparameters: Mapping[str, Any]) -> float:
+def run(places: Places, entry_point: str, hyperparameters: Mapping[str, Any], *, together: bool = False) -> float:
     """Run the script to its end, its output going to the log; return the seconds that it took.
+
+    A script that works `together` with itself on other machines is started by torchrun, which tells each process its
+    place: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
 
     Raises: JobError when it fails (exit status and kind of error, no text that may quote data), StoppedError when
     SIGTERM arrived: it is passed on, and the script has `GRACE_S` to write a checkpoint.
@@ -76,7 +79,9 @@ def run(places: Places, entry_point: str, hyperparameters: Mapping[str, Any]) ->
         packages = install_wheels(source, Path(folder) / "packages")
         here = Places(source, places.data, places.model, places.checkpoints)
         environment = {**_inherited(packages), **sm_variables(here, entry_point, hyperparameters)}
-        command = [sys.executable, entry_point, *arguments(hyperparameters)]
+        starter, more = distributed.torchrun() if together else ([sys.executable], {})
+        environment |= more
+        command = [*starter, entry_point, *arguments(hyperparameters)]
         print(f"runs: python {' '.join(command[1:])}", flush=True)
         _run(command, source, environment, entry_point)
     return time.monotonic() - begun

@@ -46,12 +46,14 @@ RUNGS = "rungs"
 def main() -> None:
     """Train the network of this run and write it with its codec."""
     settings = paths.settings("train")
-    if (started := distributed.command("train")) is not None:
+    scripted = bool(((settings.get("spec") or {}).get("train") or {}).get("distributed"))  # its script shares the work
+    if not scripted and (started := distributed.command("train")) is not None:
         argv, environment = started
         os.execve(argv[0], argv, {**os.environ, **environment})  # torchrun starts this stage again, on each machine
     report = Report("train")
     feeding.use(int(settings.get("workers") or 0))
-    with distributed.joined(), gpu.Watch() as watched, distributed.kept(paths.output("train", "model")) as model:
+    first, output = not scripted or distributed.cluster().number == 0, paths.output("train", "model")
+    with distributed.joined(), gpu.Watch() as watched, distributed.kept(output, first=first) as model:
         torch.set_num_threads(cpu_count())
         train(paths.channel("train", "curated"), model, paths.checkpoints(), settings, report)
         report.fields.update(usage.fields(watched))

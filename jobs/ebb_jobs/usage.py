@@ -17,9 +17,12 @@ def fields(watched: gpu.Watch) -> dict[str, Any]:
     told: dict[str, Any] = {"feed": METER.told(), "hardware": device.found().told()}
     if (found := watched.told()) is not None:
         told["gpu"] = found
+    machines, each = len(distributed.cluster().hosts), distributed.processes_per_machine()
+    if distributed.world() == 1 and machines > 1:  # a script's own machines: the others are taken to do as much
+        used = {"cpu_seconds": round(cpu_seconds() * machines, 3), "vcpu": cpu_count() * machines}
+        return told | {"instances": machines, **used}
     if distributed.world() == 1:
         return told
-    machines, each = len(distributed.cluster().hosts), distributed.processes_per_machine()
     return told | {
         "instances": machines,
         "processes": distributed.world(),

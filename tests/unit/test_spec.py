@@ -78,6 +78,11 @@ def test_what_several_machines_cannot_share_is_refused(text, told):
     assert told in str(refused.value)
 
 
+def test_a_script_that_says_so_may_have_several_machines():
+    asked = parse("task: custom\ntrain: {instances: 3, distributed: true}\n")
+    assert (asked.train.instances, asked.asks_for_script) == (3, ["distributed"])
+
+
 def test_only_rungs_of_the_ladder_may_be_named():
     assert parse("train: {rungs: [linear, trees]}\n").train.rungs == ("linear", "trees")
     with pytest.raises(InvalidSpecError, match="small-net"):

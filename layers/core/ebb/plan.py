@@ -205,12 +205,12 @@ def _previous(run: RunFacts) -> dict[str, str]:
 def _machines(run: RunFacts) -> int:
     """Return how many machines train together. Raises: InvalidSpecError when what is trained cannot be shared."""
     count = sizing.machines("train", run.spec)
-    if count > 1 and sizing.trains_itself(run.spec, run.data):
+    if count > 1 and sizing.trains_itself(run.spec, run.data) and not run.spec.train.distributed:
         rejection = Rejection(
             "instances-of-a-script",
             "train.instances asks for several machines, and a training script of your own runs on one",
             column="train.instances",
-            remedy="Write instances: 1, or remove it.",
+            remedy="Write instances: 1, or distributed: true where the script shares its work through torchrun.",
         )
         raise InvalidSpecError(rejection)
     return count

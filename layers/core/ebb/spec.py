@@ -257,7 +257,8 @@ class TrainSpec(_Part):
     """How to train, and when it is good enough.
 
     `source`, `entry_point` and `hyperparameters` are for the task custom: where the user's script lies when it does not
-    come with the data, its file, and what it is called with; `checkpoints` says that it writes and reads checkpoints.
+    come with the data, its file, and what it is called with; `checkpoints` says that it writes and reads checkpoints,
+    `distributed` that it shares its work with itself on other machines.
     `rungs` names the recipes that may be tried, cheapest first; all of the kind's when it is silent. With more than one
     of `instances` they train a network together, each on its share of every batch; no other recipe is tried then.
     """
@@ -271,6 +272,7 @@ class TrainSpec(_Part):
     epochs: int | None = Field(default=None, ge=1, le=10_000)
     rungs: tuple[Annotated[str, _one_of(RUNGS)], ...] | None = Field(default=None, min_length=1, max_length=len(RUNGS))
     checkpoints: bool = False
+    distributed: bool = False
     source: str | None = Field(default=None, max_length=1100)
     entry_point: str = Field(default=ENTRY_POINT, max_length=200)
     hyperparameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
@@ -506,6 +508,7 @@ class PipelineSpec(_Part):
                 ("entry_point", train.entry_point != ENTRY_POINT),
                 ("hyperparameters", bool(train.hyperparameters)),
                 ("checkpoints", train.checkpoints),
+                ("distributed", train.distributed),
             )
             if given
         ]
@@ -531,9 +534,11 @@ class PipelineSpec(_Part):
         if train.instances == 1:
             return self
         place = ("train", "instances")
-        if self.task == CUSTOM or self.asks_for_script:
+        if (self.task == CUSTOM or self.asks_for_script) and not train.distributed:
             raise spec_text.misplaced(
-                place, "a training script of your own runs on one machine; remove it, or write instances: 1"
+                place,
+                "a training script of your own runs on one machine; write instances: 1, or, where it calls "
+                "init_process_group and leaves its model on rank 0, distributed: true",
             )
         if train.rungs is not None and not set(train.rungs) & set(NETWORK_RUNGS):
             raise spec_text.misplaced(

@@ -30,9 +30,9 @@ def free_port() -> str:
         return str(held.getsockname()[1])
 
 
-def start(base: Path, curated: Path, number: int, port: str, epochs: int = 6) -> subprocess.Popen[str]:
+def start(base: Path, curated: Path, number: int, port: str, epochs: int = 6, **asked: Any) -> subprocess.Popen[str]:
     """Start the stage on one of the machines."""
-    settings = {**SETTINGS, "spec": {"train": {**SETTINGS["spec"]["train"], "epochs": epochs}}}
+    settings = {**SETTINGS, "spec": {"train": asked or {**SETTINGS["spec"]["train"], "epochs": epochs}}}
     environment = prepare(base, "train", {"curated": curated}, settings)
     told = {"current_host": HOSTS[number], "hosts": HOSTS, "network_interface_name": "lo"}
     (base / "input/config/resourceconfig.json").write_text(json.dumps(told))
@@ -120,6 +120,38 @@ def test_where_one_machine_is_taken_away_all_stop_after_the_same_step_and_a_chec
     assert "a checkpoint is written" in told
     assert (bases[0] / "checkpoints/net.pt").exists()
     assert not (bases[1] / "checkpoints/net.pt").exists()
+
+
+SHARES_ITS_WORK = """
+import os, pathlib, torch, torch.distributed as group
+group.init_process_group("gloo")
+sum_of_ranks = torch.tensor([float(group.get_rank() + 1)])
+group.all_reduce(sum_of_ranks)
+print("heard", sum_of_ranks.item(), "of", os.environ["SM_HOSTS"], flush=True)
+if group.get_rank() == 0:
+    pathlib.Path(os.environ["SM_MODEL_DIR"], "weights.txt").write_text(str(sum_of_ranks.item()))
+group.destroy_process_group()
+"""
+
+
+def test_a_script_that_says_it_is_distributed_is_started_on_each_machine(tmp_path):
+    data = tmp_path / "data"
+    (data / "code").mkdir(parents=True)
+    (data / "train.py").write_text(SHARES_ITS_WORK)
+    (data / "code/inference.py").write_text("def model_fn(folder):\n    return folder\n")
+    spec = {"task": "custom", "train": {"distributed": True}}
+    processed = run_stage_here(tmp_path / "process", "process", {"data": data}, {"spec": spec, "seed": 7})
+    assert processed.status == 0, processed.failure
+    script, port = tmp_path / "process/processing/output/curated", free_port()
+    bases = [tmp_path / "first", tmp_path / "second"]
+    started = [start(base, script, number, port, distributed=True) for number, base in enumerate(bases)]
+    logs = [process.communicate(timeout=200)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], logs
+    assert all("heard 3.0 of" in log and HOSTS[1] in log for log in logs)
+    told = Ended(bases[0], 0, logs[0]).metrics()
+    assert told["instances"] == 2
+    assert any(path.name == "weights.txt" for path in (bases[0] / "model").rglob("*"))
+    assert list((bases[1] / "model").iterdir()) == []
 
 
 def test_recipes_that_are_no_networks_cannot_be_shared():
