@@ -435,6 +435,15 @@ class Served:
         return self.at
 
 
+def let_time_pass(cloud: Cloud, served: Served, until: str) -> None:
+    """Put the clock forward, half a minute at a time, until the address is in a state."""
+    for _ in range(120):
+        if served.at["state"] == until:
+            return
+        cloud.control("Advance", {"Seconds": 30, "BudgetSeconds": 5})
+    pytest.fail(f"an hour later it is {served.at['state']}, not {until}")
+
+
 def _plain(value: dict[str, Any]) -> Any:
     """Return a value of DynamoDB without its types, as far as addresses hold them."""
     ((kind, held),) = value.items()

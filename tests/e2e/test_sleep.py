@@ -12,7 +12,7 @@ import pytest
 from ebb import addresses
 from ebb.addresses import Address, IdlePolicy
 
-from .conftest import STACK, Cloud, Served, connect, model_of_another_hand, wait_until
+from .conftest import STACK, Cloud, Served, connect, let_time_pass, model_of_another_hand, wait_until
 
 pytestmark = pytest.mark.embedded_only  # half an hour has to pass
 TARGET = {
@@ -123,7 +123,7 @@ def test_it_sleeps_by_its_alarm_and_the_first_request_wakes_it_as_it_was(served_
     began = time.monotonic()
     assert [each["label"] for each in served_project.ask()] == list(Served.LABELS)
     answered_s = time.monotonic() - began
-    wait_until(lambda: served_project.at["state"] == "awake", "it is awake again")
+    let_time_pass(cloud, served_project, "awake")
     assert everything(cloud, **names) == before
     slept, woke = address(cloud, at["address"])[-2:]
     assert (slept["what"], woke["what"]) == ("slept", "woke")
@@ -169,15 +169,6 @@ def test_a_sleep_and_a_wake_that_are_killed_are_taken_up_and_the_request_is_answ
     slept, woke = address(cloud, at["address"])[-2:]
     assert (slept["what"], woke["what"]) == ("slept", "woke")
     assert float(woke["took_s"]) >= 240
-
-
-def let_time_pass(cloud: Cloud, served: Served, until: str) -> None:
-    """Put the clock forward, half a minute at a time, until the address is in a state."""
-    for _ in range(120):
-        if served.at["state"] == until:
-            return
-        cloud.control("Advance", {"Seconds": 30, "BudgetSeconds": 5})
-    pytest.fail(f"an hour later it is {served.at['state']}, not {until}")
 
 
 def kill_who_works(served: Served, cloud: Cloud) -> None:
