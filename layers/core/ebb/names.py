@@ -181,20 +181,6 @@ def curated_prefix(run: str) -> str:
     return f"curated/{project_of(run)}/{run}/"
 
 
-def manifest_key(run: str) -> str:
-    """Return the key of the manifest that lists the run's source objects."""
-    return run_prefix(run) + "manifest.json"
-
-
-def sources_key(run: str) -> str:
-    """Return the key of the list of the run's source objects with the digest of each."""
-    return run_prefix(run) + "sources.json"
-
-
-def record_key(run: str) -> str:
-    """Return the key of the run's record."""
-    return run_prefix(run) + "run.json"
-
 def feature_groups(stack: str, project: str) -> str:
     """Return what the names of a project's feature groups begin with.
 
@@ -212,6 +198,20 @@ def features_prefix(project: str) -> str:
     """Return the key prefix below which the tables of a project's feature groups lie."""
     return f"features/{project}/"
 
+
+def manifest_key(run: str) -> str:
+    """Return the key of the manifest that lists the run's source objects."""
+    return run_prefix(run) + "manifest.json"
+
+
+def sources_key(run: str) -> str:
+    """Return the key of the list of the run's source objects with the digest of each."""
+    return run_prefix(run) + "sources.json"
+
+
+def record_key(run: str) -> str:
+    """Return the key of the run's record."""
+    return run_prefix(run) + "run.json"
 
 
 def tags(stack: str, project: str, run: str | None = None) -> list[dict[str, str]]:
