@@ -2,12 +2,19 @@
 
 import json
 import textwrap
+from dataclasses import replace
+from types import SimpleNamespace
 
 import botocore.exceptions
 import pytest
 from ministack.services import glue
 
 from contract.support import allow, task, wait_until
+from ebb_local.glue import runs, service
+from ebb_local.sagemaker import settings
+from ebb_local.sagemaker.roles import Credentials
+from ebb_local.sagemaker.settings import Settings
+from ebb_local.settings import environments
 
 JOB = "arn:aws:glue:us-east-1:000000000000:job"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED", "TIMEOUT", "ERROR")
@@ -145,6 +152,51 @@ def test_a_run_is_stopped_once(cloud, job):
     assert ended(cloud, job_name, run_id)["JobRunState"] == "STOPPED"
     (error,) = client.batch_stop_job_run(JobName=job_name, JobRunIds=[run_id])["Errors"]
     assert error["ErrorDetail"]["ErrorCode"] == "InvalidInputException"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Runs in this process, on a script of this machine: what would take a server minutes. Returns its settings."""
+    found = Settings(tmp_path, "http://127.0.0.1:1", environments(), False, 1.0, 1.0, 1.0)
+    monkeypatch.setattr(settings, "_current", found)
+    monkeypatch.setattr(runs, "Bucket", lambda _: _Scripts())
+    monkeypatch.setattr(runs, "LogStream", lambda *_: SimpleNamespace(write=lambda _: None, flush=lambda: None))
+    monkeypatch.setattr(runs.roles, "credentials", lambda *_, **__: Credentials("a", "b", "c", "d"))
+    return found
+
+
+class _Scripts:
+    """A bucket with one script that never ends."""
+
+    def download(self, location, path):
+        path.parent.mkdir(parents=True)
+        path.write_text("import time; time.sleep(600)")
+
+    def upload(self, path, location, key):
+        pytest.fail(f"nothing was written, and {path} is stored")
+
+
+def run_here(**changes):
+    job = {
+        "Name": "j",
+        "Role": "arn:aws:iam::0:role/r",
+        "GlueVersion": "5.1",
+        "Command": {"ScriptLocation": "s3://b/s.py"},
+    }
+    record = service._run_of(job, {"JobName": "j"}) | changes
+    runs.begin(record)
+    runs.run(record, job)
+    return record["JobRunState"], record["ErrorMessage"]
+
+
+def test_a_run_is_ended_when_its_time_is_over(here):
+    assert run_here(Timeout=0) == ("TIMEOUT", "Job run timed out")
+
+
+def test_without_spark_a_run_fails_with_the_command_that_installs_it(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "_current", replace(here, environments=tmp_path))
+    state, words = run_here()
+    assert (state, "make spark" in words) == ("FAILED", True)
 
 
 @pytest.mark.parametrize(
