@@ -57,6 +57,7 @@ def test_where_a_ticket_stands(ended, address, after, state):
         pytest.param(_address("awake"), timedelta(seconds=15), 0, id="it should have been there"),
         pytest.param(_address("awake"), timedelta(seconds=74), 0, id="not again within the minute"),
         pytest.param(_address("awake"), timedelta(seconds=75), 1, id="again in the next one"),
+        pytest.param(_address("awake"), timedelta(minutes=4), None, id="often enough: it is busy"),
         pytest.param(_address("awake", -timedelta(minutes=5)), timedelta(minutes=5), None, id="just woken up"),
         pytest.param(_address("waking", timedelta(hours=1)), timedelta(minutes=9), None, id="nobody could answer it"),
         pytest.param(_address("awake"), timedelta(hours=1), None, id="over its time: the delivery ends it"),

@@ -39,6 +39,7 @@ LONGEST_PAUSE_S = 60
 # asked twice by a request that waited, as by any message that SQS delivers twice.
 OVERDUE_AFTER = timedelta(seconds=15)
 QUEUED_AGAIN_EVERY = timedelta(minutes=1)
+MOST_QUEUED_AGAIN = 3  # each message is looked at until the ticket ends: of an endpoint that is busy for long not more
 # A failed wake has tried every instance type of its list; capacity does not come back within seconds.
 WAKE_AGAIN_AFTER = timedelta(minutes=5)
 # Whoever puts an endpoint to sleep or wakes it changes its state within seconds, unless it waits for instances; so only
@@ -178,7 +179,8 @@ def overdue_turn(waiting: Waiting, address: Address, now: datetime) -> int | Non
     if address.state != addresses.AWAKE or now >= waiting.deadline:
         return None
     late = now - max(waiting.asked_at, address.changed_at or waiting.asked_at) - OVERDUE_AFTER
-    return late // QUEUED_AGAIN_EVERY if late >= timedelta(0) else None
+    turn = late // QUEUED_AGAIN_EVERY
+    return turn if 0 <= turn < MOST_QUEUED_AGAIN else None
 
 
 def next_look_s(waited: timedelta) -> int:

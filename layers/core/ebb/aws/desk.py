@@ -134,7 +134,7 @@ class Desk:
         return (self.box.settled(handed, asked) if handed else None), handed
 
     def hurry(self, asked: Waiting, address: Address) -> bool:
-        """Queue a request once more that its endpoint should have answered by now, at most once a minute.
+        """Queue a request once more that its endpoint should have answered by now, a few times at most.
 
         Its message is out of sight: it waits for its next look, or the delivery that had it was killed. Whichever of
         two messages comes first answers the ticket, the other one finds it answered.
