@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import duckdb
 
-from ebb_jobs import spelling
+from ebb_jobs import process_key, spelling
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.report import Report
-from ebb_jobs.sql import free_name, literal, quote
+from ebb_jobs.sql import free_name, quote
 
 SPLITS = ("train", "validation", "test")
 TEST_SHARE = 0.15
@@ -36,10 +36,12 @@ def place(
     *,
     column: str | None,
     apart: str | None = None,
+    by: process_key.Key | None = None,
 ) -> dict[str, int]:
     """Mark each row of `kept` train, validation or test by the hash of `text`, in the new table `placed`.
 
-    `text` is SQL over the features, `column` is how a rejection calls the target. Rows with equal features stay
+    `text` is SQL over the features, `column` is how a rejection calls the target, `by` another hash than the text's
+    digest. Rows with equal features stay
     together, so that none is learned and tested at once, and a row keeps its side when data is added. Only where
     chance gives a side fewer than `fewest` groups of a class, those nearest to its threshold move over: all rows of
     such a class are unsettled, because later data can move them back.
@@ -49,10 +51,14 @@ def place(
     """
     stratum = quote(target) if classes is not None else "''"
     fewest = math.ceil(MIN_ROWS_PER_SIDE / (classes or 1))
-    test, held_out = (f"substr({own.key}, 1, 8) < {literal(_hex(share))}" for share in (TEST_SHARE, HELD_OUT_SHARE))
+    by = by or process_key.digest(text)
+    names = [field[0] for field in connection.execute("SELECT * FROM kept LIMIT 0").description or ()]
+    fields, sum_of = ", ".join(map(quote, names)), free_name(f"{own.key}_first", names)
+    test, held_out = (by.below(own.key, share) for share in (TEST_SHARE, HELD_OUT_SHARE))
     connection.execute(f"""
         CREATE TABLE placed AS
-        WITH keyed AS (SELECT *, md5({text}) AS {own.key} FROM kept),
+        WITH first AS (SELECT *, {by.first} AS {sum_of} FROM kept),
+        keyed AS (SELECT {fields}, {by.second(sum_of)} AS {own.key} FROM first),
         groups AS (SELECT {own.key}, min({stratum}) AS stratum FROM keyed GROUP BY {own.key}),
         ranked AS (SELECT {own.key}, row_number() OVER (PARTITION BY stratum ORDER BY {own.key}) AS rank,
                           count(*) OVER (PARTITION BY stratum) AS size,
@@ -154,23 +160,14 @@ def decide(report: Report, rows: dict[str, int], learned_from: str, *, given: bo
     )
 
 
-def first_half(text: str) -> str:
-    """Return DuckDB's SQL of the first half of a text's hash, as a number in the order of the hashes."""
-    return f"CAST('0x' || substr(md5({text}), 1, 16) AS UBIGINT)"
-
-
-def side(half: str) -> str:
-    """Return the SQL of the side on which the half of a hash stands by itself, as long as no side lacks rows."""
-    test, held_out = (math.ceil(share * 2**32) << 32 for share in (TEST_SHARE, HELD_OUT_SHARE))
-    return f"CASE WHEN {half} < {test} THEN 'test' WHEN {half} < {held_out} THEN 'validation' ELSE 'train' END"
-
-
-def _hex(share: float) -> str:
-    """Return the first eight digits of a hash below which `share` of all hashes lie.
-
-    Hashes are compared as texts, which every engine does alike, rather than as numbers.
-    """
-    return f"{math.ceil(share * 2**32):08x}"
+def told_apart(connection: duckdb.DuckDBPyConnection, key: process_key.Key) -> bool:
+    """Tell whether a key spreads the rows of `kept` well enough over the sides by itself."""
+    rows, squares = connection.execute(
+        "SELECT sum(CAST(size AS DOUBLE)), sum(CAST(size AS DOUBLE) * size) FROM "
+        f"(SELECT count(*) AS size FROM (SELECT {key.first} AS first FROM kept) AS firsts "
+        f"GROUP BY {key.second('first')}) AS sizes"
+    ).fetchone() or (0, 0)
+    return process_key.suffices(rows, squares)
 
 
 def in_order(labels: list[str]) -> list[str]:

@@ -63,34 +63,30 @@ def _process_quickly(
     try:
         with tables.connect(own, process_quick.MOST_MB) as connection:
             for file in files:
-                tables.check_file(str(file.relative_to(folder)), file, infer.file_format(file.name))
-            found = process_quick.load(connection, folder, files, spec, own)
-            names, form, target = found.table
-            for what, decided in (("format", form), ("target", target), ("task", found.task)):
-                report.decide(what, decided.value, decided.reason)
-            used = [column for column in found.columns if column.kind != "dropped"]
-            fields = _fields(used, target.value, numeric_target=found.classes is None)
-            process_quick.write(connection, curated.place, fields, found)
-            _write_outcome(
-                report,
-                curated,
-                names=names,
-                columns=found.columns,
-                target=target.value,
-                task=found.task.value,
-                classes=found.classes,
-                rows={
-                    "read": found.read,
-                    "kept": found.kept,
-                    "duplicates": found.read - found.kept,
-                    **found.rows,
-                },
-                group=None,
-            )
+                with file.open("rb") as stream:
+                    if not stream.read(1):
+                        raise process_quick.NotQuickError("an empty file")
+            found = process_quick.process(connection, folder, files, spec, own, Path(curated.place))
+        names, form, target = found.table
+        for what, decided in (("format", form), ("target", target), ("task", found.task)):
+            report.decide(what, decided.value, decided.reason)
+        _write_outcome(
+            report,
+            curated,
+            names=names,
+            columns=found.columns,
+            target=target.value,
+            task=found.task.value,
+            classes=found.classes,
+            rows={"read": found.read, "kept": found.kept, "duplicates": found.read - found.kept, **found.rows},
+            group=None,
+        )
     except (process_quick.NotQuickError, RejectedError, duckdb.OutOfMemoryException) as error:
         # A rejection too: what is wrong with a sample is not said in the file's words.
         why = {process_quick.NotQuickError: str(error), RejectedError: "to be refused"}.get(type(error), "memory")
         print(f"read as text: {why}", flush=True)
+        for split in SPLITS:
+            shutil.rmtree(Path(curated.place) / f"{split}.parquet", ignore_errors=True)
         return False
     finally:
         shutil.rmtree(own)
@@ -146,10 +142,9 @@ def judge_and_write(
     own = Own(*(free_name(f"ebb_{field}", names) for field in Own._fields))
     _type(connection, used, target.value, group)
     kept = scalar(connection, "SELECT count(*) FROM kept")
-    features = process_key.of(
-        [column.name for column in used if column.kind != "numeric"],
-        [column.name for column in used if column.kind == "numeric"],
-    )
+    numbers = [column.name for column in used if column.kind == "numeric"]
+    features = process_key.of([column.name for column in used if column.kind != "numeric"], numbers)
+    by = process_key.of_numbers(numbers) if numbers and group is None else None
     rows = process_split.place(
         connection,
         features if group is None else quote(group),
@@ -158,6 +153,7 @@ def judge_and_write(
         own,
         column=told.column,
         apart=None if group is None else features,
+        by=by if by and process_split.told_apart(connection, by) else None,
     )
     # Decisions quote the target's name. Up to here it may be a value: of a row that stands where names should.
     for what, decided in (("format", table.form), ("target", target), ("task", task)):

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
 from ebb_jobs import infer, process_split, refusals, spelling, tables
 from ebb_jobs.rejection import RejectedError, Rejection
 from ebb_jobs.sql import literal, quote
+
+
+class Measured(NamedTuple):
+    """What is counted of a target: rows, and of its texts how many are present, differ, are numbers, or whole ones.
+
+    `values` differ where numbers are compared by their value.
+    """
+
+    rows: int
+    present: int
+    distinct: int
+    numbers: int
+    wholes: int
+    values: int
 
 
 def judge(
@@ -29,14 +44,33 @@ def judge(
     # Above this a DOUBLE no longer tells whole numbers apart: their text does.
     exact = f"abs({value}) < {2**53}"
     number = f"count(*) FILTER (regexp_full_match({column}, {literal(spelling.NUMBER.pattern)}))"
-    rows, present, distinct, numbers, wholes, values = (
-        connection.execute(
-            f"SELECT count(*), count({column}), count(DISTINCT {column}), {number}, "
-            f"count(*) FILTER (NOT ({exact}) OR {value} = floor({value})), "
-            f"count(DISTINCT CASE WHEN {exact} THEN {value}::VARCHAR ELSE {column} END) FROM kept"
-        ).fetchone()
-        or (0,) * 6
+    measured = Measured(
+        *(
+            connection.execute(
+                f"SELECT count(*), count({column}), count(DISTINCT {column}), {number}, "
+                f"count(*) FILTER (NOT ({exact}) OR {value} = floor({value})), "
+                f"count(DISTINCT CASE WHEN {exact} THEN {value}::VARCHAR ELSE {column} END) FROM kept"
+            ).fetchone()
+            or (0,) * 6
+        )
     )
+    task = decide(target, asked, measured, folder, files, numbers_too=numbers_too)
+    if task.value == infer.CLASSIFICATION and measured.numbers == measured.wholes == measured.rows:
+        _spell_alike(connection, target.name, f"CASE WHEN {exact} THEN {value}::BIGINT::VARCHAR ELSE {column} END")
+    return task
+
+
+def decide(
+    target: refusals.Target,
+    asked: str | None,
+    measured: Measured,
+    folder: Path,
+    files: list[Path],
+    *,
+    numbers_too: bool = True,
+) -> infer.Inferred:
+    """Return the task that follows from what was counted. Raises RejectedError."""
+    rows, present, distinct, numbers, wholes, values = measured
     if present < rows:
         file, line = tables.first_line_without(folder, files, target.name)
         raise RejectedError(refusals.target_empty(file, line, target, rows - present))
@@ -58,11 +92,8 @@ def judge(
         )
     if task.value == infer.REGRESSION and not numbers_too:
         raise RejectedError(refusals.too_many_classes(target, distinct, rows, numbers_too=False))
-    if task.value == infer.CLASSIFICATION:
-        if refusals.too_many(distinct, rows):
-            raise RejectedError(refusals.too_many_classes(target, distinct, rows, numbers_too=numbers_too))
-        if numeric and wholes == rows:
-            _spell_alike(connection, target.name, f"CASE WHEN {exact} THEN {value}::BIGINT::VARCHAR ELSE {column} END")
+    if task.value == infer.CLASSIFICATION and refusals.too_many(distinct, rows):
+        raise RejectedError(refusals.too_many_classes(target, distinct, rows, numbers_too=numbers_too))
     return task
 
 

@@ -103,12 +103,15 @@ def load(
         verb = "INSERT INTO raw" if position else "CREATE TABLE raw AS"
         try:
             kinds_of = {column: _kind(connection, source, column) for column in columns}
-            fields = ", ".join(text_of(column, kinds_of[column], target.value, text) for column in columns)
-            connection.execute(f"{verb} SELECT {fields} FROM {source}")
+            # In two steps, so that a text is trimmed once and not for each spelling of a missing value.
+            trimmed = ", ".join(f"{_trimmed(column, kinds_of[column])} AS {quote(column)}" for column in columns)
+            fields = ", ".join(_missing(quote(column), column, target.value, text) for column in columns)
+            connection.execute(f"{verb} SELECT {fields} FROM (SELECT {trimmed} FROM {source})")
         except duckdb.Error as error:
             _explain(names[file], file, form, asked_target, error)
             # The file is well formed by the strict rules of `precheck`: only its line ends are mixed.
-            connection.execute(f"{verb} SELECT {fields} FROM {source.replace('strict_mode=true', 'strict_mode=false')}")
+            source = source.replace("strict_mode=true", "strict_mode=false")
+            connection.execute(f"{verb} SELECT {fields} FROM (SELECT {trimmed} FROM {source})")
     return Loaded(columns, told_form(form, list(names.values())), target)
 
 
@@ -266,6 +269,10 @@ def _kind(connection: duckdb.DuckDBPyConnection, source: str, column: str) -> st
 
 def text_of(column: str, kind: str, target: str, prose: str | None) -> str:
     """Return the SQL for one column as trimmed text, NULL where missing; whole numbers without a decimal point."""
+    return _missing(_trimmed(column, kind), column, target, prose)
+
+
+def _trimmed(column: str, kind: str) -> str:
     name = quote(column)
     if kind == "JSON":  # values of several types; a text keeps its quotation marks unless they are taken off
         name = f"coalesce(json_extract_string({name}, '$'), {name}::VARCHAR)"
@@ -274,9 +281,14 @@ def text_of(column: str, kind: str, target: str, prose: str | None) -> str:
             f"CASE WHEN {name} = floor({name}) AND abs({name}) < 1e15 THEN {name}::BIGINT::VARCHAR "
             f"ELSE {name}::VARCHAR END"
         )
+    return f"trim({name}::VARCHAR, {SPACE})"
+
+
+def _missing(text: str, column: str, target: str, prose: str | None) -> str:
+    """Return the SQL of a trimmed text of a column, NULL where it says that a value is missing."""
     spelt = {target: spelling.MISSING_TARGET, prose: frozenset({""})}.get(column, spelling.MISSING)
-    text = f"trim({name}::VARCHAR, {SPACE})"
-    return f"CASE WHEN {is_one_of(f'lower({text})', spelt)} THEN NULL ELSE {text} END AS {quote(column)}"
+    short = f"length({text}) <= {max(map(len, spelt))}"
+    return f"CASE WHEN {short} AND {is_one_of(f'lower({text})', spelt)} THEN NULL ELSE {text} END AS {quote(column)}"
 
 
 def check_same_columns(name: str, found: list[str], columns: list[str]) -> None:

@@ -15,6 +15,8 @@ MAX_PLAIN_CATEGORIES = tabular.MAX_CATEGORIES
 ALMOST_ALL = 0.95
 ESTIMATE_ERROR = 0.15
 """Of a count of different values: three standard errors of Spark's estimate (5 %), more of DuckDB's."""
+AT_ONCE = 25
+"""Columns in one query: the time to plan one grows with the square of what it counts."""
 ID_NAME = re.compile(r"(^|[_\W])(id|uuid|guid|index|key|rowid|unnamed)([_\W]|$)|id$", re.IGNORECASE)
 
 
@@ -43,8 +45,14 @@ class Column:
 
 def profile(connection: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> list[Column]:
     """Count what each column of a text table holds, and type it."""
-    if not names:
-        return []
+    return [
+        column
+        for start in range(0, len(names), AT_ONCE)
+        for column in _profile(connection, table, names[start : start + AT_ONCE])
+    ]
+
+
+def _profile(connection: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> list[Column]:
     fields = [expression for name in names for expression in _measures(quote(name)).values()]
     found = connection.execute(f"SELECT count(*), {', '.join(fields)} FROM {table}").fetchone() or (0,)
     rows, values = found[0], iter(found[1:])
@@ -78,15 +86,9 @@ def _words_among(counts: dict[str, Any]) -> int:
     return int(counts["numbers"] < counts["present"])
 
 
-def profile_few(connection: duckdb.DuckDBPyConnection, table: str, name: str, estimate: int) -> list[Column]:
-    """Do what `profile` does for one column of few different texts, each looked at once and not in every row.
-
-    `estimate` is told of their number where `profile` would tell it, so that a report does not depend on the way.
-    """
+def of_texts(connection: duckdb.DuckDBPyConnection, name: str) -> Column:
+    """Do what `profile` does for one column, of the table `texts`: its different texts, and `ebb_rows` of each."""
     column = quote(name)
-    connection.execute(
-        f"CREATE TEMP TABLE texts AS SELECT {column}, count(*) AS ebb_rows FROM {table} GROUP BY {column}"
-    )
     fields = []
     for measure, expression in _measures(column).items():
         if measure == "distinct":
@@ -99,15 +101,14 @@ def profile_few(connection: duckdb.DuckDBPyConnection, table: str, name: str, es
         else:
             fields.append(expression.replace("count(*)", "coalesce(sum(ebb_rows)", 1) + ", 0)")
     found = connection.execute(f"SELECT sum(ebb_rows), {', '.join(fields)} FROM texts").fetchone() or ()
-    connection.execute("DROP TABLE texts")
     counts = dict(zip(("rows", *_measures(column)), found, strict=True))
     counts |= {measure: int(count) for measure, count in counts.items() if measure != "words"}
+    counts |= {"estimated": False, "missing": counts["rows"] - counts["present"]}
     if is_number(counts):
-        return profile(connection, table, [name])
-    counts["estimated"] = not must_be_exact(estimate, counts["rows"], counts["present"])
-    if counts["estimated"]:
-        counts["distinct"] = estimate
-    return [typed(connection, table, Column(name, counts | {"missing": counts["rows"] - counts["present"]}))]
+        values = f"count(DISTINCT {number(column)})"
+        found = connection.execute(f"SELECT {values} FROM texts").fetchone() or (0,)
+        counts["distinct"] = found[0] + _words_among(counts)
+    return typed(connection, "texts", Column(name, counts))
 
 
 def _measures(column: str) -> dict[str, str]:
@@ -181,9 +182,12 @@ def _type_number(connection: duckdb.DuckDBPyConnection, table: str, column: Colu
     )
     if unique_whole:
         whole = f"TRY_CAST({quote(column.name)} AS BIGINT)"
-        low, high, exact = connection.execute(
-            f"SELECT min({whole}), max({whole}), count(DISTINCT {whole}) FROM {table}"
-        ).fetchone() or (0, 0, 0)
+        if counts.get("bounds"):  # known already, and `distinct` exact
+            low, high, exact = *counts["bounds"], counts["distinct"]
+        else:
+            low, high, exact = connection.execute(
+                f"SELECT min({whole}), max({whole}), count(DISTINCT {whole}) FROM {table}"
+            ).fetchone() or (0, 0, 0)
         counted_up = high - low + 1 <= 1.05 * exact
         if exact == counts["rows"] and (counted_up or ID_NAME.search(column.name)):
             column.reason = "a row number or identifier: every row has its own whole number"

@@ -1,0 +1,157 @@
+"""Large CSV in chunks of whole rows, and which of their rows were there before.
+
+A chunk is a file of its own, because DuckDB reads files; several are worked on at once, each on one core, and none
+needs more memory than it does alone. What must be known of all rows is a number of each: its hash.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ebb_jobs.process_guess import NotQuickError
+
+BYTES = 64 * 2**20
+_PIECE = 2**22
+_IN_A_NUMBER = re.compile(rb"[0-9]_[0-9]")
+_BITS = 28
+
+
+class Chunk(NamedTuple):
+    """A part of a file: where its rows lie, and whether blanks may stand around a cell."""
+
+    number: int
+    file: Path
+    start: int
+    stop: int
+    blanks: bool
+    quotes: bool
+
+
+class Reader:
+    """Hands out the chunks of some files one after the other, to several threads."""
+
+    def __init__(self, files: Sequence[Path], mark: str, bytes_each: int = BYTES) -> None:
+        """Read files whose first line is a header; `mark` stands between the cells."""
+        self._ahead = list(files)
+        self._mark = ord(mark)
+        self._buffer = bytearray(bytes_each)
+        self._at = 0
+        self._number = 0
+        self._lock = threading.Lock()
+
+    def next(self, into: Path) -> Chunk | None:
+        """Copy the next chunk's rows to the file `into`; None where all are read.
+
+        Raises NotQuickError for bytes that the quick way reads otherwise than the slow one.
+        """
+        with self._lock:
+            while self._ahead and self._at >= self._ahead[0].stat().st_size:
+                self._ahead.pop(0)
+                self._at = 0
+            if not self._ahead:
+                return None
+            file = self._ahead[0]
+            with file.open("rb") as stream:
+                stream.seek(self._at)
+                if not self._at:
+                    self._at = len(stream.readline())
+                    if self._at >= file.stat().st_size:
+                        raise NotQuickError("a file without rows")
+                size = stream.readinto(self._buffer)
+                data = self._buffer if size == len(self._buffer) else self._buffer[:size]
+                last = stream.tell() == file.stat().st_size
+            found = self._cut(file, data, into, last=last)
+            self._at = found.stop
+            self._number += 1
+            return found
+
+    def again(self, chunk: Chunk, into: Path) -> None:
+        """Copy a chunk's rows once more."""
+        with chunk.file.open("rb") as stream:
+            stream.seek(chunk.start)
+            into.write_bytes(stream.read(chunk.stop - chunk.start))
+
+    def _cut(self, file: Path, data: bytearray, into: Path, *, last: bool) -> Chunk:
+        quotes = b'"' in data
+        stop = len(data) if last else _end_of_rows(data, quotes=quotes)
+        if b"\t" in data or b"\r" in data:
+            raise NotQuickError("white space other than blanks")
+        if b"_" in data and _IN_A_NUMBER.search(data):
+            raise NotQuickError("DuckDB reads 1_000 as a number, and the rules do not")
+        blanks = b" " in data and self._has_blanks_around(data)
+        with into.open("wb") as out:
+            out.write(memoryview(data)[:stop])
+        return Chunk(self._number, file, self._at, self._at + stop, blanks, quotes)
+
+    def _has_blanks_around(self, data: bytearray) -> bool:
+        """Tell whether a blank stands beside the end of a cell."""
+        ends = np.zeros(256, dtype=bool)
+        ends[[self._mark, ord("\n"), ord('"')]] = True
+        seen = np.frombuffer(data, dtype=np.uint8)
+        if seen[0] == ord(" ") or seen[-1] == ord(" "):
+            return True
+        for start in range(0, len(seen), _PIECE):
+            blank = start + np.flatnonzero(seen[start : start + _PIECE] == ord(" "))
+            if ends[seen[np.maximum(blank - 1, 0)]].any() or ends[seen[np.minimum(blank + 1, len(seen) - 1)]].any():
+                return True
+        return False
+
+
+def _end_of_rows(data: bytearray, *, quotes: bool) -> int:
+    """Return where the last whole row ends: at a line break that stands in no quotes.
+
+    The chunk begins with a row, so an even number of quotation marks stands before each row's end.
+    """
+    stop = data.rfind(b"\n") + 1
+    if quotes:
+        before = data.count(b'"', 0, stop)
+        while stop and before % 2:
+            further = data.rfind(b"\n", 0, stop - 1) + 1
+            before -= data.count(b'"', further, stop)
+            stop = further
+    if not stop:
+        raise NotQuickError("a row longer than a chunk")
+    return stop
+
+
+class Seen:
+    """The hashes of all rows of the chunks before, eight bytes each, and a filter in front of them."""
+
+    def __init__(self) -> None:
+        self._filter = np.zeros(2**_BITS // 8, dtype=np.uint8)
+        self._chunks: dict[int, np.ndarray] = {}
+
+    def add(self, number: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Add the hashes of a chunk's rows; return those that it holds twice and those that another chunk holds."""
+        rows = np.sort(rows)
+        twice = np.unique(rows[1:][rows[1:] == rows[:-1]])
+        place = rows >> np.uint64(64 - _BITS)
+        byte = (place >> np.uint64(3)).astype(np.int64)
+        bit = np.left_shift(np.uint8(1), (place & np.uint64(7)).astype(np.uint8))
+        maybe = np.unique(rows[(self._filter[byte] & bit) != 0])
+        np.bitwise_or.at(self._filter, byte, bit)
+        late = maybe[self.known(maybe)] if len(maybe) else maybe
+        self._chunks[number] = rows
+        return twice, late
+
+    def known(self, rows: np.ndarray) -> np.ndarray:
+        """Tell of each hash whether some chunk holds it."""
+        found = np.zeros(len(rows), dtype=bool)
+        for number in self._chunks:
+            found |= self._held(number, rows)
+        return found
+
+    def chunks_with(self, rows: np.ndarray) -> list[int]:
+        """Return the chunks that hold one of the hashes."""
+        return [number for number in self._chunks if self._held(number, rows).any()]
+
+    def _held(self, number: int, rows: np.ndarray) -> np.ndarray:
+        mine = self._chunks[number]
+        place = np.minimum(np.searchsorted(mine, rows), len(mine) - 1)
+        return mine[place] == rows if len(mine) else np.zeros(len(rows), dtype=bool)
