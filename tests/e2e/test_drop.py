@@ -215,7 +215,8 @@ def test_a_project_that_shares_its_rows_has_them_in_an_offline_feature_group(ebb
 
 
 def test_another_project_learns_from_shared_features_without_processing_anything(ebb, cloud: Cloud, pair_run):
-    cloud.put("lent/pipeline.yaml", b"data: {features: pair}\n")
+    spec = b"data: {features: pair}\ntrain: {rungs: [linear]}\ncompress: {methods: [quantize]}\n"
+    cloud.put("lent/pipeline.yaml", spec)
     run = wait_until(lambda: cloud.run_of("lent/pipeline.yaml"), "a run of the spec")
     record = json.loads(ebb("show", run["run_id"], "--wait", "--json").stdout)
     assert record["status"] == "succeeded", record

@@ -87,6 +87,8 @@ def test_the_requests_that_publish_are_valid_and_name_the_projects_own_places(le
     assert called == ["ebb_row", "ebb_event_time", "ebb_run", "ebb_split", "ebb_position", "a", "b_mm", "label"]
     assert {made["group"][f"{name}FeatureName"] for name in ("RecordIdentifier", "EventTime")} <= set(called)
     assert made["request"]["NetworkConfig"] == {"EnableNetworkIsolation": False}
+    told = next(each for each in lender["decisions"] if each["what"] == "features to register")
+    assert "crows may learn from them" in told["reason"]
     assert "cancer-features" in {role["create"]["RoleName"].removeprefix("ebb-") for role in lender["roles"]}
 
 

@@ -5,7 +5,7 @@ job stands between, so that nothing is computed twice. The feature group holds t
 (Athena, Spark, notebooks), in a table whose snapshot the reusing run records. Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -93,6 +93,18 @@ def misplaced(file: str) -> InvalidSpecError:
     """Return the error for data that comes to a project that learns from the features of another one."""
     message = f"{_FIELD} names features to learn from, and the drop brings data"
     return _refused("features-and-data", message, f"Drop pipeline.yaml alone, or remove {_FIELD}.", file)
+
+
+def registering(share: str | Sequence[str]) -> dict[str, Any]:
+    """Return the decision that a run registers what it learns from, and for whom."""
+    lent = "every project" if share == EVERYBODY else ", ".join(share) or "nobody yet"
+    return {
+        "what": "features to register",
+        "chosen": "in Feature Store, before training",
+        "reason": f"features asks for it; {lent} may learn from them without processing them again",
+        "numbers": {},
+        "alternatives": ["rows that are no table are not registered"],
+    }
 
 
 def decision(found: Published) -> dict[str, Any]:

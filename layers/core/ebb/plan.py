@@ -560,6 +560,8 @@ def _decisions(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[
         decisions.append(_engine(run))
     if run.features:
         decisions.append(features.decision(run.features))
+    if run.spec.features.wanted:
+        decisions.append(features.registering(run.spec.features.share))
     finished = {stage: at for stage, at in run.finished.items() if not (run.features and stage == "process")}
     if finished:
         decisions.append(
