@@ -125,15 +125,25 @@ def _queues(seen: Seen) -> Iterator[str]:
         yield from (f"    {name}: {json.dumps(each)}" for each in held)
 
 
+def healed(look: Callable[[], Seen]) -> list[str]:
+    """Return the requests that were answered only because they were queued again: a cause to look for all the same."""
+    try:
+        late = sorted(name for name in _below(look(), "requests/") if ".late-" in name)
+    except BaseException as problem:
+        return [f"whether requests were queued again cannot be read: {_told(problem)}"]
+    return [_clipped(f"queued again, see what the log says of that time: {name}") for name in late[:10]]
+
+
+def _below(seen: Seen, prefix: str) -> set[str]:
+    pages = seen.client("s3").get_paginator("list_objects_v2")
+    found = pages.paginate(Bucket=seen.outputs["ArtifactBucketName"], Prefix=prefix)
+    return {each["Key"].removeprefix(prefix) for page in found for each in page.get("Contents", ())}
+
+
 def _tickets(seen: Seen) -> Iterator[str]:
     """Requests without an end, and how often each was queued again."""
     s3, bucket = seen.client("s3"), seen.outputs["ArtifactBucketName"]
-
-    def below(prefix: str) -> set[str]:
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return {each["Key"].removeprefix(prefix) for page in pages for each in page.get("Contents", ())}
-
-    asked, ended = below("requests/"), below("answers/")
+    asked, ended = _below(seen, "requests/"), _below(seen, "answers/")
     for name in sorted(name.removesuffix(".json") for name in asked - ended if re.fullmatch(r"[^.]*\.json", name)):
         told = json.loads(s3.get_object(Bucket=bucket, Key=f"requests/{name}.json")["Body"].read())
         late = sum(each.startswith(f"{name}.late-") for each in asked)

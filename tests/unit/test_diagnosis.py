@@ -100,6 +100,13 @@ def test_it_tells_what_failed_what_waits_and_what_was_logged(tmp_path):
         assert passed not in told
 
 
+def test_a_request_that_was_queued_again_is_told_though_it_was_answered(tmp_path):
+    told = diagnosis.healed(lambda: look(tmp_path, services()))
+    assert [line.split(": ")[1] for line in told] == ["ebb-pets/a.late-0"]
+    (unreadable,) = diagnosis.healed(lambda: look(tmp_path, {}))
+    assert "cannot be read: KeyError" in unreadable
+
+
 def test_it_is_bounded_in_lines_and_in_their_length(tmp_path):
     told = diagnosis.report(lambda: look(tmp_path, services(), "ERROR again\n" * 10_000 + "ERROR " + "y" * 10_000))
     lines = told.splitlines()
