@@ -75,6 +75,36 @@ def as_is(tmp_path_factory):
     return Stages(tmp_path_factory.mktemp("as-is"), "custom_as_is", "housing.csv", SPEC)
 
 
+def trial(base, case, table):
+    """Run a script as one trial of a tuning job that proposes how many epochs; return status, log and failure."""
+    channels = {"curated": curate(base / "curated", case, table)}
+    settings = {"spec": {}, "seed": 7, "trial": {"own_metric": False}}
+    environment = prepare(base / "train", "train", channels, settings)
+    file = base / "train/input/config/hyperparameters.json"
+    proposed = {"epochs": "12", "_tuning_objective_metric": "objective"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | proposed))
+    command = [sys.executable, str(RUN), "train"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    failure = base / "train/output/failure"
+    return done.returncode, done.stdout, failure.read_text() if failure.exists() else ""
+
+
+def test_a_script_that_is_a_trial_gets_what_is_proposed_and_tells_its_objective(tmp_path):
+    status, log, failure = trial(tmp_path, "custom_export", "penguins.csv")
+    assert status == 0, failure
+    report = json.loads((tmp_path / "train/model/metrics.json").read_text())
+    assert log.count("ebb objective") == 1
+    objective = float(log.split("ebb objective ")[1].split()[0])
+    assert objective == pytest.approx(report["quality"]["validation"], rel=1e-6)
+    assert next(each for each in report["decisions"] if each["what"] == "script")["numbers"] == {"hyperparameters": 1}
+
+
+def test_a_trial_that_nothing_can_be_compared_of_says_what_to_write(tmp_path):
+    status, _, failure = trial(tmp_path, "custom_as_is", "housing.csv")
+    assert status == 1
+    assert "train.tune.metric_regex" in failure
+
+
 def ask(server, body, kind="application/json", accept="*/*"):
     """Return status, content type and body of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
