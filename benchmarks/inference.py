@@ -403,7 +403,8 @@ def show(found: dict[str, Any]) -> None:
             million = run["per_million"][side]
             print(
                 f"  HTTP, {side}: p50 {figures['end_to_end_latency_ms']['p50']:.3f} ms, cold start "
-                f"{figures['cold_start_s']:.3f} s, {figures['memory_mib']:.0f} MiB; per million "
+                f"{figures['cold_start_s']:.3f} s ({figures['cold_start_cpu_s']:.2f} CPU-s), "
+                f"{figures['memory_mib']:.0f} MiB; per million "
                 f"{million['joules']:.0f} J, {million['usd']:.2f} USD"
             )
         print(f"  shipped: {run['chosen']['name']}")
