@@ -11,8 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from ebb import ledger, names, requests
-from ebb_cli.lineage import Known
+from ebb.requests.jobs import settings_of
+from ebb_cli.lineage import MISSING, Known
 from ebb_cli.problems import CommandError
 
 ENDED = {"Completed", "Failed", "Stopped"}
@@ -24,20 +27,22 @@ class Group:
     """A feature group that holds rows of runs that are to be forgotten."""
 
     name: str
+    table: str | None
+    """As a finished job told it; None where none did: the job asks for the group's table then."""
     job_name: str
     """The job that put rows of one of them there."""
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    """Of each run the ledger's item of the stage that published it."""
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By run, the ledger's item of the stage that published it; empty where the run was cut short."""
 
     @property
     def runs(self) -> list[str]:
         """The runs whose rows are to go."""
-        return sorted(str(each["pk"]).removeprefix("RUN#") for each in self.stages)
+        return sorted(self.stages)
 
     @property
     def rows(self) -> int:
-        """How many rows they put there."""
-        return sum(int((each.get("report") or {}).get("rows") or 0) for each in self.stages)
+        """How many rows they put there, as far as it was recorded."""
+        return sum(int((each.get("report") or {}).get("rows") or 0) for each in self.stages.values())
 
     def told(self) -> dict[str, Any]:
         """Return the group as --json tells it."""
@@ -51,13 +56,36 @@ def look(known: Known, reading: Iterable[Mapping[str, Any]]) -> list[Group]:
         wanted = (run.get("spec") or {}).get("features") or {}
         if not (wanted.get("publish") or wanted.get("share")):
             continue
-        pk = ledger.run_key(str(run["run_id"]))["pk"]
-        for stage in known.items(pk, ledger.stage_key(str(run["run_id"]), names.FEATURES)["sk"]):
-            name = (stage.get("report") or {}).get("group")
-            if name and not stage.get("rows_removed_at"):
-                group = found.setdefault(str(name), Group(str(name), str(stage["job_name"])))
-                group.stages.append(stage)
+        run_id = str(run["run_id"])
+        stages = known.items(ledger.run_key(run_id)["pk"], ledger.stage_key(run_id, names.FEATURES)["sk"])
+        stage = stages[0] if stages else {}
+        report = stage.get("report") or {}
+        if stage.get("rows_removed_at"):
+            continue
+        if report.get("group"):
+            group = Group(str(report["group"]), str(report["table"]), str(stage["job_name"]))
+        else:
+            cut_short = _cut_short(known, run)
+            if cut_short is None:
+                continue
+            group = cut_short
+        found.setdefault(group.name, group).stages[run_id] = stage
     return [found[name] for name in sorted(found)]
+
+
+def _cut_short(known: Known, run: Mapping[str, Any]) -> Group | None:
+    """Return where a run may have put rows though no job of it told so: it failed, or was stopped after its commit."""
+    sagemaker = known.target.client("sagemaker")
+    for attempt in range(int(run.get("attempt") or 1), 0, -1):
+        job_name = names.job(str(run["run_id"]), attempt, names.FEATURES)
+        try:
+            job = sagemaker.describe_processing_job(ProcessingJobName=job_name)
+        except ClientError as problem:
+            if problem.response["Error"]["Code"] in MISSING:
+                continue
+            raise
+        return Group(str(settings_of(job["Environment"])["group"]), None, job_name)
+    return None
 
 
 def carry_out(known: Known, groups: Iterable[Group]) -> Iterator[tuple[str, int]]:
@@ -72,13 +100,14 @@ def carry_out(known: Known, groups: Iterable[Group]) -> Iterator[tuple[str, int]
         request = requests.forget_features(
             published,
             group.name,
+            group.table,
             group.runs,
             name=f"{run_id}-forget-{int(known.now.timestamp()) % 10**8}",
             report_uri=f"s3://{known.artifacts}/{names.run_prefix(run_id)}a0/{names.FEATURES}/forgotten",
         )
         sagemaker.create_processing_job(**request)
         _wait(known, str(request["ProcessingJobName"]))
-        for stage in group.stages:
+        for stage in filter(None, group.stages.values()):
             key = {"pk": stage["pk"], "sk": stage["sk"]}
             known.table.update_item(**ledger.update(key, {"rows_removed_at": ledger.iso(known.now)}))
         yield group.name, group.rows

@@ -27,6 +27,7 @@ MOST_LINES = 12  # of one branch of the tree; --json has all
 FIELDS = (  # of a run; its candidates and comparison are not fetched, which may be many
     "pk", "run_id", "project", "status", "created_at", "started_at", "ended_at", "purpose", "drop", "spec", "identity",
     "sources", "source_count", "reuses", "chosen", "error", "scored_by", "scored_uri", "forgotten", "features",
+    "attempt",
 )  # fmt: skip
 MISSING = {"404", "NoSuchKey", "NotFound", "ValidationException", "ResourceNotFound", "NoSuchBucket"}
 

@@ -28,7 +28,7 @@ def main() -> None:
     """Carry out what the settings ask for: `publish` a run, or `forget` runs."""
     settings = paths.settings("features")
     report = Report("features")
-    table = offline_store.load(settings["group"])
+    table = offline_store.load(settings["group"], settings.get("table"))
     if settings["action"] == "forget":
         offline_store.remove(table, settings["runs"])
         report.fields["purged"] = offline_store.purge(table)._asdict()

@@ -32,14 +32,16 @@ class Purged(NamedTuple):
     bytes: int
 
 
-def load(group: str) -> Table:
-    """Return the table of a feature group.
+def load(group: str, table: str | None = None) -> Table:
+    """Return the table of a feature group, or the one of this name (`database.table`): it may outlive its group.
 
     The endpoint and the credentials are those that the SDK found: Arrow's own client of S3 reads no configuration.
     """
     session = boto3.Session()
-    described = session.client("sagemaker").describe_feature_group(FeatureGroupName=group)
-    catalogued = described["OfflineStoreConfig"]["DataCatalogConfig"]
+    if table is None:
+        described = session.client("sagemaker").describe_feature_group(FeatureGroupName=group)
+        catalogued = described["OfflineStoreConfig"]["DataCatalogConfig"]
+        table = f"{catalogued['Database']}.{catalogued['TableName']}"
     credentials = session.get_credentials()
     if credentials is None:
         raise PermissionError("the job has no credentials: it needs the network")
@@ -52,7 +54,7 @@ def load(group: str) -> Table:
         "s3.session-token": held.token,
     }
     catalog = GlueCatalog("glue", client=session.client("glue"), **properties)
-    return catalog.load_table((catalogued["Database"], catalogued["TableName"]))
+    return catalog.load_table(table)
 
 
 def publish(table: Table, run_id: str, rows: Iterable[pa.RecordBatch], *, now: datetime) -> int:

@@ -347,13 +347,13 @@ def test_the_longest_names_fit_a_feature_group():
 def test_the_job_that_published_is_asked_to_forget_with_its_own_code_role_and_machine():
     published = built_plan(spec=PipelineSpec.model_validate({"features": {"publish": True}}))
     job = publish_features(STACK, published, "ebb-cancer--0a1b2c3d", now=moment(NOW), retention_days=90)
-    request = forget_features(job, "ebb-cancer--0a1b2c3d", ["b", "a"], name="x", report_uri="s3://b/c")
+    request = forget_features(job, "ebb-cancer--0a1b2c3d", "db.t", ["b", "a"], name="x", report_uri="s3://b/c")
     assert_valid("sagemaker", "CreateProcessingJob", request)
     assert {name: request[name] for name in ("RoleArn", "AppSpecification", "ProcessingResources")} == {
         name: job[name] for name in ("RoleArn", "AppSpecification", "ProcessingResources")
     }
     assert json.loads(request["Environment"]["EBB_SETTINGS"]) == {
-        "action": "forget", "group": "ebb-cancer--0a1b2c3d", "runs": ["a", "b"],
+        "action": "forget", "group": "ebb-cancer--0a1b2c3d", "table": "db.t", "runs": ["a", "b"],
     }  # fmt: skip
     assert [each["InputName"] for each in request["ProcessingInputs"]] == ["code"], "no rows travel"
 

@@ -1,6 +1,7 @@
 """The features part of `ebb forget`: which groups, one job each, and going on after one that failed."""
 
 import pytest
+from botocore.exceptions import ClientError
 
 from ebb import ledger, names
 from ebb_cli import forget_features
@@ -11,6 +12,7 @@ from unit.cli.forgettable import RUN_ID, SECOND
 
 GROUP = "ebb-churn--0a1b2c3d"
 PUBLISHED = {
+    "Environment": {"EBB_SETTINGS": '{"action":"publish","group":"ebb-churn--0a1b2c3d"}'},
     "AppSpecification": {"ImageUri": "image", "ContainerEntrypoint": ["python3", "run.py", "features"]},
     "NetworkConfig": {"EnableNetworkIsolation": False},
     "ProcessingInputs": [{"InputName": "code"}, {"InputName": "curated"}],
@@ -28,9 +30,11 @@ class SageMaker:
         self.status, self.asked = status, []
 
     def describe_processing_job(self, ProcessingJobName):
-        if not self.asked:
-            assert ProcessingJobName == f"{RUN_ID}-a1-features"
+        if not self.asked and ProcessingJobName == f"{RUN_ID}-a1-features":
             return PUBLISHED
+        if not self.asked:
+            missing = {"Error": {"Code": "ValidationException", "Message": "Could not find requested job"}}
+            raise ClientError(missing, "DescribeProcessingJob")
         return {"ProcessingJobStatus": self.status, "FailureReason": "no table"}
 
     def create_processing_job(self, **request):
@@ -44,7 +48,7 @@ def known(target, put, put_stage) -> Known:
     shared = {"data": {"mode": "replace"}, "features": {"publish": False, "share": ["crows"]}}
     for run_id, rows in ((RUN_ID, 300), (SECOND, 40)):
         put(run_id=run_id, spec=shared)
-        report = {"group": GROUP, "rows": rows}
+        report = {"group": GROUP, "table": "db.t", "rows": rows}
         put_stage(names.FEATURES, run_id, job_name=f"{run_id}-a1-features", report=report)
     return Known(target)
 
@@ -79,3 +83,18 @@ def test_after_a_job_that_failed_the_next_call_finds_the_rows_again(known, monke
 
 def test_the_stage_has_a_place_of_its_own_in_the_ledger():
     assert ledger.stage_key(RUN_ID, names.FEATURES)["sk"].endswith("#features")
+
+
+def test_a_run_that_was_cut_short_may_have_left_rows_so_its_job_is_asked_where(known, monkeypatch):
+    shared = {"features": {"publish": True}}
+    with_jobs(known, monkeypatch, SageMaker())
+    (group,) = forget_features.look(known, [{"run_id": RUN_ID.replace("abc123", "abc999"), "spec": shared}, *[
+        {"run_id": RUN_ID, "spec": shared, "attempt": 2}]])  # fmt: skip
+    assert group.runs == [RUN_ID], "the other one never came so far"
+
+
+def test_rows_of_a_stage_that_failed_are_looked_for_by_its_job(known, put_stage, monkeypatch):
+    put_stage(names.FEATURES, RUN_ID, job_name=f"{RUN_ID}-a1-features", report={})
+    with_jobs(known, monkeypatch, SageMaker())
+    (first,) = forget_features.look(known, [run for run in known.runs if run["run_id"] == RUN_ID])
+    assert (first.name, first.table, first.rows) == (GROUP, None, 0)

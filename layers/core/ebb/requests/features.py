@@ -76,14 +76,14 @@ def publish_features(
 
 
 def forget_features(
-    described: Mapping[str, Any], group: str, runs: Sequence[str], *, name: str, report_uri: str
+    described: Mapping[str, Any], group: str, table: str | None, runs: Sequence[str], *, name: str, report_uri: str
 ) -> dict[str, Any]:
-    """Return the body of CreateProcessingJob that takes rows of runs out of a feature group.
+    """Return the body of CreateProcessingJob that takes rows of runs out of the table of a feature group.
 
     It is the job that published them, as DescribeProcessingJob tells it, with another order.
     """
     kept = ("AppSpecification", "NetworkConfig", "ProcessingResources", "RoleArn", "StoppingCondition")
-    order = {"action": "forget", "group": group, "runs": sorted(runs)}
+    order = {"action": "forget", "group": group, "table": table, "runs": sorted(runs)}
     key = described["ProcessingOutputConfig"].get("KmsKeyId")
     return {
         **{member: described[member] for member in kept},

@@ -26,6 +26,13 @@ def settings_environment(settings: Mapping[str, Any]) -> dict[str, str]:
     return {f"EBB_SETTINGS_{number}": piece for number, piece in enumerate(pieces)}
 
 
+def settings_of(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that a processing job was given, from its environment as it is described."""
+    pieces = [environment.get(f"EBB_SETTINGS_{number}", "") for number in range(ENVIRONMENT_MAX_ENTRIES)]
+    found: dict[str, Any] = json.loads(environment.get("EBB_SETTINGS") or "".join(pieces) or "{}")
+    return found
+
+
 def processing_input(name: str, uri: str, *, manifest: bool = False) -> dict[str, Any]:
     """Return one input: a prefix (or the objects of a manifest) in S3, copied to /opt/ml/processing/input/<name>."""
     return {
