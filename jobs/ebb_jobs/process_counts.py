@@ -74,7 +74,7 @@ class _Numbered:
             return
         low, high = int(different[0]), int(different[-1])
         self._ranges.append((low, high, len(different)))
-        self._parts.append(different.astype(np.uint32) if 0 <= low and high < 2**32 else different)
+        self._parts.append(different.astype(np.uint32) if low >= 0 and high < 2**32 else different)
 
     def told(self) -> tuple[int, tuple[int, int] | None]:
         """Return how many values differ, and the least and the largest."""

@@ -79,6 +79,18 @@ class Guess(NamedTuple):
             f"CAST('0x' || substr({self.own.key}, 1, 16) AS UBIGINT)",
         )
 
+    def without_labels(self) -> Guess:
+        """Return the guess that columns hold more labels than the sample shows; those of the target are all."""
+        name = self.target.value
+        kept = {name: self.labels[name]} if name in self.labels else {}
+        return self._replace(labels=kept, few=[*self.few, *(each for each in self.labels if each != name)])
+
+    def with_all_spellings(self) -> Guess:
+        """Return the guess that missing values are spelt in any way, in the usual capitals."""
+        return self._replace(
+            missing=sorted({spelt for word in spelling.MISSING for spelt in (word, word.upper(), word.title(), "NaN")})
+        )
+
     def bound(self, share: float) -> int:
         """Return the hash below which a share of all lies."""
         return process_key.bound(share) if self.by_numbers else process_key.first_half(share)

@@ -79,7 +79,7 @@ def process(
     guess = process_guess.make(connection, files, asked, spec.get("task"), work)
     told = refusals.find_target(guess.names, asked)
     connection.execute("SET threads = 1")  # each worker brings its own
-    for last in (False, True):
+    for last in (False, False, True):
         if guess.rows > MOST_HASHES:
             raise NotQuickError("more rows than hashes fit in memory")
         run = _Run(connection, guess, Reader(files, guess.mark, BYTES), work, curated)
@@ -92,6 +92,13 @@ def process(
                 raise
             run.undo()
             guess = guess._replace(careful=True)
+            continue
+        except duckdb.ConversionException as error:
+            wider = guess.without_labels() if "ENUM" in str(error) else guess.with_all_spellings()
+            if last or wider == guess:
+                raise NotQuickError("the sample guessed other kinds") from error
+            run.undo()
+            guess = wider
             continue
         except duckdb.OutOfMemoryException:
             raise

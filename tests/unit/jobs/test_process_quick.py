@@ -1,0 +1,203 @@
+"""Large CSV in chunks: the rows of the slow way, whatever the chunks cut, in memory that hardly grows with the file."""
+
+import subprocess
+import sys
+
+import duckdb
+import numpy as np
+import pytest
+
+from ebb_jobs import process_chunks, process_key, process_quick, typing_rules
+from ebb_jobs.process_guess import NotQuickError
+from unit.jobs.test_process import big_table, process, respelt, splits_of, yes_or_no
+
+
+def shuffled(text):
+    header, *lines = text.splitlines()
+    order = np.random.default_rng(3).permutation(len(lines))
+    return "\n".join([header, *(lines[at] for at in order)]) + "\n"
+
+
+def quoted(text):
+    return text.replace("spaced", '"said ""a, b""\nand left"')
+
+
+@pytest.mark.parametrize(
+    ("content", "quickly"),
+    [
+        pytest.param(big_table(), True, id="rows that stand again in a later chunk"),
+        pytest.param(shuffled(respelt(big_table())), True, id="anywhere, spelt otherwise"),
+        pytest.param(
+            shuffled(respelt(big_table(label=lambda n: n * 7919 % 9973 / 8))), True, id="and a number to learn"
+        ),
+        pytest.param(big_table().replace(",c", ", c"), True, id="blanks around cells"),
+        pytest.param(big_table() + "7,1.5,a,c1,2024-01-01,True,NULL,none,yes\n", True, id="a gap spelt anew"),
+        pytest.param(big_table() + "7,1.5,a,?,2024-01-01,True,1,none,yes\n", True, id="and in a column of many texts"),
+        pytest.param(big_table() + "7,1.5,new,c1,2024-01-01,True,1,x,yes\n", True, id="labels never seen"),
+        pytest.param(big_table() + "7,1.5,a,c1,2024-01-01,True,1,none,maybe\n", False, id="a class never seen"),
+        pytest.param(big_table() + "7,1.5,a\n", False, id="a row that is short"),
+    ],
+)
+def test_chunks_write_the_rows_of_the_slow_way(tmp_path, content, quickly, monkeypatch, capsys):
+    for folder in ("slow", "quick"):
+        (tmp_path / folder).mkdir()
+    slow = process(tmp_path / "slow", content)
+    monkeypatch.setattr(process_quick, "LEAST_BYTES", 0)
+    monkeypatch.setattr(process_quick, "BYTES", 2**17)
+    monkeypatch.setattr(process_quick, "HEAD_ROWS", 2000)
+    quick = process(tmp_path / "quick", content)
+    assert ("read as text" in capsys.readouterr().out) == (not quickly)
+    assert quick.metrics()["status"] == slow.metrics()["status"]
+    if slow.metrics()["status"] == "rejected":
+        return
+    assert quick.metrics()["rows"] == slow.metrics()["rows"]
+    assert quick.metrics()["features"] == slow.metrics()["features"]
+    found, expected = splits_of(quick), splits_of(slow)
+    for split, rows in expected.items():
+        assert sorted(map(repr, found[split])) == sorted(map(repr, rows)), split
+        assert repr(found[split][:150]) == repr(rows[:150]), f"{split} begins with a sample of all"
+
+
+def test_chunks_end_where_rows_end_and_not_within_quotes(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n" + '1,"x\ny"\n' * 9000)
+    reader = process_chunks.Reader([tmp_path / "t.csv"], ",", 1001)
+    texts = []
+    while reader.next(tmp_path / "chunk.csv"):
+        texts.append((tmp_path / "chunk.csv").read_text())
+    assert len(texts) > 50
+    assert all(text.count('"') % 2 == 0 and text.endswith('"\n') for text in texts)
+    assert "".join(texts) == '1,"x\ny"\n' * 9000
+
+
+@pytest.mark.parametrize(
+    ("text", "blanks"),
+    [("a b,c\n", False), ("a ,c\n", True), ("a, c\n", True), ("a,c \n", True), (" a,c\n", True), ('" a",c\n', True)],
+)
+def test_a_blank_beside_the_end_of_a_cell_is_seen(tmp_path, text, blanks):
+    (tmp_path / "t.csv").write_text("x,y\n1,2\n" + text)
+    assert process_chunks.Reader([tmp_path / "t.csv"], ",", 1000).next(tmp_path / "chunk.csv").blanks is blanks
+
+
+def test_a_row_longer_than_a_chunk_is_left_to_the_slow_way(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y\n" + "1" * 5000 + ",2\n")
+    with pytest.raises(NotQuickError):
+        process_chunks.Reader([tmp_path / "t.csv"], ",", 1000).next(tmp_path / "chunk.csv")
+
+
+def test_hashes_are_known_from_every_chunk_before():
+    seen = process_chunks.Seen()
+    random = np.random.default_rng(0)
+    before = set()
+    for number in range(6):
+        rows = random.integers(0, 50_000, 5000).astype(np.uint64) << np.uint64(40)
+        twice, late = seen.add(number, rows)
+        values, counts = np.unique(rows, return_counts=True)
+        assert set(twice.tolist()) == set(values[counts > 1].tolist())
+        assert set(late.tolist()) == before & set(values.tolist())
+        before |= set(values.tolist())
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        pytest.param("i::DOUBLE AS a", id="counted up"),
+        pytest.param("i * 1e-9 AS a", id="tiny"),
+        pytest.param("i * 1e12 AS a", id="large"),
+        pytest.param("(i % 300)::DOUBLE AS a, (i // 300)::DOUBLE AS b", id="two columns of few numbers"),
+        pytest.param("CASE WHEN i % 2 = 0 THEN i::DOUBLE END AS a, (i // 2) * 0.5 AS b", id="gaps"),
+    ],
+)
+def test_the_key_of_numbers_spreads_rows_over_the_sides(columns):
+    with duckdb.connect() as connection:
+        table = connection.execute(f"SELECT {columns} FROM range(100000) AS t(i)")
+        names = [field[0] for field in table.description]
+        key = process_key.of_numbers(names)
+        shares = connection.execute(
+            f"SELECT avg(({key.below('key', 0.15)})::INT), avg(({key.below('key', 0.5)})::INT), "
+            f"count(DISTINCT key), min(key) >= 0 FROM (SELECT {key.second('first')} AS key FROM "
+            f"(SELECT {key.first} AS first FROM (SELECT {columns} FROM range(100000) AS t(i))))"
+        ).fetchone()
+    assert shares[:2] == (pytest.approx(0.15, abs=0.01), pytest.approx(0.5, abs=0.015))
+    assert shares[2] > 95_000
+    assert shares[3]
+
+
+def test_gaps_in_a_thousand_columns_overflow_nothing():
+    names = [f"c{number}" for number in range(1000)]
+    key = process_key.of_numbers(names)
+    with duckdb.connect() as connection:
+        fields = ", ".join(f"NULL::DOUBLE AS {name}" for name in names)
+        found = connection.execute(
+            f"SELECT {key.second('first')} FROM (SELECT {key.first} AS first FROM (SELECT {fields}))"
+        ).fetchone()
+    assert 0 <= found[0] < 2**31
+
+
+def test_numbers_that_leave_rows_alike_are_no_key():
+    assert process_key.suffices(rows=100, squares=100)
+    assert process_key.suffices(rows=100, squares=50 * 4)
+    assert not process_key.suffices(rows=100, squares=20 * 25)
+    assert process_key.suffices(rows=1e7, squares=1e4 * 1e6)
+    assert not process_key.suffices(rows=1e7, squares=5e3 * 4e6)
+
+
+def test_no_statement_counts_all_of_many_columns():
+    """One over 500 columns took minutes to plan."""
+    told = []
+
+    class Connection:
+        def __init__(self, connection):
+            self._connection = connection
+
+        def execute(self, statement):
+            told.append(statement.count("approx_count_distinct("))
+            return self._connection.execute(statement)
+
+    names = [f"c{number}" for number in range(120)]
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"CREATE TABLE t AS SELECT {', '.join(f'i::VARCHAR AS {name}' for name in names)} FROM range(60) r(i)"
+        )
+        columns = typing_rules.profile(Connection(connection), "t", names)
+    assert [column.name for column in columns] == names
+    assert {column.counts["distinct"] for column in columns} == {60}
+    assert max(told) <= typing_rules.AT_ONCE
+
+
+LIMIT_MIB = 128
+IN_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from ebb_jobs import memory, process_quick, process_tables, report, tables
+process_quick.BYTES = 2**22
+process_quick.MOST_MB = 64
+process_quick.cpu_count = lambda: 2
+process_quick.HEAD_ROWS = 2**14
+file, out = Path(sys.argv[1]), Path(sys.argv[2])
+(out / "work").mkdir(parents=True)
+before = memory.peak_mib()
+told = report.Report("process")
+process_tables.process(file.parent, [file], out, {}, told, out / "work")
+print("grew", memory.peak_mib() - before, told.fields["rows"]["kept"])
+"""
+
+
+def test_a_file_four_times_the_memory_limit_is_processed_within_it(tmp_path):
+    """Read at once, half of that file takes 1.3 GiB."""
+    words = ["".join(chr(97 + (place * step) % 26) for place in range(1200)) for step in range(1, 9)]
+    rows = 0
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data/t.csv"
+    with file.open("w") as out:
+        out.write("amount,words,label\n")
+        while out.tell() < 4 * LIMIT_MIB * 2**20:
+            out.writelines(f"{n * 0.25},{words[n % 8]},{yes_or_no(n)}\n" for n in range(rows, rows + 10_000))
+            rows += 10_000
+    command = [sys.executable, "-c", IN_LITTLE_MEMORY, str(file), str(tmp_path / "out")]
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    file.unlink()
+    grew, kept = (float(each) for each in told.splitlines()[-1].split()[1:])
+    assert "read as text" not in told
+    assert kept == rows
+    assert grew < LIMIT_MIB
