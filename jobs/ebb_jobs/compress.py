@@ -25,6 +25,7 @@ from ebb_jobs import (
     feeding,
     fitting,
     gpu,
+    heats,
     kinds,
     networks,
     paths,
@@ -552,7 +553,7 @@ class _Bench:
             self.attempt(
                 dynamic,
                 chain,
-                partial(self._quantize_dynamic, name, self.validation.inputs, chain),
+                partial(self._quantize_dynamic, name, self.validation.inputs, chain, must_pay=bool(static)),
                 fallback=f"{name}-int8 remains" if static else f"{name} remains in fp32",
             )
 
@@ -571,9 +572,16 @@ class _Bench:
         self._list(made, self._parameters(name), told, chain)
         return True
 
-    def _quantize_dynamic(self, name: str, example: np.ndarray, chain: list[str]) -> bool:
+    def _quantize_dynamic(self, name: str, example: np.ndarray, chain: list[str], *, must_pay: bool) -> bool:
+        """Write the form with dynamic scales; `must_pay`: drop it before it is judged when it is clearly slower."""
         made = f"{name}-int8-dynamic"
         export.quantize_while_running(self._file(name), self._file(made), example)
+        if must_pay:
+            opened = {each: export.session(self._file(each)) for each in (name, made)}
+            full, small = (heats.Glance(0, *seconds, 0) for seconds in heats.times(opened, example).values())
+            if told := heats.slower_in_8_bits(name, full, small):
+                shutil.rmtree(self._file(made).parent)
+                raise search.DroppedError(told)
         told = "dynamic quantization: scales are found for each request"
         self._list(made, self._parameters(name), told, chain, dynamic=True)
         return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ebb_jobs import measure, quality
+from ebb_jobs import measure, quality, runtimes
 
 ROUNDS = 3
 SINGLES, BATCHES = 15, 3
@@ -44,7 +44,7 @@ class Glance:
         return self.single_s * CLEARLY_FASTER < other.single_s and self.batch_s * CLEARLY_FASTER < other.batch_s
 
 
-def times(models: Mapping[str, measure.Answers], encoded: np.ndarray) -> dict[str, tuple[float, float]]:
+def times(models: Mapping[str, runtimes.Executable], encoded: np.ndarray) -> dict[str, tuple[float, float]]:
     """Return the least seconds of a row alone and of a batch, over rounds in which all take turns."""
     single, batch = np.array(encoded[:1]), np.array(encoded[np.arange(measure.BATCH_ROWS) % len(encoded)])
     found = dict.fromkeys(models, (np.inf, np.inf))
@@ -69,14 +69,22 @@ def dominated(
     out: dict[str, str] = {}
     for name, glance in glances.items():
         own = full.get(name)
-        if own is not None and own in glances and glances[own].is_clearly_faster(glance):
-            out[name] = f"slower in 8 bits than {own} in a heat: {_times(glances[own], glance)}"
+        told = slower_in_8_bits(own, glances[own], glance) if own is not None and own in glances else None
+        if told:
+            out[name] = told
         elif name not in kept:
             better = next((other for other in glances if other != name and glances[other].beats(glance, metric)), None)
             if better is not None:
                 told = _times(glances[better], glance)
                 out[name] = f"{better} is no worse, no larger and faster in a heat: {told}"
     return out
+
+
+def slower_in_8_bits(name: str, full: Glance, small: Glance) -> str | None:
+    """Return the reason when a network in 8 bits is clearly slower than the same one, `name`, in full precision."""
+    if not full.is_clearly_faster(small):
+        return None
+    return f"slower in 8 bits than {name} in a heat: {_times(full, small)}"
 
 
 def _times(fast: Glance, slow: Glance) -> str:

@@ -62,6 +62,7 @@ def _on_any_cpu():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtimes, "has_bfloat16", lambda: False)
         patch.setattr(heats, "dominated", lambda *_: {})
+        patch.setattr(heats, "slower_in_8_bits", lambda *_: None)
         yield
 
 

@@ -68,6 +68,7 @@ def _hurried():
         # Every form is looked at here, also what the search and the heat would drop.
         patch.setattr(search.Work, "loses_to", lambda *_: False)
         patch.setattr(heats, "dominated", lambda *_: {})
+        patch.setattr(heats, "slower_in_8_bits", lambda *_: None)
         patch.setattr(runtimes, "has_bfloat16", lambda: False)
         # What a busy machine decides by its time must not differ between two runs that are compared.
         patch.setattr(compress, "MIN_BUDGET_S", 600.0)

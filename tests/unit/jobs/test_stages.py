@@ -3,6 +3,7 @@
 import json
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from ebb_jobs import bundle, compress, dataset, export, networks, quality, serve, tabular
+from ebb_jobs import bundle, compress, dataset, export, heats, networks, quality, serve, tabular
 from ebb_jobs import compile as compile_stage
 from ebb_jobs.errors import JobError
 from ebb_jobs.kinds.tabular import KIND
@@ -295,6 +296,19 @@ def test_dynamic_quantization_stands_in_where_static_fails(bench, monkeypatch):
     assert static["fallback"] == "original-int8-dynamic stands in"
     assert (dynamic["name"], dynamic["status"], dynamic["dynamic"]) == ("original-int8-dynamic", "finished", True)
     assert dynamic["size_bytes"] < bench.candidates[0]["size_bytes"] / 2
+
+
+@pytest.mark.parametrize(("slow_s", "status"), [(1e-3, "dropped"), (1e-5, "finished")])
+def test_a_dynamic_form_that_is_clearly_slower_is_dropped_before_it_is_judged(bench, monkeypatch, slow_s, status):
+    monkeypatch.setattr(
+        heats, "times", lambda models, _: dict(zip(models, [(1e-5, 1e-5), (slow_s, slow_s)], strict=True))
+    )
+    quantize = partial(bench._quantize_dynamic, "original", bench.training.inputs, ["quantize"], must_pay=True)
+    bench.attempt("original-int8-dynamic", ["quantize"], quantize)
+    made = bench.candidates[-1]
+    assert made["status"] == status
+    assert ("slower in 8 bits than original" in made["reason"]) is (status == "dropped")
+    assert (bench.model / "original-int8-dynamic").exists() is (status == "finished")
 
 
 def test_what_is_not_tried_for_tables_is_recorded_with_its_reason(penguins):
