@@ -42,14 +42,15 @@ TO_TARGET = "ebb to target"
 PLAIN = Recipe(
     "plain",
     {**RUNG, "epochs": PLAIN_EPOCHS},
-    {**FP32, "one_cycle": False, "rate": 0.5},
+    {**FP32, "one_cycle": False, "batch": 2.0, "rate": 0.25},
     at_best=True,
 )
-ONE_CYCLE = Recipe("fp32 one-cycle", RUNG, FP32)
+ONE_CYCLE = Recipe("fp32 one-cycle", RUNG, {**FP32, "batch": 2.0, "rate": 0.5})
 WITHOUT = {
     "bf16": {"bf16": False},
     "channels last": {"channels_last": False},
     "one-cycle rate": {"one_cycle": False, "rate": 0.5},
+    "small batch, high rate": {"batch": 2.0, "rate": 0.5},
     "varied pictures": {"augmented": False},
 }
 """The levers that are on, and what switches each off."""
@@ -57,7 +58,6 @@ WITH = {
     "growing pictures": {"growing": [[0.0, 0.5], [0.3, 0.75], [0.6, 1.0]]},
     "label smoothing": {"smoothing": 0.1},
     "averaged weights": {"averaging": 0.99},
-    "twice the batch": {"batch": 2.0, "rate": 1.4},
     "torch.compile": {"compiled": True},
 }
 """The levers that are off, and what switches each on."""

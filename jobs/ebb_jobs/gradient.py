@@ -23,11 +23,20 @@ LOOKS = 12
 """Into so many parts a fit is divided where fits are compared with each other half-way."""
 
 
-def rung(name: str, make: Callable[[Turned], Network], turnable: tuple[Knob, ...], *, steps: float = 1.0) -> Rung:
-    """Return the rung of a network; `make` builds it, with its knobs turned."""
+def rung(
+    name: str,
+    make: Callable[[Turned], Network],
+    turnable: tuple[Knob, ...],
+    *,
+    steps: float = 1.0,
+    peak_rate: float | None = None,
+    batch: float = 1.0,
+) -> Rung:
+    """Return the rung of a network; `make` builds it, with its knobs turned; the rest is as `fit` has it."""
 
     def turned(these: Turned) -> Callable[[Lesson], Fitted]:
-        return partial(fit, make=partial(make, these), name=name, steps=steps, turned=these)
+        made = partial(make, these)
+        return partial(fit, make=made, name=name, steps=steps, peak_rate=peak_rate, batch=batch, turned=these)
 
     return Rung(name, ladder.NETWORK, turned({}), linear.load, turnable, turned)
 
@@ -39,15 +48,16 @@ def fit(
     *,
     steps: float = 1.0,
     peak_rate: float | None = None,
+    batch: float = 1.0,
     turned: Turned = MappingProxyType({}),
 ) -> Fitted:
-    """Train a network; `steps` is the share of the kind's steps. Raises: StoppedError, DivergedError."""
+    """Train a network; `steps` and `batch` are shares of the kind's. Raises: StoppedError, DivergedError."""
     torch.manual_seed(lesson.seed)
     network = make()
     warm = _started_from(network, lesson)
     plan, rows = lesson.recipe, len(lesson.training)
     use = lesson.levers
-    size = max(1, round(plan.batch_size(rows) * use.batch))
+    size = max(1, round(plan.batch_size(rows) * batch * use.batch))
     precision, gain = lesson.precision or (None if use.bf16 else "float32"), None
     if precision is None:
         pays, why, gain = fitting.bf16_pays(network, lesson.training.inputs, size)
@@ -106,6 +116,7 @@ def fit(
     facts = levers.Facts(
         image=lesson.training.inputs.ndim == 4,
         mapped_bytes=lesson.training.inputs.nbytes if lesson.training.inputs.dtype == np.uint8 else None,
+        small_batch=batch < 1,
         bf16_gain=gain,
         precision=precision,
         growth=recipe.growth,

@@ -14,8 +14,12 @@ from ebb_jobs import growing
 from ebb_jobs.errors import JobError
 
 SOURCE = "make bench-train, benchmarks/results/train.json"
-SHARES: dict[str, str] = {}
-"""What leaving a lever out cost in the benchmark, where a run cannot tell."""
+SHARES = {
+    "channels last": "with bf16 39% fewer CPU-seconds than fp32 with each channel as one, on Fashion-MNIST",
+    "one-cycle rate": "0.7 points more in 9% fewer CPU-seconds than a constant rate, on Fashion-MNIST",
+    "small batch, high rate": "0.8 points more in 18% fewer CPU-seconds, on Fashion-MNIST",
+}
+"""What a lever gave in the benchmark, where a run cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Facts:
     image: bool
     mapped_bytes: int | None
     """Of the 8-bit inputs; None where they are no pixels."""
+    small_batch: bool
+    """It learned from smaller batches than the kind's others, at a higher rate."""
     bf16_gain: float | None
     """How many times as long fp32 steps take; None where it was not timed."""
     precision: str
@@ -99,6 +105,8 @@ def told(use: Levers, facts: Facts) -> list[dict[str, str]]:
         committed("channels last")
     if use.one_cycle:
         committed("one-cycle rate")
+    if facts.small_batch:
+        committed("small batch, high rate")
     if facts.growth:
         sides = ", ".join(f"{side:.0%}" for _, side in facts.growth)
         gave = f"{growing.saved(facts.growth):.0%} fewer multiplications, pictures of {sides} of the side one by one"

@@ -1,13 +1,17 @@
 """What makes training cheaper: that each lever does what it says, can be switched, and is told with what it gave."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from ebb_jobs import fitting, growing, image_networks, levers, networks, train
+from ebb_jobs import fitting, growing, image, image_networks, ladder, levers, networks, train
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import JobError
+from ebb_jobs.kinds.image import KIND
+from ebb_jobs.report import Report
 
 SHAPE = {"height": 28, "width": 28, "channels": 1}
 RANDOM = np.random.default_rng(0)
@@ -195,7 +199,7 @@ def test_smoothing_spreads_a_share_of_the_certainty_over_all_classes():
 
 def facts(**given):
     plain = {
-        "image": True, "mapped_bytes": 8_000_000, "bf16_gain": 2.0, "precision": "bfloat16", "growth": GROWTH,
+        "image": True, "mapped_bytes": 8_000_000, "small_batch": True, "bf16_gain": 2.0, "precision": "bfloat16", "growth": GROWTH,
         "planned": 10, "done": 8, "stop": "target", "cpu_s": 40.0, "warm_share": None,
     }  # fmt: skip
     return levers.Facts(**{**plain, **given})
@@ -215,6 +219,7 @@ def test_what_a_run_can_measure_is_told_from_the_run():
 
 
 def test_what_a_run_cannot_measure_is_told_from_the_benchmark_with_its_source(monkeypatch):
+    assert levers.SHARES.keys() <= told().keys()
     monkeypatch.setattr(levers, "SHARES", {"channels last": "a third less"})
     found = told()
     assert found["channels last"] == {"name": "channels last", "gave": "a third less", "from": levers.SOURCE}
@@ -222,8 +227,38 @@ def test_what_a_run_cannot_measure_is_told_from_the_benchmark_with_its_source(mo
 
 
 def test_what_was_not_used_is_not_told():
-    found = told(precision="float32", growth=(), done=10, image=False, mapped_bytes=None)
-    assert not {"8-bit pixels", "bf16", "growing pictures", "channels last", "early stop: target"} & found.keys()
+    found = told(precision="float32", growth=(), done=10, image=False, mapped_bytes=None, small_batch=False)
+    assert (
+        not {
+            "small batch, high rate",
+            "8-bit pixels",
+            "bf16",
+            "growing pictures",
+            "channels last",
+            "early stop: target",
+        }
+        & found.keys()
+    )
+
+
+@pytest.mark.parametrize(("rows", "batch", "rate"), [(9_999, 64, 2e-3), (12_000, 64, 4e-3), (120_000, 128, 4e-3)])
+def test_of_many_pictures_the_small_network_learns_in_small_batches_at_a_students_rate(monkeypatch, rows, batch, rate):
+    recipes = []
+
+    def noting(network, inputs, loss, evaluate, recipe, **_):
+        recipes.append(recipe)
+        return fitting.Outcome(0.9, 1, 1, 1, "completed", "", [[1.0, 0.9]], None, 1.0, [1.0])
+
+    monkeypatch.setattr(fitting, "fit", noting)
+    inputs = np.broadcast_to(np.zeros((1, 28, 28, 1), np.uint8), (rows, 28, 28, 1))
+    training = Split(inputs, np.zeros(rows, np.int64), np.array(["a"]))
+    codec = image.ImageCodec({"input": SHAPE, "target": {"classes": ["a", "b"]}})
+    lesson = ladder.Lesson(
+        training, training, codec, ["a", "b"], KIND.recipe, KIND.augment, "accuracy", loss, None, lambda *_: ((), ()),
+        {}, 7, Path("none"), 20.0, "", Report("train"), precision="float32",
+    )  # fmt: skip
+    KIND.rungs(codec, training)[0].fit(lesson)
+    assert (recipes[0].batch_size, recipes[0].peak_rate) == (batch, rate)
 
 
 def test_levers_are_set_by_name_and_others_are_refused():
