@@ -273,7 +273,9 @@ def test_a_drop_that_adds_trains_on_the_old_and_the_new_rows(ebb, pair_run, tabl
     assert [Path(source["key"]).name for source in run["sources"]] == ["a.csv", "b.csv", "tuesday.csv"]
     report = next(stage["report"] for stage in run["stages"] if stage["stage"] == "train")
     assert report["rungs"], report
-    assert "start: the weights of the served model" in ebb("why", run["run_id"]).stdout
+    told = ebb("why", run["run_id"]).stdout
+    assert "start: the weights of the served model" in told
+    assert f"measured in {pair_run['run_id']}: " in told, "the last run's use chooses the machines of the next"
 
 
 def test_forgotten_data_is_in_no_object_version_and_lineage_tells_who_learnt_from_it(ebb, cloud: Cloud, pair_run):
