@@ -11,7 +11,7 @@ LABELS = {
     "plain": "plain: fp32, constant rate",
     "fp32 one-cycle": "fp32, one-cycle",
     "ebb": "Ebb",
-    "ebb to target": "Ebb, stopped at the plain recipe's",
+    "ebb to target": "Ebb, stopped at what plain reaches",
 }
 
 
@@ -48,7 +48,8 @@ def draw(found: dict[str, Any], path: Path) -> list[Path]:
         best = max(quality for run in found["runs"] for _, quality in run["curve"])
         curves.set_ylim(100 * best - 15, 100 * best + 1)
         ends.set_xlim(left=0)
-        ends.legend(frameon=False, fontsize=8, loc="lower right")
+        ends.margins(y=0.15)
+        figure.legend(*curves.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
         about = found["machine"]
         figure.suptitle(f"{about['processor']}, {about['date']}", fontsize=10)
         written = [path.with_suffix(".svg"), path.with_suffix(".png")]

@@ -199,8 +199,8 @@ def test_smoothing_spreads_a_share_of_the_certainty_over_all_classes():
 
 def facts(**given):
     plain = {
-        "image": True, "mapped_bytes": 8_000_000, "small_batch": True, "bf16_gain": 2.0, "precision": "bfloat16", "growth": GROWTH,
-        "planned": 10, "done": 8, "stop": "target", "cpu_s": 40.0, "warm_share": None,
+        "image": True, "mapped_bytes": 8_000_000, "small_batch": True, "bf16_gain": 2.0, "precision": "bfloat16",
+        "growth": GROWTH, "planned": 10, "done": 8, "stop": "target", "cpu_s": 40.0, "warm_share": None,
     }  # fmt: skip
     return levers.Facts(**{**plain, **given})
 
