@@ -37,6 +37,7 @@ import duckdb, sys
 rows, out = int(sys.argv[1]), sys.argv[2]
 connection = duckdb.connect(config={"memory_limit": "2GB"})
 connection.execute("SET preserve_insertion_order = false")
+connection.execute("SET enable_progress_bar = false")
 connection.execute(f'''COPY (
  WITH r AS (SELECT CASE WHEN range % 50 = 49 THEN range - 1 ELSE range END AS i FROM range({rows})),
  k AS (SELECT i, (hash(i) % 1000003)::BIGINT AS a, (hash(i, 1) % 1000033)::BIGINT AS b,

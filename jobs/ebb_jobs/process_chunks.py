@@ -85,19 +85,20 @@ class Reader:
         if b"_" in data and _IN_A_NUMBER.search(data):
             raise NotQuickError("DuckDB reads 1_000 as a number, and the rules do not")
         blanks = b" " in data and self._has_blanks_around(data)
+        into.unlink(missing_ok=True)  # a file that is written anew goes to the disk at once, one that is gone never
         with into.open("wb") as out:
             out.write(memoryview(data)[:stop])
         return Chunk(self._number, file, self._at, self._at + stop, blanks, quotes)
 
     def _has_blanks_around(self, data: bytearray) -> bool:
         """Tell whether a blank stands beside the end of a cell."""
-        ends = np.zeros(256, dtype=bool)
+        ends: np.ndarray = np.zeros(256, dtype=bool)
         ends[[self._mark, ord("\n"), ord('"')]] = True
         seen = np.frombuffer(data, dtype=np.uint8)
         if seen[0] == ord(" ") or seen[-1] == ord(" "):
             return True
         for start in range(0, len(seen), _PIECE):
-            blank = start + np.flatnonzero(seen[start : start + _PIECE] == ord(" "))
+            blank: np.ndarray = start + np.flatnonzero(seen[start : start + _PIECE] == ord(" "))
             if ends[seen[np.maximum(blank - 1, 0)]].any() or ends[seen[np.minimum(blank + 1, len(seen) - 1)]].any():
                 return True
         return False
@@ -142,7 +143,7 @@ class Seen:
 
     def known(self, rows: np.ndarray) -> np.ndarray:
         """Tell of each hash whether some chunk holds it."""
-        found = np.zeros(len(rows), dtype=bool)
+        found: np.ndarray = np.zeros(len(rows), dtype=bool)
         for number in self._chunks:
             found |= self._held(number, rows)
         return found

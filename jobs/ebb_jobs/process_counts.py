@@ -33,7 +33,7 @@ class _Different:
     """How many values differ: their hashes while they are few, then those of one in SHARE."""
 
     def __init__(self) -> None:
-        self._hashes = np.empty(0, dtype=np.uint64)
+        self._hashes: np.ndarray = np.empty(0, dtype=np.uint64)
         self.few = True
 
     def look(self, connection: duckdb.DuckDBPyConnection, name: str) -> tuple[np.ndarray, bool]:
@@ -160,8 +160,8 @@ class Counts:
             connection.execute(f"INSERT INTO {table} SELECT {quote(name)}, count(*) FROM chunk GROUP BY {quote(name)}")
         with self._lock:
             self._sums.update(told)
-            for name, counted in labels.items():
-                self._labels[name].update(counted)
+            for name, texts in labels.items():
+                self._labels[name].update(texts)
             for label, where, rows, keys in of_sides:
                 self._sides[label, where] += rows
                 self._keys[label, where] = max(self._keys[label, where], keys)
@@ -271,31 +271,23 @@ class Counts:
         """Return what `process_target` judges. Raises NotQuickError for classes that are spelt in several ways."""
         rows = self._sums["rows"]
         if name in self._labels:
-            texts = self._labels[name]
-            present = {text: count for text, count in texts.items() if text is not None}
-            numeric = all(map(spelling.is_number, present))
-            if numeric and not all(_is_plain_whole(text) for text in present):
+            labels = self._labels[name]
+            numeric = all(text is None or spelling.is_number(text) for text in labels)
+            if numeric and not all(text is None or _is_plain_whole(text) for text in labels):
                 raise NotQuickError("classes that are numbers, but not whole ones in one spelling")
-            return process_target.Measured(
-                rows=rows,
-                present=sum(present.values()),
-                distinct=len(present),
-                numbers=rows if numeric else sum(n for text, n in present.items() if spelling.is_number(text)),
-                wholes=rows if numeric else 0,
-                values=len(present),
-            )
-        if name not in self._guess.numbers:
+            present = rows - labels[None]
+            distinct = len(labels.keys() - {None})
+            numbers = sum(count for text, count in labels.items() if text is not None and spelling.is_number(text))
+            measured = process_target.Measured(rows, present, distinct, numbers, rows if numeric else 0, distinct)
+        elif name in self._guess.numbers:
+            place, distinct = self._guess.names.index(name), self._different[name].count
+            present, wholes = self._sums[f"{place} present"], self._sums[f"{place} whole"]
+            measured = process_target.Measured(rows, present, distinct, present, wholes, distinct)
+        else:
             raise NotQuickError("classes of many names")
-        place = self._guess.names.index(name)
-        present, distinct = self._sums[f"{place} present"], self._different[name].count
-        return process_target.Measured(
-            rows=rows,
-            present=present,
-            distinct=distinct,
-            numbers=present,
-            wholes=self._sums[f"{place} whole"],
-            values=distinct,
-        )
+        if measured.present < rows:
+            raise NotQuickError("gaps in the target")
+        return measured
 
     def classes(self, told: refusals.Target) -> list[str]:
         """Return the class labels in their order. Raises RejectedError when a class has too few rows."""

@@ -61,7 +61,7 @@ def _process_quickly(
     own = work / "quick"
     own.mkdir()
     try:
-        with tables.connect(own, process_quick.MOST_MB) as connection:
+        with tables.connect(own, process_quick.MOST_MB, kept=False) as connection:
             for file in files:
                 with file.open("rb") as stream:
                     if not stream.read(1):

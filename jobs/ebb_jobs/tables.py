@@ -42,14 +42,15 @@ MOST_MB = 4_000
 """Of memory for DuckDB. Each of hundreds of columns has its buffers; how few megabytes would do is not measured."""
 
 
-def connect(work: Path, most_mb: int = MOST_MB) -> duckdb.DuckDBPyConnection:
+def connect(work: Path, most_mb: int = MOST_MB, *, kept: bool = True) -> duckdb.DuckDBPyConnection:
     """Return a connection whose memory is bounded by half of the machine's and at most `most_mb`.
 
+    Tables that are not `kept` lie in memory while it lasts, and no commit waits for the disk.
     The process takes some 200 MB besides.
     """
     limit_mb = min(most_mb, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21)
     connection = duckdb.connect(
-        str(work / "work.duckdb"),
+        str(work / "work.duckdb") if kept else ":memory:",
         config={
             "memory_limit": f"{limit_mb}MB",
             "threads": str(cpu_count()),

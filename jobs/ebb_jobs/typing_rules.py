@@ -182,8 +182,8 @@ def _type_number(connection: duckdb.DuckDBPyConnection, table: str, column: Colu
     )
     if unique_whole:
         whole = f"TRY_CAST({quote(column.name)} AS BIGINT)"
-        if counts.get("bounds"):  # known already, and `distinct` exact
-            low, high, exact = *counts["bounds"], counts["distinct"]
+        if bounds := counts.get("bounds"):  # known already, and `distinct` exact
+            low, high, exact = bounds[0], bounds[1], counts["distinct"]
         else:
             low, high, exact = connection.execute(
                 f"SELECT min({whole}), max({whole}), count(DISTINCT {whole}) FROM {table}"
