@@ -82,7 +82,7 @@ bench-gpu: setup ## Where a GPU is present: training, compressing and serving th
 bench-process: $(JOBS) $(BENCH) ## A 1.2 GB CSV: Ebb's processing against bare DuckDB and pandas, with memory
 	@$(BIN)/python benchmarks/process.py $(PROCESS_ARGS)
 
-bench-tune: setup ## The search over a recipe's knobs against a grid of 27 points: CPU time and accuracy (TUNE_ARGS=)
+bench-tune: setup ## The search over a recipe's knobs against a grid of 27 points (TUNE_ARGS="--seeds 3")
 	@$(BIN)/python benchmarks/tune.py $(TUNE_ARGS)
 
 ##@ Develop
