@@ -70,6 +70,27 @@ def test_idle_workers_beyond_the_limit_end(cloud, function):
     assert workers() > 0, "some stay warm"
 
 
+@pytest.mark.parametrize(
+    ("count", "idle_s", "ended"),
+    [
+        pytest.param(20, 1, 0, id="ten callers and their deliveries look every few seconds"),
+        pytest.param(20, 11, 12, id="the burst is over"),
+        pytest.param(40, 1, 8, id="a burst has its bounds too"),
+        pytest.param(8, 11, 0, id="some stay warm"),
+        pytest.param(8, 121, 8, id="for two minutes"),
+    ],
+)
+def test_a_burst_keeps_its_workers_while_it_goes_on(monkeypatch, count, idle_s, ended):
+    workers = [lambda_runtime.Worker("f", {}, b"") for _ in range(count)]
+    for worker in workers:
+        worker.last_used = lambda_runtime.time.time() - idle_s
+    busy = lambda_runtime.Worker("f", {}, b"")
+    busy.in_use, busy.last_used = True, 0.0
+    monkeypatch.setattr(lambda_runtime, "_workers", {"f": [busy, *workers]})
+    assert lambda_workers.reap() == ended
+    assert len(lambda_runtime._workers["f"]) == 1 + count - ended
+
+
 def test_a_worker_sees_what_its_own_function_sees_and_nothing_of_another(cloud, function):
     source = """
         import os, sys
