@@ -233,6 +233,8 @@ _STANDING: dict[str, Any] = {
         (
             "AWS::CodeBuild::Project",
             "AWS::Events::Rule",
+            "AWS::Glue::Database",  # a million objects and a million requests a month cost nothing: aws.amazon.com/glue/pricing
+            "AWS::Glue::SecurityConfiguration",
             "AWS::IAM::ManagedPolicy",
             "AWS::IAM::Role",
             "AWS::Lambda::Permission",
