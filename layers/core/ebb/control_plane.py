@@ -233,7 +233,7 @@ _STANDING: dict[str, Any] = {
         (
             "AWS::CodeBuild::Project",
             "AWS::Events::Rule",
-            "AWS::Glue::Database",  # a million objects and a million requests a month cost nothing: aws.amazon.com/glue/pricing
+            "AWS::Glue::Database",  # to a million objects: https://aws.amazon.com/glue/pricing/
             "AWS::Glue::SecurityConfiguration",
             "AWS::IAM::ManagedPolicy",
             "AWS::IAM::Role",
