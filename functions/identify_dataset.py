@@ -22,6 +22,7 @@ from ebb.errors import (
     DropRejectedError,
     InvalidSpecError,
     ObjectChangedError,
+    ObjectDeniedError,
     ObjectMissingError,
     Rejection,
 )
@@ -30,7 +31,7 @@ from ebb.sources import Source
 from ebb.spec import PipelineSpec
 from ebb.steps import Identified, IdentifyRequested
 from ebb.telemetry import logger
-from ebb_jobs import archives, glimpse, infer, precheck, refusals
+from ebb_jobs import archives, glimpse, infer, precheck, pretrained, refusals
 from ebb_jobs.rejection import RejectedError
 from ebb_jobs.rejection import Rejection as JobRejection
 
@@ -112,6 +113,8 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
         [script] = naming.named([found.script], own=marker)
         contents.append(f"script:{script.fingerprint}")
         read = [*(each for each in read if each.key != script.key), script]
+    encoder = _pretrained(asked, spec, settings, naming)
+    contents += [f"pretrained:{each.fingerprint}" for each in encoder]
     sources.together(read, granted=_granted(asked, spec, settings))
     work = identity.run_identity(asked.project, spec.resolved(), settings.jobs_hash, contents)
     force = marker.metadata.get("ebb-force") == "1"
@@ -141,6 +144,7 @@ def _identify(asked: IdentifyRequested, settings: IdentifySettings, book: Ledger
         format=form,  # type: ignore[arg-type]  # `content_format` returns nothing else
         task=found.task or seen[0].task,
         **_expected(form, seen, read, spec),
+        pretrained=tuple(encoder),
         force=force,
     )
     _record(asked, told, found, spec, spec_given=spec_given, book=book)
@@ -280,6 +284,43 @@ def _script(
     return facts
 
 
+def _pretrained(
+    asked: IdentifyRequested, spec: PipelineSpec, settings: IdentifySettings, naming: objects.Naming
+) -> list[Source]:
+    """Return the files of the encoder that the spec names, after their beginnings have shown that it can be loaded."""
+    uri = spec.train.pretrained
+    if uri is None:
+        return []
+    bucket, prefix = _place(asked, uri, settings, pretrained.FIELD)
+    found, missing = [], []
+    for name in pretrained.FILES:
+        try:
+            found.append(storage.head(bucket, prefix + name))
+        except ObjectMissingError:
+            missing.append(name)
+        except ObjectDeniedError as error:
+            raise objects.denied(uri + name) from error
+    _accept(pretrained.incomplete(missing, uri) if missing else None)
+    sheet, weights, tokenizer = found
+    for each in (sheet, tokenizer):
+        _accept(pretrained.too_large(each.key) if each.size_bytes > pretrained.MOST_FILE_BYTES else None)
+    looks = ((sheet, _whole), (weights, _header), (tokenizer, _whole))
+    _accept(pretrained.check(*(objects.steadily(each, look, own=None) for each, look in looks)))
+    return naming.named(found, own=None)
+
+
+def _whole(facts: ObjectFacts) -> bytes:
+    """Return all of a small file."""
+    return storage.read(facts.bucket, facts.key, etag=facts.etag) if facts.size_bytes else b""
+
+
+def _header(facts: ObjectFacts) -> bytes | None:
+    """Return the JSON before the weights, None where there is none."""
+    stream = storage.open_stream(facts.bucket, facts.key, etag=facts.etag, size_bytes=facts.size_bytes)
+    length = pretrained.header_bytes(stream.read(pretrained.HEAD_BYTES), facts.size_bytes) if facts.size_bytes else None
+    return None if length is None else stream.read(length)
+
+
 def _place(asked: IdentifyRequested, uri: str, settings: IdentifySettings, field: str) -> tuple[str, str]:
     return sources.place(
         uri,
@@ -412,6 +453,7 @@ def _record(
 ) -> None:
     """Put what was found into the ledger, with the reasons."""
     kept = {"identity", "spec", "sources", "source_count", "size_bytes", "sources_uri", "format", "force", "features"}
+    kept |= {"pretrained"} if told.pretrained else set()
     if not book.apply(ledger.change_run(asked.run_id, asked.attempt, told.model_dump(mode="json", include=kept))):
         raise AttemptOutdatedError(f"{asked.run_id} has ended or a newer attempt runs")
     decisions: list[dict[str, Any]] = [

@@ -45,6 +45,7 @@ def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
         finished=_finished(book, asked.run_id, found.identity),
         champion=_champion(project),
         features=found.features,
+        pretrained=found.pretrained,
         measured=project.get("measured") or {},
         jobs=_jobs(book, asked.run_id),
     )

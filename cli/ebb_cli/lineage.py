@@ -27,8 +27,9 @@ MOST_LINES = 12  # of one branch of the tree; --json has all
 FIELDS = (  # of a run; its candidates and comparison are not fetched, which may be many
     "pk", "run_id", "project", "status", "created_at", "started_at", "ended_at", "purpose", "drop", "spec", "identity",
     "sources", "source_count", "reuses", "chosen", "error", "scored_by", "scored_uri", "forgotten", "features",
-    "attempt",
+    "attempt", "pretrained",
 )  # fmt: skip
+WEIGHTS = ".safetensors"
 MISSING = {"404", "NoSuchKey", "NotFound", "ValidationException", "ResourceNotFound", "NoSuchBucket"}
 
 
@@ -285,6 +286,7 @@ def _model(
         "serves": serving.get(run_id),
         "learnt_through": list(made.through),
         "features": run.get("features"),
+        "pretrained": list(run.get("pretrained") or ()),
         "objects": [_source(each, versions, until) for each in made.sources],
     }
 
@@ -370,6 +372,10 @@ def _fill(branch: Tree, model: Mapping[str, Any]) -> None:
     lent = model.get("features")
     if lent:
         branch.add(escape(f"learnt from the features that {lent['run_id']} made of the objects below"))
+    encoder = [each for each in model.get("pretrained") or () if each["key"].endswith(WEIGHTS)]
+    for each in encoder:
+        where = f"s3://{each['bucket']}/{each['key']}"
+        branch.add(escape(f"its ladder could end at the encoder {where}  {output.size(each['size_bytes'])}"))
     if model["forgotten"]:
         gone = model["forgotten"]
         branch.add(f"[yellow]{escape(gone['dataset'])}, which it learnt from, forgotten {output.moment(gone['at'])}[/]")

@@ -15,20 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebb_jobs.networks import Network
+from ebb_jobs.pretrained import LAYER, SHEET, WEIGHTS
 
 PADDING = 0
-WEIGHTS, SHEET, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-_LAYER = {
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "joined": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "wide": "intermediate.dense",
-    "narrow": "output.dense",
-    "norm": "output.LayerNorm",
-}
-"""Name of a part of a layer here -> its name in the public file."""
 
 
 class Layer(nn.Module):
@@ -123,7 +112,7 @@ def pretrained(folder: Path, classes: int, length: int) -> EncoderNet:
             "head.bias": network.head.bias.detach(),
         }
         for number in range(sheet["num_hidden_layers"]):
-            for name, public in _LAYER.items():
+            for name, public in LAYER.items():
                 for part in ("weight", "bias"):
                     weights[f"layers.{number}.{name}.{part}"] = stored.get_tensor(
                         f"encoder.layer.{number}.{public}.{part}"

@@ -127,7 +127,8 @@ class Fitted:
 class Rung:
     """One recipe: its name, its family, and what fits it. `load` reads what its model's `save` wrote.
 
-    `knobs` are what a search may turn, `turned` what fits it with some of them turned; `fit` turns none.
+    `knobs` are what a search may turn, `turned` what fits it with some of them turned; `fit` turns none. `sees` is for
+    what reads the same rows otherwise than the rungs below it: an encoder with tokens of its own.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Rung:
     load: Callable[[Path], Model]
     knobs: tuple[Knob, ...] = ()
     turned: Callable[[Turned], Callable[[Lesson], Fitted]] | None = None
+    sees: Callable[[Lesson], Lesson] | None = None
 
 
 @dataclass
@@ -184,6 +186,11 @@ def shared(rungs: Sequence[Rung], report: Report) -> list[Rung]:
     why = "train.instances asks for several machines, which train networks together"
     report.decide("recipes", ", ".join(rung.name for rung in networks), why, alternatives=left_out)
     return networks
+
+
+def seen_by(rung: Rung, lesson: Lesson) -> Lesson:
+    """Return the lesson as a rung reads it."""
+    return lesson if rung.sees is None else rung.sees(lesson)
 
 
 def climb(rungs: Sequence[Rung], lesson: Lesson) -> Climb:
@@ -264,10 +271,11 @@ def _try(rung: Rung, lesson: Lesson) -> Climbed:
     print(f"rung {rung.name}", flush=True)
     one = Climbed(rung, None, {"name": rung.name, "family": rung.family})
     kept = lesson.checkpoints / f"{rung.name}.json"
-    fitted = _finished(rung, lesson, kept)
-    if not distributed.everywhere(fitted is not None):
-        fitted = None
     try:
+        lesson = seen_by(rung, lesson)
+        fitted = _finished(rung, lesson, kept)
+        if not distributed.everywhere(fitted is not None):
+            fitted = None
         if fitted is None:
             fitted = rung.fit(replace(lesson, seen=lambda step, value: _look(one, lesson, step, value)))
             _keep(fitted, lesson, kept, cpu_seconds() - cpu)

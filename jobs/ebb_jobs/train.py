@@ -17,6 +17,7 @@ from ebb_jobs import (
     dataset,
     distributed,
     durations,
+    encoders,
     feeding,
     fingerprints,
     fitting,
@@ -71,7 +72,8 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
         custom.train(curated, model, checkpoints, settings, report)
         return
     previous = warm.found(paths.channel("train", "previous"), schema, report)
-    codec = kind.open_codec(previous) if previous else kind.fit_codec(curated, schema, report)
+    warm_codec = previous if previous and warm.rung(previous) != encoders.NAME else None  # whose tokens are its own
+    codec = kind.open_codec(warm_codec) if warm_codec else kind.fit_codec(curated, schema, report)
     training, validation = (kind.read_split(curated, split, codec) for split in ("train", "validation"))
     shares = class_shares(schema, training)
     metric = quality.choose(schema["task"], shares, wanted.get("metric"))
@@ -102,7 +104,8 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
         budget_s=budget * BUDGET_SHARE if budget else None,
         previous=previous,
     )
-    rungs = ladder.choose(kind.rungs(codec, training), wanted.get("rungs"))
+    given = encoders.rungs(kind, curated, schema, settings, report)
+    rungs = ladder.choose([*kind.rungs(codec, training), *given], wanted.get("rungs"))
     if distributed.world() > 1:
         rungs = ladder.shared(rungs, report)
     proposed = paths.proposed() if settings.get("trial") else None
@@ -132,6 +135,7 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
         numbers={"kept_epoch": best.kept_epoch, "best_epoch": best.best_epoch, "seconds": round(best.seconds, 2)},
     )
 
+    codec = ladder.seen_by(climbed.best.rung, lesson).codec
     test = kind.read_split(curated, "test", codec)
     found = {
         "validation": climbed.best.fields["quality"]["validation"],
@@ -169,7 +173,8 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
 def _keep_others(climbed: ladder.Climb, best: float, metric: str, settings: dict[str, Any], model: Path) -> None:
     """Write the other rungs that hold the user's floor: one may be the cheapest to serve, which `compile` measures.
 
-    A higher rung of the best one's family was no better and is larger: it is left out.
+    A higher rung of the best one's family was no better and is larger: it is left out. So is one that reads the rows
+    otherwise than the best one: a model is stored with one codec.
     """
     max_drop = float(((settings.get("spec") or {}).get("compress") or {}).get("max_metric_drop", 0.01))
     floor, _ = quality.floor(metric, best, max_drop)
@@ -179,7 +184,8 @@ def _keep_others(climbed: ladder.Climb, best: float, metric: str, settings: dict
             above = True
         elif one.fitted is not None:
             larger = above and one.rung.family == climbed.best.rung.family
-            passed = not larger and not quality.is_better(metric, floor, one.fields["quality"]["validation"])
+            alike = one.rung.sees is climbed.best.rung.sees
+            passed = alike and not larger and not quality.is_better(metric, floor, one.fields["quality"]["validation"])
             one.fields["candidate"] = passed
             if passed:
                 (model / RUNGS).mkdir(exist_ok=True)

@@ -329,6 +329,7 @@ def tune(climb: Climb, lesson: Lesson, wanted: Mapping[str, Any]) -> Climb:
     if one is None:
         lesson.report.decide("tuning", "nothing to tune", "no rung that was climbed has knobs that a search could turn")
         return climb
+    lesson = ladder.seen_by(one.rung, lesson)
     limits = _limits(one, lesson, wanted)
     places = _Places(one, lesson, limits)
     cpu, begun = cpu_seconds(), time.monotonic()

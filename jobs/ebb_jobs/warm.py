@@ -34,7 +34,7 @@ def first(rungs: Sequence[Rung], previous: Path | None, report: Report) -> list[
     """Return the ladder from the previous model's rung on: what it beat then is not fitted again."""
     if previous is None:
         return list(rungs)
-    name = _metrics(previous).get("rung")
+    name = rung(previous)
     names = [rung.name for rung in rungs]
     if name not in names:
         return list(rungs)
@@ -42,6 +42,11 @@ def first(rungs: Sequence[Rung], previous: Path | None, report: Report) -> list[
     if left_out:
         report.decide("first rung", str(name), f"the model before stands on it; below: {', '.join(left_out)}")
     return list(rungs[names.index(name) :])
+
+
+def rung(previous: Path) -> str | None:
+    """Return the name of the rung that the previous model stands on."""
+    return _metrics(previous).get("rung")
 
 
 def told(previous: Path | None) -> str | None:

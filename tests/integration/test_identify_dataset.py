@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import pytest
 
+import encoders
 import identify_dataset
 import plan_pipeline
 import record_run
@@ -616,6 +617,58 @@ def test_a_script_that_cannot_be_used_is_rejected(account, context, source, code
     rejection = rejection_of(account, context, account.drop("cancer/data/x.npy", b"1"))
     assert rejection.code == code
     assert named in rejection.message
+
+
+# ---- A pretrained encoder ----
+
+ENCODER_URI = f"s3://{LANDING}/cancer/encoders/tiny/"
+TEXT_KEY = "cancer/data/texts.csv"
+TEXTS = b"text,label\n" + b"".join(b"a text number %d,%s\n" % (n, b"yes" if n % 3 else b"no") for n in range(60))
+
+
+def with_encoder(account, files: dict[str, bytes], uri: str = ENCODER_URI) -> dict:
+    """Put an encoder's files and a spec that names them; return a drop of texts."""
+    for name, body in files.items():
+        account.s3.put_object(Bucket=LANDING, Key=f"cancer/encoders/tiny/{name}", Body=body)
+    spec(account, f"task: text-classification\ntrain: {{pretrained: {uri}}}")
+    return account.drop(TEXT_KEY, TEXTS)
+
+
+def test_an_encoder_is_named_by_its_content_and_recorded(account, context):
+    files = encoders.files()
+    found = identify_dataset.handler(ask(with_encoder(account, files)), context)
+    assert found["outcome"] == "run"
+    named = {each["key"].rpartition("/")[2]: each["sha256"] for each in found["pretrained"]}
+    assert named == {name: hashlib.sha256(body).hexdigest() for name, body in files.items()}
+    assert found["source_count"] == 1
+    assert [each["key"] for each in account.run(RUN_ID)["pretrained"]] == [each["key"] for each in found["pretrained"]]
+
+
+def test_other_weights_in_the_same_place_are_other_work(account, context):
+    first = identify_dataset.handler(ask(with_encoder(account, encoders.files(seed=1))), context)
+    again = identify_dataset.handler(ask(with_encoder(account, encoders.files(seed=1))), context)
+    other = identify_dataset.handler(ask(with_encoder(account, encoders.files(seed=2))), context)
+    assert first["identity"] == again["identity"] != other["identity"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "uri", "code", "named"),
+    [
+        pytest.param({"tokenizer.json": None}, ENCODER_URI, "pretrained-incomplete", "no tokenizer.json", id="a file"),
+        pytest.param({"config.json": b"{"}, ENCODER_URI, "pretrained-unknown", "no JSON object", id="no JSON"),
+        pytest.param({"model.safetensors": b""}, ENCODER_URI, "pretrained-unknown", "no safetensors", id="no weights"),
+        pytest.param(
+            {}, f"s3://{LANDING}/wine/data/tiny/", "train-pretrained-refused", "project wine", id="another project's"
+        ),
+        pytest.param({}, "s3://vault/tiny/", "train-pretrained-refused", "bucket vault", id="a bucket of nobody"),
+    ],
+)
+def test_an_encoder_that_cannot_be_trained_on_is_rejected(account, context, changed, uri, code, named):
+    files = {name: body for name, body in (encoders.files() | changed).items() if body is not None}
+    rejection = rejection_of(account, context, with_encoder(account, files, uri))
+    assert rejection.code == code
+    assert named in rejection.message
+    assert rejection.column == "train.pretrained"
 
 
 # ---- Several runs of one project ----

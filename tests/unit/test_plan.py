@@ -10,6 +10,7 @@ from ebb import catalog, images, names, plan
 from ebb.errors import InvalidSpecError, NoFeasibleInstanceError
 from ebb.plan import Champion
 from ebb.sizing import Data
+from ebb.sources import Source
 from ebb.spec import PipelineSpec
 from worked_run import ARTIFACTS, RUN_ID, STACK, built_plan, facts, load, step_events
 
@@ -228,6 +229,41 @@ def test_code_that_lies_elsewhere_may_be_read_and_nothing_beside_it():
     statements = json.loads(policy["PolicyDocument"])["Statement"]
     (read,) = [each["Resource"] for each in statements if each["Sid"] == "ReadData0"]
     assert read == ["arn:aws:s3:::lake/faces/*", "arn:aws:s3:::lake/code/train.py"]
+
+
+ENCODER = {"task": "text-classification", "train": {"pretrained": "s3://lake/encoders/minilm"}}
+WEIGHTS = Source(
+    bucket="lake", key="encoders/minilm/model.safetensors", size_bytes=90_868_376, etag="e", sha256="5" * 64
+)
+
+
+def test_an_encoder_is_a_channel_of_training_alone_and_the_plan_tells_it():
+    made = built_plan(spec=PipelineSpec.model_validate(ENCODER), pretrained=[WEIGHTS])
+    channels = {
+        stage: {
+            each["ChannelName"]: each["DataSource"]["S3DataSource"]["S3Uri"]
+            for each in made[stage]["request"]["InputDataConfig"]
+        }
+        for stage in ("train", "compress")
+    }
+    assert channels["train"]["pretrained"] == "s3://lake/encoders/minilm/"
+    assert "pretrained" not in channels["compress"]
+    settings = json.loads(made["train"]["request"]["HyperParameters"]["settings"])
+    assert settings["pretrained"] == {"model.safetensors": "5" * 64}
+    (told,) = [each for each in made["decisions"] if each["what"] == "pretrained encoder"]
+    assert (told["chosen"], told["numbers"]) == ("s3://lake/encoders/minilm/", {"bytes": 90_868_376})
+
+
+def test_only_the_role_that_trains_may_read_the_encoder_and_nothing_beside_its_folder():
+    stack = replace(STACK, external_data_key_arns=("arn:aws:kms:us-east-1:123456789012:key/theirs",))
+    for role in plan.build(facts(spec=PipelineSpec.model_validate(ENCODER)), stack)["roles"]:
+        statements = {each["Sid"]: each for each in json.loads(role["policy"]["PolicyDocument"])["Statement"]}
+        kind = role["create"]["RoleName"].rpartition("-")[2]
+        assert ("ReadPretrained0" in statements) is (kind == "train")
+        assert ("ReadExternalData" in statements) is (kind in ("process", "train"))
+        if kind == "train":
+            assert statements["ReadPretrained0"]["Resource"] == ["arn:aws:s3:::lake/encoders/minilm/*"]
+            assert statements["ListPretrained0"]["Condition"]["StringLike"]["s3:prefix"] == ["encoders/minilm/*"]
 
 
 def test_a_plan_stays_far_below_what_step_functions_carries():

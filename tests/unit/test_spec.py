@@ -166,6 +166,48 @@ def test_a_script_comes_with_its_place_its_file_and_what_it_is_called_with():
             "data:\n  target: words\n  input: words\n", 3, "data.input", "two different columns", id="input is target"
         ),
         pytest.param(
+            "train: {pretrained: s3://lake/minilm/}\n",
+            1,
+            "train.pretrained",
+            "task: text-classification",
+            id="an encoder of no task",
+        ),
+        pytest.param(
+            "task: image-classification\ntrain: {pretrained: s3://lake/minilm/}\n",
+            2,
+            "train.pretrained",
+            "reads texts",
+            id="an encoder for pictures",
+        ),
+        pytest.param(
+            "task: text-classification\ntrain: {rungs: [linear], pretrained: s3://lake/minilm/}\n",
+            2,
+            "train.pretrained",
+            "add encoder there",
+            id="an encoder that the rungs leave out",
+        ),
+        pytest.param(
+            "task: text-classification\ntrain: {tune: {jobs: 2}, pretrained: s3://lake/minilm/}\n",
+            2,
+            "train.pretrained",
+            "jobs: 1",
+            id="an encoder that no trial would try",
+        ),
+        pytest.param(
+            "train: {rungs: [linear, encoder]}\n",
+            1,
+            "train.rungs",
+            "train.pretrained",
+            id="the rung without an encoder",
+        ),
+        pytest.param(
+            "train: {pretrained: s3://lake/minilm/model.safetensors}\n",
+            1,
+            "train.pretrained",
+            "the folder that config.json lies in",
+            id="one file of an encoder",
+        ),
+        pytest.param(
             "train: {source: s3://lake/train.exe}\n", 1, "train.source", "train.py", id="a source that is no script"
         ),
         pytest.param(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import tempfile
@@ -18,13 +19,24 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from ebb_jobs import dataset, encoder_networks, gradient, knobs, ladder, linear, text, tfidf
+from ebb_jobs import (
+    dataset,
+    encoder_networks,
+    fingerprints,
+    gradient,
+    knobs,
+    ladder,
+    linear,
+    pretrained,
+    text,
+    tfidf,
+)
 from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Split
 from ebb_jobs.encoder_networks import EncoderNet
 from ebb_jobs.kind import KindRecipe
 from ebb_jobs.knobs import Turned
-from ebb_jobs.ladder import Rung
+from ebb_jobs.ladder import Lesson, Rung
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report
 from ebb_jobs.sql import literal, quote
@@ -229,6 +241,8 @@ class PretrainedTextKind(TextKind):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        sheet = json.loads((folder / pretrained.SHEET).read_text(encoding="utf-8"))
+        self.longest = min(PRETRAINED_LONGEST, int(sheet["max_position_embeddings"]))
 
     def fit_codec(self, curated: Path, schema: dict[str, Any], report: Report) -> TextCodec:
         """Return the encoder's own tokenizer: its vocabulary is what the weights know."""
@@ -237,17 +251,17 @@ class PretrainedTextKind(TextKind):
             "task": schema["task"],
             "input": {
                 "column": schema["input"]["column"],
-                "length": PRETRAINED_LONGEST,
-                "characters": PRETRAINED_LONGEST * CHARACTERS_PER_TOKEN,
+                "length": self.longest,
+                "characters": self.longest * CHARACTERS_PER_TOKEN,
             },
             "target": dict(schema["target"]),
         }
         report.decide(
-            "tokens",
-            f"those of the pretrained encoder, {PRETRAINED_LONGEST} of each text",
+            "tokens of the encoder",
+            f"its own, {self.longest} of each text",
             "weights that were learned with a vocabulary mean nothing with another",
         )
-        return TextCodec(state, (self.folder / encoder_networks.TOKENIZER).read_text(encoding="utf-8"))
+        return TextCodec(state, (self.folder / pretrained.TOKENIZER).read_text(encoding="utf-8"))
 
     def rungs(self, codec: TextCodec, training: Split) -> list[Rung]:
         """Return the encoder alone: its tokens are its own, and the cheaper rungs have been climbed with others."""
@@ -260,6 +274,38 @@ class PretrainedTextKind(TextKind):
     def original(self, codec: TextCodec, training: Split) -> EncoderNet:
         """Return the public encoder with a fresh head."""
         return encoder_networks.pretrained(self.folder, len(codec.classes), codec.length)
+
+    def last_rung(self, curated: Path, schema: dict[str, Any]) -> Rung:
+        """Return the encoder as the last rung above others: only where it is climbed are the texts read as it does."""
+        read: list[tuple[TextCodec, Split, Split]] = []
+
+        def sees(lesson: Lesson) -> Lesson:
+            if not read:
+                codec = self.fit_codec(curated, schema, lesson.report)
+                read.append((codec, *(self.read_split(curated, split, codec) for split in ("train", "validation"))))
+            codec, training, validation = read[0]
+            previous = lesson.previous
+            if previous is not None and _written(text.open_codec(previous)) != _written(codec):
+                previous = None  # weights mean nothing with other tokens
+            return dataclasses.replace(
+                lesson, training=training, validation=validation, codec=codec, recipe=self.recipe, previous=previous,
+                fingerprint=fingerprints.of(lesson.fingerprint, fingerprints.of_codec(codec), self.weights()),
+            )  # fmt: skip
+
+        def encoder(turned: Turned) -> Network:
+            codec, training, _ = read[0]
+            return self.original(codec, training)
+
+        return dataclasses.replace(gradient.rung("encoder", encoder, knobs.NETWORK), sees=sees)
+
+    def weights(self) -> str:
+        """Return the name of the weights' content."""
+        with (self.folder / pretrained.WEIGHTS).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _written(codec: TextCodec) -> bytes:
+    return codec.files()[text.TOKENIZER]
 
 
 def fit_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:

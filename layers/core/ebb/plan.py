@@ -50,6 +50,7 @@ class RunFacts:
     finished: Mapping[str, int]  # stage -> the attempt that finished it, with the same identity
     champion: Champion | None = None
     features: Published | None = None  # of another project, learned from instead of data
+    pretrained: Sequence[Source] = ()  # the files of the encoder that the spec names, where they have been looked at
     missing_images: Collection[str] = ()  # of those that `images_of` names, by their URI
     measured: Mapping[str, Any] = field(default_factory=dict)  # stage -> what the last run used (`rightsizing`)
     jobs: Mapping[str, str] = field(default_factory=dict)  # finished stage -> the name of its job
@@ -202,6 +203,11 @@ def _previous(run: RunFacts) -> dict[str, str]:
     return {"previous": str(run.champion.original_uri)} if grows and run.champion else {}
 
 
+def _pretrained(run: RunFacts) -> dict[str, str]:
+    """Return the channel with the encoder that the spec names."""
+    return {"pretrained": run.spec.train.pretrained} if run.spec.train.pretrained else {}
+
+
 def _machines(run: RunFacts) -> int:
     """Return how many machines train together. Raises: InvalidSpecError when what is trained cannot be shared."""
     count = sizing.machines("train", run.spec)
@@ -233,7 +239,8 @@ def _settings(run: RunFacts) -> dict[str, Any]:
 def _training_settings(run: RunFacts, choice: sizing.Choice) -> dict[str, Any]:
     """Only what train and compress read: a hyperparameter holds 2,500 characters."""
     spec = run.spec.resolved()
-    train = {name: value for name, value in spec["train"].items() if name != "source"}  # `process` has read it
+    read = ("source", "pretrained")  # by `process`, and a channel
+    train = {name: value for name, value in spec["train"].items() if name not in read}
     if train["tune"]:  # a search of many jobs is SageMaker's: a job sees what it proposes
         asked = None if tuning.in_jobs(run.spec, run.data.task) else train["tune"]
         train["tune"] = asked and {name: asked[name] for name in ("trials", "budget")}
@@ -246,6 +253,11 @@ def _training_settings(run: RunFacts, choice: sizing.Choice) -> dict[str, Any]:
         },
         "seed": SEED,
     } | ({"workers": choice.workers} if choice.workers else {})
+
+
+def _digests(run: RunFacts) -> dict[str, str]:
+    """Return what `train` verifies of the encoder, as `process` does of the data: {file: SHA-256}."""
+    return {source.key.rpartition("/")[2]: source.sha256 for source in run.pretrained if source.sha256}
 
 
 def _compile_settings(run: RunFacts) -> dict[str, Any]:
@@ -317,11 +329,11 @@ def _process_on_spark(run: RunFacts, stack: StackSettings, spark: engine.Engine,
 def _train(run: RunFacts, stack: StackSettings, choice: sizing.Choice, places: _Places) -> dict[str, Any]:
     return requests.create_training_job(
         **_shared(run, stack, "train", choice.instance),
-        channels={"curated": places.curated, "code": stack.jobs_uri + "/"} | _previous(run),
+        channels={"curated": places.curated, "code": stack.jobs_uri + "/"} | _previous(run) | _pretrained(run),
         output_uri=places.stage["train"],
         checkpoint_uri=places.checkpoints("train"),
         instances=_machines(run),
-        settings=_training_settings(run, choice),
+        settings=_training_settings(run, choice) | ({"pretrained": _digests(run)} if run.pretrained else {}),
         spot=_spot(run)[0],
     )
 
@@ -384,10 +396,15 @@ def _roles(run: RunFacts, stack: StackSettings) -> list[dict[str, Any]]:
     if run.features:
         bucket, _, prefix = run.features.curated_uri.removeprefix("s3://").partition("/")
         borrowed[bucket] = [prefix]
+    encoder: dict[str, list[str]] = {}
+    if run.spec.train.pretrained:
+        bucket, _, prefix = run.spec.train.pretrained.removeprefix("s3://").partition("/")
+        encoder[bucket] = [prefix]
+    granted = {"elsewhere": elsewhere, "features": borrowed, "pretrained": encoder}
     wanted = [
         {
             "create": requests.create_role(stack, run.project, kind),
-            "policy": requests.put_role_policy(stack, run.project, kind, elsewhere=elsewhere, features=borrowed),
+            "policy": requests.put_role_policy(stack, run.project, kind, **granted),
         }
         for kind in (
             *names.ROLE_KINDS,
@@ -571,6 +588,16 @@ def _decisions(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[
                 "reason": "the others finished in an earlier attempt with the same spec, job code and bytes",
                 "numbers": finished,
                 "alternatives": [],
+            }
+        )
+    if run.spec.train.pretrained and "train" not in run.finished:
+        decisions.append(
+            {
+                "what": "pretrained encoder",
+                "chosen": run.spec.train.pretrained,
+                "reason": "train.pretrained in the spec; the ladder's last recipe starts from it, if it gets there",
+                "numbers": {"bytes": sum(each.size_bytes for each in run.pretrained)} if run.pretrained else {},
+                "alternatives": ["none: the ladder then ends below it"],
             }
         )
     if run.spec.train.instances > 1 and "train" not in run.finished:

@@ -26,8 +26,9 @@ REGRESSION = "tabular-regression"
 TASKS = ("tabular-classification", REGRESSION, IMAGES, TEXTS, CUSTOM)
 ENTRY_POINT = "train.py"
 # The recipes of the jobs' ladder, from the cheapest to the dearest; not every kind of data has each.
-RUNGS = ("linear", "trees", "small-net", "net", "encoder")
-NETWORK_RUNGS = ("small-net", "net", "encoder")  # what several machines can train together
+ENCODER = "encoder"  # the one that starts from public weights (train.pretrained)
+RUNGS = ("linear", "trees", "small-net", "net", ENCODER)
+NETWORK_RUNGS = ("small-net", "net", ENCODER)  # what several machines can train together
 MOST_INSTANCES = 8  # beyond that their shares of a batch become too small to gain anything
 # Train and compress get their part of the spec in one SageMaker hyperparameter of 2,500 characters.
 HYPERPARAMETERS_MAX_CHARS = 1_500
@@ -51,6 +52,7 @@ _LEAST_NUMBER, _MOST_NUMBER = 1e-100, 2**53
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
 _SCRIPT = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+\.(py|zip|tgz|tar\.gz)$", re.IGNORECASE)
+_FOLDER = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/].*$")
 _ENTRY_POINT = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.py$")
 _HYPERPARAMETER = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*$")  # becomes --name on a command line and SM_HP_NAME
 
@@ -261,6 +263,7 @@ class TrainSpec(_Part):
     `distributed` that it shares its work with itself on other machines.
     `rungs` names the recipes that may be tried, cheapest first; all of the kind's when it is silent. With more than one
     of `instances` they train a network together, each on its share of every batch; no other recipe is tried then.
+    `pretrained` is the folder of a public encoder for texts, from which the ladder's last recipe starts.
     """
 
     metric: Annotated[str | None, _one_of((*CLASSIFICATION_METRICS, *REGRESSION_METRICS))] = None
@@ -273,6 +276,7 @@ class TrainSpec(_Part):
     rungs: tuple[Annotated[str, _one_of(RUNGS)], ...] | None = Field(default=None, min_length=1, max_length=len(RUNGS))
     checkpoints: bool = False
     distributed: bool = False
+    pretrained: str | None = Field(default=None, max_length=1100)
     source: str | None = Field(default=None, max_length=1100)
     entry_point: str = Field(default=ENTRY_POINT, max_length=200)
     hyperparameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
@@ -296,6 +300,15 @@ class TrainSpec(_Part):
         if value != "auto" and value not in known:
             raise ValueError(f"write auto or a catalogued instance type: {', '.join(known)}")
         return value
+
+    @field_validator("pretrained")
+    @classmethod
+    def _a_folder_in_s3(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not _FOLDER.match(value) or value.endswith((".json", ".safetensors", ".whl", ".zip")):
+            raise ValueError("write the folder that config.json lies in: s3://bucket/path/")
+        return value.rstrip("/") + "/"
 
     @field_validator("source")
     @classmethod
@@ -580,6 +593,26 @@ class PipelineSpec(_Part):
         if task != CUSTOM and self.asks_for_script:
             what = f"it is for a training script of your own; remove it, or write task: {CUSTOM}"
             raise spec_text.misplaced(("train", self.asks_for_script[0]), what)
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_fits(self) -> "PipelineSpec":
+        """Refuse an encoder that nothing could be read by, and its recipe without one."""
+        train, place = self.train, ("train", "pretrained")
+        if train.pretrained is None:
+            if ENCODER in (train.rungs or ()):
+                what = f"{ENCODER} starts from public weights; write train.pretrained, or leave it out"
+                raise spec_text.misplaced(("train", "rungs"), what)
+            return self
+        if self.task != TEXTS:
+            raise spec_text.misplaced(place, f"a pretrained encoder reads texts; write task: {TEXTS}, or remove it")
+        if train.rungs is not None and ENCODER not in train.rungs:
+            raise spec_text.misplaced(
+                place, f"train.rungs leaves it out; add {ENCODER} there, or remove one of the two"
+            )
+        if train.tune is not None and train.tune.jobs > 1:
+            what = "a search in jobs of its own tries other recipes; write tune: {jobs: 1}, or remove it"
+            raise spec_text.misplaced(place, what)
         return self
 
     @model_validator(mode="after")

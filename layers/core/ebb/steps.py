@@ -37,7 +37,8 @@ class Identified(Message):
     `compressed` says whether any of it is packed. `task` is the one that the spec asks for, the names show or the first
     MiB lets expect; None when none of them tells. `content`, `example_count` and `unpacked_bytes` say what archives
     hold and how many pictures there are, as far as directories tell: they choose machines and decide nothing else.
-    `features` are those of another project that stand in for data and `process`.
+    `features` are those of another project that stand in for data and `process`; `pretrained` the files of the encoder
+    that the spec names.
     """
 
     outcome: Literal["run", "reuse", "superseded"]
@@ -57,6 +58,7 @@ class Identified(Message):
     example_count: int | None = Field(default=None, ge=1)
     unpacked_bytes: int | None = Field(default=None, ge=0)
     features: Published | None = None
+    pretrained: tuple[Source, ...] = ()
     force: bool = False
 
 

@@ -148,6 +148,7 @@ def put_role_policy(
     *,
     elsewhere: Mapping[str, Sequence[str]] | None = None,
     features: Mapping[str, Sequence[str]] | None = None,
+    pretrained: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Return the body of PutRolePolicy: what one kind of job may do.
 
@@ -155,14 +156,16 @@ def put_role_policy(
     slash. It is the spec's, so all runs of one spec write the same policy and it replaces what the last spec was
     granted. A run that waits for its job while another spec of the same project is put may lose its grant: it fails
     with access denied, and `ebb retry` puts it back. `features` are the rows of another project that the stages after
-    `process` read, one run's of it: what it shares later or earlier is not granted.
+    `process` read, one run's of it: what it shares later or earlier is not granted. `pretrained` is the folder of the
+    encoder that `train`, and nothing else, starts from.
     """
     statements = [
         *_data(stack, project, kind),
         *(_elsewhere(stack, elsewhere or {}) if kind in _PROCESSING else ()),
         *(_elsewhere(stack, features or {}) if kind in _LEARNING else ()),
+        *(_elsewhere(stack, pretrained or {}, "Pretrained") if kind == "train" else ()),
         *(_feature_store(stack, project) if kind == names.FEATURES else ()),
-        *_key(stack, kind),
+        *_key(stack, kind, external=kind in _PROCESSING or (kind == "train" and bool(pretrained))),
         *_logs_and_metrics(stack, project, kind),
         *_images(stack, kind),
         *(_load_tests(stack, project) if kind == names.RECOMMEND else ()),
@@ -175,14 +178,14 @@ def put_role_policy(
     }
 
 
-def _elsewhere(stack: StackSettings, places: Mapping[str, Sequence[str]]) -> list[Statement]:
+def _elsewhere(stack: StackSettings, places: Mapping[str, Sequence[str]], what: str = "Data") -> list[Statement]:
     statements = []
     for number, (bucket, given) in enumerate(sorted(places.items())):
         # A key is a name, never a pattern: `*` in it must not reach its neighbours.
         patterns = [_literal(each) + ("*" if each.endswith("/") else "") for each in given]
         statements += [
-            _allow(f"ReadData{number}", ["s3:GetObject"], [_object(stack, bucket, each) for each in patterns]),
-            _list(stack, f"ListData{number}", bucket, patterns),
+            _allow(f"Read{what}{number}", ["s3:GetObject"], [_object(stack, bucket, each) for each in patterns]),
+            _list(stack, f"List{what}{number}", bucket, patterns),
         ]
     return statements
 
@@ -257,7 +260,7 @@ def _feature_store(stack: StackSettings, project: str) -> list[Statement]:
     ]
 
 
-def _key(stack: StackSettings, kind: str) -> list[Statement]:
+def _key(stack: StackSettings, kind: str, *, external: bool) -> list[Statement]:
     actions = ["kms:Decrypt", "kms:GenerateDataKey"]
     through_s3 = {"StringEquals": {"kms:ViaService": f"s3.{stack.region}.amazonaws.com"}}
     for_volumes = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
@@ -270,7 +273,7 @@ def _key(stack: StackSettings, kind: str) -> list[Statement]:
         ),
         *(
             [_allow("ReadExternalData", ["kms:Decrypt"], list(stack.external_data_key_arns), through_s3)]
-            if kind in _PROCESSING and stack.external_data_key_arns
+            if external and stack.external_data_key_arns
             else []
         ),
     ]
