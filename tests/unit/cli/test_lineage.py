@@ -108,3 +108,11 @@ def test_a_run_that_reused_a_model_names_the_one_that_made_it(dropped, ebb, put)
 @pytest.mark.parametrize("name", ["nobody", "wine/data/x.csv", "s3://lake/rows.csv", "s3://landing"])
 def test_what_is_not_known_is_an_error(dropped, ebb, name):
     assert ebb("lineage", name).exit_code in (1, 2)
+
+
+def test_a_model_names_the_encoder_that_its_ladder_was_given(ebb, put):
+    encoder = {"bucket": "lake", "key": "minilm/model.safetensors", "size_bytes": 90_868_376, "sha256": "5" * 64}
+    put(pretrained=[encoder], chosen="int8")
+    [named] = json.loads(ebb("lineage", RUN_ID, "--json").stdout)["model"]["pretrained"]
+    assert (named["key"], named["sha256"]) == ("minilm/model.safetensors", "5" * 64)
+    assert "encoder s3://lake/minilm/model.safetensors" in " ".join(ebb("lineage", RUN_ID).stdout.split())
