@@ -350,8 +350,10 @@ def _heeded(asked: IdentifyRequested, spec: PipelineSpec, form: str, script: Obj
                 remedy="Write data: {mode: replace}, or name the script with train.source.",
             )
         )
-    if spec.asks_for_script and script is None and form not in ("script", "archive"):
-        field = f"train.{spec.asks_for_script[0]}"
+    tune = spec.train.tune
+    unheeded = [*spec.asks_for_script, *(f"tune.{name}" for name in (tune.asks_for_script if tune else ()))]
+    if unheeded and script is None and form not in ("script", "archive"):
+        field = f"train.{unheeded[0]}"
         raise InvalidSpecError(
             Rejection(
                 "spec-invalid-field",

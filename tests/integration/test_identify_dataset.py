@@ -580,6 +580,20 @@ def test_a_folder_that_cannot_be_used_is_rejected_by_its_names(account, context,
             "train.hyperparameters",
             id="unheeded",
         ),
+        pytest.param(
+            "train: {tune: {ranges: {lr: {min: 1, max: 2}}}}",
+            pictures(),
+            "spec-invalid-field",
+            "train.tune.ranges",
+            id="ranges without a script, inside the job",
+        ),
+        pytest.param(
+            "train: {tune: {jobs: 2, metric_regex: 'loss=(.+)'}}",
+            pictures(),
+            "spec-invalid-field",
+            "train.tune.metric_regex",
+            id="a metric of a log without a script",
+        ),
     ],
 )
 def test_a_spec_that_does_not_fit_the_drop_is_rejected(account, context, asked, files, code, named):

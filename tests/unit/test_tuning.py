@@ -1,5 +1,6 @@
 """Tuning: where a search runs, over what, and what of it stands in the record."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -136,6 +137,16 @@ def test_a_script_is_searched_in_its_ranges_by_its_own_metric():
     }
     (definition,) = request["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"]
     assert definition["Regex"] == "val_loss=([0-9.]+)"
+
+
+def test_a_recipe_is_judged_by_what_its_trials_print_whatever_the_spec_says():
+    """An archive may turn out to hold no script, after the spec has been accepted."""
+    request = planned("train: {tune: {jobs: 2, metric_regex: 'loss=(.+)', goal: minimize}}")["tuning"]["request"]
+    (metric,) = request["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"]
+    assert metric["Regex"] == tuning.OBJECTIVE_REGEX
+    assert request["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["Type"] == "Maximize"
+    told = json.loads(request["TrainingJobDefinition"]["StaticHyperParameters"]["settings"])
+    assert told["trial"] == {"own_metric": False}
 
 
 def test_recipes_that_the_spec_names_are_searched_and_no_others():

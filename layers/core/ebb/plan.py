@@ -346,7 +346,6 @@ def _search(
         return None
     asked, shared = tuning.search(run.spec, run.data.task), _shared(run, stack, "train", choice.instance)
     name = names.tuning_job(run.run_id, run.attempt)
-    tune = run.spec.train.tune
     return {
         "request": requests.create_hyper_parameter_tuning_job(
             asked,
@@ -354,7 +353,7 @@ def _search(
             name=name,
             channels={"curated": places.curated, "code": stack.jobs_uri + "/"},
             output_uri=places.stage["train"],
-            settings=_training_settings(run, choice) | {"trial": {"own_metric": bool(tune and tune.metric_regex)}},
+            settings=_training_settings(run, choice) | {"trial": {"own_metric": asked.own_metric}},
             seed=SEED,
         ),
         "trials": requests.list_trials(name),

@@ -33,6 +33,7 @@ MOST_INSTANCES = 8  # beyond that their shares of a batch become too small to ga
 # Train and compress get their part of the spec in one SageMaker hyperparameter of 2,500 characters.
 HYPERPARAMETERS_MAX_CHARS = 1_500
 TRIALS_MAX = 100  # what a single page of a tuning job's training jobs holds
+TUNED_CHARS = 256  # of a name and of a value: ParameterKey and ParameterValue of a tuning job, each of one line
 SETTINGS = "settings"  # the hyperparameter in which a job's settings travel
 METRIC_EXAMPLE = "'val_loss=([0-9.]+)'"
 RANGES_EXAMPLE = "name it: tune: {ranges: {lr: {min: 0.0001, max: 0.1, scale: log}}}"
@@ -194,6 +195,8 @@ class RangeSpec(_Part):
         if self.values is not None:
             if self.min is not None or self.max is not None:
                 raise ValueError("values are tried as they stand; write either values, or min and max")
+            if any(len(str(each)) > TUNED_CHARS or "\n" in str(each) for each in self.values):
+                raise ValueError(f"write values of one line and at most {TUNED_CHARS} characters, a tuning job's limit")
             return self
         if self.min is None or self.max is None or self.min >= self.max:
             raise ValueError("write min and max, the smaller one first, or values: {min: 0.0001, max: 0.1, scale: log}")
@@ -220,12 +223,19 @@ class TuneSpec(_Part):
     metric_regex: str | None = Field(default=None, min_length=1, max_length=500)
     goal: Literal["maximize", "minimize"] = "maximize"
 
+    @property
+    def asks_for_script(self) -> list[str]:
+        """Return the fields that only a training script of the user's own can heed."""
+        return [name for name, given in (("ranges", self.ranges), ("metric_regex", self.metric_regex)) if given]
+
     @field_validator("ranges", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
         for name in value if isinstance(value, dict) else ():
             if not isinstance(name, str) or not _HYPERPARAMETER.match(name):
                 raise ValueError(f"{name!r} is no name; write letters, digits, - and _, a letter first")
+            if len(name) > TUNED_CHARS:
+                raise ValueError(f"a name has {len(name)} characters; write at most {TUNED_CHARS} characters")
             if name == SETTINGS:
                 raise ValueError(f"{name} is how Ebb's own settings travel; call the hyperparameter otherwise")
         return value
@@ -645,11 +655,11 @@ class PipelineSpec(_Part):
             raise spec_text.misplaced(
                 ("train", "tune"), f"what of a script may be turned only you know; {RANGES_EXAMPLE}"
             )
-        if self.task is not None and not scripted:
-            for name, given in (("ranges", tune.ranges), ("metric_regex", tune.metric_regex)):
-                if given:
-                    what = f"the knobs and metrics of {self.task} are known; remove it, or write task: {CUSTOM}"
-                    raise spec_text.misplaced(("train", "tune", name), what)
+        known = self.task or ("tables" if self.data.features else None)
+        if known and not scripted:
+            for name in tune.asks_for_script:
+                what = f"the knobs and metrics of {known} are known; remove it, or write task: {CUSTOM}"
+                raise spec_text.misplaced(("train", "tune", name), what)
 
     def _leave_to_script(self) -> None:
         """Refuse what a training script of the user's own decides itself."""

@@ -57,6 +57,8 @@ class Search:
     goal: str
     fixed: dict[str, str]
     """Hyperparameters that are the same in every trial."""
+    own_metric: bool
+    """Whether the log holds a metric of the script's own, instead of the objective that a trial of ours prints."""
 
 
 def in_jobs(spec: PipelineSpec, task: str | None) -> bool:
@@ -82,6 +84,7 @@ def search(spec: PipelineSpec, task: str | None) -> Search:
                 remedy=f"In train.tune, {RANGES_EXAMPLE}.",
             )
         )
+    own_metric = tune.metric_regex if scripted else None  # our own trials print OBJECTIVE_REGEX and nothing else
     trials = TRIALS if not isinstance(tune.trials, int) else tune.trials
     ranges, fixed = _of_script(tune) if scripted else _of_recipes(spec, task)
     return Search(
@@ -90,9 +93,10 @@ def search(spec: PipelineSpec, task: str | None) -> Search:
         patience=max(LEAST_PATIENCE, trials // 2),
         budget_s=_budget_s(spec, tune, trials),
         ranges=ranges,
-        metric_regex=tune.metric_regex or OBJECTIVE_REGEX,
-        goal="Minimize" if tune.metric_regex and tune.goal == "minimize" else "Maximize",
+        metric_regex=own_metric or OBJECTIVE_REGEX,
+        goal="Minimize" if own_metric and tune.goal == "minimize" else "Maximize",
         fixed=fixed,
+        own_metric=own_metric is not None,
     )
 
 
