@@ -178,6 +178,8 @@ def test_every_step_of_a_run_hands_any_error_to_its_recorder():
                 assert last == {**last, "ErrorEquals": ["States.TaskFailed"], "Next": "Register model"}
             elif name in ("Process data", "Train model", "Compress model", "Compile model"):
                 assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], "Record refusal"), name
+            elif name == "Tune model":  # and the list hands on what it was given, where there is nothing to list
+                assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], "List trials"), name
             elif name == "Record refusal":  # hands on what it was given, and that names the stage
                 assert (last["ErrorEquals"], last["Output"]) == (["States.ALL"], "{% $states.input %}")
                 assert last["Next"] == "Record failure"

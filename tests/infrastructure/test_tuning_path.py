@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from ebb import names
+from ebb import names, record, tuning
+from ebb.record import RecordRequest
 from infrastructure.interpreter import run
 from infrastructure.test_run_pipeline import GIVEN, PATH, World, _recorded
 
@@ -36,6 +37,16 @@ DONE = {
     "HyperParameterTuningEndTime": "2026-11-23T00:03:00Z",
     "BestTrainingJob": {"TrainingJobName": BEST},
 }
+
+
+FAILED = json.dumps(
+    {key: value for key, value in DONE.items() if key != "BestTrainingJob"}
+    | {
+        "HyperParameterTuningJobStatus": "Failed",
+        "FailureReason": "no objective metric was found",
+        "HyperParameterTuningEndTime": "2026-11-23T00:01:30Z",  # the trials ran at the same time
+    }
+)
 
 
 class Searching(World):
@@ -104,8 +115,13 @@ def test_what_a_search_found_in_an_earlier_attempt_is_not_searched_again():
         pytest.param(Searching(list=("SageMaker.ResourceNotFoundException", "x")), None, id="its trials are unknown"),
         pytest.param(
             Searching(done={key: value for key, value in DONE.items() if key != "BestTrainingJob"}),
-            "States.QueryEvaluationError",
+            "States.TaskFailed",
             id="a search without a best trial",
+        ),
+        pytest.param(
+            Searching(search=("States.TaskFailed", FAILED), list=("SageMaker.ResourceNotFoundException", "x")),
+            "States.TaskFailed",
+            id="a search that failed, its trials unknown",
         ),
     ],
 )
@@ -115,3 +131,37 @@ def test_a_search_that_fails_is_a_failure_of_train(world, error):
     assert error is None or ended.error == error
     last = ended.arguments("lambda:invoke")[-1]["Payload"]
     assert (last["action"], last["stage"]) == ("failed", "train")
+
+
+@pytest.mark.parametrize(
+    ("world", "reason"),
+    [
+        pytest.param(Searching(search=("States.TaskFailed", FAILED)), "no objective metric was found", id="failed"),
+        pytest.param(
+            Searching(done={key: value for key, value in DONE.items() if key != "BestTrainingJob"}),
+            "no trial of the search ended well",
+            id="completed without a best trial",
+        ),
+    ],
+)
+def test_the_trials_of_a_search_that_found_nothing_are_charged(world, reason):
+    ended = run(PATH, GIVEN, world)
+    assert ended.status == "FAILED"
+    told = RecordRequest.validate_python(ended.arguments("lambda:invoke")[-1]["Payload"])
+    job = record.job_in(told.cause)
+    assert tuning.machine_s(job) == 180, "three trials of a minute"
+    assert record.what_went_wrong(told)["message"] == reason
+
+
+def test_a_search_that_was_stopped_at_its_time_keeps_its_best_model():
+    """Assumed: which status SageMaker gives a search that ends at MaxRuntimeInSeconds is not documented."""
+    stopped = json.dumps(DONE | {"HyperParameterTuningJobStatus": "Stopped"})
+    ended = run(PATH, GIVEN, Searching(search=("States.TaskFailed", stopped)))
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    last = ended.arguments("lambda:invoke")[-1]["Payload"]
+    assert last["plan"]["artifacts"]["original"] == f"s3://b/a1/train/{BEST}/output/model/"
+
+
+def test_a_search_that_failed_is_no_model_whatever_its_trials_found():
+    broken = json.dumps(DONE | {"HyperParameterTuningJobStatus": "Failed"})
+    assert run(PATH, GIVEN, Searching(search=("States.TaskFailed", broken))).status == "FAILED"

@@ -256,6 +256,33 @@ def test_a_failed_search_is_charged_from_its_beginning_to_its_end():
     assert record.job_in('{"HyperParameterTuningJobName": "cancer-0-t"}')
 
 
+@pytest.mark.parametrize(
+    ("at_once", "counters", "machines"),
+    [
+        pytest.param(10, {"Completed": 1, "NonRetryableError": 3}, 4, id="fewer were started than might have run"),
+        pytest.param(2, {"Completed": 1, "NonRetryableError": 3}, 2, id="no more than run at once"),
+        pytest.param(10, {"Completed": 0}, 0, id="none was started"),
+        pytest.param(10, None, 1, id="nothing is known"),
+    ],
+)
+def test_of_a_failed_search_whose_trials_cannot_be_listed_as_many_machines_count_as_ran(at_once, counters, machines):
+    failed = {name: value for name, value in JOB.items() if name not in ("Trials", "BestTrainingJob")}
+    config = failed["HyperParameterTuningJobConfig"]
+    limits = {**config["ResourceLimits"], "MaxParallelTrainingJobs": at_once}
+    failed |= {"HyperParameterTuningJobConfig": {**config, "ResourceLimits": limits}}
+    failed |= {"TrainingJobStatusCounters": counters} if counters else {}
+    assert tuning.machine_s(failed) == 200 * machines
+
+
+def test_a_search_that_found_no_model_took_none():
+    failed = {name: value for name, value in JOB.items() if name != "BestTrainingJob"}
+    told = recorded(failed | {"HyperParameterTuningJobStatus": "Failed", "FailureReason": "no metric"}, {})
+    search = told["report"]["tuning"]
+    assert (search["taken"], search["stop"]) == (False, "failed")
+    assert tuning.in_words(search).endswith("no model was found; it ended because no metric")
+    assert told["duration_s"] == 200
+
+
 def test_a_search_in_the_training_job_tells_each_fits_part_of_the_energy():
     job = {
         "TrainingJobName": "x", "TrainingStartTime": 0, "TrainingEndTime": 100,

@@ -17,6 +17,7 @@ from ebb.spec import CUSTOM, IMAGES, RANGES_EXAMPLE, TEXTS, PipelineSpec, RangeS
 TRIALS = 20  # training jobs at most, where the spec names no number
 LEAST_PATIENCE = 5
 OBJECTIVE = "objective"
+IN_JOB = "in the training job"  # where the jobs' own search says that it ran
 # What a trial prints; more is better, whatever the metric. The last line of a job counts.
 OBJECTIVE_REGEX = r"ebb objective (-?[0-9.eE+-]+)"
 RUNG = "rung"  # the hyperparameter that says which recipe a trial fits
@@ -168,13 +169,20 @@ _ENDED_AS = {"Completed": "finished", "Stopped": "pruned", "Failed": "failed"}
 def machine_s(job: Mapping[str, Any]) -> float:
     """Return the seconds of all machines of a search: those of its trials, which may have run at the same time.
 
-    Of a search whose trials are not known, as of a failed one: from its beginning to its end, as if on one machine.
+    Of a search whose trials are not known: from its beginning to its end on as many machines as may have run at once,
+    which is too much where some ended early, and on one where nothing is known of them.
     """
     trials = job.get("Trials")
     if trials is None:
         begun, ended = (timestamp(job.get(name)) for name in ("CreationTime", "HyperParameterTuningEndTime"))
-        return (ended - begun).total_seconds() if begun and ended else 0.0
+        return (ended - begun).total_seconds() * _at_once(job) if begun and ended else 0.0
     return sum(_seconds(trial) for trial in trials)
+
+
+def _at_once(job: Mapping[str, Any]) -> int:
+    counters = job.get("TrainingJobStatusCounters")
+    limits = (job.get("HyperParameterTuningJobConfig") or {}).get("ResourceLimits") or {}
+    return min(int(limits.get("MaxParallelTrainingJobs") or 1), sum(counters.values())) if counters else 1
 
 
 def best_of(job: Mapping[str, Any]) -> dict[str, str]:
@@ -220,7 +228,8 @@ def in_words(search: Mapping[str, Any]) -> str:
     best = search.get("best") or {}
     turned = ", ".join(f"{name} {value}" for name, value in (best.get("knobs") or {}).items())
     rung = f" of {search['rung']}" if search.get("rung") else ""
-    found = f"{turned} taken" if search.get("taken") else "the recipe stays as it was"
+    nothing = "the recipe stays as it was" if search["where"] == IN_JOB else "no model was found"
+    found = f"{turned} taken" if search.get("taken") else nothing
     ended = f"it ended because {search.get('stopped_because')}"
     return f"{len(search['trials'])} fits{rung} in {search['where'].removeprefix('in ')}; {found}; {ended}"
 
@@ -261,11 +270,12 @@ def _of_jobs(job: Mapping[str, Any]) -> dict[str, Any]:
         }
         for number, trial in enumerate(job.get("Trials") or ())
     ]
+    taken = bool(best.get("TrainingJobName")) and job.get("HyperParameterTuningJobStatus") != "Failed"
     found = next((trial for trial in trials if trial["job_name"] == best.get("TrainingJobName")), None)
     return {
         "where": "a SageMaker tuning job",
         "job_name": job.get("HyperParameterTuningJobName"),
-        "taken": True,
+        "taken": taken,
         "best": {
             "trial": found["number"] if found else None,
             "job_name": best.get("TrainingJobName"),
@@ -273,8 +283,8 @@ def _of_jobs(job: Mapping[str, Any]) -> dict[str, Any]:
             "objective": (best.get("FinalHyperParameterTuningJobObjectiveMetric") or {}).get("Value"),
         },
         "more_is_better": sign > 0,
-        "stop": "completed",
-        "stopped_because": f"{len(trials)} of at most {_most(config)} training jobs",
+        "stop": str(job.get("HyperParameterTuningJobStatus") or "completed").lower(),
+        "stopped_because": str(job.get("FailureReason") or f"{len(trials)} of at most {_most(config)} training jobs"),
         "seconds": round(machine_s(job), 1),
         "trials": trials,
     }
