@@ -148,9 +148,14 @@ class Counts:
             f"SELECT {stratum}, CASE {side} END, count(*), approx_count_distinct({key}) FROM chunk GROUP BY ALL"
         ).fetchall()
         groups = None
-        if guess.by_numbers:
-            which = f" WHERE {key} % {self._every} = 0" if self._every > 1 else ""
-            groups = connection.execute(f"SELECT CAST({key} AS INTEGER) AS key FROM chunk{which}").fetchnumpy()["key"]
+        if guess.used_numbers and not guess.always_digest:
+            source, which = "chunk", f" WHERE {key} % {self._every} = 0" if self._every > 1 else ""
+            if not guess.by_numbers:
+                numbers = process_key.of_numbers(guess.used_numbers)
+                sums = f"(SELECT {numbers.first} AS first FROM chunk)"
+                source = f"(SELECT {numbers.second('first')} AS {key} FROM {sums})"
+            query = f"SELECT CAST({key} AS INTEGER) AS key FROM {source}{which}"
+            groups = connection.execute(query).fetchnumpy()["key"]
         whole = {
             name: connection.execute(f"SELECT {quote(name)} AS value FROM chunk").fetchnumpy()["value"]
             for name in guess.numbered
@@ -254,11 +259,8 @@ class Counts:
         connection.execute(f"CREATE OR REPLACE TEMP TABLE texts AS {source}")
 
     def apart_by_numbers(self, guess: Guess) -> bool:
-        """Tell whether the hash of the numbers spreads the rows. Raises NotQuickError where that is too near to call.
-
-        Where another hash than that of the numbers was taken, the sample's word is what there is.
-        """
-        if not guess.by_numbers:
+        """Tell whether the hash of many rows' numbers spreads them. Raises NotQuickError where that is hard to say."""
+        if guess.always_digest or not self._groups or self._sums["rows"] < process_key.LEAST_ROWS:
             return False
         _, sizes = np.unique(np.concatenate(self._groups), return_counts=True)
         rows, squares = float(sizes.sum()) * self._every, float((sizes.astype(float) ** 2).sum()) * self._every

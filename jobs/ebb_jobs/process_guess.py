@@ -58,6 +58,8 @@ class Guess(NamedTuple):
     missing: list[str]
     careful: bool
     """Missing values may be spelt in ways that the sample does not show."""
+    always_digest: bool
+    """The hash is of all that is learned from, whether or not its numbers tell rows apart."""
     by_numbers: bool
     """The hash of what is learned from is that of its numbers."""
     rows: int
@@ -97,7 +99,13 @@ class Guess(NamedTuple):
 
 
 def make(
-    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], asked: str | None, task: str | None, work: Path
+    connection: duckdb.DuckDBPyConnection,
+    files: Sequence[Path],
+    asked: str | None,
+    task: str | None,
+    work: Path,
+    *,
+    always_digest: bool,
 ) -> Guess:
     """Return what the kinds of the columns look like. Raises NotQuickError and RejectedError."""
     with tables.open_text(files[0]) as stream:
@@ -158,6 +166,7 @@ def make(
         used_numbers=used_numbers,
         missing=_spellings((place / "sample.csv").read_bytes(), mark),
         careful=False,
+        always_digest=always_digest,
         by_numbers=False,
         rows=round(rows / share),
         own=Own(*(free_name(f"ebb_{field}", names) for field in Own._fields)),
@@ -193,7 +202,7 @@ def _may_be_numbered(counts: dict[str, int], share: float) -> bool:
 
 
 def _apart_by_numbers(connection: duckdb.DuckDBPyConnection, guess: Guess) -> bool:
-    if not guess.used_numbers:
+    if guess.always_digest or not guess.used_numbers or guess.rows < process_key.LEAST_ROWS:
         return False
     fields = ", ".join(f"TRY_CAST({quote(name)} AS DOUBLE) + 0e0 AS {quote(name)}" for name in guess.used_numbers)
     connection.execute(f"CREATE TEMP TABLE kept AS SELECT {fields} FROM sampled")

@@ -23,7 +23,16 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 
-from ebb_jobs import infer, process_counts, process_guess, process_target, refusals, tables, typing_rules
+from ebb_jobs import (
+    infer,
+    process_counts,
+    process_guess,
+    process_split,
+    process_target,
+    refusals,
+    tables,
+    typing_rules,
+)
 from ebb_jobs import spelling as spellings
 from ebb_jobs.process_chunks import BYTES, Chunk, Reader, Seen
 from ebb_jobs.process_guess import Guess, NotQuickError, OtherSpellingsError
@@ -56,6 +65,8 @@ class Quick(NamedTuple):
     task: infer.Inferred
     classes: list[str] | None
     rows: dict[str, int]
+    by_numbers: bool
+    """The hash of the numbers alone says on which side a row stands."""
 
 
 def applies(files: Sequence[Path], spec: dict[str, Any]) -> bool:
@@ -76,7 +87,8 @@ def process(
 ) -> Quick:
     """Write the splits below `curated`, each a folder of parts. Raises NotQuickError and RejectedError."""
     asked = (spec.get("data") or {}).get("target")
-    guess = process_guess.make(connection, files, asked, spec.get("task"), work)
+    always_digest = process_split.appended(spec)
+    guess = process_guess.make(connection, files, asked, spec.get("task"), work, always_digest=always_digest)
     told = refusals.find_target(guess.names, asked)
     connection.execute("SET threads = 1")  # each worker brings its own
     for last in (False, False, True):
@@ -123,7 +135,9 @@ def process(
     run.write_heads()
     form = tables.told_form("csv", [str(file.relative_to(folder)) for file in files])
     loaded = tables.Loaded(guess.names, form, guess.target)
-    return Quick(loaded, run.rows_read, sum(rows[side] for side in SPLITS), columns, task, classes, rows)
+    return Quick(
+        loaded, run.rows_read, sum(rows[side] for side in SPLITS), columns, task, classes, rows, guess.by_numbers
+    )
 
 
 class _Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -137,8 +137,19 @@ def place_as_given(
     return _counted(connection, target, classes, own, column)
 
 
-def decide(report: Report, rows: dict[str, int], learned_from: str, *, given: bool, stratified: bool) -> None:
-    """Record how the rows were split; `learned_from` says what is hashed. Takes `unsettled` out of `rows`."""
+def decide(
+    report: Report,
+    rows: dict[str, int],
+    learned_from: str,
+    *,
+    given: bool,
+    stratified: bool,
+    stays: str = "a row keeps its side when data is added",
+) -> None:
+    """Record how the rows were split; `learned_from` says what is hashed. Takes `unsettled` out of `rows`.
+
+    `stays` says what becomes of a row's side when data is added.
+    """
     unsettled = rows.pop("unsettled")
     rest = (
         f"; {unsettled} rows may change sides: by the hash alone a side has too few "
@@ -152,12 +163,16 @@ def decide(report: Report, rows: dict[str, int], learned_from: str, *, given: bo
         (
             f"the data is split already; a side that it lacks is cut from train by the hash of the {learned_from}"
             if given
-            else f"equal {learned_from} never stand on two sides, and a row keeps its side when data is added"
-            + (", as long as the same columns are used" if learned_from == "features" else "")
+            else f"equal {learned_from} never stand on two sides, and {stays}"
         )
         + rest,
         numbers={**{split: rows[split] for split in SPLITS}, "may_change_side": unsettled},
     )
+
+
+def appended(spec: dict[str, Any]) -> bool:
+    """Tell whether the rows are those of a run before and more, whose model may go on from its weights."""
+    return bool((spec.get("data") or {}).get("mode") == "append")
 
 
 def told_apart(connection: duckdb.DuckDBPyConnection, key: process_key.Key) -> bool:

@@ -80,6 +80,8 @@ def _process_quickly(
             classes=found.classes,
             rows={"read": found.read, "kept": found.kept, "duplicates": found.read - found.kept, **found.rows},
             group=None,
+            stays=_stays(spec, by_numbers=found.by_numbers),
+            by_numbers=found.by_numbers,
         )
     except (process_quick.NotQuickError, RejectedError, duckdb.OutOfMemoryException) as error:
         # A rejection too: what is wrong with a sample is not said in the file's words.
@@ -144,7 +146,9 @@ def judge_and_write(
     kept = scalar(connection, "SELECT count(*) FROM kept")
     numbers = [column.name for column in used if column.kind == "numeric"]
     features = process_key.of([column.name for column in used if column.kind != "numeric"], numbers)
-    by = process_key.of_numbers(numbers) if numbers and group is None else None
+    fixed = group is not None or process_split.appended(spec) or kept < process_key.LEAST_ROWS
+    by = process_key.of_numbers(numbers) if numbers and not fixed else None
+    by = by if by and process_split.told_apart(connection, by) else None
     rows = process_split.place(
         connection,
         features if group is None else quote(group),
@@ -153,7 +157,7 @@ def judge_and_write(
         own,
         column=told.column,
         apart=None if group is None else features,
-        by=by if by and process_split.told_apart(connection, by) else None,
+        by=by,
     )
     # Decisions quote the target's name. Up to here it may be a value: of a row that stands where names should.
     for what, decided in (("format", table.form), ("target", target), ("task", task)):
@@ -169,7 +173,25 @@ def judge_and_write(
         classes=classes,
         rows={"read": read, "kept": kept, "duplicates": read - kept, **rows},
         group=group,
+        stays=_stays(spec, by_numbers=by is not None),
+        by_numbers=by is not None,
     )
+
+
+def _stays(spec: dict[str, Any], *, by_numbers: bool) -> str:
+    """Say what becomes of a row's side when data is added."""
+    if by_numbers:
+        return (
+            "no text is hashed, because the numbers tell so many rows apart; with data.mode append all features are, "
+            "so the first such run deals the rows anew and trains afresh"
+        )
+    same = "a row keeps its side when data is added"
+    if (spec.get("data") or {}).get("group") is not None:
+        return same
+    same += ", as long as the same columns are used"
+    if process_split.appended(spec):
+        return same
+    return f"{same} and rows are fewer than {process_key.LEAST_ROWS:,} or data.mode is append"
 
 
 def _hand_on(
@@ -287,6 +309,8 @@ def _write_outcome(
     classes: list[str] | None,
     rows: dict[str, int],
     group: str | None,
+    stays: str,
+    by_numbers: bool,
 ) -> None:
     used = [column for column in columns if column.kind != "dropped"]
     dropped = [column for column in columns if column.kind == "dropped"]
@@ -305,8 +329,8 @@ def _write_outcome(
         "rows equal in every column, numbers by their value, are kept once",
         numbers={"read": rows["read"]},
     )
-    learned_from = "features" if group is None else f"column {group}"
-    process_split.decide(report, rows, learned_from, given=False, stratified=classes is not None)
+    learned_from = f"column {group}" if group is not None else "features' numbers" if by_numbers else "features"
+    process_split.decide(report, rows, learned_from, given=False, stratified=classes is not None, stays=stays)
     report.fields.update(
         task=task,
         target=target,
@@ -325,6 +349,7 @@ def _write_outcome(
             "features": [column.as_feature() for column in used],
             **({"group": group} if group is not None else {}),
             "dropped": [{"name": column.name, "reason": column.reason} for column in dropped],
+            "split_by": learned_from,
             "rows": rows,
         },
     )

@@ -1,7 +1,8 @@
 """Incremental training: when data grew, the model before is where the next one starts.
 
 The channel `previous` holds what `train` wrote in the run whose model is served. Its columns and classes must be those
-of the new data: then its codec is kept, so that its weights mean the same, and its own rung is fitted first, from them.
+of the new data, and rows find their sides in the same way: then its codec is kept, so that its weights mean the same,
+and its own rung is fitted first, from them.
 Otherwise the whole ladder is climbed, and the reason is recorded.
 """
 
@@ -64,6 +65,8 @@ def _misfit(folder: Path, schema: dict[str, Any]) -> str | None:
         return "the classes have changed"
     if _columns(before) != _columns(schema):
         return "the columns have changed"
+    if before.get("split_by") != schema.get("split_by"):  # what is older than this field was dealt by another hash
+        return f"rows that it learned may stand in test now: they are dealt by the hash of the {schema.get('split_by')}"
     return None
 
 

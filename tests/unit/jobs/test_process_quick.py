@@ -1,5 +1,6 @@
 """Large CSV in chunks: the rows of the slow way, whatever the chunks cut, in memory that hardly grows with the file."""
 
+import json
 import subprocess
 import sys
 
@@ -7,9 +8,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from ebb_jobs import process_chunks, process_key, process_quick, typing_rules
+from ebb_jobs import process_chunks, process_key, process_quick, report, typing_rules, warm
 from ebb_jobs.process_guess import NotQuickError
-from unit.jobs.test_process import big_table, process, respelt, splits_of, yes_or_no
+from unit.jobs.test_process import big_table, process, respelt, schema_of, side_of_each_row, splits_of, yes_or_no
 
 
 def shuffled(text):
@@ -22,6 +23,7 @@ def quoted(text):
     return text.replace("spaced", '"said ""a, b""\nand left"')
 
 
+@pytest.mark.parametrize("least_rows", [10**6, 0], ids=["by the digest", "by the numbers if they do"])
 @pytest.mark.parametrize(
     ("content", "quickly"),
     [
@@ -38,7 +40,8 @@ def quoted(text):
         pytest.param(big_table() + "7,1.5,a\n", False, id="a row that is short"),
     ],
 )
-def test_chunks_write_the_rows_of_the_slow_way(tmp_path, content, quickly, monkeypatch, capsys):
+def test_chunks_write_the_rows_of_the_slow_way(tmp_path, content, quickly, least_rows, monkeypatch, capsys):
+    monkeypatch.setattr(process_key, "LEAST_ROWS", least_rows)
     for folder in ("slow", "quick"):
         (tmp_path / folder).mkdir()
     slow = process(tmp_path / "slow", content)
@@ -52,10 +55,80 @@ def test_chunks_write_the_rows_of_the_slow_way(tmp_path, content, quickly, monke
         return
     assert quick.metrics()["rows"] == slow.metrics()["rows"]
     assert quick.metrics()["features"] == slow.metrics()["features"]
+    assert schema_of(quick) == schema_of(slow)
     found, expected = splits_of(quick), splits_of(slow)
     for split, rows in expected.items():
         assert sorted(map(repr, found[split])) == sorted(map(repr, rows)), split
         assert repr(found[split][:150]) == repr(rows[:150]), f"{split} begins with a sample of all"
+
+
+def few_numbers(rows):
+    """Rows of 1,920 different pairs of numbers: they tell few rows apart, and not many."""
+    pairs = [n * 7919 % 1920 for n in range(rows)]
+    lines = [f"{pair % 48},{pair // 48}.5,name {n * 31 % 97},{yes_or_no(n)}" for n, pair in enumerate(pairs)]
+    return "\n".join(["age,hours,name,bought", *lines]) + "\n"
+
+
+def sides(tmp_path, name, rows, mode):
+    (tmp_path / name).mkdir()
+    return process(tmp_path / name, few_numbers(rows), spec={"data": {"target": "bought", "mode": mode}})
+
+
+def split_of(ended):
+    return next(one for one in ended.metrics()["decisions"] if one["what"] == "split")
+
+
+@pytest.mark.parametrize("quickly", [False, True], ids=["as text", "in chunks"])
+def test_appended_rows_leave_all_others_on_their_sides_however_well_numbers_tell_them_apart(
+    tmp_path, quickly, monkeypatch
+):
+    monkeypatch.setattr(process_key, "LEAST_ROWS", 0)
+    monkeypatch.setattr(process_quick, "LEAST_BYTES", 0 if quickly else 2**40)
+    before, after = (sides(tmp_path, str(rows), rows, "append") for rows in (1500, 9000))
+    later = side_of_each_row(after)
+    assert {row: later[row] for row in side_of_each_row(before)} == side_of_each_row(before)
+    assert schema_of(before)["split_by"] == schema_of(after)["split_by"] == "features"
+    assert split_of(after)["reason"].endswith("keeps its side when data is added, as long as the same columns are used")
+
+
+@pytest.mark.parametrize("quickly", [False, True], ids=["as text", "in chunks"])
+def test_what_was_dropped_before_anything_was_appended_keeps_its_sides_too(tmp_path, quickly, monkeypatch):
+    monkeypatch.setattr(process_quick, "LEAST_BYTES", 0 if quickly else 2**40)
+    before, after = sides(tmp_path, "one", 1500, "replace"), sides(tmp_path, "more", 9000, "append")
+    later = side_of_each_row(after)
+    assert {row: later[row] for row in side_of_each_row(before)} == side_of_each_row(before)
+    assert "rows are fewer than 1,000,000 or data.mode is append" in split_of(before)["reason"]
+
+
+def test_training_starts_afresh_where_rows_were_dealt_by_another_hash(tmp_path, monkeypatch):
+    """Half of all rows change sides then: what the weights learned would be tested."""
+    monkeypatch.setattr(process_key, "LEAST_ROWS", 0)
+    before, after = sides(tmp_path, "one", 1500, "replace"), sides(tmp_path, "more", 9000, "append")
+    assert schema_of(before)["split_by"] == "features' numbers"
+    assert "keeps its side" not in split_of(before)["reason"]
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "original.onnx").touch()
+    for schema, fits in ((schema_of(before), False), (schema_of(after), True)):
+        (model / "schema.json").write_text(json.dumps(schema))
+        told = report.Report("train")
+        assert (warm.found(model, schema_of(after), told) == model) is fits
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param({}, id="before schemas said how"),
+        pytest.param({"split_by": "features' numbers"}, id="by numbers"),
+        pytest.param({"split_by": "column patient"}, id="by groups that are none any more"),
+    ],
+)
+def test_the_reason_to_start_afresh_is_told(tmp_path, before):
+    (tmp_path / "original.onnx").touch()
+    (tmp_path / "schema.json").write_text(json.dumps(before))
+    told = report.Report("train")
+    assert warm.found(tmp_path, {"split_by": "features"}, told) is None
+    assert "dealt by the hash of the features" in json.dumps(told.as_dict()["decisions"])
 
 
 def test_chunks_end_where_rows_end_and_not_within_quotes(tmp_path):
