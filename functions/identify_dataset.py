@@ -304,8 +304,8 @@ def _pretrained(
     sheet, weights, tokenizer = found
     for each in (sheet, tokenizer):
         _accept(pretrained.too_large(each.key) if each.size_bytes > pretrained.MOST_FILE_BYTES else None)
-    looks = ((sheet, _whole), (weights, _header), (tokenizer, _whole))
-    _accept(pretrained.check(*(objects.steadily(each, look, own=None) for each, look in looks)))
+    written, words = (objects.steadily(each, _whole, own=None) for each in (sheet, tokenizer))
+    _accept(pretrained.check(written, objects.steadily(weights, _header, own=None), words))
     return naming.named(found, own=None)
 
 

@@ -282,7 +282,8 @@ class PretrainedTextKind(TextKind):
         def sees(lesson: Lesson) -> Lesson:
             if not read:
                 codec = self.fit_codec(curated, schema, lesson.report)
-                read.append((codec, *(self.read_split(curated, split, codec) for split in ("train", "validation"))))
+                training, validation = (self.read_split(curated, split, codec) for split in ("train", "validation"))
+                read.append((codec, training, validation))
             codec, training, validation = read[0]
             previous = lesson.previous
             if previous is not None and _written(text.open_codec(previous)) != _written(codec):
