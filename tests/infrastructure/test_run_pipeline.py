@@ -357,6 +357,7 @@ REFUSED = json.dumps({"errorType": "DropRejectedError", "errorMessage": json.dum
         pytest.param(World(IdentifyDataset=("DropRejectedError", REFUSED)), "identify", id="by the first MiB"),
         pytest.param(World(IdentifyDataset=("InvalidSpecError", REFUSED)), "identify", id="by its spec"),
         pytest.param(World(PlanPipeline=("InvalidSpecError", REFUSED)), "plan", id="by what cannot be planned"),
+        pytest.param(World(PlanPipeline=("DropRejectedError", REFUSED)), "plan", id="by what no machine holds"),
         pytest.param(World(RecordRun__process=("DropRejectedError", REFUSED)), "process", id="by the full scan"),
     ],
 )
@@ -372,7 +373,7 @@ def test_a_rejected_drop_is_rejected_and_not_failed(world, stage):
     ("world", "stage"),
     [
         pytest.param(World(IdentifyDataset=("KeyError", "x")), "identify", id="identify"),
-        pytest.param(World(PlanPipeline=("NoFeasibleInstanceError", "x")), "plan", id="plan"),
+        pytest.param(World(PlanPipeline=("ImageMissingError", "x")), "plan", id="plan"),
         pytest.param(World(putRolePolicy=("Iam.MalformedPolicyDocumentException", "x")), "plan", id="roles"),
         pytest.param(
             World(images=("jobs",), **{"startBuild.sync": ("States.TaskFailed", "x")}), "images", id="an image's build"

@@ -7,7 +7,7 @@ import pytest
 
 from aws_shapes import problems
 from ebb import engine, sizing
-from ebb.errors import InvalidSpecError, NoFeasibleInstanceError
+from ebb.errors import DropRejectedError, InvalidSpecError, NoFeasibleInstanceError
 from ebb.requests import glue
 from ebb.spec import PipelineSpec
 from worked_run import ARTIFACTS, JOBS_HASH, RUN_ID, built_plan
@@ -98,8 +98,37 @@ def test_a_script_is_told_its_bytes():
 
 def test_a_plan_is_refused_where_its_volume_is(monkeypatch):
     monkeypatch.setattr(sizing, "choose", lambda *_, **__: pytest.fail("the instance is not chosen first"))
-    with pytest.raises(NoFeasibleInstanceError, match="volume"):
+    with pytest.raises(DropRejectedError, match="volume"):
         built_plan(data=data(4000), spec=spec(process={"engine": "single"}))
+
+
+@pytest.mark.parametrize("engine_asked", ["auto", "single", "spark"])
+@pytest.mark.parametrize("gib", [32, 300, 1024])
+def test_a_table_beyond_what_train_holds_is_rejected_with_the_limit_and_a_remedy(gib, engine_asked):
+    """Whoever could process it: the rows that are left are all read by one machine that trains."""
+    with pytest.raises(DropRejectedError) as refused:
+        built_plan(data=data(gib), spec=spec(process={"engine": engine_asked}))
+    rejection = refused.value.rejection
+    assert rejection.code == "beyond-every-machine"
+    assert rejection.message.startswith("train needs about")
+    assert "the largest holds 31 GiB of text" in rejection.message
+    assert rejection.remedy.startswith("Drop less data")
+
+
+def test_the_largest_table_that_train_holds_has_a_whole_plan_with_either_engine():
+    for asked, named in (("auto", "DuckDB"), ("spark", "Spark")):
+        made = built_plan(data=data(31), spec=spec(process={"engine": asked}))
+        assert all(made[stage]["request"] for stage in ("process", "train", "compress", "compile"))
+        (chosen,) = [each for each in made["decisions"] if each["what"] == "engine for process"]
+        assert chosen["chosen"] == named
+        assert chosen["numbers"]["largest_text_gib_to_train"] == 31
+
+
+def test_rows_that_spark_must_process_in_time_still_become_a_model():
+    """The one way in which `auto` takes Spark for data that train holds: a short train.max_runtime."""
+    made = built_plan(data=data(31), spec=spec(train={"max_runtime": timedelta(minutes=5)}))
+    assert made["process"]["request"]["WorkerType"] == "G.1X"
+    assert made["train"]["request"]["ResourceConfig"]["InstanceType"] == "ml.m5.24xlarge"
 
 
 def test_larger_tables_get_more_and_then_larger_workers():

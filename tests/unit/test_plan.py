@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ebb import catalog, images, names, plan
-from ebb.errors import InvalidSpecError, NoFeasibleInstanceError
+from ebb.errors import DropRejectedError, InvalidSpecError
 from ebb.plan import Champion
 from ebb.sizing import Data
 from ebb.sources import Source
@@ -216,8 +216,9 @@ def test_a_ready_image_is_taken_for_every_instance_and_never_built():
 def test_an_accelerator_that_aws_has_no_container_for_is_refused_by_name():
     elsewhere = replace(STACK, data_key_arn=STACK.data_key_arn.replace("us-east-1", "ap-east-1"))
     asked = PipelineSpec.model_validate({"train": {"instance": "ml.trn1.2xlarge"}})
-    with pytest.raises(NoFeasibleInstanceError, match=r"ml\.trn1\.2xlarge cannot be used in ap-east-1"):
+    with pytest.raises(DropRejectedError, match=r"ml\.trn1\.2xlarge cannot be used in ap-east-1") as refused:
         plan.build(facts(spec=asked), elsewhere)
+    assert refused.value.rejection.remedy == "Name a CPU instance in train.instance."
 
 
 def test_code_that_lies_elsewhere_may_be_read_and_nothing_beside_it():

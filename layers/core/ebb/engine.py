@@ -78,8 +78,8 @@ def _refuse_beyond_volume(spec: PipelineSpec, data: sizing.Data) -> None:
     text_gib = sizing.text_bytes(data) / GIB
     held = f"{text_gib:,.0f} GiB of text" if table else f"{sizing.unpacked_bytes(data) / GIB:,.0f} GiB"
     raise NoFeasibleInstanceError(
-        f"process needs a volume of {volume_gib:,} GiB for {held}, and no job gets more than "
-        f"{MOST_VOLUME_GIB:,} GiB: drop the data in parts of which each needs less, or a sample of it"
+        f"process needs a volume of {volume_gib:,} GiB for {held}, and no job gets more than {MOST_VOLUME_GIB:,} GiB",
+        "drop the data in parts of which each needs less, or a sample of it",
     )
 
 

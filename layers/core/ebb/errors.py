@@ -85,6 +85,10 @@ class NoAcceptableCandidateError(EbbError):
 class NoFeasibleInstanceError(EbbError):
     """No instance of the catalog holds the workload within its time. Retrying cannot help."""
 
+    def __init__(self, what: str, remedy: str = ""):
+        super().__init__(f"{what}: {remedy}" if remedy else what)
+        self.what, self.remedy = what, remedy
+
 
 class ImageMissingError(EbbError):
     """An image that the jobs or the endpoint start from is not in the registry. Retrying helps once it is pushed."""

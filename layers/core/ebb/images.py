@@ -61,7 +61,8 @@ def for_jobs(stack: StackSettings, instance: Instance) -> Image:
     if base is None:
         raise NoFeasibleInstanceError(
             f"{instance.name} cannot be used in {stack.region}: the catalog knows no deep learning container of AWS "
-            "for it there; name a CPU instance in train.instance"
+            "for it there",
+            "name a CPU instance in train.instance",
         )
     return Image(f"{stack.jobs_image_uri}-{device.kind}-{base_hash(base)}", stack.jobs_context_uri, base)
 

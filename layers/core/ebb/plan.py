@@ -3,13 +3,14 @@
 `build` is pure, so a dry run is the same call with its result printed instead of sent.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ebb import capacity, catalog, engine, features, images, names, requests, rightsizing, sizing, sources, tuning
 from ebb.catalog import Instance
-from ebb.errors import InvalidSpecError, Rejection
+from ebb.errors import DropRejectedError, InvalidSpecError, NoFeasibleInstanceError, Rejection
 from ebb.features import Published
 from ebb.images import Image
 from ebb.requests import builds as build_requests
@@ -56,10 +57,21 @@ class RunFacts:
     jobs: Mapping[str, str] = field(default_factory=dict)  # finished stage -> the name of its job
 
 
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Raise what no machine holds as a rejection of the drop: nothing has begun, and only other data or a spec help."""
+    try:
+        yield
+    except NoFeasibleInstanceError as error:
+        remedy = error.remedy[:1].upper() + error.remedy[1:] + "." if error.remedy else ""
+        raise DropRejectedError(Rejection("beyond-every-machine", error.what, remedy=remedy)) from error
+
+
+@_refusing()
 def images_of(run: RunFacts, stack: StackSettings) -> list[Image]:
     """Return the images that the run needs: of its stages, on the instances that they get, and of the endpoint.
 
-    Raises: NoFeasibleInstanceError, as `build`.
+    Raises: DropRejectedError, as `build`.
     """
     run = _reusing(run)
     wanted = [images.for_endpoints(stack)]
@@ -70,11 +82,12 @@ def images_of(run: RunFacts, stack: StackSettings) -> list[Image]:
     return wanted
 
 
+@_refusing()
 def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
     """Return the plan of one attempt. What an earlier attempt finished is taken over, not repeated.
 
-    Raises: NoFeasibleInstanceError when no catalogued instance or no volume holds a stage; InvalidSpecError when what
-    is to be read elsewhere does not fit a role's policy.
+    Raises: DropRejectedError when no catalogued instance or no volume holds a stage; InvalidSpecError when what is to
+    be read elsewhere does not fit a role's policy.
     """
     run = _reusing(run)
     chosen = choices(run, stack)
@@ -488,13 +501,19 @@ def _searching(run: RunFacts) -> list[dict[str, Any]]:
     ]
 
 
+def _trainable(run: RunFacts) -> dict[str, int]:
+    """Return how much text one machine can train on: today's limit, whatever processes it."""
+    most = sizing.largest_text_gib("train", replace(run.data, task=run.data.task or run.spec.task))
+    return {} if most is None else {"largest_text_gib_to_train": most}
+
+
 def _engine(run: RunFacts) -> dict[str, Any]:
     chosen = engine.planned(run.spec, run.data)
     return {
         "what": "engine for process",
         "chosen": chosen.name,
         "reason": chosen.reason,
-        "numbers": dict(chosen.numbers),
+        "numbers": dict(chosen.numbers) | _trainable(run),
         "alternatives": list(chosen.alternatives),
         "source": "ebb/engine.py",
     }

@@ -264,8 +264,8 @@ def choose(
     if not holding:
         otherwise = ", or name an instance with train.instance" if stage in TRAINING else ""
         raise NoFeasibleInstanceError(
-            f"{stage} needs about {work.memory_gib:.0f} GiB of memory, and no catalogued instance has that much: "
-            f"drop less data{otherwise}"
+            f"{stage} needs about {work.memory_gib:.0f} GiB of memory, and no catalogued instance has that much",
+            f"drop less data{otherwise}",
         )
     in_time = [each for each in holding if duration_s(work, processors_of(each)) <= work.max_runtime_s]
     fitting = [each for each in in_time if each.accelerator is None] or in_time
@@ -327,6 +327,18 @@ def _kind_of(instance: Instance) -> str | None:
     return instance.accelerator.kind if instance.accelerator else None
 
 
+def largest_text_gib(stage: str, data: Data) -> int | None:
+    """Return how much text of the data's kind the largest machine holds for a stage; None of what is no text.
+
+    (its memory - what a stage takes by itself) / what it takes per GiB, rounded down
+    """
+    needs = {"texts": _TEXTS, "table": _TABLE}.get(_kind(data), {}).get(stage)
+    if needs is None or not needs.gib_per_mib:
+        return None
+    largest_gib = max(each.memory_gib for each in catalog.instances() if each.accelerator is None)
+    return int((largest_gib - _BASE_MEMORY_GIB) / needs.gib_per_mib / 1024)
+
+
 def for_stage(
     stage: str,
     spec: PipelineSpec,
@@ -345,6 +357,14 @@ def for_stage(
     work = replace(work, cpu_s=work.cpu_s / machines(stage, spec))
     asked = spec.train.instance
     if asked == "auto" or not trains:
-        return choose(stage, work, accelerators=accelerators if trains else ())
+        try:
+            return choose(stage, work, accelerators=accelerators if trains else ())
+        except NoFeasibleInstanceError as error:
+            limit_gib = largest_text_gib(stage, known)
+            if limit_gib is None:
+                raise
+            raise NoFeasibleInstanceError(
+                f"{error.what}: the largest holds {limit_gib} GiB of text", error.remedy
+            ) from error
     named = next(each for each in catalog.instances() if each.name == asked)  # the spec was checked against the catalog
     return explained(work, named, "named by train.instance in the spec", [])
