@@ -10,6 +10,7 @@ from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError, DropRejectedError, ObjectMissingError, ReportMissingError
 from ebb.record import Ended, ImagesBuilt, JobFailed, RecordRequest, Reused, Scored, StageFinished, Succeeded
 from ebb.settings import RecordSettings
+from ebb.spec import PipelineSpec
 from ebb.telemetry import logger
 
 
@@ -109,7 +110,8 @@ def _succeeded(told: Succeeded, book: Ledger, settings: RecordSettings) -> dict[
     if run["spec"]["data"]["mode"] == "replace":
         book.forget_replaced(told.project, generation)
     story = book.story(told.run_id)
-    measured = rightsizing.remembered(told.run_id, story.stages if story else (), told.plan.get("data"))
+    spec = PipelineSpec.model_validate(run["spec"])
+    measured = rightsizing.remembered(told.run_id, story.stages if story else (), told.plan.get("data"), spec)
     if measured:
         book.apply(ledger.remember_measured(told.project, generation, measured))
     served = record.served_fields(told)

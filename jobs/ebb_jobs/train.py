@@ -154,6 +154,7 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
         family=climbed.best.rung.family,
         described=best.model.describe(),
         rungs=[one.fields for one in climbed.climbed],
+        rungs_untried=[rung.name for rung in rungs if rung.name not in {one.rung.name for one in climbed.climbed}],
         ladder_ended=climbed.ended,
         epochs=best.epochs,
         best_epoch=best.best_epoch,

@@ -22,6 +22,7 @@ OVERSIZED = Measured(
     cpu_s=1008.0,
     peak_memory_gib=0.9,
     data=TABLE,
+    settled=True,
 )
 INPUT_BOUND = replace(
     OVERSIZED, instance_type="ml.m5.large", vcpu=2, cpu_s=400.0, loop_s=500.0, wait_s=315.0, data=TABLE
@@ -30,6 +31,8 @@ INPUT_BOUND = replace(
 
 def chosen(last: Measured | None, data: Data = TABLE, **train: object) -> sizing.Choice:
     spec = PipelineSpec.model_validate({"train": {"max_runtime": 36_000, **train}})
+    if last and not last.asked:  # for the same as now
+        last = replace(last, asked=rightsizing.asked("train", spec))
     return rightsizing.for_stage("train", spec, data, last)
 
 
@@ -96,7 +99,7 @@ def test_memory_without_room_is_named():
 
 def test_what_process_took_of_a_large_machine_it_does_not_need():
     """It takes the memory that is there, and sorts on the volume what does not fit."""
-    greedy = replace(OVERSIZED, instance_type="ml.m5.2xlarge", peak_memory_gib=30.0)
+    greedy = replace(OVERSIZED, instance_type="ml.m5.2xlarge", peak_memory_gib=30.0, asked="{}")
     choice = rightsizing.for_stage("process", PipelineSpec(), replace(TABLE, size_bytes=TABLE.size_bytes * 2), greedy)
     assert choice.instance.memory_gib <= 16
     assert "undersized" not in [each.what for each in choice.findings]
@@ -107,6 +110,72 @@ def test_a_named_instance_is_kept_and_the_finding_says_what_to_write():
     assert choice.instance.name == "ml.m5.2xlarge"
     (finding,) = choice.findings
     assert finding.remedy.startswith("write train.instance: auto or ml.")
+
+
+def asked_for(**train: object) -> str:
+    return rightsizing.asked("train", PipelineSpec.model_validate({"train": train}))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "changed"),
+    [
+        ({"rungs": ["linear"]}, {"rungs": ["net"]}, "train.rungs"),
+        ({"epochs": 5}, {"epochs": 500}, "train.epochs"),
+        ({}, {"tune": {"trials": 50}}, "train.tune"),
+        ({"tune": {"trials": 50}}, {}, "train.tune"),
+        ({"target": 0.7}, {"target": 0.99}, "train.target"),
+        ({}, {"instances": 2}, "train.instances"),
+    ],
+)
+def test_what_was_measured_of_other_work_is_no_measure(before, now, changed):
+    choice = chosen(replace(OVERSIZED, asked=asked_for(**before)), **now)
+    estimate = chosen(None, **now)
+    assert (choice.instance, choice.numbers, choice.findings) == (estimate.instance, estimate.numbers, ())
+    assert choice.reason.endswith(f"what {OVERSIZED.run_id} used is no measure of it: {changed} changed")
+
+
+def test_how_long_and_on_what_it_may_run_is_no_other_work():
+    last = replace(OVERSIZED, asked=asked_for(max_runtime=7200, spot=False, instance="ml.m5.2xlarge", instances=1))
+    assert chosen(last).reason.startswith("leanest of those that cost less")
+
+
+def test_what_an_earlier_version_remembered_is_no_measure():
+    kept = rightsizing.remembered(OVERSIZED.run_id, [STAGE], rightsizing.kept_data(TABLE), PipelineSpec())["train"]
+    old = rightsizing.read({name: value for name, value in kept.items() if name not in ("asked", "settled")})
+    assert old is not None
+    assert rightsizing.for_stage("train", PipelineSpec(), TABLE, old).findings == ()
+
+
+def test_a_ladder_that_ended_early_may_climb_on_and_keeps_the_memory_of_the_estimate():
+    cut_short = chosen(replace(OVERSIZED, settled=False))
+    assert cut_short.numbers["expected_memory_gib"] == chosen(None).numbers["expected_memory_gib"]
+    assert chosen(OVERSIZED).numbers["expected_memory_gib"] < 3
+
+
+@pytest.mark.parametrize(
+    ("report", "spec", "settled"),
+    [
+        ({"rungs": [{"name": "linear"}], "rungs_untried": ["trees", "mlp"]}, {}, set()),
+        ({"rungs": [{"name": "linear"}, {"name": "mlp"}], "rungs_untried": []}, {}, {"train"}),
+        ({"rungs": [{"name": "mlp"}], "rungs_untried": []}, {}, {"train", "compress"}),
+        ({"rungs": [{"name": "mlp"}], "rungs_untried": []}, {"train": {"tune": True}}, set()),
+        ({}, {}, set()),
+    ],
+)
+def test_only_work_that_cannot_grow_dearer_is_remembered_as_settled(report, spec, settled):
+    train = STAGE | {"report": STAGE["report"] | report}
+    kept = rightsizing.remembered(
+        "run",
+        [train | {"stage": "process"}, train, train | {"stage": "compress"}],
+        rightsizing.kept_data(TABLE),
+        PipelineSpec.model_validate(spec),
+    )
+    assert {stage for stage, each in kept.items() if each["settled"]} == {"process"} | settled
+
+
+def test_what_the_spec_names_is_never_left_for_what_ran_last():
+    choice = chosen(replace(OVERSIZED, instance_type="ml.m5.4xlarge"), instance="ml.c5.4xlarge")
+    assert (choice.instance.name, choice.otherwise) == ("ml.c5.4xlarge", ())
 
 
 def test_an_accelerator_that_idles_is_named():
@@ -144,8 +213,10 @@ STAGE = {
 
 
 def test_what_a_project_remembers_is_read_back():
-    kept = json.loads(json.dumps(rightsizing.remembered(OVERSIZED.run_id, [STAGE], rightsizing.kept_data(TABLE))))
-    assert rightsizing.read(kept["train"]) == replace(OVERSIZED, loop_s=500.0, wait_s=20.0)
+    whole = STAGE | {"report": STAGE["report"] | {"rungs": [{"name": "linear"}], "rungs_untried": []}}
+    found = rightsizing.remembered(OVERSIZED.run_id, [whole], rightsizing.kept_data(TABLE), PipelineSpec())
+    kept = json.loads(json.dumps(found))
+    assert rightsizing.read(kept["train"]) == replace(OVERSIZED, loop_s=500.0, wait_s=20.0, asked=asked_for())
 
 
 @pytest.mark.parametrize(
@@ -156,16 +227,18 @@ def test_what_a_project_remembers_is_read_back():
     ],
 )
 def test_what_was_not_measured_is_not_remembered(stage):
-    assert rightsizing.remembered("run", [stage], rightsizing.kept_data(TABLE)) == {}
+    assert rightsizing.remembered("run", [stage], rightsizing.kept_data(TABLE), PipelineSpec()) == {}
 
 
 def test_a_machine_that_the_catalog_no_longer_knows_is_forgotten():
-    kept = rightsizing.remembered("run", [STAGE | {"instance_type": "ml.x9.large"}], rightsizing.kept_data(TABLE))
+    other = STAGE | {"instance_type": "ml.x9.large"}
+    kept = rightsizing.remembered("run", [other], rightsizing.kept_data(TABLE), PipelineSpec())
     assert rightsizing.read(kept["train"]) is None
 
 
 def test_the_plan_takes_what_was_measured_and_tells_it():
-    kept = rightsizing.remembered(INPUT_BOUND.run_id, [_stage(INPUT_BOUND)], rightsizing.kept_data(TABLE))
+    stages = [_stage(INPUT_BOUND)]
+    kept = rightsizing.remembered(INPUT_BOUND.run_id, stages, rightsizing.kept_data(TABLE), PipelineSpec())
     built = plan.build(facts(data=TABLE, measured=kept), STACK)
     told = {each["what"]: each for each in built["decisions"]}
     assert told["last train was input-bound"]["reason"].startswith("63% of the time")

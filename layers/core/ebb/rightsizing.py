@@ -1,10 +1,11 @@
 """Right-sizing from the second run on: what the last run of a stage was measured to use, and the machine for the next.
 
 Before a project's first run only estimates choose (`sizing`); afterwards its own CPU time, memory, waiting for data and
-accelerator load do, scaled by how much the data grew. What the last machine was not used for is named as a finding,
-with its cause and what is done about it.
+accelerator load do, scaled by how much the data grew, as long as the spec asks for the same work as it did then. What
+the last machine was not used for is named as a finding, with its cause and what is done about it.
 """
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -24,6 +25,8 @@ UNKNOWN_LOAD = 0.5  # of an accelerator that nobody watched; assumed
 SAVING_SHARE = 0.10  # another machine must be cheaper by so much: less is within the noise of two runs
 MOST_WORKERS = 8  # beyond that threads wait for each other; assumed
 MOST_PARALLEL = 0.95  # what a measurement of one run may claim to be parallel
+# Of `train` in the spec: on what and how long it may run. All else there shapes the work.
+_NOT_THE_WORK = ("instance", "instances", "spot", "max_runtime", "checkpoints")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Measured:
     workers: int = 0  # that made the data ready beside the loop
     gpu_share: float | None = None  # of the accelerators' time, in which they computed
     gpu_memory_gib: float | None = None
+    asked: str = ""  # what shaped the work, as `asked` tells it
+    settled: bool = False  # no dearer recipe than those that were measured can come next time
 
     @property
     def load(self) -> float:
@@ -56,13 +61,50 @@ class Measured:
         return self.wait_s / self.loop_s if self.loop_s else 0.0
 
 
+def asked(stage: str, spec: PipelineSpec) -> str:
+    """Return as JSON what of a spec shapes a stage's work; `process` takes the memory that is there, whatever is asked.
+
+    Of several machines it matters only whether there are any: they train networks alone. Not seen: another release of
+    Ebb, and a script that comes with the data under the same name.
+    """
+    if stage == "process":
+        return "{}"
+    said = spec.resolved()
+    work = {f"train.{name}": value for name, value in said["train"].items() if name not in _NOT_THE_WORK}
+    work |= {"task": said["task"], "train.instances": spec.train.instances > 1}
+    if stage != "train":
+        work |= {f"compress.{name}": value for name, value in said["compress"].items()}
+    return json.dumps(work, sort_keys=True)
+
+
+def _differs(then: str, now: str) -> list[str]:
+    """Return the fields of the spec in which the work of two runs differs."""
+    before, after = json.loads(then or "null"), json.loads(now)
+    if before is None:
+        return ["what it was asked for is not known"]
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def _settled(stages: Sequence[Mapping[str, Any]], spec: PipelineSpec) -> dict[str, bool]:
+    """Return by stage whether the next run of the same spec can try no dearer recipe than this one did.
+
+    `train` may climb on where the ladder ended early; what follows it works on the recipe that won, which can be another
+    unless there was only one. Of a script nothing is known, and a search may find a larger network.
+    """
+    report = next((each.get("report") or {} for each in stages if each.get("stage") == "train"), {})
+    whole = report.get("rungs_untried") == [] and spec.train.tune is None
+    alone = whole and len(report.get("rungs") or ()) == 1
+    return {"process": True, "train": whole, "compress": alone, "compile": alone}
+
+
 def remembered(
-    run_id: str, stages: Sequence[Mapping[str, Any]], data: Mapping[str, Any] | None
+    run_id: str, stages: Sequence[Mapping[str, Any]], data: Mapping[str, Any] | None, spec: PipelineSpec
 ) -> dict[str, dict[str, Any]]:
     """Return what a project remembers of a run's stages; of one that did not report what it used, nothing."""
     if not data:
         return {}
     found = {}
+    settled = _settled(stages, spec)
     for stage in stages:
         report = stage.get("report") or {}
         used = [stage.get("cpu_seconds"), report.get("peak_rss_mib"), report.get("duration_s"), report.get("vcpu")]
@@ -85,13 +127,15 @@ def remembered(
             "gpu_share": gpu.get("utilisation"),
             "gpu_memory_gib": None if memory_mib is None else float(memory_mib) / 1024,
             "data": dict(data),
+            "asked": asked(str(stage["stage"]), spec),
+            "settled": settled.get(str(stage["stage"]), False),
         }
     return found
 
 
 def use(stage: Mapping[str, Any]) -> str | None:
     """Return in words what a recorded stage used of its machine; None where it did not say."""
-    kept = read(remembered("", [stage], kept_data(Data(1, "csv"))).get(str(stage.get("stage"))))
+    kept = read(remembered("", [stage], kept_data(Data(1, "csv")), PipelineSpec()).get(str(stage.get("stage"))))
     machine = catalog.instance(kept.instance_type) if kept else None
     if kept is None or machine is None:
         return None
@@ -126,7 +170,8 @@ def for_stage(
 ) -> Choice:
     """Return the instance for one stage: by what the last run used when it was measured, by the estimate before.
 
-    An instance that the spec names is taken, whatever was measured; the finding then says what to write.
+    Where the spec asks for other work than it did then, the estimate chooses again. An instance that the spec names is
+    taken, whatever was measured; the finding then says what to write.
     Raises: NoFeasibleInstanceError when none holds the memory.
     """
     estimated = sizing.for_stage(stage, spec, data, accelerators=accelerators)
@@ -134,6 +179,10 @@ def for_stage(
     grown = sizing.growth(known, replace(last.data, task=last.data.task or spec.task)) if last else None
     if last is None or grown is None:
         return estimated
+    changed = _differs(last.asked, asked(stage, spec))
+    if changed:
+        told = f"{estimated.reason}; what {last.run_id} used is no measure of it: {', '.join(changed)} changed"
+        return replace(estimated, reason=told)
     before = catalog.instance(last.instance_type)
     assert before is not None  # `read` saw to it
     limit_s = spec.train.max_runtime.total_seconds()
@@ -182,10 +231,13 @@ def workload(
 def _memory_gib(stage: str, last: Measured, grown: float, estimated_gib: float) -> float:
     """Return what a machine has to hold; of `process` no more than is estimated, for it takes what is there.
 
-    What does not fit it sorts on the volume, so that its peak tells of the last machine more than of the data.
+    What does not fit it sorts on the volume, so that its peak tells of the last machine more than of the data. Of what
+    may try a dearer recipe than was measured no less than is estimated: too little memory ends a job, every time again.
     """
     needed = BASE_MEMORY_GIB + last.peak_memory_gib * MEMORY_HEADROOM * max(1.0, grown)
-    return min(needed, estimated_gib) if stage == "process" else needed
+    if stage == "process":
+        return min(needed, estimated_gib)
+    return needed if last.settled else max(needed, estimated_gib)
 
 
 def cost_usd(work: Workload, machine: Instance, *, overhead_s: float = 0.0) -> float:
@@ -247,7 +299,7 @@ def _explained(
 ) -> Choice:
     least = () if named else sizing.choose(stage, work, accelerators=allowed).otherwise
     again = [catalog.instance(name) for name in least]
-    others = [before] if best.name != before.name else []
+    others = [before] if best.name != before.name and not named else []
     others += [each for each in again if each and each.name not in (best.name, before.name)]
     told = (
         f"measured in {last.run_id}: {last.cpu_s:.4g} CPU-s on {last.vcpu} vCPUs ({last.load:.0%} of them), "
