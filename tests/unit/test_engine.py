@@ -124,6 +124,13 @@ def test_the_largest_table_that_train_holds_has_a_whole_plan_with_either_engine(
         assert chosen["numbers"]["largest_text_gib_to_train"] == 31
 
 
+def test_a_plan_says_that_spark_moves_to_no_other_machine():
+    told = {each["what"]: each for each in built_plan(spec=spec(process={"engine": "spark"}))["decisions"]}
+    order = told["order of machines for process"]
+    assert (order["chosen"], order["alternatives"]) == ("2 x G.1X on Glue, FLEX", [])
+    assert "ebb retry" in order["reason"]
+
+
 def test_rows_that_spark_must_process_in_time_still_become_a_model():
     """The one way in which `auto` takes Spark for data that train holds: a short train.max_runtime."""
     made = built_plan(data=data(31), spec=spec(train={"max_runtime": timedelta(minutes=5)}))

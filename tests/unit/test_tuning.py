@@ -124,6 +124,16 @@ def test_a_search_has_the_limits_of_the_spec():
     assert config["TrainingJobEarlyStoppingType"] == "Auto"
 
 
+def test_a_plan_says_that_a_search_of_jobs_moves_to_no_other_machine():
+    told = {each["what"]: each for each in planned("train: {tune: {jobs: 2}}")["decisions"]}
+    order = told["order of machines for train"]
+    assert order["alternatives"] == []
+    assert order["chosen"].endswith("on demand")
+    assert "ends the search" in order["reason"]
+    assert "ebb retry" in order["reason"]
+    assert told["order of machines for compress"]["alternatives"]
+
+
 def test_a_script_is_searched_in_its_ranges_by_its_own_metric():
     request = planned(SCRIPT)["tuning"]["request"]
     config = request["HyperParameterTuningJobConfig"]

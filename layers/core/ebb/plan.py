@@ -14,8 +14,8 @@ from ebb.errors import DropRejectedError, InvalidSpecError, NoFeasibleInstanceEr
 from ebb.features import Published
 from ebb.images import Image
 from ebb.requests import builds as build_requests
+from ebb.requests import glue, roles
 from ebb.requests import jobs as job_requests
-from ebb.requests import roles
 from ebb.settings import StackSettings
 from ebb.sources import Source
 from ebb.spec import PipelineSpec
@@ -527,14 +527,34 @@ def _offers(run: RunFacts, stage: str, choice: sizing.Choice | None) -> dict[str
     return {"offers": capacity.offers(choice.instance.name, choice.otherwise, spot=spot)}
 
 
-def _order(stage: str, places: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    first, *others = map(capacity.words, places)
+def _orders(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[str, Any]]:
+    """Return in which order machines are tried for each stage, and which stages have no second one."""
+    told = []
+    for stage, choice in chosen.items():
+        if stage in run.finished:
+            continue
+        if stage == "train" and tuning.in_jobs(run.spec, run.data.task):  # what a trial without a machine is: assumed
+            why = "a trial that gets no machine ends as failed, and when none trains that ends the search and the run"
+            told.append(_order(stage, f"{choice.instance.name} on demand", (), f"{why}; ebb retry begins it again"))
+        else:
+            first, *others = map(capacity.words, _offers(run, stage, choice)["offers"])
+            why = "where capacity is refused the next one is tried, and after the last the first again"
+            told.append(_order(stage, first, others, why))
+    spark = _spark(run)
+    if spark and "process" not in run.finished:
+        why = "Glue starts the workers when it has spare ones, until train.max_runtime is over; then the run has failed"
+        workers = f"{spark.workers} x {spark.worker_type} on Glue, {glue.EXECUTION_CLASS}"
+        told.append(_order("process", workers, (), f"{why}, and ebb retry begins the stage again"))
+    return told
+
+
+def _order(stage: str, first: str, others: Sequence[str], why: str) -> dict[str, Any]:
     return {
         "what": f"order of machines for {stage}",
         "chosen": first,
-        "reason": "where capacity is refused the next one is tried, and after the last the first again",
+        "reason": why,
         "numbers": {},
-        "alternatives": others,
+        "alternatives": list(others),
         "source": "ebb/capacity.py",
     }
 
@@ -638,9 +658,7 @@ def _decisions(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[
             "alternatives": ["on demand" if spot else "spot"],
         }
     )
-    for stage, choice in chosen.items():
-        if stage not in run.finished:
-            decisions.append(_order(stage, _offers(run, stage, choice)["offers"]))
+    decisions += _orders(run, chosen)
     decisions += _searching(run)
     unheeded = run.spec.not_acted_on()
     if unheeded:
