@@ -122,6 +122,14 @@ def test_the_largest_table_that_train_holds_has_a_whole_plan_with_either_engine(
         (chosen,) = [each for each in made["decisions"] if each["what"] == "engine for process"]
         assert chosen["chosen"] == named
         assert chosen["numbers"]["largest_text_gib_to_train"] == 31
+        assert "one machine trains on all of it: 31 GiB at most" in chosen["reason"]
+
+
+def test_a_machine_that_the_spec_names_is_taken_beyond_what_is_expected_to_fit():
+    named = spec(train={"instance": "ml.m5.24xlarge"})
+    assert built_plan(data=data(46), spec=named)["compile"]["needed"]
+    with pytest.raises(DropRejectedError, match=r"compile needs about .* the largest holds 46 GiB of text"):
+        built_plan(data=data(48), spec=named)
 
 
 def test_a_plan_says_that_spark_moves_to_no_other_machine():

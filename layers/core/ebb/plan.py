@@ -501,19 +501,15 @@ def _searching(run: RunFacts) -> list[dict[str, Any]]:
     ]
 
 
-def _trainable(run: RunFacts) -> dict[str, int]:
-    """Return how much text one machine can train on: today's limit, whatever processes it."""
-    most = sizing.largest_text_gib("train", replace(run.data, task=run.data.task or run.spec.task))
-    return {} if most is None else {"largest_text_gib_to_train": most}
-
-
 def _engine(run: RunFacts) -> dict[str, Any]:
     chosen = engine.planned(run.spec, run.data)
+    most = sizing.largest_text_gib("train", replace(run.data, task=run.data.task or run.spec.task))
+    limit = "" if most is None else f"; whatever processes it, one machine trains on all of it: {most} GiB at most"
     return {
         "what": "engine for process",
         "chosen": chosen.name,
-        "reason": chosen.reason,
-        "numbers": dict(chosen.numbers) | _trainable(run),
+        "reason": chosen.reason + limit,
+        "numbers": dict(chosen.numbers) | ({} if most is None else {"largest_text_gib_to_train": most}),
         "alternatives": list(chosen.alternatives),
         "source": "ebb/engine.py",
     }
