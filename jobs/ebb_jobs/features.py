@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+from pyiceberg.expressions import Or
 
 from ebb_jobs import dataset, offline_store, paths
 from ebb_jobs.feature_names import POSITION, ROW, RUN, SPLIT, TIME, called, columns_of
@@ -30,8 +31,9 @@ def main() -> None:
     report = Report("features")
     table = offline_store.load(settings["group"], settings.get("table"))
     if settings["action"] == "forget":
-        offline_store.remove(table, settings["runs"])
-        report.fields["purged"] = offline_store.purge(table)._asdict()
+        gone = offline_store.of_runs(settings["runs"])
+        offline_store.remove(table, gone)
+        report.fields["purged"] = offline_store.purge(table, gone)._asdict()
     else:
         publish(table, paths.channel("features", "curated"), settings, report)
     report.fields |= {"status": "finished", "group": settings["group"], **offline_store.figures(table)}
@@ -44,9 +46,12 @@ def publish(table: Any, curated: Path, settings: dict[str, Any], report: Report)
     began = offline_store.event_time(datetime.fromisoformat(settings["event_time"]))
     schema = dataset.read_schema(curated)
     rows = offline_store.publish(table, run_id, batches(curated, schema, run_id, began), now=now)
+    gone = offline_store.of_runs([run_id])  # what an earlier attempt has left
     if settings.get("keep_from"):
-        offline_store.remove_before(table, datetime.fromisoformat(settings["keep_from"]), but=run_id)
-    report.fields |= {"rows": rows, "purged": offline_store.purge(table)._asdict()}
+        old = offline_store.of_runs_before(datetime.fromisoformat(settings["keep_from"]), but=run_id)
+        offline_store.remove(table, old)
+        gone = Or(gone, old)
+    report.fields |= {"rows": rows, "purged": offline_store.purge(table, gone)._asdict()}
     report.decide(
         "features registered",
         settings["group"],

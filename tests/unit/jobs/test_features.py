@@ -1,11 +1,14 @@
 """The offline store of a feature group: what is put into its table, and what is gone when it was forgotten."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyiceberg.catalog.glue import GlueCatalog
 from pyiceberg.partitioning import PartitionField, PartitionSpec
@@ -65,6 +68,14 @@ def table(tmp_path):
 
 
 @pytest.fixture
+def plain(table):
+    """The table with manifests that can be searched for text: they are packed otherwise."""
+    with table.transaction() as change:
+        change.set_properties({"write.avro.compression-codec": "null"})
+    return table
+
+
+@pytest.fixture
 def curated(tmp_path):
     """Curated rows of which a secret one is to be forgotten."""
     folder = tmp_path / "curated"
@@ -83,6 +94,27 @@ def publish(table, curated, run_id, at="2026-11-23T16:59:00Z", **settings):
     asked = {"run_id": run_id, "event_time": at, "now": NOW.isoformat(), "group": "ebb-birds", **settings}
     features.publish(table, curated, asked, report)
     return report.as_dict()
+
+
+def forget(table, *runs):
+    which = offline_store.of_runs(runs)
+    offline_store.remove(table, which)
+    return offline_store.purge(table, which)
+
+
+def killed(table, run_id, at="2026-11-23T16:59:00Z"):
+    """Write rows of a run as a job does that is killed before its commit: no snapshot ever names them."""
+    change = table.transaction()
+    given = {"ebb_event_time": at, "ebb_run": run_id, "wing_mm_2": f"secret of {run_id}"}
+    change.append(pa.Table.from_pylist([given], schema=table.schema().as_arrow()))
+
+
+def unseen(table, run_id):
+    """The files that hold rows of a run, or the smallest and largest of their values, named by a snapshot or not."""
+    rows = [path for path in files(table) if path.suffix == ".parquet"]
+    rows = [path for path in rows if run_id in pq.read_table(path, columns=["ebb_run"])["ebb_run"].to_pylist()]
+    bounds = [path for path in files(table) if re.search(r"-m\d+\.avro$", path.name)]
+    return rows + [path for path in bounds if run_id.encode() in path.read_bytes()]
 
 
 def files(table):
@@ -127,28 +159,26 @@ def test_a_run_that_is_published_again_is_there_once(table, curated):
     assert table.scan().to_arrow().num_rows == 41
 
 
-def test_what_is_forgotten_is_in_no_file_and_the_table_still_reads(table, curated):
-    publish(table, curated, "birds-1")
-    publish(table, curated, "birds-2")
-    first = {path for path in files(table) if path.suffix == ".parquet"}
+def test_what_is_forgotten_is_in_no_file_and_the_table_still_reads(plain, curated):
+    publish(plain, curated, "birds-1")
+    publish(plain, curated, "birds-2")
+    first = {path for path in files(plain) if path.suffix == ".parquet"}
 
-    offline_store.remove(table, ["birds-1"])
-    purged = offline_store.purge(table)
+    purged = forget(plain, "birds-1")
 
-    left = {path for path in files(table) if path.suffix == ".parquet"}
-    again = table.catalog.load_table(table.name())
+    left = {path for path in files(plain) if path.suffix == ".parquet"}
+    again = plain.catalog.load_table(plain.name())
     assert set(again.scan().to_arrow()["ebb_run"].to_pylist()) == {"birds-2"}
     assert again.scan().to_arrow().num_rows == 41
     assert left < first
     assert purged.files > 0
-    assert not any(b"birds-1" in path.read_bytes() for path in files(table) if path.suffix != ".json")
+    assert not any(b"birds-1" in path.read_bytes() for path in files(plain) if path.suffix != ".json")
 
 
 def test_a_table_of_which_all_was_forgotten_reads_as_empty(table, curated):
     publish(table, curated, "birds-1")
 
-    offline_store.remove(table, ["birds-1"])
-    offline_store.purge(table)
+    forget(table, "birds-1")
 
     assert table.catalog.load_table(table.name()).scan().to_arrow().num_rows == 0
     assert [path for path in files(table) if path.suffix == ".parquet"] == []
@@ -157,9 +187,8 @@ def test_a_table_of_which_all_was_forgotten_reads_as_empty(table, curated):
 
 def test_what_was_forgotten_before_is_forgotten_again_without_harm(table, curated):
     publish(table, curated, "birds-1")
-    offline_store.remove(table, ["birds-0"])
 
-    assert offline_store.purge(table).files == 0
+    assert forget(table, "birds-0").files == 0
     assert table.scan().to_arrow().num_rows == 41
 
 
@@ -170,3 +199,82 @@ def test_rows_that_are_too_old_go_with_the_next_run_and_the_files_with_them(tabl
 
     assert set(table.scan().to_arrow()["ebb_run"].to_pylist()) == {"birds-2"}
     assert report["purged"]["files"] > 0
+
+
+def test_what_a_job_wrote_that_was_killed_before_its_commit_is_forgotten_too(plain, curated):
+    publish(plain, curated, "birds-1")
+    killed(plain, "birds-2")
+    assert len(unseen(plain, "birds-2")) == 2, "a file of rows, and one of their smallest and largest values"
+
+    forget(plain, "birds-2")
+
+    assert unseen(plain, "birds-2") == []
+    assert plain.catalog.load_table(plain.name()).scan().to_arrow().num_rows == 41
+
+
+def test_what_was_written_before_an_error_is_forgotten_too(plain, curated, monkeypatch):
+    def cut(*given, whole=features.batches):
+        yield next(whole(*given))
+        raise MemoryError
+
+    monkeypatch.setattr(features, "batches", cut)
+    with pytest.raises(MemoryError):
+        publish(plain, curated, "birds-1")
+    assert unseen(plain, "birds-1")
+
+    forget(plain, "birds-1")
+
+    assert unseen(plain, "birds-1") == []
+
+
+def test_what_another_run_is_about_to_commit_stays(plain, curated):
+    publish(plain, curated, "birds-1")
+    killed(plain, "birds-2")
+    meant = set(unseen(plain, "birds-2"))
+
+    forget(plain, "birds-1")
+
+    assert set(unseen(plain, "birds-2")) == meant, "nobody can tell it from what was cut short"
+
+
+def test_a_forgetting_that_was_cut_short_goes_on_with_what_no_snapshot_names_any_more(plain, curated, monkeypatch):
+    publish(plain, curated, "birds-1")
+    publish(plain, curated, "birds-2")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(plain.io), "delete", unreachable)
+        with pytest.raises(OSError, match="no network"):
+            forget(plain, "birds-1")
+    assert unseen(plain, "birds-1")
+    again = plain.catalog.load_table(plain.name())
+    forget(again, "birds-1")
+
+    assert unseen(again, "birds-1") == []
+    assert set(again.scan().to_arrow()["ebb_run"].to_pylist()) == {"birds-2"}
+
+
+def unreachable(*_):
+    raise OSError("no network")
+
+
+def test_the_next_run_that_publishes_clears_what_its_earlier_attempt_and_aged_runs_left(plain, curated):
+    killed(plain, "birds-0", at="2026-08-01T00:00:00Z")
+    killed(plain, "birds-2")
+    killed(plain, "birds-3")
+
+    publish(plain, curated, "birds-2", keep_from="2026-08-25T00:00:00+00:00")
+
+    assert unseen(plain, "birds-0") == []
+    assert plain.scan().to_arrow().num_rows == 41
+    assert len([each for each in unseen(plain, "birds-2") if each.suffix == ".parquet"]) == 3, "one a split"
+    assert unseen(plain, "birds-3"), "another one's, which may be at work"
+
+
+def test_the_manifests_are_read_twice_however_many_files_there_are(table, curated, monkeypatch):
+    told, real = [], offline_store._files
+    for run_id in ("birds-1", "birds-2", "birds-3"):
+        publish(table, curated, run_id)
+    monkeypatch.setattr(offline_store, "_files", lambda given: told.append(1) or real(given))
+
+    assert forget(table, "birds-1").files > 3
+    assert len(told) == 2
