@@ -19,6 +19,8 @@ from ebb_jobs.process_guess import NotQuickError
 BYTES = 64 * 2**20
 _PIECE = 2**22
 _IN_A_NUMBER = re.compile(rb"[0-9]_[0-9]")
+_OTHER_SPACE = (b"\t", b"\r", b"\v", b"\f")
+"""DuckDB trims all of it from numbers; the rules trim the first two from all cells."""
 _BITS = 28
 
 
@@ -80,8 +82,10 @@ class Reader:
     def _cut(self, file: Path, data: bytearray, into: Path, *, last: bool) -> Chunk:
         quotes = b'"' in data
         stop = len(data) if last else _end_of_rows(data, quotes=quotes)
-        if b"\t" in data or b"\r" in data:
+        if any(each in data for each in _OTHER_SPACE):
             raise NotQuickError("white space other than blanks")
+        if b"+" in data and b"+-" in data:
+            raise NotQuickError("DuckDB reads +-1 as a number, and the rules do not")
         if b"_" in data and _IN_A_NUMBER.search(data):
             raise NotQuickError("DuckDB reads 1_000 as a number, and the rules do not")
         blanks = b" " in data and self._has_blanks_around(data)

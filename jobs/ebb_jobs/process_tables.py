@@ -83,9 +83,11 @@ def _process_quickly(
             stays=_stays(spec, by_numbers=found.by_numbers),
             by_numbers=found.by_numbers,
         )
-    except (process_quick.NotQuickError, RejectedError, duckdb.OutOfMemoryException) as error:
+    except (process_quick.NotQuickError, RejectedError, UnicodeDecodeError, duckdb.OutOfMemoryException) as error:
         # A rejection too: what is wrong with a sample is not said in the file's words.
-        why = {process_quick.NotQuickError: str(error), RejectedError: "to be refused"}.get(type(error), "memory")
+        refused = "to be refused"
+        known = {RejectedError: refused, UnicodeDecodeError: refused, duckdb.OutOfMemoryException: "memory"}
+        why = known.get(type(error), str(error))
         print(f"read as text: {why}", flush=True)
         for split in SPLITS:
             shutil.rmtree(Path(curated.place) / f"{split}.parquet", ignore_errors=True)

@@ -38,6 +38,9 @@ def quoted(text):
         pytest.param(big_table() + "7,1.5,new,c1,2024-01-01,True,1,x,yes\n", True, id="labels never seen"),
         pytest.param(big_table() + "7,1.5,a,c1,2024-01-01,True,1,none,maybe\n", False, id="a class never seen"),
         pytest.param(big_table() + "7,1.5,a\n", False, id="a row that is short"),
+        pytest.param(big_table() + "7,+-1.5,a,c1,2024-01-01,True,1,x,yes\n", False, id="a number to DuckDB alone"),
+        pytest.param(big_table() + "7,\f1.5,a,c1,2024-01-01,True,1,x,yes\n", False, id="spaces of other kinds"),
+        pytest.param(big_table().encode("utf-16"), False, id="no UTF-8"),
     ],
 )
 def test_chunks_write_the_rows_of_the_slow_way(tmp_path, content, quickly, least_rows, monkeypatch, capsys):
