@@ -106,21 +106,65 @@ def test_after_the_last_it_waits_and_begins_anew():
     count = len(plan["train"]["offers"])
     answer = refuse(plan, count)
     assert (answer["next"], answer["wait_s"]) == ("wait", 300)
-    assert answer["plan"]["train"]["request"]["EnableManagedSpotTraining"] is True
-    assert refuse(plan, count * 5)["wait_s"] == 900
+    assert refuse(plan, count + 4 * (count - 1))["wait_s"] == 900
+
+
+def most_refusals(plan: dict, stage: str = "train") -> int:
+    count = len(plan[stage]["offers"])
+    return count + (count - 1) * (capacity.ROUNDS - 1)  # spot in the first round alone
+
+
+def test_spot_that_was_waited_for_once_is_not_waited_for_again():
+    """Such a job may wait three times as long as it may run: sixteen of them would be days."""
+    plan = built_plan()
+    offers = plan["train"]["offers"]
+    tried = []
+    for number in range(len(offers) * 3):
+        request = refuse(plan, number)["plan"]["train"]["request"]
+        tried.append((request["ResourceConfig"]["InstanceType"], request["EnableManagedSpotTraining"]))
+    order = [(each["instance_type"], each["spot"]) for each in offers]
+    assert tried == (order + order[1:] * 3)[: len(tried)]
 
 
 def test_a_refusal_without_end_is_a_failure():
     plan = built_plan()
-    most = len(plan["train"]["offers"]) * capacity.ROUNDS
+    most = most_refusals(plan)
     assert refuse(plan, most - 1)["next"] == "again"
     assert refuse(plan, most)["next"] == "fail"
+
+
+def test_refusals_that_come_slowly_end_with_the_time_and_not_with_the_rounds():
+    plan = built_plan()
+    count = len(plan["train"]["offers"])
+    last = NOW + timedelta(minutes=count - 1)
+    first_round = refuse(plan, count)["plan"]
+    in_time = capacity.after(first_round, "train", capacity.QUOTA, None, last + timedelta(hours=5, minutes=59))
+    assert in_time["next"] == "again"
+    assert capacity.after(first_round, "train", capacity.QUOTA, None, last + timedelta(hours=6))["next"] == "fail"
+
+
+def test_days_of_waiting_for_spot_leave_the_time_for_the_others():
+    waited = capacity.after(built_plan(), "train", None, WAITED, NOW)["plan"]
+    assert capacity.after(waited, "train", capacity.QUOTA, None, NOW + timedelta(days=10))["next"] == "again"
+
+
+def test_the_record_of_many_rounds_forgets_none():
+    plan = built_plan()
+    count = len(plan["train"]["offers"])
+    first = capacity.after(plan, "train", None, WAITED, NOW)["plan"]
+    told = capacity.decision(refuse(first, count + 1)["plan"], "train", 0)
+    assert "on spot capacity at 2026-11-23T09:30:00Z (no spot capacity in time);" in told["reason"]
+    assert "on demand at 2026-11-23T09:30:00Z (CapacityError" in told["reason"]
+    assert ", 1 more until 2026-11-23T09:34:00Z (CapacityError" in told["reason"]
+    assert told["numbers"] == {"refused": count + 2, "round": 2}
+    assert told["chosen"] == capacity.words(plan["train"]["offers"][3])
+    assert told["alternatives"] == [capacity.words(each) for each in plan["train"]["offers"][4:]]
 
 
 def test_the_names_of_all_tries_are_short_enough_for_sagemaker():
     longest = "a" * 20 + RUN_ID[RUN_ID.index("-") :]
     plan = built_plan(run_id=longest, attempt=12, project="a" * 20)
-    most = len(plan["compress"]["offers"]) * capacity.ROUNDS
+    most = most_refusals(plan, "compress")
     name = refuse(plan, most - 1, "compress")["plan"]["compress"]["request"]["TrainingJobName"]
     assert len(name) <= 63
 

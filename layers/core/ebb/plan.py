@@ -534,7 +534,7 @@ def _orders(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[str
             told.append(_order(stage, f"{choice.instance.name} on demand", (), f"{why}; ebb retry begins it again"))
         else:
             first, *others = map(capacity.words, _offers(run, stage, choice)["offers"])
-            why = "where capacity is refused the next one is tried, and after the last the first again"
+            why = "where capacity is refused the next one is tried, and after the last those on demand again"
             told.append(_order(stage, first, others, why))
     spark = _spark(run)
     if spark and "process" not in run.finished:

@@ -88,8 +88,8 @@ def _differs(then: str, now: str) -> list[str]:
 def _settled(stages: Sequence[Mapping[str, Any]], spec: PipelineSpec) -> dict[str, bool]:
     """Return by stage whether the next run of the same spec can try no dearer recipe than this one did.
 
-    `train` may climb on where the ladder ended early; what follows it works on the recipe that won, which can be another
-    unless there was only one. Of a script nothing is known, and a search may find a larger network.
+    `train` may climb on where the ladder ended early; what follows it works on the recipe that won, which can be
+    another unless there was only one. Of a script nothing is known, and a search may find a larger network.
     """
     report = next((each.get("report") or {} for each in stages if each.get("stage") == "train"), {})
     whole = report.get("rungs_untried") == [] and spec.train.tune is None

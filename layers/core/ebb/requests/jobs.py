@@ -132,9 +132,6 @@ def create_training_job(
     isolation the machines of one job still reach each other, and what they tell each other is encrypted:
     https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html
     """
-    stopping = {"MaxRuntimeInSeconds": max_runtime_s}
-    if spot:
-        stopping["MaxWaitTimeInSeconds"] = max_runtime_s * SPOT_WAIT_FACTOR
     return {
         "TrainingJobName": name,
         "RoleArn": role_arn,
