@@ -164,7 +164,9 @@ def _reusing(
         storage.head(bucket, prefix + "schema.json")
     except ObjectMissingError:
         raise features.aged(given, file=file) from None
-    made = book.run(given.run_id) or {}
+    made = book.run(given.run_id)
+    if made is None:  # its record tells what the rows came from, and is gone
+        raise features.aged(given, file=file)
     work = identity.run_identity(asked.project, spec.resolved(), settings.jobs_hash, [f"features:{given.identity}"])
     force = marker.metadata.get("ebb-force") == "1"
     earlier, served = book.successful_run(work), book.project(asked.project).get("served") or {}

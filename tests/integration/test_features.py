@@ -173,6 +173,11 @@ def test_what_is_refused_says_what_to_do(account, context, lender, schema):
     assert refused(account, context, **data) == "features-and-data"
 
 
+def test_features_of_a_run_that_is_on_no_record_any_more_are_gone(account, context, lender):
+    account.table.delete_item(Key=ledger.run_key(RUN_ID))
+    assert refused(account, context) == "features-gone"
+
+
 def test_a_project_does_not_borrow_from_itself(account, context, lender):
     with pytest.raises(RejectionError, match="names this project itself"):
         borrow(account, context, "data: {features: crows}\n")
