@@ -36,12 +36,12 @@ def venvs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cloud(venvs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """A cloud of its own, whose environments a build may make."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("EBB_VENVS", str(venvs))
     home = tmp_path_factory.mktemp("builds")
-    yield Cloud(lifecycle.start(home, port=free_port()))
+    with pytest.MonkeyPatch.context() as patch:  # for the start alone: other tests start clouds while this one lives
+        patch.setenv("EBB_VENVS", str(venvs))
+        started = lifecycle.start(home, port=free_port())
+    yield Cloud(started)
     assert lifecycle.stop(home) == [], "a build outlived the server"
-    patch.undo()
 
 
 class Workshop:

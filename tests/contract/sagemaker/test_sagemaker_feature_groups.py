@@ -26,14 +26,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     python.unlink()
     python.write_text(f'#!/bin/sh\nexec {JOBS_PYTHON} "$@"\n')
     python.chmod(0o755)
-    patch = pytest.MonkeyPatch()
-    patch.setenv("EBB_VENVS", str(venvs))
     home = tmp_path_factory.mktemp("features")
-    try:
-        yield Lab(Cloud(lifecycle.start(home, port=free_port())))
-    finally:
-        assert lifecycle.stop(home) == []
-        patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EBB_VENVS", str(venvs))
+        started = lifecycle.start(home, port=free_port())
+    yield Lab(Cloud(started))
+    assert lifecycle.stop(home) == []
 
 
 def group(lab: Lab, name: str, role_arn: str, **changes) -> dict:

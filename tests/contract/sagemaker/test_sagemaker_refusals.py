@@ -53,8 +53,8 @@ def test_constraints_of_the_model_are_counted_and_named(lab: Lab) -> None:
                       "StoppingCondition": {"MaxRuntimeInSeconds": 5, "MaxWaitTimeInSeconds": 4}},
                      "greater than or equal to MaxRuntimeInSeconds", id="spot that may not wait"),
         pytest.param({"RoleArn": "arn:aws:iam::000000000000:role/nobody"}, "Could not assume role", id="no such role"),
-        pytest.param({"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 2, "VolumeSizeInGB": 1}},
-                     "A job on 2 instances is not implemented by the embedded cloud", id="two machines"),
+        pytest.param({"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 5, "VolumeSizeInGB": 1}},
+                     "A job on more than 4 instances is not implemented by the embedded cloud", id="five machines"),
     ],
 )  # fmt: skip
 def test_a_training_request_is_refused(lab: Lab, change: dict, text: str) -> None:
