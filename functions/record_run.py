@@ -79,10 +79,23 @@ def _job_failed(told: JobFailed, book: Ledger) -> dict[str, Any]:
     """Answer with the next machine that is tried, if it was only that; the record says what was refused and when."""
     answer = capacity.after(told.plan, told.stage, told.error, told.cause, told.now)
     if answer["next"] != capacity.FAIL:
+        _used_before_it_was_refused(told, book)
         what = capacity.decision(answer["plan"], told.stage, answer["wait_s"])
         place = capacity.DECISIONS_FROM + names.STAGES.index(told.stage)
         book.put_decisions(told.run_id, "plan", [what], first=place)
     return answer
+
+
+def _used_before_it_was_refused(told: JobFailed, book: Ledger) -> None:
+    """Count what an interrupted spot job trained before it waited in vain; the next machine's comes beside it."""
+    job = record.job_in(told.cause)
+    if job is None or not record.has_run(job):
+        return
+    identity = (book.run(told.run_id) or {}).get("identity")
+    fields = record.stage_fields(
+        job, {}, status=ledger.FAILED, attempt=told.attempt, region=clients.region(), identity=identity
+    )
+    book.put_stage(told.run_id, told.stage, fields)
 
 
 def _images(told: ImagesBuilt | Ended, book: Ledger, builds: list[dict[str, Any]], status: str) -> None:

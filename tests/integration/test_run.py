@@ -9,7 +9,7 @@ import plan_deployment
 import plan_pipeline
 import record_run
 import select_candidate
-from ebb import catalog, ledger, names
+from ebb import catalog, ledger, names, record
 from ebb.aws.ledger import Ledger
 from ebb.errors import (
     AttemptOutdatedError,
@@ -360,6 +360,44 @@ def test_refused_capacity_is_recorded_and_answered_with_the_next_machine(account
     assert told["numbers"] == {"refused": 2, "round": 1}
     assert f"{first['instance_type']} on spot capacity at {NOW[:19]}" in told["reason"]
     assert len(json.dumps(again)) < 100_000
+
+
+def test_what_a_spot_job_trained_before_it_waited_in_vain_is_counted(account, book, context):
+    plan = plan_pipeline.handler(load("plan_pipeline"), context)
+    name = plan["train"]["request"]["TrainingJobName"]
+    interrupted = {
+        "TrainingJobName": name,
+        "TrainingJobStatus": "Stopped",
+        "SecondaryStatus": "MaxWaitTimeExceeded",
+        "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1},
+        "TrainingTimeInSeconds": 3600,
+        "BillableTimeInSeconds": 1200,
+    }
+    told = job_failed(plan, json.dumps(interrupted))
+    record_run.handler(told, context)
+    assert record_run.handler(told, context)["next"] == "again"  # told twice, counted once
+    spot = book.stage(RUN_ID, "train")
+    assert (spot["status"], spot["billable_s"], spot["earlier_attempts"]) == ("failed", 1200, [])
+
+    asked = load("record_run_stage_finished") | {"stage": "train"}
+    moved = {
+        "TrainingJobName": f"{name}-1",
+        "ResourceConfig": {"InstanceType": "ml.m5.xlarge"},
+        "TrainingTimeInSeconds": 60,
+    }
+    account.put_report(asked["report_uri"], REPORT)
+    record_run.handler(asked | {"job": moved}, context)
+    record_run.handler(asked | {"job": moved}, context)
+    stage = book.stage(RUN_ID, "train")
+    assert (stage["status"], stage["job_name"]) == ("finished", f"{name}-1")
+    (before,) = stage["earlier_attempts"]
+    assert (before["job_name"], before["billable_s"], before["footprint"]) == (name, 1200, spot["footprint"])
+    assert record.total_footprint([stage]).cost_usd.value > record.total_footprint([spot]).cost_usd.value
+
+
+def test_a_job_that_never_had_a_machine_leaves_no_stage(account, book, context):
+    record_run.handler(job_failed(plan_pipeline.handler(load("plan_pipeline"), context), NO_CAPACITY), context)
+    assert book.stage(RUN_ID, "train") is None
 
 
 def test_a_job_that_fails_by_itself_is_no_matter_of_capacity(account, book, context):

@@ -262,13 +262,19 @@ def forget_served(project: str) -> Request:
 
 
 def stage_item(run_id: str, stage: str, fields: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a stage's item. What an earlier attempt of it used stays counted, in `earlier_attempts`."""
+    """Return a stage's item. What earlier jobs of it used stays counted, in `earlier_attempts`.
+
+    An attempt may have several: one that was interrupted for good goes on under another name on another machine.
+    """
     earlier: list[Mapping[str, Any]] = []
     if before:
-        earlier = list(before.get("earlier_attempts", []))
-        if before["attempt"] != fields["attempt"]:
-            kept = ("attempt", "status", "job_name", "duration_s", "billable_s", "footprint")
-            earlier.append({name: before[name] for name in kept if before.get(name) is not None})
+        kept = ("attempt", "status", "job_name", "duration_s", "billable_s", "footprint")
+        all_before = [*before.get("earlier_attempts", []), {name: before.get(name) for name in kept}]
+        earlier = [
+            {name: value for name, value in each.items() if value is not None}
+            for each in all_before
+            if (each["attempt"], each.get("job_name")) != (fields["attempt"], fields.get("job_name"))
+        ]
     return to_item({**stage_key(run_id, stage), "stage": stage, **fields, "earlier_attempts": earlier})
 
 

@@ -228,6 +228,11 @@ def job_in(cause: str | None) -> dict[str, Any] | None:
     return told if told and (_is_spark(told) or any(f"{kind}JobName" in told for kind in _RESOURCES)) else None
 
 
+def has_run(job: Mapping[str, Any]) -> bool:
+    """Return whether a job that was refused had a machine before, which is paid for."""
+    return bool(job.get("BillableTimeInSeconds") or job.get("TrainingTimeInSeconds"))
+
+
 def build_in(cause: str | None) -> dict[str, Any] | None:
     """Return the failed build that a `.sync` task leaves as its cause, wrapped as its results are or alone."""
     told = _json(cause) or {}
