@@ -7,7 +7,7 @@ import re
 import duckdb
 import pytest
 
-from ebb_jobs import dataset, spark_sql
+from ebb_jobs import dataset, process_key, spark_sql
 from unit.jobs import sparks
 from unit.jobs.stages import run_stage_here
 
@@ -73,6 +73,18 @@ def test_both_engines_write_the_same_rows_in_the_same_order(tmp_path, name, text
         return
     assert spark_told["rows"] == told["rows"]
     assert json.loads((spark_curated / "schema.json").read_text()) == json.loads((curated / "schema.json").read_text())
+    for split in SPLITS:
+        assert repr(rows_of(spark_curated, split)) == repr(rows_of(curated, split)), split
+
+
+@pytest.mark.parametrize(("mode", "split_by"), [("replace", "features' numbers"), ("append", "features")])
+def test_both_engines_deal_many_rows_by_the_same_hash(tmp_path, mode, split_by, monkeypatch):
+    monkeypatch.setattr(process_key, "LEAST_ROWS", 0)
+    spec = {"data": {"mode": mode}}
+    curated, _ = on_duckdb(tmp_path / "duckdb", GOOD, spec, "t.csv")
+    spark_curated, _ = on_spark(tmp_path / "spark", GOOD, spec, "t.csv")
+    for place in (curated, spark_curated):
+        assert json.loads((place / "schema.json").read_text())["split_by"] == split_by
     for split in SPLITS:
         assert repr(rows_of(spark_curated, split)) == repr(rows_of(curated, split)), split
 
