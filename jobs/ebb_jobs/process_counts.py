@@ -152,8 +152,8 @@ class Counts:
             source, which = "chunk", f" WHERE {key} % {self._every} = 0" if self._every > 1 else ""
             if not guess.by_numbers:
                 numbers = process_key.of_numbers(guess.used_numbers)
-                sums = f"(SELECT {numbers.first} AS first FROM chunk)"
-                source = f"(SELECT {numbers.second('first')} AS {key} FROM {sums})"
+                firsts = f"(SELECT {numbers.first} AS first FROM chunk)"
+                source = f"(SELECT {numbers.second('first')} AS {key} FROM {firsts})"
             query = f"SELECT CAST({key} AS INTEGER) AS key FROM {source}{which}"
             groups = connection.execute(query).fetchnumpy()["key"]
         whole = {
