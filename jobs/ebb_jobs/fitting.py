@@ -222,6 +222,20 @@ def fit(
         return _fit(network, inputs, loss, evaluate, recipe, feed, checkpoint, checkpoint_every_s, told)
 
 
+def _chance_again(stored: dict[str, Any], recipe: Recipe, place: torch.device) -> None:
+    """Go on with the chance of a checkpoint, which is the leader's; the others draw their own, apart from it as before.
+
+    With the same one all would drop the same units for their rows.
+    """
+    if seat := distributed.seat():
+        taken = (stored["progress"]["epoch"], stored["progress"]["step"])
+        torch.manual_seed(int(np.random.SeedSequence((recipe.seed, *taken, *seat)).generate_state(1)[0]))
+        return
+    torch.set_rng_state(stored["random"])
+    if place.type == "cuda" and stored.get("device_random") is not None:
+        torch.cuda.set_rng_state(stored["device_random"])
+
+
 def _fit(
     network: Network,
     inputs: np.ndarray,
@@ -255,9 +269,7 @@ def _fit(
         if averaged is not None:
             averaged.load_state_dict(stored["averaged"])
         optimizer.load_state_dict(stored["optimizer"])
-        torch.set_rng_state(stored["random"])
-        if place.type == "cuda" and stored.get("device_random") is not None:
-            torch.cuda.set_rng_state(stored["device_random"])
+        _chance_again(stored, recipe, place)
         progress, best_weights, resumed = Progress(**stored["progress"]), stored["best"], stored["progress"]["epoch"]
         print(f"{recipe.name} goes on from the checkpoint at epoch {resumed + 1}, step {progress.step}", flush=True)
     patience = max(6, round(recipe.epochs * 0.3))

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
-from ebb_jobs import distributed, ladder
+from ebb_jobs import distributed, fitting, ladder
 from ebb_jobs.errors import JobError
+from ebb_jobs.fitting import Recipe
 from ebb_jobs.ladder import Rung
 from ebb_jobs.report import Report
 from unit.jobs.stages import DATA, RUN, Ended, prepare, run_stage_here
@@ -210,6 +212,21 @@ def test_a_batch_of_one_row_leaves_the_second_process_a_row_that_does_not_count(
     monkeypatch.setattr(distributed.group, "get_rank", lambda: 1)
     assert distributed.share(np.array([7])).tolist() == [7]
     assert distributed.weight(1) == 0
+
+
+def test_after_an_interruption_the_leader_goes_on_and_each_of_the_others_draws_apart(monkeypatch):
+    torch.manual_seed(5)
+    stored = {"random": torch.get_rng_state(), "progress": {"epoch": 2, "step": 7}}
+    unbroken = torch.rand(4)
+    drawn = []
+    for seat in [(), (1,), (2,), (1,)]:
+        monkeypatch.setattr(distributed, "seat", lambda seat=seat: seat)
+        fitting._chance_again(stored, Recipe("accuracy", 10, 32), torch.device("cpu"))
+        drawn.append(torch.rand(4))
+    leader, second, third, again = drawn
+    assert torch.equal(leader, unbroken)
+    assert torch.equal(second, again), "another resume of the same step draws the same"
+    assert not any(torch.equal(one, other) for one, other in [(leader, second), (leader, third), (second, third)])
 
 
 def test_alone_everything_is_a_matter_of_course():
