@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ebb import ledger
+from ebb import ledger, rightsizing
+from ebb.spec import PipelineSpec
 from ebb_cli import planning
 
 ROWS = "".join(f"{number},{number % 7},{'yes' if number % 3 else 'no'}\n" for number in range(200))
@@ -216,6 +217,7 @@ def test_the_last_run_of_a_project_chooses_and_its_findings_are_told(ebb, target
         "run_id": "wine-20261122010203-0a1b2c3d4e", "instance_type": "ml.m5.2xlarge", "duration_s": 600,
         "billable_s": 660, "vcpu": 8, "cpu_s": 700, "peak_memory_gib": 0.9,
         "data": {"size_bytes": table.stat().st_size, "form": "csv", "task": "tabular-classification"},
+        "asked": rightsizing.asked("train", PipelineSpec()),
     }  # fmt: skip
     item = ledger.to_item({**ledger.project_key("wine"), "measured": {"train": used}})
     target.session.resource("dynamodb").Table("ledger").put_item(Item=item)
