@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any
 
 TEXT, LINE = "#57606a", "#8c959f"
-COLORS = {"plain": "#cf222e", "fp32 one-cycle": "#bf8700", "ebb": "#1a7f37", "ebb to target": "#0969da"}
+COLORS = {
+    "plain": "#cf222e",
+    "fp32 one-cycle": "#bf8700",
+    "ebb": "#1a7f37",
+    "ebb to target": "#0969da",
+    "ebb to one-cycle": "#8250df",
+}
 LABELS = {
     "plain": "plain: fp32, constant rate",
     "fp32 one-cycle": "fp32, one-cycle",
     "ebb": "Ebb",
     "ebb to target": "Ebb, stopped at what plain reaches",
+    "ebb to one-cycle": "Ebb, stopped at what one-cycle reaches",
 }
 
 
