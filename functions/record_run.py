@@ -46,7 +46,10 @@ def _stage_finished(told: StageFinished, book: Ledger, settings: RecordSettings)
         raise ReportMissingError(f"the job ended and {told.report_uri} cannot be read") from error
     rejection = record.rejection_in(report)
     run = book.run(told.run_id) or {}
-    status = ledger.REJECTED if rejection else ledger.FINISHED
+    found = record.learned(told.stage, report)
+    # The run learns first: a later attempt takes over what has finished, and needs what the run knows by it.
+    current = not found or book.apply(ledger.change_run(told.run_id, told.attempt, found))
+    status = (ledger.REJECTED if rejection else ledger.FINISHED) if current else ledger.FAILED
     fields = record.stage_fields(
         told.job,
         report,
@@ -57,8 +60,7 @@ def _stage_finished(told: StageFinished, book: Ledger, settings: RecordSettings)
     )
     book.put_stage(told.run_id, told.stage, fields | {"artifacts": {"report": told.report_uri}})
     book.put_decisions(told.run_id, told.stage, report.get("decisions", ()))
-    found = record.learned(told.stage, report)
-    if found and not book.apply(ledger.change_run(told.run_id, told.attempt, found)):
+    if not current:
         raise AttemptOutdatedError(f"{told.run_id} has ended or a newer attempt runs")
     if rejection:
         raise DropRejectedError(rejection)

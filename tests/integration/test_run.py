@@ -460,6 +460,18 @@ def test_an_end_is_not_overwritten_by_another(account, book, context):
     assert book.run(RUN_ID)["status"] == "failed"
 
 
+def test_a_stage_that_ends_after_its_attempt_is_not_taken_over_without_what_the_run_learns_by_it(
+    account, book, context
+):
+    record_run.handler(load("record_run_failed"), context)
+    with pytest.raises(AttemptOutdatedError):
+        finish(account, context, "process", REPORT | {"status": "accepted", "task": "tabular-classification"})
+    assert "task" not in book.run(RUN_ID)
+    stage = book.stage(RUN_ID, "process")
+    assert stage["status"] != "finished"
+    assert stage["footprint"], "what it used is counted all the same"
+
+
 @pytest.mark.parametrize(
     ("event", "status"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ebb_jobs import gradient, knobs, ladder, networks, paths, trees, trials, tuning
+from ebb_jobs import fitting, gradient, knobs, ladder, networks, paths, trees, trials, tuning
 from ebb_jobs.errors import JobError, StoppedError
 from ebb_jobs.knobs import Knob
 from ebb_jobs.tuning import FAILED, FINISHED, PRUNED, Limits, Trial
@@ -155,7 +155,9 @@ def tuned(folder, rung, wanted=None, **more):
     return given, climbed, tuning.tune(climbed, given, wanted or {"trials": 6})
 
 
-def test_a_tuned_network_takes_the_place_of_its_own_recipe(tmp_path):
+def test_a_tuned_network_takes_the_place_of_its_own_recipe(tmp_path, monkeypatch):
+    # What steps of a tiny network take decides by chance otherwise, and with it what each fit reaches.
+    monkeypatch.setattr(fitting, "bf16_pays", lambda *_: (False, "not asked here", None))
     given, before, after = tuned(tmp_path, net(), {"trials": 10})
     told = given.report.fields["tuning"]
     assert [one["number"] for one in told["trials"]] == list(range(10)) or told["stop"] == "plateau"
