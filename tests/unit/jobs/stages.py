@@ -125,3 +125,12 @@ def answered_samples(compiled: Ended, candidate: str) -> list[list[dict[str, Any
     assert len(requests) == told["requests"]
     with bundle.served(bundles / candidate / "model.tar.gz") as running:
         return [running.invoke(body, told["content_type"])["predictions"] for body in requests]
+
+
+def curated_penguins(base: Path) -> Path:
+    """Run the stage `process` on the penguins below `base`; return the folder with its curated rows."""
+    (base / "data").mkdir()
+    (base / "data/penguins.csv").write_bytes((DATA / "penguins.csv").read_bytes())
+    ended = run_stage_here(base / "job", "process", {"data": base / "data"}, {"spec": {}, "seed": 7})
+    assert ended.status == 0, ended.failure
+    return base / "job/processing/output/curated"

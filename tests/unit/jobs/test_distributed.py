@@ -20,7 +20,7 @@ from ebb_jobs.errors import JobError
 from ebb_jobs.fitting import Recipe
 from ebb_jobs.ladder import Rung
 from ebb_jobs.report import Report
-from unit.jobs.stages import DATA, RUN, Ended, prepare, run_stage_here
+from unit.jobs.stages import RUN, Ended, curated_penguins, prepare, run_stage_here
 
 HOSTS = ["127.0.0.1", "127.0.0.2"]
 SETTINGS: dict[str, Any] = {"spec": {"train": {"rungs": ["linear", "net"], "epochs": 6}}, "seed": 7}
@@ -50,12 +50,7 @@ def start(base: Path, curated: Path, number: int, port: str, epochs: int = 6, **
 
 @pytest.fixture(scope="module")
 def curated(tmp_path_factory) -> Path:
-    base = tmp_path_factory.mktemp("processed")
-    (base / "data").mkdir()
-    (base / "data/penguins.csv").write_bytes((DATA / "penguins.csv").read_bytes())
-    ended = run_stage_here(base / "job", "process", {"data": base / "data"}, {"spec": {}, "seed": 7})
-    assert ended.status == 0, ended.failure
-    return base / "job/processing/output/curated"
+    return curated_penguins(tmp_path_factory.mktemp("processed"))
 
 
 @pytest.fixture(scope="module")

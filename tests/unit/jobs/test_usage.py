@@ -11,17 +11,12 @@ import pytest
 from ebb_jobs import feeding, usage
 from ebb_jobs.gpu import Watch
 from ebb_jobs.kinds.tabular import TabularKind
-from unit.jobs.stages import DATA, run_stage_here
+from unit.jobs.stages import curated_penguins, run_stage_here
 
 
 @pytest.fixture(scope="module")
 def curated(tmp_path_factory) -> Path:
-    base = tmp_path_factory.mktemp("processed")
-    (base / "data").mkdir()
-    (base / "data/penguins.csv").write_bytes((DATA / "penguins.csv").read_bytes())
-    ended = run_stage_here(base / "job", "process", {"data": base / "data"}, {"spec": {}, "seed": 7})
-    assert ended.status == 0, ended.failure
-    return base / "job/processing/output/curated"
+    return curated_penguins(tmp_path_factory.mktemp("processed"))
 
 
 def trained(base: Path, curated: Path, **settings: Any) -> dict[str, Any]:
