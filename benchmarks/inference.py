@@ -36,7 +36,8 @@ import inference_stages
 from inference_stages import JOBS, JOBS_PYTHON, ROOT, TASKS, Runs, StageError
 
 from ebb import footprint, selection
-from ebb.spec import CompressSpec, ServeSpec
+from ebb.spec_parts import CompressSpec
+from ebb.spec_serve import ServeSpec
 
 SERVE_PYTHON = ROOT / ".venvs/serve/bin/python"
 CACHE = ROOT / ".ebb/bench-inference"

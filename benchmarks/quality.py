@@ -26,7 +26,8 @@ from typing import Any
 import inference_data
 
 from ebb import selection
-from ebb.spec import CompressSpec, ServeSpec
+from ebb.spec_parts import CompressSpec
+from ebb.spec_serve import ServeSpec
 from ebb_cli import demo_data
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -29,6 +29,7 @@ from ebb.errors import (
 from ebb.settings import IdentifySettings
 from ebb.sources import Source
 from ebb.spec import PipelineSpec
+from ebb.spec_values import CUSTOM
 from ebb.steps import Identified, IdentifyRequested
 from ebb.telemetry import logger
 from ebb_jobs import archives, glimpse, infer, precheck, pretrained, refusals
@@ -483,7 +484,7 @@ def _record(
             "alternatives": [] if told.outcome == "run" else ["run again with ebb drop --force"],
         },
     ]
-    if found is not None and told.task == specs.CUSTOM and found.form != "archive":
+    if found is not None and told.task == CUSTOM and found.form != "archive":
         decisions.insert(
             2,
             {

@@ -12,7 +12,8 @@ from ebb.aws.ledger import Ledger
 from ebb.recommendation import LoadTest
 from ebb.rollout import Seen, Wanted
 from ebb.settings import StackSettings
-from ebb.spec import PipelineSpec, ServeSpec
+from ebb.spec import PipelineSpec
+from ebb.spec_serve import ServeSpec
 from ebb.steps import DeploymentRequested
 from ebb.telemetry import logger
 

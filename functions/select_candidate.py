@@ -11,7 +11,8 @@ from ebb.aws import hosting, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import ObjectMissingError, ReportMissingError
 from ebb.settings import StackSettings
-from ebb.spec import PipelineSpec, ServeSpec
+from ebb.spec import PipelineSpec
+from ebb.spec_serve import ServeSpec
 from ebb.steps import SelectionRequested
 from ebb.telemetry import logger
 

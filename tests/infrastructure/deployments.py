@@ -10,7 +10,7 @@ from ebb.addresses import Address, State
 from ebb.recommendation import LoadTest
 from ebb.rollout import Endpoint, Model, Seen
 from ebb.settings import StackSettings
-from ebb.spec import ServeSpec
+from ebb.spec_serve import ServeSpec
 from infrastructure.interpreter import TaskError
 from worked_run import NOW, candidate, moment
 

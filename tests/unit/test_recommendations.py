@@ -10,7 +10,7 @@ from aws_shapes import assert_valid
 from ebb import ledger, names, recommendation, serving, traffic
 from ebb.recommendation import LoadTest
 from ebb.requests import recommendations
-from ebb.spec import ServeSpec
+from ebb.spec_serve import ServeSpec
 from worked_run import NOW, RUN_ID, STACK, candidate, moment
 
 ASKED = {

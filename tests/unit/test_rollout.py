@@ -10,7 +10,7 @@ from aws_shapes import assert_valid
 from ebb import addresses, keep_alive, names, rollout, serving, snapshot, traffic
 from ebb.addresses import Address
 from ebb.rollout import Endpoint, Model, Seen
-from ebb.spec import ServeSpec
+from ebb.spec_serve import ServeSpec
 from worked_run import ARTIFACTS, NOW, RUN_ID, STACK, candidate, moment
 
 KINDS = ["serverless", "async", "realtime", "shared", "batch"]

@@ -7,7 +7,9 @@ import pytest
 from ebb import selection
 from ebb.errors import NoAcceptableCandidateError
 from ebb.selection import Measured
-from ebb.spec import CompressSpec, PipelineSpec, ServeSpec
+from ebb.spec import PipelineSpec
+from ebb.spec_parts import CompressSpec
+from ebb.spec_serve import ServeSpec
 from worked_run import candidate, compile_report, measure
 
 FLOOR_1_POINT = CompressSpec(max_metric_drop=0.01)

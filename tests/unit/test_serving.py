@@ -10,7 +10,8 @@ import pytest
 from ebb import catalog, ledger, serving, traffic
 from ebb.errors import NoFeasibleInstanceError
 from ebb.serving import Current, Model
-from ebb.spec import PipelineSpec, ServeSpec
+from ebb.spec import PipelineSpec
+from ebb.spec_serve import ServeSpec
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SMALL = Model(memory_mib=250, cpu_s=0.005, answer_s=0.005, slow_answer_s=0.008)

@@ -2,7 +2,7 @@
 
 from ebb import names, serving, sharing, traffic
 from ebb.addresses import Address
-from ebb.spec import ServeSpec
+from ebb.spec_serve import ServeSpec
 
 ASKED = {
     "serve": ServeSpec(),

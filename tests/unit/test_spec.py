@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from ebb import spec
+from ebb import spec, spec_values
 from ebb.errors import InvalidSpecError
 
 FILE = "cancer/pipeline.yaml"
@@ -94,7 +94,7 @@ def test_a_resolved_spec_reads_back_as_itself():
     assert spec.PipelineSpec.model_validate(asked.resolved()) == asked
 
 
-@pytest.mark.parametrize("task", spec.TASKS)
+@pytest.mark.parametrize("task", spec_values.TASKS)
 def test_every_task_may_be_asked_for(task):
     assert parse(f"task: {task}").task == task
 
@@ -441,7 +441,7 @@ def test_a_duration_beyond_all_time_is_refused():
         spec.parse(b"serve: {idle_after: 99999999999999999d}", file="p/pipeline.yaml")
 
 
-@pytest.mark.parametrize("kind", spec.SERVE_KINDS)
+@pytest.mark.parametrize("kind", spec_values.SERVE_KINDS)
 def test_every_kind_of_serving_may_be_asked_for(kind):
     assert parse(f"serve: {{kind: {kind}}}").serve.kind == kind
 

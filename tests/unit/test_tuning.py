@@ -11,7 +11,9 @@ from botocore.validate import ParamValidator
 from ebb import explain, names, plan, record, tuning
 from ebb.errors import InvalidSpecError
 from ebb.requests.tuning import PAGE
-from ebb.spec import RUNGS, TRIALS_MAX, PipelineSpec, parse
+from ebb.spec import PipelineSpec, parse
+from ebb.spec_train import TRIALS_MAX
+from ebb.spec_values import RUNGS
 from ebb_jobs import knobs
 from unit.test_plan import channels, settings
 from worked_run import RUN_ID, STACK, facts

@@ -6,7 +6,7 @@ from typing import Any
 from ebb import catalog, footprint, names, requests
 from ebb.serving import Choice, Row
 from ebb.settings import StackSettings
-from ebb.spec import ServeSpec
+from ebb.spec_serve import ServeSpec
 
 # Without a latency asked for: an order of magnitude above what was measured, and never below what HTTP itself takes.
 LATENCY_ALARM_FACTOR = 10

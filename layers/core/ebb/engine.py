@@ -12,7 +12,8 @@ from ebb import sizing
 from ebb.catalog import Instance
 from ebb.errors import InvalidSpecError, NoFeasibleInstanceError, Rejection
 from ebb.requests import glue
-from ebb.spec import AUTO, SINGLE, PipelineSpec
+from ebb.spec import PipelineSpec
+from ebb.spec_values import AUTO, SINGLE
 
 DUCKDB, SPARK = "DuckDB", "Spark"
 SPILL_FACTOR = 8  # times its memory that a machine may sort on disk; assumed: the tests go to four times the limit

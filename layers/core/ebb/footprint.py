@@ -8,7 +8,7 @@ from typing import Any
 from ebb import carbon, catalog
 from ebb.carbon import Band
 from ebb.catalog import Instance
-from ebb.spec import SERVERLESS_MEMORY_MB
+from ebb.spec_values import SERVERLESS_MEMORY_MB
 
 # When a job reports no CPU time: half load as Cloud Carbon Footprint assumes, anything possible.
 UNKNOWN_UTILIZATION = Band(0.0, 0.5, 1.0)

@@ -21,7 +21,8 @@ from ebb.events import Message
 from ebb.requests import recommendations, roles
 from ebb.serving import Model, Row
 from ebb.settings import StackSettings
-from ebb.spec import SERVERLESS_MEMORY_MB, ServeSpec
+from ebb.spec_serve import ServeSpec
+from ebb.spec_values import SERVERLESS_MEMORY_MB
 
 WHAT = "right-sizing"  # what the ledger calls it
 SOURCE = "https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-load-test.html"

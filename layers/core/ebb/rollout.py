@@ -22,7 +22,8 @@ from ebb.carbon import Band
 from ebb.events import Message
 from ebb.requests import alarms, components, hosting, roles, scaling
 from ebb.settings import StackSettings
-from ebb.spec import SERVERLESS_MEMORY_MB, ServeSpec
+from ebb.spec_serve import ServeSpec
+from ebb.spec_values import SERVERLESS_MEMORY_MB
 
 IN_PLACE: tuple[Kind, ...] = ("serverless", "async")  # SageMaker brings the new one up beside the old by itself
 WITH_COMPONENT: tuple[Kind, ...] = ("realtime", "shared")

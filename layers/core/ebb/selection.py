@@ -15,7 +15,8 @@ from typing import Any
 
 from ebb import footprint, ledger, serving
 from ebb.errors import NoAcceptableCandidateError
-from ebb.spec import CompressSpec, ServeSpec
+from ebb.spec_parts import CompressSpec
+from ebb.spec_serve import ServeSpec
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 # Two measurements of the same model on one machine differ by this much; less is no difference. Assumed; where compile

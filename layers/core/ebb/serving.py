@@ -40,7 +40,8 @@ from ebb.carbon import Band
 from ebb.catalog import Instance
 from ebb.errors import NoFeasibleInstanceError
 from ebb.footprint import Footprint
-from ebb.spec import SERVERLESS_MEMORY_MB, ServeSpec
+from ebb.spec_serve import ServeSpec
+from ebb.spec_values import SERVERLESS_MEMORY_MB
 from ebb.traffic import DAY_S, Traffic
 
 DECISION = "kind of serving"  # what the ledger calls it

@@ -12,7 +12,9 @@ from typing import Any
 from ebb.carbon import Band
 from ebb.errors import InvalidSpecError, Rejection
 from ebb.events import timestamp
-from ebb.spec import CUSTOM, IMAGES, RANGES_EXAMPLE, TEXTS, PipelineSpec, RangeSpec, TuneSpec
+from ebb.spec import PipelineSpec
+from ebb.spec_train import RANGES_EXAMPLE, RangeSpec, TuneSpec
+from ebb.spec_values import CUSTOM, IMAGES, TEXTS
 
 TRIALS = 20  # training jobs at most, where the spec names no number
 LEAST_PATIENCE = 5

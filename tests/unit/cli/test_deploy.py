@@ -7,7 +7,7 @@ import pytest
 
 from ebb import addresses, ledger
 from ebb.addresses import Address
-from ebb.spec import SERVE_KINDS
+from ebb.spec_values import SERVE_KINDS
 from ebb_cli import deploy
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ebb import ledger, serving, traffic
-from ebb.spec import ServeSpec
+from ebb.spec_serve import ServeSpec
 from ebb_cli.ledger import RUN_FIELDS, STAGE_FIELDS
 
 from .conftest import RUN_ID

@@ -1,0 +1,95 @@
+"""The smaller parts of a spec: data, process, features, compress, retrain and carbon."""
+
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ebb.spec_values import AUTO, ENGINES, METHODS, Duration, Grams, Method, Part, ProjectName, one_of, project
+
+MOST_SHARED = 100
+
+
+def _share(value: Any) -> Any:
+    if value == "all":
+        return value
+    if isinstance(value, list | tuple) and len(value) <= MOST_SHARED:
+        return tuple(project(each) for each in value)
+    raise ValueError(f"write all, or a list of at most {MOST_SHARED} projects: [birds, bees]")
+
+
+class DataSpec(Part):
+    """Which data, and what to predict. Without a target the last column is taken when that is unambiguous.
+
+    `input` names the column that holds the text, or the paths of the images in their manifest, `group` the one of a
+    table whose equal values (a patient, a machine) must stand on one side of the split; it is not learned from.
+    `features` names another project whose published features are learned from instead of data of one's own.
+    """
+
+    target: str | None = Field(default=None, min_length=1, max_length=200)
+    input: str | None = Field(default=None, min_length=1, max_length=200)
+    group: str | None = Field(default=None, min_length=1, max_length=200)
+    uri: str | None = Field(default=None, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+$", max_length=1100)
+    mode: Literal["replace", "append"] = "replace"
+    features: ProjectName | None = None
+
+    @property
+    def elsewhere(self) -> str | None:
+        """What is learned from though it is not dropped: a spec that says so starts a run by itself."""
+        return self.uri or self.features
+
+
+class ProcessSpec(Part):
+    """What processes the data: `single`, one machine; `spark`, several, on AWS Glue; `auto` decides by the size.
+
+    Only plain tables can be processed by more than one machine; `spark` is refused for everything else.
+    """
+
+    engine: Annotated[str, one_of(ENGINES)] = AUTO
+
+
+class FeaturesSpec(Part):
+    """Whether the processed rows go into SageMaker Feature Store, and which other projects may learn from them.
+
+    What is shared is published; `share: all` is every project of the stack.
+    """
+
+    publish: bool = Field(default=False, strict=True)
+    share: Annotated[str | tuple[str, ...], BeforeValidator(_share)] = ()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether this run publishes."""
+        return self.publish or bool(self.share)
+
+
+class CompressSpec(Part):
+    """How much quality may be given up: absolute for scores, relative for errors such as rmse; and what may be spent.
+
+    `budget` is CPU time that the search for smaller networks may take; without it, four times what training took.
+    """
+
+    max_metric_drop: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
+    methods: tuple[Method, ...] = METHODS
+    budget: Annotated[Duration, Field(ge=timedelta(minutes=1), le=timedelta(days=5))] | None = None
+
+
+class DriftSpec(Part):
+    """How far the data may move before the model is trained again."""
+
+    psi: float = Field(default=0.2, gt=0, allow_inf_nan=False)
+
+
+class RetrainSpec(Part):
+    """When to train again. Parsed today, acted on by a later version."""
+
+    schedule: str | None = Field(default=None, pattern=r"^(rate|cron)\(.+\)$", max_length=256)
+    drift: DriftSpec | None = None
+    deadline: Duration | None = None
+
+
+class CarbonSpec(Part):
+    """What a run may emit. Parsed today, acted on by a later version."""
+
+    budget: Annotated[Grams, Field(gt=0)] | None = None
+    signal: Literal["average", "marginal"] = "average"
