@@ -45,7 +45,8 @@ def process(data: Path, curated: Path, settings: dict[str, Any], report: Report,
     elif drop.form == "images":
         process_images.process(drop, curated, spec, report, work)
     else:
-        process_tables.process(drop.folder, drop.files, curated, spec, report, work)
+        share = settings.get("learn_share", 1.0)
+        process_tables.process(drop.folder, drop.files, curated, spec, report, work, share)
 
 
 def into_folders(curated: Path) -> None:

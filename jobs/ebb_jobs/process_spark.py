@@ -68,6 +68,7 @@ def main(arguments: Sequence[str]) -> None:
             settings.get("spec") or {},
             report,
             told.work,
+            settings.get("learn_share", 1.0),
         )
         report.fields.update(status="finished", rejection=None)
     except RejectedError as rejected:
@@ -95,7 +96,13 @@ def session_of(**options: str) -> SparkSession:
 
 
 def process(
-    session: SparkSession, uris: Sequence[str], curated: str, spec: dict[str, Any], report: Report, work: str
+    session: SparkSession,
+    uris: Sequence[str],
+    curated: str,
+    spec: dict[str, Any],
+    report: Report,
+    work: str,
+    learn_share: float = 1.0,
 ) -> None:
     """Write the splits of the tables and their schema.json below the URI `curated`. Raises RejectedError."""
     heads = [_head(session, uri) for uri in sorted(uris)]
@@ -107,7 +114,8 @@ def process(
         write_text(session, f"{place}/{name}", json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False))
 
     nowhere = process_tables.Dropped(Path(), [])
-    process_tables.judge_and_write(connection, loaded, nowhere, process_tables.Curated(place, write_json), spec, report)
+    into = process_tables.Curated(place, write_json)
+    process_tables.judge_and_write(connection, loaded, nowhere, into, spec, report, learn_share)
 
 
 def load(

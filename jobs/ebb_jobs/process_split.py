@@ -17,6 +17,8 @@ TEST_SHARE = 0.15
 HELD_OUT_SHARE = 0.30
 """Of validation and test together."""
 MIN_ROWS_PER_SIDE = 3
+RARE_ROWS = 1_000
+"""A class with fewer rows on a side is not thinned out in a sample."""
 
 
 class Own(NamedTuple):
@@ -75,6 +77,32 @@ def place(
     connection.execute("DROP TABLE kept")
     left_out = {} if apart is None else {"left_out": _take_apart(connection, apart, own)}
     return _counted(connection, target, classes, own, column) | left_out
+
+
+def take_sample(
+    connection: duckdb.DuckDBPyConnection, target: str | None, own: Own, share: float, by: process_key.Key
+) -> dict[str, int]:
+    """Leave in `placed` a share of each side's rows, those whose hash is lowest on its side; return the rows of each.
+
+    Fair, because the hash says nothing about a row; and nested: a row of a smaller sample is in every larger one too,
+    on the same side. All rows stay of classes that are rare on a side. `target` names the column of the classes, if
+    there are any; `by` is the hash that placed the rows.
+    """
+    ends = {"test": (0.0, TEST_SHARE), "validation": (TEST_SHARE, HELD_OUT_SHARE), "train": (HELD_OUT_SHARE, 1.0)}
+    taken = " OR ".join(
+        f"({own.split} = '{split}' AND {by.below(own.key, low + share * (high - low))})"
+        for split, (low, high) in ends.items()
+    )
+    names = [field[0] for field in connection.execute("SELECT * FROM placed LIMIT 0").description or ()]
+    fields, size = ", ".join(map(quote, names)), free_name("ebb_size", names)
+    kind = own.split if target is None else f"{own.split}, {quote(target)}"
+    connection.execute(f"""
+        CREATE TABLE sampled AS
+        WITH sizes AS (SELECT {kind}, count(*) AS {size} FROM placed GROUP BY {kind})
+        SELECT {fields} FROM placed JOIN sizes USING ({kind}) WHERE {size} < {RARE_ROWS} OR {taken}""")
+    connection.execute("DROP TABLE placed")
+    connection.execute("ALTER TABLE sampled RENAME TO placed")
+    return {split: scalar(connection, f"SELECT count(*) FROM placed WHERE {own.split} = '{split}'") for split in SPLITS}
 
 
 def _take_apart(connection: duckdb.DuckDBPyConnection, features: str, own: Own) -> int:

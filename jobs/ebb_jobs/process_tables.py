@@ -40,18 +40,28 @@ class Curated(NamedTuple):
     write_json: Callable[[str, Any], None]
 
 
-def process(folder: Path, files: list[Path], curated: Path, spec: dict[str, Any], report: Report, work: Path) -> None:
+def process(
+    folder: Path,
+    files: list[Path],
+    curated: Path,
+    spec: dict[str, Any],
+    report: Report,
+    work: Path,
+    learn_share: float = 1.0,
+) -> None:
     """Write train, validation and test Parquet and schema.json of the tables `files` below `folder` into `curated`.
 
-    A table that is no tabular one, but texts and their labels, is handed on. Raises RejectedError.
+    A table that is no tabular one, but texts and their labels, is handed on. `learn_share` is the share of the rows
+    that a training machine holds. Raises RejectedError.
     """
     data = spec.get("data") or {}
     into = Curated(str(curated), lambda name, document: write_json(curated / name, document))
-    if process_quick.applies(files, spec) and _process_quickly(folder, files, into, spec, report, work):
+    whole = learn_share >= 1
+    if whole and process_quick.applies(files, spec) and _process_quickly(folder, files, into, spec, report, work):
         return
     with tables.connect(work) as connection:
         table = tables.load(connection, folder, files, data.get("target"))
-        judge_and_write(connection, table, Dropped(folder, files), into, spec, report)
+        judge_and_write(connection, table, Dropped(folder, files), into, spec, report, learn_share)
 
 
 def _process_quickly(
@@ -104,6 +114,7 @@ def judge_and_write(
     curated: Curated,
     spec: dict[str, Any],
     report: Report,
+    learn_share: float = 1.0,
 ) -> None:
     """Do what `process` does, with the table `raw` that holds nothing but texts.
 
@@ -161,6 +172,11 @@ def judge_and_write(
         apart=None if group is None else features,
         by=by,
     )
+    if learn_share < 1:
+        placed = sum(rows[split] for split in SPLITS)
+        of_class = target.value if classes else None
+        rows |= process_split.take_sample(connection, of_class, own, learn_share, by or process_key.digest(""))
+        rows["beyond_sample"] = placed - sum(rows[split] for split in SPLITS)
     # Decisions quote the target's name. Up to here it may be a value: of a row that stands where names should.
     for what, decided in (("format", table.form), ("target", target), ("task", task)):
         report.decide(what, decided.value, decided.reason)
@@ -333,6 +349,14 @@ def _write_outcome(
     )
     learned_from = f"column {group}" if group is not None else "features' numbers" if by_numbers else "features"
     process_split.decide(report, rows, learned_from, given=False, stratified=classes is not None, stays=stays)
+    if "beyond_sample" in rows:
+        report.decide(
+            "sample",
+            f"{sum(rows[split] for split in SPLITS):,} rows",
+            "no training machine holds them all: taken are those whose hash is lowest on each side, a fair sample, and "
+            "part of every larger one",
+            numbers={"left_out": rows["beyond_sample"]},
+        )
     report.fields.update(
         task=task,
         target=target,

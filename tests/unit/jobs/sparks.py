@@ -28,7 +28,11 @@ def start() -> None:
 
 
 def process(
-    base: Path, files: list[Path], spec: dict[str, Any], digests: dict[str, str] | None = None
+    base: Path,
+    files: list[Path],
+    spec: dict[str, Any],
+    digests: dict[str, str] | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Run the script of the Glue job and return its report; the splits of the files lie below `curated`.
 
@@ -48,7 +52,7 @@ def process(
             f"--curated={base / 'curated'}",
             f"--report={base / 'report'}",
             f"--work={base / 'work'}",
-            f"--settings={json.dumps({'spec': spec})}",
+            f"--settings={json.dumps({'spec': spec, **settings})}",
             "--JOB_NAME=of-glue",
         ]
     )

@@ -7,7 +7,7 @@ import re
 import duckdb
 import pytest
 
-from ebb_jobs import dataset, process_key, spark_sql
+from ebb_jobs import dataset, process_key, process_split, spark_sql
 from unit.jobs import sparks
 from unit.jobs.stages import run_stage_here
 
@@ -35,17 +35,17 @@ def mixed_table(rows=420):
     return "\n".join([*lines, *lines[1:30], *respelt]) + "\n"
 
 
-def on_duckdb(base, text, spec, name):
+def on_duckdb(base, text, spec, name, **settings):
     (base / "data/project/data").mkdir(parents=True)
     (base / "data/project/data" / name).write_bytes(text)
-    ended = run_stage_here(base / "job", "process", {"data": base / "data"}, {"spec": spec})
+    ended = run_stage_here(base / "job", "process", {"data": base / "data"}, {"spec": spec, **settings})
     return ended.base / "processing/output/curated", ended.metrics()
 
 
-def on_spark(base, text, spec, name):
+def on_spark(base, text, spec, name, **settings):
     base.mkdir()
     (base / name).write_bytes(text)
-    return base / "curated", sparks.process(base, [base / name], spec)
+    return base / "curated", sparks.process(base, [base / name], spec, **settings)
 
 
 def rows_of(curated, split):
@@ -87,6 +87,33 @@ def test_both_engines_deal_many_rows_by_the_same_hash(tmp_path, mode, split_by, 
         assert json.loads((place / "schema.json").read_text())["split_by"] == split_by
     for split in SPLITS:
         assert repr(rows_of(spark_curated, split)) == repr(rows_of(curated, split)), split
+
+
+def test_both_engines_take_the_same_fair_sample_of_what_no_machine_could_learn_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(process_split, "RARE_ROWS", 5)
+    whole, told_whole = on_duckdb(tmp_path / "whole", GOOD, {}, "t.csv")
+    curated, told = on_duckdb(tmp_path / "duckdb", GOOD, {}, "t.csv", learn_share=0.5)
+    spark_curated, _ = on_spark(tmp_path / "spark", GOOD, {}, "t.csv", learn_share=0.5)
+    for split in SPLITS:
+        rows, all_rows = rows_of(curated, split), rows_of(whole, split)
+        assert repr(rows) == repr(rows_of(spark_curated, split)), split
+        assert set(map(repr, rows)) < set(map(repr, all_rows)), "no row changes its side"
+    taken, of = (sum(told["rows"][split] for split in SPLITS) for told in (told, told_whole))
+    assert 0.35 < taken / of < 0.65
+    assert told["rows"]["beyond_sample"] == of - taken
+    assert [each["numbers"] for each in told["decisions"] if each["what"] == "sample"] == [{"left_out": of - taken}]
+
+
+def test_rare_classes_are_not_thinned_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(process_split, "RARE_ROWS", 20)
+    rare = [f"{n},{n % 7},rare" for n in range(9)]
+    text = "\n".join(["a,b,label", *(f"{n},{n % 5},{'xy'[n % 2]}" for n in range(400)), *rare]) + "\n"
+    whole, _ = on_duckdb(tmp_path / "whole", text.encode(), {}, "t.csv")
+    curated, _ = on_duckdb(tmp_path / "duckdb", text.encode(), {}, "t.csv", learn_share=0.2)
+    for split in SPLITS:
+        kept, there = ([row for row in rows_of(place, split) if row[-1] == "rare"] for place in (curated, whole))
+        assert kept, split
+        assert kept == there, split
 
 
 @pytest.mark.parametrize(("digest", "status"), [(None, "finished"), ("0" * 64, "rejected")])
