@@ -16,7 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from ebb_jobs import bundle, champion, dataset, export, heats, kinds, measure, paths, quality, runtimes, serve, train
+from ebb_jobs import (
+    bundle,
+    champion,
+    dataset,
+    elsewhere,
+    export,
+    heats,
+    kinds,
+    measure,
+    paths,
+    quality,
+    runtimes,
+    serve,
+    train,
+)
 from ebb_jobs import sample_payload as sample
 from ebb_jobs.as_exported import ExportedOriginal
 from ebb_jobs.dataset import Split
@@ -161,6 +175,9 @@ def compile_candidates(
         from ebb_jobs import custom  # only where a script trained and exported nothing
 
         custom.compile_as_is(channels, bundles, settings, report, work)
+        elsewhere.refuse(
+            settings, "the model is served by its own code, as it is: there is no network to compile", report
+        )
         return
     trained = json.loads((original / "metrics.json").read_text())
     codec = kind.open_codec(original)
@@ -193,6 +210,7 @@ def compile_candidates(
     if all(one.status != MEASURED for one in candidates):
         told = "; ".join(f"{one.name}: {one.reason}" for one in candidates)
         raise JobError(f"no candidate could be compiled and served: {told}")
+    elsewhere.make(settings, original, channels["candidates"], bundles, rows.validation.inputs, report)
     report.fields.update(
         metric=trained["metric"],
         greater_is_better=quality.greater_is_better(trained["metric"]),
