@@ -182,4 +182,4 @@ def _close(
     if run is None:
         raise AttemptOutdatedError(f"{told.run_id} has ended otherwise or a newer attempt runs")
     logger.info("run ended", extra={"run_id": told.run_id, "status": status})
-    return record.notification(told.run_id, told.project, status, run)
+    return record.notification(told.run_id, told.project, status, run, region=clients.region())

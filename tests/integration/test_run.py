@@ -19,6 +19,7 @@ from ebb.errors import (
     ReportMissingError,
 )
 from ebb.events import RunRequested
+from ebb.report import page
 from ebb.spec import PipelineSpec
 from worked_run import (
     ACCOUNT,
@@ -519,3 +520,45 @@ def test_the_end_of_an_old_attempt_leaves_the_new_one_alone(account, book, conte
     book.apply(ledger.open_run(asked, execution_arn=EXECUTION_ARN, drop_id=None, now=moment(NOW)))
     assert on_run_ended.handler(load("execution_aborted"), context)["recorded"] is False
     assert book.run(RUN_ID)["status"] == "running"
+
+
+def report_of(account, run: dict) -> str:
+    bucket, _, key = run["report_uri"].removeprefix("s3://").partition("/")
+    found = account.s3.get_object(Bucket=bucket, Key=key)
+    assert found["ContentType"] == "text/html; charset=utf-8"
+    return found["Body"].read().decode()
+
+
+def test_a_run_leaves_its_report_beside_its_record_and_the_notification_leads_there(account, book, context):
+    finish(account, context, "process", REPORT | {"status": "accepted"})
+    message = record_run.handler(load("record_run_succeeded"), context)["message"]
+    run = book.run(RUN_ID)
+    assert run["report_uri"] == run["record_uri"].replace("run.json", "report.html")
+    assert "succeeded" in report_of(account, run)
+    assert f"Report: ebb report {RUN_ID}" in message
+    assert ".console.aws.amazon.com/s3/object/" in message
+    assert message.endswith(f"{RUN_ID}/report.html")
+
+
+@pytest.mark.parametrize("event", ["record_run_failed", "record_run_rejected", "record_run_reused"])
+def test_however_a_run_ends_it_leaves_a_report(account, book, context, event):
+    record_run.handler(load(event), context)
+    assert f"<title>{RUN_ID}" in report_of(account, book.run(RUN_ID))
+
+
+def test_a_run_that_is_cancelled_from_outside_leaves_a_report(account, book, context):
+    on_run_ended.handler(load("execution_aborted"), context)
+    assert "cancelled" in report_of(account, book.run(RUN_ID))
+
+
+def test_a_report_that_fails_fails_no_run(account, book, context, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(page, "render", lambda record: {}["nothing"])
+        message = record_run.handler(load("record_run_succeeded"), context)["message"]
+    run = book.run(RUN_ID)
+    assert (run["status"], account.json(run["record_uri"])["status"]) == ("succeeded", "succeeded")
+    assert run["report_error"].startswith("KeyError")
+    assert "report_uri" not in run
+    assert "Report" not in message
+    record_run.handler(load("record_run_succeeded"), context)
+    assert "report_error" not in book.run(RUN_ID), "a repeat that writes it takes the complaint back"

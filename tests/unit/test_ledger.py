@@ -329,3 +329,18 @@ def test_why_shows_what_each_kind_of_serving_takes_within_a_hundred_columns(per_
 def test_a_rejected_run_is_explained_with_its_place():
     run = {"status": "rejected", "error": record.what_went_wrong(told("record_run_rejected"))}
     assert "column target" in explain.lines(run, [])[-1]
+
+
+@pytest.mark.parametrize(
+    ("region", "domain"),
+    [
+        ("eu-north-1", "eu-north-1.console.aws.amazon.com"),
+        ("cn-north-1", "cn-north-1.console.amazonaws.cn"),
+        ("us-gov-west-1", "us-gov-west-1.console.amazonaws-us-gov.com"),
+    ],
+)
+def test_a_notification_leads_to_the_report_in_the_console_of_its_partition(region, domain):
+    run = {"report_uri": "s3://artifacts/projects/cancer/runs/r 1/report.html"}
+    message = record.notification(RUN_ID, "cancer", "succeeded", run, region=region)["message"]
+    assert f"Report: ebb report {RUN_ID}\nhttps://{domain}/s3/object/artifacts?region={region}&prefix=" in message
+    assert " " not in message.splitlines()[-1], "a mail program ends a link at a space"

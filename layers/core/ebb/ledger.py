@@ -131,7 +131,7 @@ def open_run(request: events.RunRequested, *, execution_arn: str, drop_id: str |
     return update(
         run_key(request.run_id),
         fields,
-        remove=("ended_at", "error", "reason", "reuses"),
+        remove=("ended_at", "error", "reason", "reuses", "report_uri", "report_error"),
         condition="attribute_not_exists(pk) OR #attempt < :attempt OR (#attempt = :attempt AND #status = :status)",
     )
 
@@ -174,6 +174,19 @@ def end_run(
         },
         values={":running": "running"},
         condition="attribute_not_exists(pk) OR (#attempt = :attempt AND (#status = :running" + same + "))",
+    )
+
+
+def note_report(run_id: str, attempt: int, fields: Mapping[str, str]) -> Request:
+    """Return the write that notes where a run's report lies, or why there is none; refused for another attempt."""
+    other = {"report_uri", "report_error"} - set(fields)
+    return update(
+        run_key(run_id),
+        dict(fields),
+        remove=sorted(other),
+        values={":mine": attempt},
+        condition="#attempt = :mine",
+        names_used=("attempt",),
     )
 
 

@@ -214,6 +214,11 @@ def record_key(run: str) -> str:
     return run_prefix(run) + "run.json"
 
 
+def report_key(run: str) -> str:
+    """Return the key of the run's report, the page that people read."""
+    return run_prefix(run) + "report.html"
+
+
 def tags(stack: str, project: str, run: str | None = None) -> list[dict[str, str]]:
     """Return the tags of a resource that is born at run time."""
     pairs = {"ebb:stack": stack, "ebb:project": project} | ({"ebb:run": run} if run else {})

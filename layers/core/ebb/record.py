@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import Field, TypeAdapter
 
@@ -340,8 +341,10 @@ def document(
     }
 
 
-def notification(run_id: str, project: str, status: str, run: Mapping[str, Any]) -> dict[str, str]:
+def notification(run_id: str, project: str, status: str, run: Mapping[str, Any], *, region: str = "") -> dict[str, str]:
     """Return the subject and text of the message that tells people; it holds no value of the data.
+
+    The report's link leads to the object in the console, which asks who reads: a signed link would open for everybody.
 
     A failed job's own words may quote data, so they stay in the ledger; a rejection's are written by Ebb.
     """
@@ -364,8 +367,22 @@ def notification(run_id: str, project: str, status: str, run: Mapping[str, Any])
     if used and used["energy_kwh"]["value"]:
         energy, carbon, cost = (used[name]["value"] for name in ("energy_kwh", "carbon_g", "cost_usd"))
         lines.append(f"Footprint, estimated: {energy:.3g} kWh, {carbon:.3g} gCO2e, {cost:.3g} USD.")
+    if run.get("report_uri"):
+        lines.append(f"Report: ebb report {run_id}")
+        lines += [console_link(str(run["report_uri"]), region)] if region else []
     # SNS subjects are at most 100 characters of ASCII without line breaks.
     return {"subject": f"Ebb: {project} {status}"[:100], "message": "\n".join(lines)}
+
+
+def console_link(uri: str, region: str) -> str:
+    """Return the address of an object in the console of the Region's partition.
+
+    Source: https://docs.aws.amazon.com/general/latest/gr/aws-service-information.html; the form of the link is assumed.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    domains = {"cn-": "console.amazonaws.cn", "us-gov-": "console.amazonaws-us-gov.com"}
+    domain = next((each for start, each in domains.items() if region.startswith(start)), "console.aws.amazon.com")
+    return f"https://{region}.{domain}/s3/object/{bucket}?region={region}&prefix={quote(key)}"
 
 
 def _json(text: str | None) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 from ebb import ledger, names, record
 from ebb.aws import storage
 from ebb.aws.ledger import Ledger
+from ebb.telemetry import logger
 
 
 def close(
@@ -21,9 +22,10 @@ def close(
     fields: Mapping[str, Any],
     repeatable: bool = True,
 ) -> dict[str, Any] | None:
-    """Record the end of a run, with its footprint, and write run.json; return the run, None when it had ended already.
+    """Record the end of a run, with its footprint, and write run.json and the report beside it.
 
-    The ledger comes first: it alone decides whether this end counts.
+    Return the run, None when it had ended already. The ledger comes first: it alone decides whether this end counts.
+    The report comes last, for it can be made again from run.json.
     """
     story = book.story(run_id)
     stages = story.stages if story else []
@@ -40,5 +42,24 @@ def close(
         return None
     if status == "rejected":
         book.forget_rejected(ended.run)
-    storage.write_json(artifact_bucket, key, record.document(ended.run, ended.stages, ended.decisions))
-    return ended.run
+    document = record.document(ended.run, ended.stages, ended.decisions)
+    storage.write_json(artifact_bucket, key, document)
+    told = _report(artifact_bucket, run_id, document)
+    book.apply(ledger.note_report(run_id, attempt, told))
+    return ended.run | told
+
+
+def _report(artifact_bucket: str, run_id: str, document: Mapping[str, Any]) -> dict[str, str]:
+    """Write the report, and return what the ledger is told of it: where it lies, or why there is none.
+
+    Whatever goes wrong here is no reason to fail a run that has ended: `ebb report` makes the page from run.json.
+    """
+    from ebb.report import page  # a template engine that only the end of a run needs
+
+    key = names.report_key(run_id)
+    try:
+        storage.write(artifact_bucket, key, page.render(document), content_type="text/html; charset=utf-8")
+    except Exception as error:
+        logger.exception("the report was not written", extra={"run_id": run_id})
+        return {"report_error": f"{type(error).__name__}, told by the log of the function that ended the run"}
+    return {"report_uri": f"s3://{artifact_bucket}/{key}"}

@@ -250,6 +250,11 @@ def grid_g_per_kwh(region: str) -> Band:
     return Band.within(grid["g_per_kwh"].get(region, grid["unknown_g_per_kwh"]), grid["band"])
 
 
+def grid_regions() -> tuple[str, ...]:
+    """Return the Regions whose grid intensity is known."""
+    return tuple(_facts("grid.json")["g_per_kwh"])
+
+
 def sources() -> list[dict[str, str]]:
     """Return where each coefficient comes from, as `ebb why` and the run's record tell it."""
     power, price, grid = map(_facts, ("power.yaml", "instances.yaml", "grid.json"))
