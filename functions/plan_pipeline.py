@@ -10,7 +10,7 @@ from ebb import identity, ledger, plan, sizing
 from ebb.aws import registry
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError
-from ebb.plan import Champion, RunFacts
+from ebb.plan_facts import Champion, RunFacts
 from ebb.settings import StackSettings
 from ebb.spec import PipelineSpec
 from ebb.steps import PlanRequested

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ebb import comparison, deployment, plan, selection, serving, traffic
-from ebb.plan import RunFacts
+from ebb.plan_facts import RunFacts
 from ebb.settings import StackSettings
 from ebb.sizing import Data
 from ebb.sources import Source

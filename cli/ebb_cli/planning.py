@@ -19,6 +19,7 @@ from ebb import explain, footprint, names, recommendation, serving, sizing, sour
 from ebb import plan as plans
 from ebb.carbon import Band
 from ebb.errors import DropRejectedError, Rejection
+from ebb.plan_facts import RunFacts
 from ebb.settings import StackSettings
 from ebb.sources import Source
 from ebb.spec import PipelineSpec
@@ -310,12 +311,12 @@ def look_at_names(found: list[Source], asked: PipelineSpec, *, known: bool) -> L
 
 def run_facts(
     found: list[Source], asked: PipelineSpec, seen: Look, measured: Mapping[str, Any] | None = None
-) -> plans.RunFacts:
+) -> RunFacts:
     """Return what `plan_pipeline` would be told of the drop, with stand-ins for what only a run has."""
     now = datetime.now(UTC)
     run_id = names.run_id("plan", "LANDING", found[0].key, found[0].fingerprint, now)
     counted = seen.files if seen.form == "images" and seen.size_known else seen.inside.pictures
-    return plans.RunFacts(
+    return RunFacts(
         run_id=run_id,
         attempt=1,
         project="plan",
@@ -360,7 +361,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def planned_stages(facts: plans.RunFacts, stack: StackSettings, region: str) -> list[PlannedStage]:
+def planned_stages(facts: RunFacts, stack: StackSettings, region: str) -> list[PlannedStage]:
     """Return the stages with the machine of each, and what they are expected to take."""
     asked = facts.spec
     limit_s = asked.train.max_runtime.total_seconds()

@@ -8,7 +8,7 @@ import pytest
 
 from ebb import catalog, images, names, plan
 from ebb.errors import DropRejectedError, InvalidSpecError
-from ebb.plan import Champion
+from ebb.plan_facts import Champion
 from ebb.sizing import Data
 from ebb.sources import Source
 from ebb.spec import PipelineSpec
