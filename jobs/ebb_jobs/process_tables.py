@@ -126,7 +126,7 @@ def judge_and_write(
     names, target = table.columns, table.target
     told = refusals.find_target(names, asked)
     if found := _texts_by_name(connection, names, told, spec.get("task"), asked, text):
-        _hand_on(connection, drop, found, curated, spec, report)
+        _hand_on(connection, drop, found, curated, spec, report, learn_share)
         return
     if group is not None and (group not in names or group == target.value):
         raise RejectedError(refusals.group_missing(group, names))
@@ -142,7 +142,7 @@ def judge_and_write(
     _leave_out_group(columns, group)
     used = [column for column in columns if column.kind != "dropped"]
     if not spec.get("task") and (only := process_texts.only_text(connection, "kept", columns, target)):
-        _hand_on(connection, drop, only, curated, spec, report)
+        _hand_on(connection, drop, only, curated, spec, report, learn_share)
         return
     if not used:
         raise RejectedError(
@@ -219,9 +219,10 @@ def _hand_on(
     curated: Curated,
     spec: dict[str, Any],
     report: Report,
+    learn_share: float,
 ) -> None:
     """Let `process_texts` process a table of texts, which it reads anew. Raises RejectedError."""
-    if not drop.files:
+    if not drop.files or learn_share < 1:
         raise RejectedError(refusals.too_many_texts())
     process_texts.process(connection, *drop, found, Path(curated.place), spec, report)
 

@@ -8,7 +8,7 @@ import pytest
 from aws_shapes import problems
 from ebb import engine, sizing
 from ebb.errors import DropRejectedError, InvalidSpecError, NoFeasibleInstanceError
-from ebb.requests import glue
+from ebb.requests import glue, jobs
 from ebb.spec import PipelineSpec
 from worked_run import ARTIFACTS, JOBS_HASH, RUN_ID, built_plan
 
@@ -102,34 +102,62 @@ def test_a_plan_is_refused_where_its_volume_is(monkeypatch):
         built_plan(data=data(4000), spec=spec(process={"engine": "single"}))
 
 
-@pytest.mark.parametrize("engine_asked", ["auto", "single", "spark"])
-@pytest.mark.parametrize("gib", [32, 300, 1024])
-def test_a_table_beyond_what_train_holds_is_rejected_with_the_limit_and_a_remedy(gib, engine_asked):
-    """Whoever could process it: the rows that are left are all read by one machine that trains."""
-    with pytest.raises(DropRejectedError) as refused:
-        built_plan(data=data(gib), spec=spec(process={"engine": engine_asked}))
-    rejection = refused.value.rejection
-    assert rejection.code == "beyond-every-machine"
-    assert rejection.message.startswith("train needs about")
-    assert "the largest holds 31 GiB of text" in rejection.message
-    assert rejection.remedy.startswith("Drop less data")
+@pytest.mark.parametrize(
+    ("gib", "asked", "named"), [(32, "auto", "DuckDB"), (300, "spark", "Spark"), (2000, "auto", "Spark")]
+)
+def test_of_a_table_beyond_what_train_holds_a_fair_sample_is_learned(gib, asked, named):
+    """Whoever processes it: the rows that are left are all read by one machine that trains."""
+    made = built_plan(data=data(gib), spec=spec(process={"engine": asked}))
+    told = {each["what"]: each for each in made["decisions"]}
+    share = told["rows to learn from"]["numbers"]["share"]
+    assert share == pytest.approx(31 / gib, rel=0.01)
+    assert share <= 31 / gib
+    assert "31 GiB of text" in told["rows to learn from"]["reason"]
+    assert told["engine for process"]["chosen"] == named
+    assert settings_of(made["process"]["request"])["learn_share"] == share
+    train = made["train"]["request"]["ResourceConfig"]
+    assert train["VolumeSizeInGB"] == sizing.volume_gib(data(31 if gib == 32 else gib * share))
+    assert made["data"]["learn_share"] == share, "the next run is compared with what this one's stages read"
 
 
-def test_the_largest_table_that_train_holds_has_a_whole_plan_with_either_engine():
+def settings_of(request):
+    if "Arguments" in request:
+        return json.loads(request["Arguments"]["--settings"])
+    return jobs.settings_of(request["Environment"])
+
+
+def test_the_largest_table_that_train_holds_is_learned_whole_with_either_engine():
     for asked, named in (("auto", "DuckDB"), ("spark", "Spark")):
         made = built_plan(data=data(31), spec=spec(process={"engine": asked}))
         assert all(made[stage]["request"] for stage in ("process", "train", "compress", "compile"))
+        assert "learn_share" not in settings_of(made["process"]["request"])
+        assert "rows to learn from" not in [each["what"] for each in made["decisions"]]
         (chosen,) = [each for each in made["decisions"] if each["what"] == "engine for process"]
         assert chosen["chosen"] == named
         assert chosen["numbers"]["largest_text_gib_to_train"] == 31
-        assert "one machine trains on all of it: 31 GiB at most" in chosen["reason"]
+        assert "one machine trains: on 31 GiB at most, of more on a fair sample" in chosen["reason"]
+
+
+def test_texts_beyond_what_train_holds_are_rejected_with_the_limit_and_a_remedy():
+    with pytest.raises(DropRejectedError) as refused:
+        built_plan(data=data(40), spec=spec(task="text-classification"))
+    rejection = refused.value.rejection
+    assert rejection.code == "beyond-every-machine"
+    assert "the largest holds" in rejection.message
+    assert rejection.remedy.startswith("Drop less data")
 
 
 def test_a_machine_that_the_spec_names_is_taken_beyond_what_is_expected_to_fit():
     named = spec(train={"instance": "ml.m5.24xlarge"})
-    assert built_plan(data=data(46), spec=named)["compile"]["needed"]
-    with pytest.raises(DropRejectedError, match=r"compile needs about .* the largest holds 46 GiB of text"):
-        built_plan(data=data(48), spec=named)
+    assert built_plan(data=data(46), spec=named)["data"]["learn_share"] == 1
+    made = built_plan(data=data(48), spec=named)
+    assert made["data"]["learn_share"] == pytest.approx(46 / 48, rel=0.01), "compile has a machine that Ebb chooses"
+
+
+def test_a_stage_is_compared_with_what_it_read_of_the_rows():
+    then, now = data(62, learn_share=0.5), data(31)
+    assert sizing.growth("train", now, then) == pytest.approx(1)
+    assert sizing.growth("process", now, then) == pytest.approx(0.5)
 
 
 def test_a_plan_says_that_spark_moves_to_no_other_machine():

@@ -12,7 +12,7 @@ from ebb import images, names, requests, rightsizing, sizing
 from ebb.errors import DropRejectedError, NoFeasibleInstanceError, Rejection
 from ebb.images import Image
 from ebb.plan_decisions import builds_decision, decisions_of
-from ebb.plan_facts import RunFacts, reusing, spark_engine
+from ebb.plan_facts import RunFacts, settled, spark_engine
 from ebb.plan_requests import (
     Places,
     compile_request,
@@ -44,7 +44,7 @@ def images_of(run: RunFacts, stack: StackSettings) -> list[Image]:
 
     Raises: DropRejectedError, as `build`.
     """
-    run = reusing(run)
+    run = settled(run)
     wanted = [images.for_endpoints(stack)]
     for stage, choice in choices(run, stack).items():
         image = images.for_jobs(stack, choice.instance)
@@ -60,7 +60,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
     Raises: DropRejectedError when no catalogued instance or no volume holds a stage; InvalidSpecError when what is to
     be read elsewhere does not fit a role's policy.
     """
-    run = reusing(run)
+    run = settled(run)
     chosen = choices(run, stack)
     spark = spark_engine(run)
     builds = [image for image in images_of(run, stack) if image.uri in run.missing_images]

@@ -60,7 +60,7 @@ def _searching(run: RunFacts) -> list[dict[str, Any]]:
 def _engine(run: RunFacts) -> dict[str, Any]:
     chosen = engine.planned(run.spec, run.data)
     most = sizing.largest_text_gib("train", replace(run.data, task=run.data.task or run.spec.task))
-    limit = "" if most is None else f"; whatever processes it, one machine trains on all of it: {most} GiB at most"
+    limit = "" if most is None else f"; one machine trains: on {most} GiB at most, of more on a fair sample"
     return {
         "what": "engine for process",
         "chosen": chosen.name,
@@ -69,6 +69,24 @@ def _engine(run: RunFacts) -> dict[str, Any]:
         "alternatives": list(chosen.alternatives),
         "source": "ebb/engine.py",
     }
+
+
+def _sample(run: RunFacts) -> list[dict[str, Any]]:
+    """Return why only a share of the rows is learned from, if it is so."""
+    share, text_gib = run.data.learn_share, sizing.text_bytes(run.data) / 1024**3
+    if share >= 1:
+        return []
+    return [
+        {
+            "what": "rows to learn from",
+            "chosen": f"{share:.2%} of them, a fair sample",
+            "reason": f"one machine trains, and the largest is expected to hold {share * text_gib:,.0f} GiB of text; all "
+            "rows are checked, rows of rare classes all stay, and nothing that is learned is tested",
+            "numbers": {"share": share, "text_gib": round(text_gib, 3)},
+            "alternatives": ["all rows, on a machine named by train.instance: nothing is known of one that holds them"],
+            "source": "ebb/sizing.py",
+        }
+    ]
 
 
 def _orders(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dict[str, Any]]:
@@ -155,6 +173,7 @@ def decisions_of(run: RunFacts, chosen: Mapping[str, sizing.Choice]) -> list[dic
     decisions += _findings(run, chosen)
     if "process" not in run.finished:
         decisions.append(_engine(run))
+        decisions += _sample(run)
     if run.features:
         decisions.append(features.decision(run.features))
     if run.spec.features.wanted:

@@ -43,9 +43,14 @@ class RunFacts:
     jobs: Mapping[str, str] = field(default_factory=dict)  # finished stage -> the name of its job
 
 
-def reusing(run: RunFacts) -> RunFacts:
-    """Return a run to whom the features of another project are what `process` would have made."""
-    return replace(run, finished={**run.finished, "process": run.attempt}) if run.features else run
+def settled(run: RunFacts) -> RunFacts:
+    """Return a run with what follows before any request: what it borrows, or how many of its rows it can learn from.
+
+    The features of another project are what `process` would have made.
+    """
+    if run.features:
+        return replace(run, finished={**run.finished, "process": run.attempt})
+    return replace(run, data=sizing.thinned(run.data, run.spec))
 
 
 def spark_engine(run: RunFacts) -> engine.Engine | None:

@@ -73,6 +73,11 @@ def _settings(run: RunFacts) -> dict[str, Any]:
 
 
 def _training_settings(run: RunFacts, choice: sizing.Choice) -> dict[str, Any]:
+def _process_settings(run: RunFacts) -> dict[str, Any]:
+    share = run.data.learn_share
+    return _settings(run) | ({"learn_share": share} if share < 1 else {})
+
+
     """Only what train and compress read: a hyperparameter holds 2,500 characters."""
     spec = run.spec.resolved()
     read = ("source", "pretrained")  # by `process`, and a channel
@@ -110,7 +115,7 @@ def _shared(run: RunFacts, stack: StackSettings, stage: str, instance: Instance)
         "role_arn": roles.role_arn(stack, run.project, stage),
         "image_uri": images.for_jobs(stack, instance).uri,
         "instance_type": instance.name,
-        "volume_gib": sizing.volume_gib(run.data),
+        "volume_gib": sizing.volume_gib(sizing.read_by(stage, run.data)),
         "kms_key": stack.data_key_arn,
         "max_runtime_s": int(run.spec.train.max_runtime.total_seconds()),
         "tags": names.tags(stack.stack, run.project, run.run_id),
@@ -130,7 +135,7 @@ def process_request(run: RunFacts, stack: StackSettings, instance: Instance, pla
             job_requests.processing_output("curated", places.curated.rstrip("/")),
             job_requests.processing_output("report", f"{places.stage['process']}/report"),
         ],
-        settings=_settings(run),
+        settings=_process_settings(run),
     )
 
 
@@ -141,7 +146,7 @@ def features_wanted(run: RunFacts, chosen: Mapping[str, sizing.Choice], places: 
         "needed": run.spec.features.wanted and names.FEATURES not in run.finished,
         "borrowed": run.features is not None,
         "instance_type": machine.name,
-        "volume_gib": sizing.volume_gib(run.data),
+        "volume_gib": sizing.volume_gib(sizing.read_by(names.FEATURES, run.data)),
         "max_runtime_s": int(run.spec.train.max_runtime.total_seconds()),
         "report_uri": f"{places.run_uri}a{run.attempt}/{names.FEATURES}/report/metrics.json",
     }
@@ -160,7 +165,7 @@ def spark_request(run: RunFacts, stack: StackSettings, spark: engine.Engine, pla
         curated_uri=places.curated,
         report_uri=f"{places.stage['process']}/report",
         work_uri=f"{places.stage['process']}/work",
-        settings=_settings(run),
+        settings=_process_settings(run),
     )
 
 

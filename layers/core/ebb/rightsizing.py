@@ -176,7 +176,7 @@ def for_stage(
     """
     estimated = sizing.for_stage(stage, spec, data, accelerators=accelerators)
     known = replace(data, task=data.task or spec.task)
-    grown = sizing.growth(known, replace(last.data, task=last.data.task or spec.task)) if last else None
+    grown = sizing.growth(stage, known, replace(last.data, task=last.data.task or spec.task)) if last else None
     if last is None or grown is None:
         return estimated
     changed = _differs(last.asked, asked(stage, spec))

@@ -60,6 +60,7 @@ class Data:
     content: str | None = None  # what an archive holds, as its directory tells it
     example_count: int | None = None  # of pictures, where names tell how many there are
     unpacked_bytes: int | None = None  # of archives, as their directories tell it
+    learn_share: float = 1.0  # of a table's rows, what is left of them after `process` (`thinned`)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def workload(stage: str, data: Data, *, max_runtime_s: float) -> Workload:
     kinds = {"script": _SCRIPT, "pictures": _PICTURES, "texts": _TEXTS, "table": _TABLE}
     kind = _kind(data)
     needs = kinds[kind][stage]
-    mib, mpx = _extent(data)
+    mib, mpx = _extent(read_by(stage, data))
     cpu_s = needs.fixed_s + needs.s_per_mib * mib + needs.s_per_mpx * mpx
     return Workload(
         cpu_s=min(cpu_s, max_runtime_s) if kind == "script" else cpu_s,
@@ -141,12 +142,35 @@ def workload(stage: str, data: Data, *, max_runtime_s: float) -> Workload:
     )
 
 
-def growth(now: Data, then: Data) -> float | None:
-    """Return how many times as much there is now to read as there was; None when the two are of different kinds."""
+def growth(stage: str, now: Data, then: Data) -> float | None:
+    """Return how many times as much a stage has to read as it had; None when the two are of different kinds."""
     if _kind(now) != _kind(then):
         return None
-    (mib, mpx), (mib_then, mpx_then) = _extent(now), _extent(then)
+    (mib, mpx), (mib_then, mpx_then) = (_extent(read_by(stage, data)) for data in (now, then))
     return mpx / mpx_then if mpx_then else mib / max(mib_then, 1 / MIB)
+
+
+def read_by(stage: str, data: Data) -> Data:
+    """Return the data as a stage finds it: after `process` what it left of the rows."""
+    if stage == "process" or data.learn_share >= 1:
+        return data
+    return replace(data, size_bytes=int(data.size_bytes * data.learn_share), learn_share=1.0)
+
+
+def thinned(data: Data, spec: PipelineSpec) -> Data:
+    """Return the data with the share of its rows that the largest machine holds; only tables can be thinned out.
+
+    A machine that the spec names for training is taken as it is: who names it knows what it holds.
+    """
+    known = replace(data, task=data.task or spec.task)
+    if not is_plain_table(data, spec.task):
+        return data
+    stages = ("compile",) if spec.train.instance != "auto" else (*TRAINING, "compile")
+    limits = [limit for limit in (largest_text_gib(stage, known) for stage in stages) if limit is not None]
+    text_gib = text_bytes(data) / 1024**3
+    if not limits or text_gib <= min(limits):
+        return data
+    return replace(data, learn_share=math.floor(min(limits) / text_gib * 10_000) / 10_000)
 
 
 def _extent(data: Data) -> tuple[float, float]:

@@ -104,6 +104,12 @@ def test_both_engines_take_the_same_fair_sample_of_what_no_machine_could_learn_f
     assert [each["numbers"] for each in told["decisions"] if each["what"] == "sample"] == [{"left_out": of - taken}]
 
 
+def test_texts_of_which_no_machine_holds_all_are_refused_rather_than_read_whole(tmp_path):
+    text = "\n".join(["text,label", *(f"a letter number {n} about a matter,{'xy'[n % 2]}" for n in range(60))]) + "\n"
+    _, told = on_duckdb(tmp_path, text.encode(), {"task": "text-classification"}, "t.csv", learn_share=0.5)
+    assert told["rejection"]["code"] == "texts-too-large"
+
+
 def test_rare_classes_are_not_thinned_out(tmp_path, monkeypatch):
     monkeypatch.setattr(process_split, "RARE_ROWS", 20)
     rare = [f"{n},{n % 7},rare" for n in range(9)]
