@@ -16,6 +16,7 @@ import typer
 from rich.markup import escape
 
 from ebb import addresses
+from ebb.report import view
 from ebb_cli import (
     advance,
     cloud,
@@ -27,6 +28,7 @@ from ebb_cli import (
     payload,
     pictures,
     progress,
+    report,
     serving,
     show,
 )
@@ -68,6 +70,7 @@ def demo(
     output.out().rule("[bold]6  What came out", align="left")
     show.print_run(run)
     record = _keep_record(target, run)
+    page, _ = report.download(target, run)
     seconds["everything"] = round(time.monotonic() - began, 1)
     spent = [(name, output.duration(value)) for name, value in seconds.items()]
     output.table("\nSeconds", ("step", "took"), spent, right=("took",))
@@ -80,6 +83,7 @@ def demo(
         f"  {ebb} invoke {project} {example}\n"
         f"  {ebb} drop YOUR_DATA --project mine --wait\n  {ebb} down"
     )
+    _say(f"\n{view.saved(run)}\nthe report: {page}")
 
 
 def _fetch(name: str) -> DemoData:

@@ -122,8 +122,8 @@ def look(known: Known, where: Place, *, models: bool) -> Found:
             if kind and run_id in (with_model if kind == forgetting.MODELS else with_rows):
                 found.held.append(each._replace(kind=kind))
     for run in (each for each in reading if forgetting.is_quoted(each)):
-        quoted = _versions(known, names.record_key(run["run_id"]))
-        found.held += [each._replace(kind=forgetting.RECORDS) for each in quoted]
+        for key in (names.record_key(run["run_id"]), names.report_key(run["run_id"])):
+            found.held += [each._replace(kind=forgetting.RECORDS) for each in _versions(known, key)]
     for kind, prefix in forgetting.boxes(known.target.stack, (run["project"] for run in made)):
         found.held += [each._replace(kind=kind) for each in _versions(known, prefix)]
     found.streams = [stream for run in reading for stream in _streams(known.target, run)]

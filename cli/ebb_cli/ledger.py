@@ -24,7 +24,8 @@ RUN_FIELDS = (
     "run_id", "project", "status", "attempt", "created_at", "started_at", "ended_at", "duration_s", "drop", "task",
     "target", "format", "metric", "spec", "identity", "generation", "sources", "reuses", "reason", "error", "stages",
     "candidates", "chosen", "comparison", "footprint", "deployed", "deploy_reason", "endpoint_name", "record_uri",
-    "execution_arn", "serving", "right_sizing", "purpose", "source", "scored_by", "scored_uri",
+    "execution_arn", "serving", "right_sizing", "purpose", "source", "scored_by", "scored_uri", "report_uri",
+    "report_error",
 )  # fmt: skip
 STAGE_FIELDS = (
     "stage", "status", "attempt", "earlier_attempts", "duration_s", "billable_s", "cpu_seconds", "utilisation",

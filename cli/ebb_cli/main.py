@@ -59,6 +59,12 @@ ENTRIES = (
         "show", "show", WATCH, "Show a run: its stages with seconds, the candidates, and the model before and after."
     ),
     Entry("show", "why", WATCH, "Tell why a run did what it did, from the upload to the grams."),
+    Entry(
+        "report",
+        "report",
+        WATCH,
+        "Open the report of a run: one page that needs no network, on a phone and on paper too.",
+    ),
     Entry("lineage", "lineage", WATCH, "List the models made from an object, or the objects behind a model."),
     Entry("logs", "logs", WATCH, "Print what the jobs of a run wrote, every attempt, in order."),
     Entry(

@@ -9,8 +9,8 @@ What goes and what stays of a run that read the data, below `projects/<project>/
     checkpoints/      of the interrupted training of a run                   goes
     scored/           rows with a prediction beside each                     goes
     a*/train, a*/compress, a*/compile/bundles  the models                    go when they are asked for
-    run.json          of a run that failed with words of its job             goes
-    run.json, manifest.json, sources.json, */report/metrics.json             stay: names, counts and digests
+    run.json, report.html   of a run that failed with words of its job       go
+    run.json, report.html, manifest.json, sources.json, */report/metrics.json   stay: names, classes, counts, digests
 
 Order matters, because a call can fail half-way: first nothing can be started from the data any more, then the data
 goes, and the record is closed last. Each step finds what is left, so the same command goes on where it stopped.

@@ -245,10 +245,12 @@ def test_what_a_failed_job_said_is_taken_out_of_its_record(dropped, ebb, put):
     drop = {"kind": "object", "bucket": "landing", "key": KEY}
     failed = put("failed", run_id="churn-20261121040506-abc121", error=error, drop=drop)
     record = f"projects/churn/runs/{failed}/run.json"
-    dropped.client("s3").put_object(Bucket="artifacts", Key=record, Body=b"Smith")
+    report = record.replace("run.json", "report.html")
+    for key in (record, report):
+        dropped.client("s3").put_object(Bucket="artifacts", Key=key, Body=b"Smith")
     ebb("forget", KEY, "--yes")
     assert "Smith" not in forgettable.read(dropped, ledger.run_key(failed))["error"]["message"]
-    assert record not in forgettable.artifacts(dropped)
+    assert not {record, report} & set(forgettable.artifacts(dropped))
 
 
 def test_scored_files_go_with_what_was_dropped_to_be_scored(dropped, ebb):
