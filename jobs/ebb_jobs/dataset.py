@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -72,8 +74,13 @@ def _plain(column: np.ndarray) -> Any:
     return [None if value is np.ma.masked else value for value in column]
 
 
-def encode(preprocessor: Preprocessor, columns: Columns) -> np.ndarray:
-    """Encode in chunks; what does not fit in memory goes to a memory-mapped file that the epochs read."""
+def encode(
+    preprocessor: Preprocessor, columns: Columns, means: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> np.ndarray:
+    """Encode in chunks; what does not fit in memory goes to a memory-mapped file that the epochs read.
+
+    `means` are those of training rows (`target_means.for_training`).
+    """
     rows = len(next(iter(columns.values())))
     shape = (rows, preprocessor.width)
     encoded: np.ndarray
@@ -84,7 +91,10 @@ def encode(preprocessor: Preprocessor, columns: Columns) -> np.ndarray:
             encoded = np.memmap(file.name, dtype=np.float32, mode="w+", shape=shape)
     for start in range(0, rows, CHUNK_ROWS):
         stop = start + CHUNK_ROWS
-        encoded[start:stop] = preprocessor.encode({name: values[start:stop] for name, values in columns.items()})
+        encoded[start:stop] = preprocessor.encode(
+            {name: values[start:stop] for name, values in columns.items()},
+            {name: values[start:stop] for name, values in means.items()},
+        )
     return encoded
 
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,8 @@ class Preprocessor:
     """Encodes rows for one network and decodes its outputs; its whole state is the JSON document `state`.
 
     The input of the network is `[scaled numbers | missing flags | piecewise-linear bins | one-hot categories]`,
-    float32, every entry within [-1, 1], which is also what 8-bit quantization wants.
+    float32, every entry within [-1, 1], which is also what 8-bit quantization wants. The last of the numbers are the
+    means of the target over the rows of a category, for columns of many (`target_means` learns them).
     """
 
     def __init__(self, state: Mapping[str, Any]) -> None:
@@ -123,6 +125,7 @@ class Preprocessor:
                 self._inverse_width[row, column] = 1.0 / (edges[column + 1] - edges[column])
                 kept.append(row * self._low.shape[1] + column)
         self._kept_bins = np.array(kept, dtype=np.intp)
+        self.means: dict[str, dict[str, Any]] = {item["name"]: item for item in state.get("means", ())}
         self._vocabularies = [
             {text: code for code, text in enumerate(item["categories"])} for item in state["categorical"]
         ]
@@ -209,8 +212,26 @@ class Preprocessor:
             raise InvalidValueError(feature["name"], f"{expected} or nothing")
         return parsed
 
-    def encode(self, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> np.ndarray:
-        """Return the network's input [rows, width] for raw columns. Raises InvalidValueError."""
+    def with_means(self, means: Sequence[Mapping[str, Any]], learned: Sequence[np.ndarray]) -> Preprocessor:
+        """Return a codec that knows categories by means of the target too; `learned` are those of the training rows."""
+        classes = self.state["target"].get("classes", [])
+        told = [f"share of {label}" for label in (classes[1:] if len(classes) == 2 else classes)] or ["mean"]
+        numbers = [
+            {**_fit_number(f"{item['name']}: {of}", column), "fill": overall}
+            for item, rows in zip(means, learned, strict=True)
+            for of, column, overall in zip(told, rows.T, item["overall"], strict=True)
+        ]
+        return Preprocessor({**self.state, "numeric": [*self.state["numeric"], *numbers], "means": list(means)})
+
+    def encode(
+        self,
+        columns: Mapping[str, Sequence[Any] | np.ndarray],
+        means: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> np.ndarray:
+        """Return the network's input [rows, width] for raw columns. Raises InvalidValueError.
+
+        `means` are those of training rows, by column, in place of the served ones, in which their own target has part.
+        """
         rows = len(next(iter(columns.values())))
         encoded: np.ndarray = np.zeros((rows, self.width), dtype=np.float32)
         blocks = [
@@ -218,6 +239,16 @@ class Preprocessor:
             for feature in self.features
             if feature["kind"] in ("numeric", "datetime")
         ]
+        texts = {
+            feature["name"]: self.read_texts(feature, columns[feature["name"]])
+            for feature in self.features
+            if feature["kind"] in ("categorical", "boolean")
+        }
+        for name, item in self.means.items():
+            known, overall = item["texts"], item["overall"]
+            blocks.append(
+                means[name] if name in means else np.array([known.get(text, overall) for text in texts[name]])
+            )
         if blocks:
             self._encode_numbers(np.concatenate(blocks, axis=1), encoded)
         position = 0
@@ -225,10 +256,7 @@ class Preprocessor:
             if feature["kind"] in ("categorical", "boolean"):
                 vocabulary = self._vocabularies[position]
                 other, missing = len(vocabulary), len(vocabulary) + 1
-                codes = [
-                    vocabulary.get(text, other) if text else missing
-                    for text in self.read_texts(feature, columns[feature["name"]])
-                ]
+                codes = [vocabulary.get(text, other) if text else missing for text in texts[feature["name"]]]
                 hot = np.array(codes, dtype=np.intp) + (self._numeric_width + self._offsets[position])
                 encoded[np.arange(rows), hot] = 1.0
                 position += 1

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebb_jobs import dataset, gradient, knobs, ladder, linear, networks, spelling, tabular, trees
+from ebb_jobs import dataset, gradient, knobs, ladder, linear, networks, spelling, tabular, target_means, trees
 from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Columns, Split
 from ebb_jobs.kind import KindRecipe
@@ -60,6 +60,18 @@ def tree_columns(codec: Preprocessor) -> np.ndarray:
     return np.array([*kept, *range(start, codec.width)], dtype=np.intp)
 
 
+def _of_means(judged: target_means.Judged) -> str:
+    """Return why the means of a column of many categories are used or left out."""
+    told = f"beyond its {tabular.MAX_CATEGORIES} most frequent texts it explains {judged.gain:.1%} of the target"
+    if judged.gain < target_means.LEAST_GAIN:
+        return f"{told}, of rows that had no part in the means: less than {target_means.LEAST_GAIN:.0%} is mostly noise"
+    if not judged.pays:
+        return f"{told}, but {judged.validation or 0:.1%} in the validation rows: they do not hold for new rows"
+    return (
+        f"{told}, {judged.validation or 0:.1%} in the validation rows: each text is known by its rows' mean target too"
+    )
+
+
 class TabularKind:
     """Preprocessing as data, a multilayer perceptron, ONNX Runtime."""
 
@@ -88,10 +100,18 @@ class TabularKind:
     trains_itself = False
 
     def fit_codec(self, curated: Path, schema: dict[str, Any], report: Report) -> Preprocessor:
-        """Learn scales, bins and vocabularies from the training rows."""
+        """Learn scales, bins and vocabularies from the training rows, and what the target was in rare categories."""
         target = schema["target"]["name"]
         columns = dataset.read_columns(curated, "train", [*(feature["name"] for feature in schema["features"]), target])
-        preprocessor = Preprocessor.fit(schema, columns, columns.pop(target))
+        raw = columns.pop(target)
+        preprocessor = Preprocessor.fit(schema, columns, raw)
+        texts = [feature["name"] for feature in schema["features"] if feature["kind"] == "categorical"]
+        if texts:
+            held = dataset.read_columns(curated, "validation", [*texts, target])
+            preprocessor, judged = target_means.fit(preprocessor, columns, raw, held, held[target])
+            for each in judged:
+                chosen = "used" if each.pays else "left out"
+                report.decide(f"target means of {each.name}", chosen, _of_means(each), numbers=each._asdict())
         fitted = preprocessor.state["target"]
         if "classes" not in fitted:
             report.decide(
@@ -111,7 +131,8 @@ class TabularKind:
         target = codec.state["target"]["name"]
         columns = dataset.read_columns(curated, split, [*codec.columns, target])
         raw = np.asarray(columns.pop(target))
-        return Split(dataset.encode(codec, columns), codec.encode_target(raw), raw)
+        means = target_means.for_training(codec, columns, raw) if split == "train" else {}
+        return Split(dataset.encode(codec, columns, means), codec.encode_target(raw), raw)
 
     def singles(self, curated: Path, split: str, codec: Preprocessor, count: int) -> list[Columns]:
         """Return the first rows, null where a value is missing."""
