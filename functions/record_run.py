@@ -4,11 +4,11 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import capacity, features, ledger, names, record, rightsizing
+from ebb import capacity, compilers, features, ledger, names, record, rightsizing
 from ebb.aws import clients, closing, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError, DropRejectedError, ObjectMissingError, ReportMissingError
-from ebb.record import Ended, ImagesBuilt, JobFailed, RecordRequest, Reused, Scored, StageFinished, Succeeded
+from ebb.record import Compiled, Ended, ImagesBuilt, JobFailed, RecordRequest, Reused, Scored, StageFinished, Succeeded
 from ebb.settings import RecordSettings
 from ebb.spec import PipelineSpec
 from ebb.telemetry import logger
@@ -25,6 +25,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             return {}
         case JobFailed():
             return _job_failed(told, book)
+        case Compiled():
+            return _compiled(told, book)
         case ImagesBuilt():
             _images(told, book, told.builds, ledger.FINISHED)
             return {}
@@ -86,6 +88,16 @@ def _job_failed(told: JobFailed, book: Ledger) -> dict[str, Any]:
         place = capacity.DECISIONS_FROM + names.STAGES.index(told.stage)
         book.put_decisions(told.run_id, "plan", [what], first=place)
     return answer
+
+
+def _compiled(told: Compiled, book: Ledger) -> dict[str, Any]:
+    """Answer with what the registry entry gains by it; a job that was never made took nothing."""
+    if told.job:
+        status = ledger.FINISHED if compilers.ended_well(told.job) else ledger.FAILED
+        fields = compilers.stage_fields(told.job, status=status, attempt=told.attempt, region=clients.region())
+        book.put_stage(told.run_id, names.NEO, fields)
+    book.put_decisions(told.run_id, names.NEO, [compilers.outcome(told.job, told.error, told.cause)])
+    return compilers.beside(told.job)
 
 
 def _used_before_it_was_refused(told: JobFailed, book: Ledger) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import comparison, deployment, names, selection, serving, sharing, traffic
+from ebb import comparison, compilers, deployment, names, selection, serving, sharing, traffic
 from ebb.aws import hosting, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import ObjectMissingError, ReportMissingError
@@ -58,6 +58,7 @@ def handler(asked: SelectionRequested, context: LambdaContext) -> dict[str, Any]
         "package": deployment.package(
             stack, plan, task=run["task"], candidate=shipped, metric=metric, comparison=compared, payload=payload
         ),
+        "compilation": compilers.compilation(plan, report, stack),
         "deploy": (
             deployment.deploy_input(plan, candidate=shipped, choice=choice, serve=spec.serve, payload=payload)
             if verdict.deploy

@@ -86,6 +86,7 @@ def test_roles_are_passed_only_to_sagemaker_and_glue_and_only_from_this_stack():
     passing = [each for each in ALLOWING if "iam:PassRole" in each.actions]
     assert {each.where for each in passing} == {
         "RunPipelineStateMachineRole",
+        "CompileModelStateMachineRole",
         "DeployModelStateMachineRole",
         "ScoreDataStateMachineRole",
         "WakeEndpointStateMachineRole",

@@ -14,8 +14,9 @@ _ORDER = (
     *names.RECORDED_STAGES[:_PROCESSED],
     "catalog",
     names.FEATURES,
-    *(stage for stage in names.RECORDED_STAGES[_PROCESSED:] if stage != names.FEATURES),
+    *(stage for stage in names.RECORDED_STAGES[_PROCESSED:] if stage not in (names.FEATURES, names.NEO)),
     "select",
+    names.NEO,
     "deploy",
 )
 

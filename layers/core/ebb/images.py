@@ -47,24 +47,25 @@ def for_endpoints(stack: StackSettings) -> Image:
     return Image(stack.serve_image_uri, stack.serve_context_uri)
 
 
-def for_jobs(stack: StackSettings, instance: Instance) -> Image:
+def for_jobs(stack: StackSettings, instance: Instance, *, toolchain: str | None = None) -> Image:
     """Return the image of jobs on an instance: for accelerators it is built on AWS's deep learning container.
 
     Such a variant is named by its base too, because the tag of its context says nothing about that. A ready image is
-    taken for every instance: whoever names it knows what it runs on.
+    taken for every instance: whoever names it knows what it runs on. `toolchain` is the kind of accelerator that a job
+    compiles for on a machine without it.
     Raises: NoFeasibleInstanceError when no such container is known in the Region.
     """
-    device = instance.accelerator
-    if device is None or not stack.jobs_context_uri:
+    kind = toolchain or (instance.accelerator.kind if instance.accelerator else None)
+    if kind is None or not stack.jobs_context_uri:
         return Image(stack.jobs_image_uri, stack.jobs_context_uri)
-    base = catalog.deep_learning_container(device.kind, stack.region)
+    base = catalog.deep_learning_container(kind, stack.region)
     if base is None:
         raise NoFeasibleInstanceError(
             f"{instance.name} cannot be used in {stack.region}: the catalog knows no deep learning container of AWS "
             "for it there",
             "name a CPU instance in train.instance",
         )
-    return Image(f"{stack.jobs_image_uri}-{device.kind}-{base_hash(base)}", stack.jobs_context_uri, base)
+    return Image(f"{stack.jobs_image_uri}-{kind}-{base_hash(base)}", stack.jobs_context_uri, base)
 
 
 def base_hash(base_image: str) -> str:

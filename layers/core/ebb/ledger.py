@@ -17,7 +17,7 @@ Request = dict[str, Any]
 FINISHED, FAILED, REJECTED = "finished", "failed", "rejected"
 DECISION_BASE = {
     stage: number * 100 for number, stage in enumerate(("identify", "plan", *names.STAGES, "select", "deploy"))
-} | {"catalog": 295, names.FEATURES: 297}  # after those of process
+} | {"catalog": 295, names.FEATURES: 297, names.NEO: 690}  # after those of process, and of select
 RECOMMENDATION = "RECOMMENDATION"
 TOLD_AS_DECISIONS = ("DECISION#", RECOMMENDATION)  # sort keys of what `ebb why` tells
 # What is longer stays in metrics.json: an item holds 400 KB, a state of Step Functions 256 KiB.

@@ -10,7 +10,8 @@ STAGES = ("process", "train", "compress", "compile")
 # what a run is charged for: images are built when they are missing, and a run that scores has this one stage only
 FEATURES = "features"  # the stage, and its role, that put rows into Feature Store, where the spec asks for it
 FEATURE_DATABASE = "sagemaker_featurestore"  # in which Feature Store makes its tables, unless it is told otherwise
-RECORDED_STAGES = ("images", *STAGES, "score", FEATURES)
+NEO = "neo"  # the stage in which SageMaker Neo compiles, where the spec asks for it
+RECORDED_STAGES = ("images", *STAGES, "score", FEATURES, NEO)
 ROLE_KINDS = (*STAGES, "model")
 RECOMMEND = "recommend"  # the role of a load test, where the spec asks for one
 SPARK = "spark"  # the role of `process` on Glue, where the data outgrows one machine

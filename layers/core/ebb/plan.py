@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ebb import images, names, requests, rightsizing, sizing
+from ebb import compilers, images, names, requests, rightsizing, sizing
 from ebb.errors import DropRejectedError, NoFeasibleInstanceError, Rejection
 from ebb.images import Image
 from ebb.plan_decisions import builds_decision, decisions_of
@@ -45,9 +45,10 @@ def images_of(run: RunFacts, stack: StackSettings) -> list[Image]:
     Raises: DropRejectedError, as `build`.
     """
     run = settled(run)
-    wanted = [images.for_endpoints(stack)]
-    for stage, choice in choices(run, stack).items():
-        image = images.for_jobs(stack, choice.instance)
+    wanted, chosen = [images.for_endpoints(stack)], choices(run, stack)
+    toolchain = compilers.planned(run.spec.compile, chosen["train"].instance, stack).toolchain
+    for stage, choice in chosen.items():
+        image = images.for_jobs(stack, choice.instance, toolchain=toolchain if stage == "compile" else None)
         if stage not in run.finished and image not in wanted:
             wanted.append(image)
     return wanted
@@ -65,13 +66,14 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
     spark = spark_engine(run)
     builds = [image for image in images_of(run, stack) if image.uri in run.missing_images]
     places = Places(run, stack)
+    compiler = compilers.planned(run.spec.compile, chosen["train"].instance, stack)
     stages = {
         "process": spark_request(run, stack, spark, places)
         if spark
         else process_request(run, stack, chosen["process"].instance, places),
         "train": train_request(run, stack, chosen["train"], places),
         "compress": compress_request(run, stack, chosen["compress"], places),
-        "compile": compile_request(run, stack, chosen["compile"].instance, places),
+        "compile": compile_request(run, stack, chosen["compile"].instance, places, compiler),
     }
     reports = {
         "process": places.process_report,
@@ -112,8 +114,13 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
             "bundles": places.bundles,
             "compile_report": places.compile_report,
         },
+        "elsewhere": compiler.settings,
         "data": rightsizing.kept_data(run.data),
-        "decisions": decisions_of(run, chosen) + builds_decision(builds),
+        "decisions": [
+            *decisions_of(run, chosen),
+            *(compilers.decisions(run.spec.compile, compiler) if "compile" not in run.finished else ()),
+            *builds_decision(builds),
+        ],
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ebb import capacity, engine, images, names, requests, sizing, tuning
 from ebb.catalog import Instance
+from ebb.compilers import Compiler
 from ebb.errors import InvalidSpecError, Rejection
 from ebb.plan_facts import RunFacts, spot_wanted
 from ebb.requests import jobs as job_requests
@@ -72,12 +73,12 @@ def _settings(run: RunFacts) -> dict[str, Any]:
     return {"spec": run.spec.resolved(), "seed": SEED}
 
 
-def _training_settings(run: RunFacts, choice: sizing.Choice) -> dict[str, Any]:
 def _process_settings(run: RunFacts) -> dict[str, Any]:
     share = run.data.learn_share
     return _settings(run) | ({"learn_share": share} if share < 1 else {})
 
 
+def _training_settings(run: RunFacts, choice: sizing.Choice) -> dict[str, Any]:
     """Only what train and compress read: a hyperparameter holds 2,500 characters."""
     spec = run.spec.resolved()
     read = ("source", "pretrained")  # by `process`, and a channel
@@ -101,11 +102,12 @@ def _digests(run: RunFacts) -> dict[str, str]:
     return {source.key.rpartition("/")[2]: source.sha256 for source in run.pretrained if source.sha256}
 
 
-def _compile_settings(run: RunFacts) -> dict[str, Any]:
+def _compile_settings(run: RunFacts, compiler: Compiler) -> dict[str, Any]:
     """The run is written into each bundle, so that a model measured later as the champion is known by it."""
     served = run.champion
     champion = {"run_id": served.run_id, "metric": served.metric, "quality": dict(served.quality)} if served else None
-    return _settings(run) | {"run_id": run.run_id, "champion": champion}
+    beside = {"elsewhere": compiler.settings} if compiler.settings else {}
+    return _settings(run) | {"run_id": run.run_id, "champion": champion} | beside
 
 
 def _shared(run: RunFacts, stack: StackSettings, stage: str, instance: Instance) -> dict[str, Any]:
@@ -216,7 +218,9 @@ def compress_request(run: RunFacts, stack: StackSettings, choice: sizing.Choice,
     )
 
 
-def compile_request(run: RunFacts, stack: StackSettings, instance: Instance, places: Places) -> dict[str, Any]:
+def compile_request(
+    run: RunFacts, stack: StackSettings, instance: Instance, places: Places, compiler: Compiler
+) -> dict[str, Any]:
     """Return the job that turns the candidates into bundles and measures them beside the champion."""
     inputs = {
         "code": stack.jobs_uri + "/",
@@ -225,13 +229,14 @@ def compile_request(run: RunFacts, stack: StackSettings, instance: Instance, pla
         "candidates": places.candidates,
     } | ({"champion": run.champion.bundle_uri} if run.champion else {})
     return requests.create_processing_job(
-        **_shared(run, stack, "compile", instance),
+        **_shared(run, stack, "compile", instance)
+        | {"image_uri": images.for_jobs(stack, instance, toolchain=compiler.toolchain).uri},
         inputs=[job_requests.processing_input(name, uri) for name, uri in inputs.items()],
         outputs=[
             job_requests.processing_output("bundles", places.bundles.rstrip("/")),
             job_requests.processing_output("report", f"{places.stage['compile']}/report"),
         ],
-        settings=_compile_settings(run),
+        settings=_compile_settings(run, compiler),
     )
 
 

@@ -42,6 +42,15 @@ class JobFailed(_Told):
     plan: dict[str, Any]
 
 
+class Compiled(_Told):
+    """SageMaker Neo has compiled the original, or there was a reason why it did not; the run goes on either way."""
+
+    action: Literal["compiled"]
+    job: dict[str, Any]
+    error: str | None = None
+    cause: str | None = None
+
+
 class ImagesBuilt(_Told):
     """Images that the registry did not hold were built; of each build what `Build image` keeps of it."""
 
@@ -84,9 +93,10 @@ class Reused(_Told):
     reason: str
 
 
-RecordRequest = TypeAdapter[StageFinished | JobFailed | ImagesBuilt | Succeeded | Scored | Ended | Reused](
+RecordRequest = TypeAdapter[StageFinished | JobFailed | Compiled | ImagesBuilt | Succeeded | Scored | Ended | Reused](
     Annotated[
-        StageFinished | JobFailed | ImagesBuilt | Succeeded | Scored | Ended | Reused, Field(discriminator="action")
+        StageFinished | JobFailed | Compiled | ImagesBuilt | Succeeded | Scored | Ended | Reused,
+        Field(discriminator="action"),
     ]
 )
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ValidationError, ValidationInfo, model_validator
 
 from ebb import catalog, spec_text
-from ebb.spec_parts import CarbonSpec, CompressSpec, DataSpec, FeaturesSpec, ProcessSpec, RetrainSpec
+from ebb.catalog import neo
+from ebb.spec_parts import CarbonSpec, CompileSpec, CompressSpec, DataSpec, FeaturesSpec, ProcessSpec, RetrainSpec
 from ebb.spec_serve import ServeSpec
 from ebb.spec_train import ENTRY_POINT, RANGES_EXAMPLE, TrainSpec
 from ebb.spec_values import (
@@ -17,7 +18,10 @@ from ebb.spec_values import (
     CUSTOM,
     ENCODER,
     IMAGES,
+    NEO,
     NETWORK_RUNGS,
+    NEURON,
+    NEURON_TARGETS,
     REGRESSION,
     REGRESSION_METRICS,
     SPARK,
@@ -44,6 +48,7 @@ class PipelineSpec(Part):
     features: FeaturesSpec = FeaturesSpec()
     train: TrainSpec = TrainSpec()
     compress: CompressSpec = CompressSpec()
+    compile: CompileSpec = CompileSpec()
     serve: ServeSpec = ServeSpec()
     retrain: RetrainSpec = RetrainSpec()
     carbon: CarbonSpec = CarbonSpec()
@@ -106,6 +111,20 @@ class PipelineSpec(Part):
             raise spec_text.misplaced(
                 place, "the fits of a search take one machine each; write train.tune or instances, not both"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _compiler_has_its_target(self) -> "PipelineSpec":
+        """Refuse a target that the compiler does not know; which Region has it is for the plan to say."""
+        engine, target = self.compile.engine, self.compile.target
+        known = {NEO: neo.devices(), NEURON: NEURON_TARGETS}.get(engine)
+        place = ("compile", "target")
+        if known is None and target is not None:
+            what = f"only engine: {NEO} and engine: {NEURON} compile for one; write one of them, or remove it"
+            raise spec_text.misplaced(place, what)
+        if known is not None and target not in known:
+            told = f"{target} is none of {engine}'s" if target else f"engine: {engine} compiles for one kind of machine"
+            raise spec_text.misplaced(place, f"{told}; write one of: {', '.join(known)}")
         return self
 
     @model_validator(mode="after")

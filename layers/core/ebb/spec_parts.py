@@ -5,7 +5,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ebb.spec_values import AUTO, ENGINES, METHODS, Duration, Grams, Method, Part, ProjectName, one_of, project
+from ebb.spec_values import (
+    AUTO,
+    COMPILERS,
+    ENGINES,
+    METHODS,
+    Duration,
+    Grams,
+    Method,
+    Part,
+    ProjectName,
+    one_of,
+    project,
+)
 
 MOST_SHARED = 100
 
@@ -72,6 +84,16 @@ class CompressSpec(Part):
     max_metric_drop: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
     methods: tuple[Method, ...] = METHODS
     budget: Annotated[Duration, Field(ge=timedelta(minutes=1), le=timedelta(days=5))] | None = None
+
+
+class CompileSpec(Part):
+    """What compiles besides the job's own runtimes, and for what: `target` is a device of Neo or a chip of Neuron.
+
+    `job`: nothing else. `auto`: nothing else either, unless the network is trained on Trainium: then neuronx-cc too.
+    """
+
+    engine: Annotated[str, one_of(COMPILERS)] = AUTO
+    target: str | None = Field(default=None, min_length=1, max_length=20)
 
 
 class DriftSpec(Part):

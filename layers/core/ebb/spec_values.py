@@ -19,6 +19,9 @@ CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "au
 REGRESSION_METRICS = ("rmse", "mae", "r2")
 METHODS = ("distill", "prune", "quantize")
 AUTO, SINGLE, SPARK = ENGINES = ("auto", "single", "spark")  # that process tables
+JOB, NEO, NEURON = "job", "neo", "neuron"
+COMPILERS = (AUTO, JOB, NEO, NEURON)
+NEURON_TARGETS = ("inf2", "trn1", "trn2")  # as neuronx-cc calls them
 SERVE_KINDS = ("auto", "serverless", "async", "realtime", "shared", "batch")
 SERVERLESS_MEMORY_MB = (1024, 2048, 3072, 4096, 5120, 6144)  # dg/serverless-endpoints: exactly these
 USER_TEXT = {"source": "user"}  # validation context: text that a person wrote, so units are required

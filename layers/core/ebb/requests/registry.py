@@ -71,3 +71,22 @@ def create_model_package(
         "CustomerMetadataProperties": dict(metadata),
         "ClientToken": hashlib.sha256(token.encode()).hexdigest()[:32],
     }
+
+
+def also_compiled(
+    *, name: str, image_uri: str, model_uri: str, framework: str, instance_types: Sequence[str]
+) -> dict[str, Any]:
+    """Return what CreateModelPackage takes for another form of the same model, which needs an image of its own.
+
+    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_AdditionalInferenceSpecificationDefinition.html
+    """
+    return {
+        "AdditionalInferenceSpecifications": [
+            {
+                "Name": name,
+                "Description": f"compiled by SageMaker Neo for {name}",
+                "Containers": [{"Image": image_uri, "ModelDataUrl": model_uri, "Framework": framework}],
+                **({"SupportedRealtimeInferenceInstanceTypes": list(instance_types)} if instance_types else {}),
+            }
+        ]
+    }
