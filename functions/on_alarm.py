@@ -1,4 +1,4 @@
-"""Lambda: an alarm of an endpoint went off: put it to sleep, or note that it wakes. Starts executions, decides nothing.
+"""Lambda: an alarm of an endpoint or of a training job went off. Starts executions, decides nothing.
 
 Alarms are named <address>-idle and <address>-wake. By the second one AWS has scaled out already; the machine that wakes
 puts back the rest and brings the ledger in line. It goes off up to a minute after the call that nobody answered: what
@@ -15,6 +15,7 @@ from ebb.addresses import AWAKE, WAKING, Address
 from ebb.aws import executions
 from ebb.aws.ledger import Ledger
 from ebb.events import AlarmFired
+from ebb.requests import training_alarms
 from ebb.requests.alarms import IDLE, WAKE
 from ebb.settings import AlarmSettings
 from ebb.telemetry import logger
@@ -25,6 +26,8 @@ from ebb.telemetry import logger
 def handler(fired: AlarmFired, context: LambdaContext) -> dict[str, Any]:
     """Answer with the execution that was started, and why none was."""
     settings = AlarmSettings.from_env()
+    if training := training_alarms.watched_job(settings.stack, fired.alarm_name):
+        return _training(*training, fired, settings)
     name, _, what = fired.alarm_name.rpartition("-")
     found = Ledger(settings.ledger_table).address(name) if what in (IDLE, WAKE) else None
     if found is None:  # of another stack whose name begins alike, or of an endpoint that is gone
@@ -42,6 +45,14 @@ def handler(fired: AlarmFired, context: LambdaContext) -> dict[str, Any]:
     started = executions.ensure(arn, execution, given)
     logger.info("started" if started else "runs already", extra={"address": name, "execution": execution})
     return {"started": execution if started else None, "reason": fired.why}
+
+
+def _training(job: str, kind: str, fired: AlarmFired, settings: AlarmSettings) -> dict[str, Any]:
+    """Let it be decided whether a job is stopped: one execution for each of its alarms."""
+    name = f"{job}-{kind}"
+    started = executions.ensure(settings.stop_training_arn, name, {"job": job, "alarm": kind})
+    logger.info("started" if started else "runs already", extra={"job": job, "execution": name})
+    return {"started": name if started else None, "reason": fired.why}
 
 
 def _woken(at: Address) -> str | None:

@@ -48,6 +48,7 @@ def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
         pretrained=found.pretrained,
         measured=project.get("measured") or {},
         jobs=_jobs(book, asked.run_id),
+        curve=project.get("curve"),
     )
     images = plan.images_of(facts, stack)
     lacking = registry.missing(images, account=stack.account_id, region=stack.region)

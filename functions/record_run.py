@@ -4,7 +4,7 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import capacity, compilers, features, ledger, names, record, rightsizing
+from ebb import capacity, compilers, features, ledger, names, record, rightsizing, training_watch
 from ebb.aws import clients, closing, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError, DropRejectedError, ObjectMissingError, ReportMissingError
@@ -42,10 +42,11 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def _stage_finished(told: StageFinished, book: Ledger, settings: RecordSettings) -> None:
+    stopped = book.stopped(told.run_id, told.job)
     try:
         report = storage.read_json(told.report_uri)
     except (ObjectMissingError, ValueError) as error:
-        raise ReportMissingError(f"the job ended and {told.report_uri} cannot be read") from error
+        raise ReportMissingError(training_watch.nothing_left(stopped, told.report_uri)) from error
     rejection = record.rejection_in(report)
     run = book.run(told.run_id) or {}
     found = record.learned(told.stage, report)
@@ -60,8 +61,10 @@ def _stage_finished(told: StageFinished, book: Ledger, settings: RecordSettings)
         region=clients.region(),
         identity=run.get("identity"),
     )
+    fields |= {"stopped": training_watch.kept(stopped)} if stopped else {}
     book.put_stage(told.run_id, told.stage, fields | {"artifacts": {"report": told.report_uri}})
-    book.put_decisions(told.run_id, told.stage, report.get("decisions", ()))
+    decisions = [training_watch.decision(stopped)] if stopped else []
+    book.put_decisions(told.run_id, told.stage, [*decisions, *report.get("decisions", ())])
     if not current:
         raise AttemptOutdatedError(f"{told.run_id} has ended or a newer attempt runs")
     if rejection:
@@ -80,7 +83,12 @@ def _features(
 
 
 def _job_failed(told: JobFailed, book: Ledger) -> dict[str, Any]:
-    """Answer with the next machine that is tried, if it was only that; the record says what was refused and when."""
+    """Answer with the next machine that is tried, if it was only that; the record says what was refused and when.
+
+    A training job that we have stopped ourselves has not failed: the run goes on with what it has saved.
+    """
+    if book.stopped(told.run_id, record.job_in(told.cause) or {}):
+        return {"next": "stopped", "plan": told.plan, "wait_s": 0}
     answer = capacity.after(told.plan, told.stage, told.error, told.cause, told.now)
     if answer["next"] != capacity.FAIL:
         _used_before_it_was_refused(told, book)
@@ -141,6 +149,9 @@ def _succeeded(told: Succeeded, book: Ledger, settings: RecordSettings) -> dict[
     measured = rightsizing.remembered(told.run_id, story.stages if story else (), told.plan.get("data"), spec)
     if measured:
         book.apply(ledger.remember_measured(told.project, generation, measured))
+    curve = training_watch.remembered(run["spec"], story.stages if story else ())
+    if curve:
+        book.apply(ledger.remember_curve(told.project, generation, curve))
     served = record.served_fields(told)
     if served:
         book.apply(ledger.remember_served(told.project, generation, served))

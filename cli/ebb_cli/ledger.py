@@ -30,6 +30,7 @@ RUN_FIELDS = (
 STAGE_FIELDS = (
     "stage", "status", "attempt", "earlier_attempts", "duration_s", "billable_s", "cpu_seconds", "utilisation",
     "dpu_hours", "instance_type", "job_name", "started_at", "ended_at", "footprint", "artifacts", "report",
+    "stopped",
 )  # fmt: skip
 LISTS = ("sources", "stages", "candidates")
 

@@ -83,6 +83,19 @@ def steps(events: Iterable[dict[str, Any]], failed_stage: str | None = None) -> 
 
 def summary(stage: dict[str, Any]) -> str:
     """Return what a stage's report says, in a few words; empty when there is nothing worth a line."""
+    stopped = stage.get("stopped")
+    return "; ".join(filter(None, [_reported(stage), _stop(stopped) if stopped else ""]))
+
+
+def _stop(stopped: dict[str, Any]) -> str:
+    """Return why a job was stopped from outside, and what that saved at most."""
+    saved = stopped.get("saved") or {}
+    usd = f", {output.number(saved['at_most_usd'], 4)} USD" if "at_most_usd" in saved else ""
+    at_most = output.duration(saved.get("at_most_s"))
+    return f"stopped ({stopped['rule']}): {stopped['reason']}; saved at most {at_most}{usd}"
+
+
+def _reported(stage: dict[str, Any]) -> str:
     report = stage.get("report") or {}
     if builds := report.get("builds"):
         return ", ".join(str(each["image"]).rpartition("/")[2] for each in builds if each.get("image"))

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import onnx
 from ebb_jobs import (
     as_is,
     bundle,
+    curves,
     dataset,
     distributed,
     export,
@@ -30,7 +32,7 @@ from ebb_jobs import (
     trials,
     user_code,
 )
-from ebb_jobs.errors import InputMissingError, JobError
+from ebb_jobs.errors import InputMissingError, JobError, StoppedError
 from ebb_jobs.exported import Export, ExportError
 from ebb_jobs.kinds.custom import FOLDER
 from ebb_jobs.report import Report, write_json
@@ -68,6 +70,8 @@ print("imported", flush=True)
 IMPORT_S = 60.0
 OPEN_S = 600.0
 """For a model of some gigabytes from a cold disk."""
+STOPPED_GRACE_S = 70.0
+"""Of the 120 s that a stopped job has: the rest is for checking what the script left, and for the report."""
 
 
 def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any], report: Report) -> None:
@@ -90,8 +94,7 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
     )
     places = script.Places(curated / "source", curated / "data", left, checkpoints)
     together = bool(wanted.get("distributed"))
-    seconds = script.run(places, entry_point, hyperparameters, together=together)
-    report.fields["fit_seconds"] = round(seconds, 3)
+    _run_watched(places, entry_point, hyperparameters, wanted.get("stop"), report, together=together)
     if together and distributed.cluster().number > 0:
         return  # what the script has made is on the first machine
     _bring_code(places.source, left)
@@ -111,6 +114,52 @@ def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any
     _keep_export(found, left, model, schema, report)
     if trial and not trial.get("own_metric"):
         trials.objective(report.fields["metric"], report.fields["quality"]["validation"])
+
+
+def _run_watched(
+    places: script.Places,
+    entry_point: str,
+    hyperparameters: dict[str, Any],
+    stop: dict[str, Any] | None,
+    report: Report,
+    *,
+    together: bool,
+) -> None:
+    """Run the script. One that is watched from outside (train.stop) may end by being stopped: what it left is the model.
+
+    Raises: JobError, and StoppedError where nobody watches or nothing was left.
+    """
+    curve, grace_s = curves.Curve.of(stop), STOPPED_GRACE_S if stop else script.GRACE_S
+    heard = curve.hear if curve else None
+    begun = time.monotonic()
+    try:
+        script.run(places, entry_point, hyperparameters, together=together, heard=heard, grace_s=grace_s)
+    except StoppedError:
+        if not stop:
+            raise
+        report.fields["stopped_early"] = True
+        _take_checkpoint(places, report)
+    report.fields["fit_seconds"] = round(time.monotonic() - begun, 3)
+    if curve:
+        report.fields["curve"] = curve.fields()
+
+
+def _take_checkpoint(places: script.Places, report: Report) -> None:
+    """Bring what lies in SM_CHECKPOINT_DIR where the model is looked for, unless the script left a model there.
+
+    Raises: StoppedError when there is neither.
+    """
+    if any(path.is_file() for path in places.model.rglob("*")):
+        report.decide("model of the stopped script", "what lies in SM_MODEL_DIR", "the script had saved it before")
+        return
+    if not any(path.is_file() for path in places.checkpoints.rglob("*")):
+        raise StoppedError(
+            "the script was stopped and had saved nothing: save the best model to SM_MODEL_DIR whenever it gets better"
+        )
+    shutil.copytree(places.checkpoints, places.model, dirs_exist_ok=True)
+    report.decide(
+        "model of the stopped script", "its checkpoint", "SM_MODEL_DIR was empty, so SM_CHECKPOINT_DIR is the model"
+    )
 
 
 def compress(

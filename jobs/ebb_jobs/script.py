@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -58,14 +58,22 @@ class Places:
         return {**named, CHANNEL: self.data}
 
 
-def run(places: Places, entry_point: str, hyperparameters: Mapping[str, Any], *, together: bool = False) -> float:
+def run(
+    places: Places,
+    entry_point: str,
+    hyperparameters: Mapping[str, Any],
+    *,
+    together: bool = False,
+    heard: Callable[[str], None] | None = None,
+    grace_s: float = GRACE_S,
+) -> float:
     """Run the script to its end, its output going to the log; return the seconds that it took.
 
     A script that works `together` with itself on other machines is started by torchrun, which tells each process its
-    place: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
+    place: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT. `heard` is told each line that it prints.
 
     Raises: JobError when it fails (exit status and kind of error, no text that may quote data), StoppedError when
-    SIGTERM arrived: it is passed on, and the script has `GRACE_S` to write a checkpoint.
+    SIGTERM arrived: it is passed on, and the script has `grace_s` to write a checkpoint.
     """
     if not entry_point.endswith(".py") or not (places.source / entry_point).is_file():
         raise JobError(
@@ -83,7 +91,7 @@ def run(places: Places, entry_point: str, hyperparameters: Mapping[str, Any], *,
         environment |= more
         command = [*starter, entry_point, *arguments(hyperparameters)]
         print(f"runs: python {' '.join(command[1:])}", flush=True)
-        _run(command, source, environment, entry_point)
+        _run(command, source, environment, entry_point, heard, grace_s)
     return time.monotonic() - begun
 
 
@@ -190,7 +198,14 @@ def _pip() -> Iterator[list[str]]:
         yield [sys.executable, "-I", str(file / "pip")]
 
 
-def _run(command: list[str], source: Path, environment: dict[str, str], entry_point: str) -> None:
+def _run(
+    command: list[str],
+    source: Path,
+    environment: dict[str, str],
+    entry_point: str,
+    heard: Callable[[str], None] | None,
+    grace_s: float,
+) -> None:
     with stopping.told_to_stop() as told:
         process = subprocess.Popen(
             command,
@@ -205,13 +220,13 @@ def _run(command: list[str], source: Path, environment: dict[str, str], entry_po
             start_new_session=True,  # what the script starts ends with it
         )
         assert process.stdout is not None
-        watched = _Watched(process.stdout, source)
+        watched = _Watched(process.stdout, source, heard)
         deadline = math.inf
         while process.poll() is None and time.monotonic() < deadline:
             if told.is_set() and deadline == math.inf:
-                print(f"SIGTERM: passed on to {entry_point}, which has {GRACE_S:.0f} s to end", flush=True)
+                print(f"SIGTERM: passed on to {entry_point}, which has {grace_s:.0f} s to end", flush=True)
                 process.terminate()  # not its workers: it may want to end them in order
-                deadline = time.monotonic() + GRACE_S
+                deadline = time.monotonic() + grace_s
             time.sleep(POLL_S)
         with contextlib.suppress(ProcessLookupError):  # the script past its time, or workers that outlived it
             os.killpg(process.pid, signal.SIGKILL)
@@ -230,10 +245,11 @@ def _run(command: list[str], source: Path, environment: dict[str, str], entry_po
 class _Watched(threading.Thread):
     """Copies a script's output to the log line by line and remembers the kind and place of the last traceback."""
 
-    def __init__(self, stream: IO[str], source: Path) -> None:
+    def __init__(self, stream: IO[str], source: Path, heard: Callable[[str], None] | None = None) -> None:
         super().__init__(daemon=True)
         self._stream = stream
         self._source = source.resolve()
+        self._heard = heard
         self._in_traceback = False
         self._place = ""
         self.raised = ""
@@ -244,6 +260,8 @@ class _Watched(threading.Thread):
             text = line.rstrip("\n")
             print(text[:LINE_CHARACTERS], flush=True)
             self._look(text)
+            if self._heard:
+                self._heard(text[:LINE_CHARACTERS])
         self._stream.close()
 
     def _look(self, line: str) -> None:

@@ -33,6 +33,7 @@ from ebb_jobs import (
     warm,
 )
 from ebb_jobs.dataset import Split
+from ebb_jobs.errors import StoppedError
 from ebb_jobs.kind import Codec
 from ebb_jobs.networks import Network
 from ebb_jobs.report import Report, cpu_count, write_json
@@ -59,6 +60,8 @@ def main() -> None:
         train(paths.channel("train", "curated"), model, paths.checkpoints(), settings, report)
         report.fields.update(usage.fields(watched))
         report.write(model)
+    if report.fields.get("stopped_early"):  # as a job that was told to end ends, whatever it has left
+        raise StoppedError("the script was stopped by SIGTERM; what it had saved is the model")
 
 
 def train(curated: Path, model: Path, checkpoints: Path, settings: dict[str, Any], report: Report) -> None:

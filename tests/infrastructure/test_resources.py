@@ -79,7 +79,7 @@ def test_every_rule_keeps_what_it_cannot_deliver():
         for event in function["Properties"].get("Events", {}).values()
         if event["Type"] == "EventBridgeRule"
     ]
-    assert len(targets) == 5
+    assert len(targets) == 6
     for each in targets:
         assert each["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": ["EventsDeadLetterQueue", "Arn"]}
 

@@ -183,6 +183,8 @@ def test_every_step_of_a_run_hands_any_error_to_its_recorder():
             elif name == "Record refusal":  # hands on what it was given, and that names the stage
                 assert (last["ErrorEquals"], last["Output"]) == (["States.ALL"], "{% $states.input %}")
                 assert last["Next"] == "Record failure"
+            elif name == "Watch training":  # a script that nobody watches ends by itself
+                assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], "Train model")
             elif name == "Compile with Neo":  # it records its own reason, and the run has what its job compiled
                 assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], "Ensure model group")
             elif not tolerated:

@@ -29,7 +29,11 @@ def _event(name: str, **detail: Any) -> dict[str, Any]:
 def machines(account, monkeypatch) -> dict[str, str]:
     definition = json.dumps({"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 1, "End": True}}})
     arns = {}
-    for name, variable in (("scale-to-zero", "SCALE_TO_ZERO_ARN"), ("wake-endpoint", "WAKE_ENDPOINT_ARN")):
+    for name, variable in (
+        ("scale-to-zero", "SCALE_TO_ZERO_ARN"),
+        ("stop-training", "STOP_TRAINING_ARN"),
+        ("wake-endpoint", "WAKE_ENDPOINT_ARN"),
+    ):
         made_one = made("stepfunctions").create_state_machine(
             name=f"ebb-{name}", definition=definition, roleArn=f"arn:aws:iam::{ACCOUNT}:role/ebb"
         )

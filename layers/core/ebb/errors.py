@@ -18,6 +18,7 @@ contract (`tests/infrastructure` compares them with every `ErrorEquals`):
     ├── ReportMissingError          a job ended without its metrics.json; a retry helps only while S3 is slow
     ├── LedgerUnavailableError      DynamoDB refused for now; a retry helps
     ├── MetricsUnavailableError     CloudWatch refused or answered in part; a retry helps, and silence is never "idle"
+    ├── JobUnreadableError      what a training job does could not be read; a retry helps
     ├── EndpointUnreadableError     what an endpoint consists of could not be read; a retry helps
     ├── SnapshotUnreadableError     neither copy of what an endpoint was is readable; a retry rarely helps
     └── StorageUnavailableError     S3 refused for now; a retry helps
@@ -124,6 +125,10 @@ class LedgerUnavailableError(EbbError):
 
 class MetricsUnavailableError(EbbError):
     """CloudWatch refused, or answered for a part of what was asked. Retrying helps; nothing is concluded from it."""
+
+
+class JobUnreadableError(EbbError):
+    """What a training job does, or which alarms watch it, could not be read."""
 
 
 class EndpointUnreadableError(EbbError):

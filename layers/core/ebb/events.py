@@ -103,6 +103,15 @@ class AlarmFired(BaseModel):
     why: str = Field(default="", validation_alias=AliasPath("detail", "state", "reason"))
 
 
+class TrainingAsked(Message):
+    """The input of `decide_training`: a job of ours whose alarm went off (`ended`: the job has)."""
+
+    job: str
+    alarm: str
+    execution: str
+    now: datetime
+
+
 class ScheduleFired(BaseModel):
     """The event that EventBridge Scheduler sends when a schedule names no input of its own.
 

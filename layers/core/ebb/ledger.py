@@ -247,6 +247,15 @@ def remember_measured(project: str, generation: int, measured: Mapping[str, Any]
     )
 
 
+def remember_curve(project: str, generation: int, curve: Mapping[str, Any]) -> Request:
+    """Return the write of what the script of a project's last run printed of its metric; refused for an older run."""
+    return update(
+        project_key(project),
+        {"curve": dict(curve), "curve_generation": generation},
+        condition="attribute_not_exists(#curve_generation) OR #curve_generation <= :curve_generation",
+    )
+
+
 def remember_features(project: str, generation: int, features: Mapping[str, Any]) -> Request:
     """Return the write of what a project has published; refused for an older run."""
     return update(

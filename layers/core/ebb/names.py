@@ -26,6 +26,7 @@ BEST_TRIAL = "best-trial-of-the-search"
 # Ten digits; six in the first records.
 _RUN_ID = re.compile(r"^(?P<project>.+)-(?P<stamp>\d{14})-(?P<digest>[0-9a-f]{6,10})$")
 _EXECUTION = re.compile(r"^(?P<run_id>.+)-a(?P<attempt>\d+)$")
+_JOB = re.compile(r"^(?P<run_id>.+)-a(?P<attempt>\d+)-[a-z]+(-\d+)?$")
 
 
 def is_project(name: str) -> bool:
@@ -85,6 +86,17 @@ def parse_execution(name: str) -> tuple[str, int]:
 def job(run: str, attempt: int, stage: str) -> str:
     """Return the name of one stage's job."""
     return f"{execution(run, attempt)}-{stage}"
+
+
+def parse_job(name: str) -> tuple[str, int]:
+    """Return the run id and the attempt that the name of a stage's job carries, one that was moved included.
+
+    Raises: ValueError when the name was not made by `job`.
+    """
+    found = _JOB.match(name)
+    if found is None:
+        raise ValueError(f"{name!r} is not the name of a run's job")
+    return found["run_id"], int(found["attempt"])
 
 
 def spark_job(stack: str, project: str) -> str:

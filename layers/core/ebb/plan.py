@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ebb import compilers, images, names, requests, rightsizing, sizing
+from ebb import compilers, images, names, plan_training, requests, rightsizing, sizing
 from ebb.errors import DropRejectedError, NoFeasibleInstanceError, Rejection
 from ebb.images import Image
 from ebb.plan_decisions import builds_decision, decisions_of
@@ -100,6 +100,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
                 "request": {} if stage in run.finished else request,
                 "report_uri": reports[stage],
                 **offers(run, stage, chosen.get(stage)),
+                **({"alarms": plan_training.alarms(run, stack, chosen["train"])} if stage == "train" else {}),
             }
             for stage, request in stages.items()
         },
@@ -118,6 +119,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
         "data": rightsizing.kept_data(run.data),
         "decisions": [
             *decisions_of(run, chosen),
+            *plan_training.decisions(run, stack, chosen["train"]),
             *(compilers.decisions(run.spec.compile, compiler) if "compile" not in run.finished else ()),
             *builds_decision(builds),
         ],

@@ -41,6 +41,7 @@ class RunFacts:
     missing_images: Collection[str] = ()  # of those that `images_of` names, by their URI
     measured: Mapping[str, Any] = field(default_factory=dict)  # stage -> what the last run used (`rightsizing`)
     jobs: Mapping[str, str] = field(default_factory=dict)  # finished stage -> the name of its job
+    curve: Mapping[str, Any] | None = None  # of the metric that the project's last script printed
 
 
 def settled(run: RunFacts) -> RunFacts:

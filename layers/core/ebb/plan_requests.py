@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ebb import capacity, engine, images, names, requests, sizing, tuning
+from ebb import capacity, engine, images, names, plan_training, requests, sizing, tuning
 from ebb.catalog import Instance
 from ebb.compilers import Compiler
 from ebb.errors import InvalidSpecError, Rejection
@@ -81,20 +81,26 @@ def _process_settings(run: RunFacts) -> dict[str, Any]:
 def _training_settings(run: RunFacts, choice: sizing.Choice) -> dict[str, Any]:
     """Only what train and compress read: a hyperparameter holds 2,500 characters."""
     spec = run.spec.resolved()
-    read = ("source", "pretrained")  # by `process`, and a channel
+    read = ("source", "pretrained", "debugger", "compiler")  # by `process`, a channel, and the request
     train = {name: value for name, value in spec["train"].items() if name not in read}
+    if train["stop"]:  # whoever watches from outside decides; the job hears the metric
+        train["stop"] = {name: train["stop"][name] for name in ("metric_regex", "goal")}
     if train["tune"]:  # a search of many jobs is SageMaker's: a job sees what it proposes
         asked = None if tuning.in_jobs(run.spec, run.data.task) else train["tune"]
         train["tune"] = asked and {name: asked[name] for name in ("trials", "budget")}
-    return {
-        "spec": {
-            "task": spec["task"],
-            "data": {"target": spec["data"]["target"]},
-            "train": train,
-            "compress": spec["compress"],
-        },
-        "seed": SEED,
-    } | ({"workers": choice.workers} if choice.workers else {})
+    return (
+        {
+            "spec": {
+                "task": spec["task"],
+                "data": {"target": spec["data"]["target"]},
+                "train": train,
+                "compress": spec["compress"],
+            },
+            "seed": SEED,
+        }
+        | ({"workers": choice.workers} if choice.workers else {})
+        | plan_training.levers(run.spec)
+    )
 
 
 def _digests(run: RunFacts) -> dict[str, str]:
@@ -173,7 +179,7 @@ def spark_request(run: RunFacts, stack: StackSettings, spark: engine.Engine, pla
 
 def train_request(run: RunFacts, stack: StackSettings, choice: sizing.Choice, places: Places) -> dict[str, Any]:
     """Return the training job. Raises: InvalidSpecError when what is trained cannot be shared between machines."""
-    return requests.create_training_job(
+    request = requests.create_training_job(
         **_shared(run, stack, "train", choice.instance),
         channels={"curated": places.curated, "code": stack.jobs_uri + "/"} | _previous(run) | _pretrained(run),
         output_uri=places.stage["train"],
@@ -182,6 +188,7 @@ def train_request(run: RunFacts, stack: StackSettings, choice: sizing.Choice, pl
         settings=_training_settings(run, choice) | ({"pretrained": _digests(run)} if run.pretrained else {}),
         spot=spot_wanted(run)[0],
     )
+    return plan_training.with_parts(request, run, stack, output_uri=places.stage["train"])
 
 
 def search_request(

@@ -179,11 +179,31 @@ class AlarmSettings:
     ledger_table: str
     scale_to_zero_arn: str
     wake_endpoint_arn: str
+    stop_training_arn: str
 
     @classmethod
     def from_env(cls) -> Self:
         """Read the environment."""
-        return cls(_get("STACK_NAME"), _get("LEDGER_TABLE"), _get("SCALE_TO_ZERO_ARN"), _get("WAKE_ENDPOINT_ARN"))
+        return cls(
+            _get("STACK_NAME"),
+            _get("LEDGER_TABLE"),
+            _get("SCALE_TO_ZERO_ARN"),
+            _get("WAKE_ENDPOINT_ARN"),
+            _get("STOP_TRAINING_ARN"),
+        )
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What `decide_training` needs."""
+
+    stack: str
+    ledger_table: str
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment."""
+        return cls(_get("STACK_NAME"), _get("LEDGER_TABLE"))
 
 
 @dataclass(frozen=True)

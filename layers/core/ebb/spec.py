@@ -12,6 +12,7 @@ from ebb import catalog, spec_text
 from ebb.catalog import neo
 from ebb.spec_parts import CarbonSpec, CompileSpec, CompressSpec, DataSpec, FeaturesSpec, ProcessSpec, RetrainSpec
 from ebb.spec_serve import ServeSpec
+from ebb.spec_stop import TORCH_COMPILE, TRAINING_COMPILER, TRAINING_COMPILER_MACHINES
 from ebb.spec_train import ENTRY_POINT, RANGES_EXAMPLE, TrainSpec
 from ebb.spec_values import (
     CLASSIFICATION_METRICS,
@@ -65,6 +66,8 @@ class PipelineSpec(Part):
                 ("hyperparameters", bool(train.hyperparameters)),
                 ("checkpoints", train.checkpoints),
                 ("distributed", train.distributed),
+                ("stop", train.stop is not None),
+                ("debugger", train.debugger is not None),
             )
             if given
         ]
@@ -150,6 +153,36 @@ class PipelineSpec(Part):
         if task != CUSTOM and self.asks_for_script:
             what = f"it is for a training script of your own; remove it, or write task: {CUSTOM}"
             raise spec_text.misplaced(("train", self.asks_for_script[0]), what)
+        return self
+
+    @model_validator(mode="after")
+    def _watched_from_one_side(self) -> "PipelineSpec":
+        """Refuse two who would stop the same job, and a compiler that cannot be had."""
+        train = self.train
+        if train.stop is not None and train.tune is not None:
+            what = "a search ends its trials itself; remove it, or train.tune"
+            raise spec_text.misplaced(("train", "stop"), what)
+        if train.debugger is not None and train.tune is not None:
+            raise spec_text.misplaced(
+                ("train", "debugger"), "a search has no rules of its own; remove it, or train.tune"
+            )
+        scripted = self.task == CUSTOM or bool(self.asks_for_script)
+        if train.compiler == TORCH_COMPILE and scripted:
+            what = "a script of your own calls torch.compile itself; remove it"
+            raise spec_text.misplaced(("train", "compiler"), what)
+        if train.compiler == TRAINING_COMPILER:
+            if not scripted:
+                what = f"Ebb's recipes are not written for it; write {TORCH_COMPILE}, or task: {CUSTOM}"
+                raise spec_text.misplaced(("train", "compiler"), what)
+            if train.tune is not None:
+                what = "the trials of a search are not compiled; remove it, or train.tune"
+                raise spec_text.misplaced(("train", "compiler"), what)
+            if not train.instance.startswith(TRAINING_COMPILER_MACHINES):
+                what = (
+                    "SageMaker Training Compiler knows the GPUs of P3, P4d, G4dn and G5 only; name one in "
+                    "train.instance, ml.g5.xlarge for one, or remove it"
+                )
+                raise spec_text.misplaced(("train", "compiler"), what)
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ebb import catalog, spec_text
+from ebb.spec_stop import AUTO, COMPILERS, DebuggerSpec, StopSpec, finds_one_number
 from ebb.spec_values import CLASSIFICATION_METRICS, REGRESSION_METRICS, RUNGS, Duration, Part, one_of
 
 ENTRY_POINT = "train.py"
@@ -17,7 +18,6 @@ HYPERPARAMETERS_MAX_CHARS = 1_500
 TRIALS_MAX = 100  # what a single page of a tuning job's training jobs holds
 TUNED_CHARS = 256  # of a name and of a value: ParameterKey and ParameterValue of a tuning job, each of one line
 SETTINGS = "settings"  # the hyperparameter in which a job's settings travel
-METRIC_EXAMPLE = "'val_loss=([0-9.]+)'"
 RANGES_EXAMPLE = "name it: tune: {ranges: {lr: {min: 0.0001, max: 0.1, scale: log}}}"
 
 # Beyond these JSON, JSONata and DynamoDB do not hold the same number.
@@ -107,12 +107,7 @@ class TuneSpec(Part):
     @field_validator("metric_regex")
     @classmethod
     def _finds_one_number(cls, value: str | None) -> str | None:
-        try:
-            if value is not None and re.compile(value).groups != 1:
-                raise ValueError(f"write one group around the number: {METRIC_EXAMPLE}")
-        except re.error as error:
-            raise ValueError(f"it is no regular expression ({error}); write for example {METRIC_EXAMPLE}") from error
-        return value
+        return finds_one_number(value)
 
     @model_validator(mode="after")
     def _fields_fit(self) -> "TuneSpec":
@@ -138,6 +133,7 @@ class TrainSpec(Part):
     `rungs` names the recipes that may be tried, cheapest first; all of the kind's when it is silent. With more than one
     of `instances` they train a network together, each on its share of every batch; no other recipe is tried then.
     `pretrained` is the folder of a public encoder for texts, from which the ladder's last recipe starts.
+    `stop` watches a script from outside; `debugger` and `compiler` are SageMaker's own, off unless asked for.
     """
 
     metric: Annotated[str | None, one_of((*CLASSIFICATION_METRICS, *REGRESSION_METRICS))] = None
@@ -155,6 +151,9 @@ class TrainSpec(Part):
     entry_point: str = Field(default=ENTRY_POINT, max_length=200)
     hyperparameters: dict[str, bool | int | float | str] = Field(default_factory=dict)
     tune: TuneSpec | None = None
+    stop: StopSpec | None = None
+    debugger: DebuggerSpec | None = None
+    compiler: Annotated[str, one_of(COMPILERS)] = AUTO
 
     @field_validator("tune", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Metrics that SageMaker publishes about endpoints, through the cloud's own CloudWatch.
+"""Metrics that SageMaker publishes about endpoints and training jobs, through the cloud's own CloudWatch.
 
 Names, units and the meaning of 0 and 1: https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html.
 No invocation is published while nobody calls; instances and queues are, each minute (`minutes`). Sent by one thread,
@@ -19,6 +19,7 @@ logger = logging.getLogger("ebb.sagemaker.metrics")
 NAMESPACE = "AWS/SageMaker"
 INSTANCES = "/aws/sagemaker/Endpoints"
 COMPONENTS = "/aws/sagemaker/InferenceComponents"
+TRAINING = "/aws/sagemaker/TrainingJobs"
 _FLUSH_EVERY_S = 1.0
 _BATCH = 500
 

@@ -20,6 +20,10 @@ def tick() -> None:
         with request_scope(account, region):
             if record["_current"]:
                 _component(record)
+    for account, region, _, record in state.everywhere(state.training_jobs):
+        with request_scope(account, region):
+            if record["TrainingJobStatus"] == "InProgress" and record["SecondaryStatus"] == "Training":
+                _training_job(record)
     metrics.flush()
 
 
@@ -52,3 +56,10 @@ def _component(record: state.Record) -> None:
             "CPUUtilizationNormalized": (cpu / cores / record["_current"], "Percent"),
             "MemoryUtilizationNormalized": (min(100.0, memory_mb / wanted["MinMemoryRequiredInMb"] * 100), "Percent"),
         }, namespace=metrics.COMPONENTS)  # fmt: skip
+
+
+def _training_job(record: state.Record) -> None:
+    """Publish that each machine of a job runs. How busy it is is not measured: one core, assumed."""
+    for number in range(1, record["ResourceConfig"].get("InstanceCount", 1) + 1):
+        host = {"Host": f"{record['TrainingJobName']}/algo-{number}"}
+        metrics.put(host, {"CPUUtilization": (100.0, "Percent")}, namespace=metrics.TRAINING)

@@ -6,12 +6,27 @@ Assumed: BillableTimeInSeconds of a spot job equals its training time (no discou
 loses what was not yet copied to the checkpoint prefix; FastFile reads like File.
 """
 
+import math
 import re
 import time
 from pathlib import Path
 from typing import Any
 
-from ebb_local.sagemaker import capacity, clusters, containers, images, jobs, listing, requests, state, tags, warm_pools
+from ministack.core.responses import get_account_id, get_region, request_scope
+
+from ebb_local.sagemaker import (
+    capacity,
+    clusters,
+    containers,
+    images,
+    jobs,
+    listing,
+    metrics,
+    requests,
+    state,
+    tags,
+    warm_pools,
+)
 from ebb_local.sagemaker.errors import JobFailure, ServiceError, not_implemented, validation_exception
 from ebb_local.sagemaker.jobs import Ending, JobRun
 from ebb_local.sagemaker.storage import Location, Source, TreeSync, download_all, pack
@@ -123,6 +138,10 @@ class TrainingRun(JobRun):
     """One training job, spot interruptions included."""
 
     kind, prefix, log_group = "Training Job", "Training", "/aws/sagemaker/TrainingJobs"
+
+    def __init__(self, record: state.Record) -> None:
+        super().__init__(record)
+        self._where = (get_account_id(), get_region())  # the log is read on a thread of its own
 
     def work(self) -> None:
         """Download, train, upload; again from the checkpoints when the machine was taken away."""
@@ -267,15 +286,29 @@ class TrainingRun(JobRun):
         self.publish()
 
     def _read_metrics(self, line: str) -> None:
-        """Keep the last value of each metric that a MetricDefinition finds in the log."""
+        """Publish each metric that a MetricDefinition finds in the log, and keep its last value."""
         for definition in self.record["AlgorithmSpecification"].get("MetricDefinitions") or []:
             found = re.search(definition["Regex"], line)
-            if found and found.groups():
-                value = {"MetricName": definition["Name"], "Value": float(found[1]), "Timestamp": state.now()}
-                kept = [m for m in self.record.get("FinalMetricDataList", []) if m["MetricName"] != value["MetricName"]]
-                self.record["FinalMetricDataList"] = [*kept, value]
-                if definition["Name"] == self.record.get("_objective"):
-                    self.record["_curve"] = [*(self.record.get("_curve") or []), float(found[1])]
+            number = _number(found[1]) if found and found.groups() else None
+            if number is None:
+                continue
+            value = {"MetricName": definition["Name"], "Value": number, "Timestamp": state.now()}
+            kept = [m for m in self.record.get("FinalMetricDataList", []) if m["MetricName"] != value["MetricName"]]
+            self.record["FinalMetricDataList"] = [*kept, value]
+            with request_scope(*self._where):
+                watched = {"TrainingJobName": self.name}
+                metrics.put(watched, {definition["Name"]: (number, "None")}, namespace=metrics.TRAINING)
+            if definition["Name"] == self.record.get("_objective"):
+                self.record["_curve"] = [*(self.record.get("_curve") or []), number]
+
+
+def _number(text: str) -> float | None:
+    """Return a value that CloudWatch takes: what is no number, NaN among it, is not published (assumed)."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _channel_config(channel: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from boto3.dynamodb.conditions import Key
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ebb import accepted, addresses, ledger
+from ebb import accepted, addresses, ledger, training_watch
 from ebb.aws.clients import table
 from ebb.errors import LedgerUnavailableError
 from ebb.sources import Source
@@ -78,6 +78,12 @@ class Ledger:
     def stage(self, run_id: str, stage: str) -> dict[str, Any] | None:
         """Return a stage of a run, None before it was recorded."""
         return self._get(ledger.stage_key(run_id, stage))
+
+    def stopped(self, run_id: str, job: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return why a job that has ended as stopped was stopped by ourselves, None when it was not."""
+        if job.get("TrainingJobStatus") != "Stopped":
+            return None
+        return self._get(training_watch.note_key(run_id, str(job["TrainingJobName"])))
 
     def recommendation(self, run_id: str) -> dict[str, Any] | None:
         """Return what Inference Recommender said about a run's model, None when it was not asked yet."""

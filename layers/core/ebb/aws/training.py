@@ -1,0 +1,61 @@
+"""Look at a training job while it runs: what SageMaker says of it, its metric so far, and which alarms watch it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ebb.aws import metrics
+from ebb.aws.clients import client
+from ebb.aws.metrics import Query
+from ebb.errors import JobUnreadableError
+from ebb.events import timestamp
+from ebb.requests import training_alarms
+from ebb.training_rules import Point, Rules, Seen
+from ebb.training_watch import LONGEST_LOOK, used_s
+
+IN_PROGRESS = "InProgress"
+
+
+def describe(job: str) -> dict[str, Any]:
+    """Return what SageMaker says of a job. Raises: JobUnreadableError."""
+    try:
+        return dict(client("sagemaker").describe_training_job(TrainingJobName=job))
+    except (ClientError, BotoCoreError) as error:
+        raise JobUnreadableError(f"DescribeTrainingJob of {job}: {type(error).__name__}") from error
+
+
+def alarms_of(stack: str, job: str) -> list[str]:
+    """Return the names of the alarms that watch a job. Raises: JobUnreadableError."""
+    prefix = training_alarms.alarms_of(stack, job)
+    try:
+        found = client("cloudwatch").describe_alarms(AlarmNamePrefix=prefix, AlarmTypes=["MetricAlarm"], MaxRecords=100)
+    except (ClientError, BotoCoreError) as error:
+        raise JobUnreadableError(f"DescribeAlarms {prefix}*: {type(error).__name__}") from error
+    wanted = {prefix + kind for kind in training_alarms.KINDS}  # another job's name may begin alike
+    return sorted(wanted & {each["AlarmName"] for each in found["MetricAlarms"]})
+
+
+def observe(job: Mapping[str, Any], rules: Rules, *, watched: bool, now: datetime) -> Seen:
+    """Return what is known of a running job. Raises: MetricsUnavailableError."""
+    begun = timestamp(job.get("TrainingStartTime")) or now
+    used = used_s(job, now)
+    if not watched:
+        return Seen(now, (), used)
+    where = {"TrainingJobName": str(job["TrainingJobName"])}
+    best = "Maximum" if rules.goal == "maximize" else "Minimum"
+    asked = {
+        "best": (training_alarms.METRIC, best),
+        "mean": (training_alarms.METRIC, "Average"),
+        "count": (training_alarms.METRIC, "SampleCount"),
+        "broken": (training_alarms.NOT_A_NUMBER, "SampleCount"),
+    }
+    queries = [Query(name, training_alarms.NAMESPACE, metric, where, stat) for name, (metric, stat) in asked.items()]
+    found = metrics.read(queries, since=max(begun, now - LONGEST_LOOK), now=now)
+    means, counts = dict(found["mean"]), dict(found["count"])
+    points = [
+        Point(moment, value, means.get(moment, value), int(counts.get(moment, 1))) for moment, value in found["best"]
+    ]
+    broken = [moment for moment, count in found["broken"] if count]
+    return Seen(now, points, used, broken[-1] if broken else None)
