@@ -18,6 +18,7 @@ from ministack.core import concurrency
 from ebb_local import authorization
 from ebb_local.sagemaker import (
     async_queue,
+    compilation_jobs,
     components,
     endpoint_configs,
     endpoints,
@@ -67,6 +68,10 @@ ACTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "ListHyperParameterTuningJobs": tuning_jobs.list_jobs,
     "ListTrainingJobsForHyperParameterTuningJob": tuning_jobs.list_trials,
     "StopHyperParameterTuningJob": tuning_jobs.stop,
+    "CreateCompilationJob": compilation_jobs.create,
+    "DescribeCompilationJob": compilation_jobs.describe,
+    "ListCompilationJobs": compilation_jobs.list_jobs,
+    "StopCompilationJob": compilation_jobs.stop,
     "CreateInferenceRecommendationsJob": recommendations.create,
     "DescribeInferenceRecommendationsJob": recommendations.describe,
     "ListInferenceRecommendationsJobs": recommendations.list_jobs,
@@ -175,6 +180,7 @@ def load_persisted_state(saved: dict[str, Any]) -> None:
                 _mark_interrupted(record, prefix)
     tuning_jobs.mark_interrupted()
     recommendations.mark_interrupted()
+    compilation_jobs.mark_interrupted()
     feature_groups.mark_interrupted()
     async_queue.wait_again()
     endpoints.announce()

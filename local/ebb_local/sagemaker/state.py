@@ -32,6 +32,7 @@ apps = AccountRegionScopedDict()
 model_package_groups = AccountRegionScopedDict()
 model_packages = AccountRegionScopedDict()
 feature_groups = AccountRegionScopedDict()
+compilation_jobs = AccountRegionScopedDict()
 tags = AccountRegionScopedDict()
 
 _stores: dict[str, AccountRegionScopedDict] = {
@@ -53,6 +54,7 @@ _stores: dict[str, AccountRegionScopedDict] = {
     "model_package_groups": model_package_groups,
     "model_packages": model_packages,
     "feature_groups": feature_groups,
+    "compilation_jobs": compilation_jobs,
     "tags": tags,
 }
 

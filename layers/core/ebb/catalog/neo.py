@@ -22,6 +22,12 @@ def machine() -> str:
     return str(_facts()["machine"])
 
 
+def latest(framework: str) -> str:
+    """Return the last version of a framework that the table lists, which is taken where none is named."""
+    known = _facts()["frameworks"].get(framework)
+    return str(known["versions"][-1]) if known else "0.0"
+
+
 def refusal(framework: str, version: str, device: str, region: str) -> str | None:
     """Return why Neo does not compile a framework's model of a version for a device in a Region, None when it does.
 
