@@ -53,7 +53,7 @@ def handler(asked: SelectionRequested, context: LambdaContext) -> dict[str, Any]
         "reasons": list(picked.reasons),
         "floor": picked.floor,
         "candidates": selection.told(report, picked),
-        "comparison": compared,
+        "comparison": comparison.with_mistakes(compared, report, picked.name),
         "package_group": deployment.package_group(stack, asked.project),
         "package": deployment.package(
             stack, plan, task=run["task"], candidate=shipped, metric=metric, comparison=compared, payload=payload

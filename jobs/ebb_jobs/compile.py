@@ -25,6 +25,7 @@ from ebb_jobs import (
     heats,
     kinds,
     measure,
+    mistakes,
     paths,
     quality,
     runtimes,
@@ -67,6 +68,7 @@ class Candidate:
     worth_packing: bool = True
     reason: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
+    mistakes: dict[str, Any] | None = None
 
     precision: str | None = None
     """Of the runtime's arithmetic, where it is not the network's own."""
@@ -108,21 +110,25 @@ class Rows:
     codec: Codec
     metric: str
     seed: int
+    labels: list[Any] | None = None
+    """The classes by their index, None where the target is a number or a script named none."""
 
     def judge(self, model: measure.Answers, *, alone: bool = False) -> Judged:
         """Return quality and the band in which chance moves it; `alone`: every row is a request of its own."""
         truth, predicted = self._answers(model, self.validation, alone)
+        test = self._answers(model, self.test, alone)
         return Judged(
             truth,
             predicted,
             {
                 "quality": {
                     "validation": quality.score(self.metric, truth, predicted),
-                    "test": quality.score(self.metric, *self._answers(model, self.test, alone)),
+                    "test": quality.score(self.metric, *test),
                 },
                 "quality_interval": quality.interval(self.metric, truth, predicted, seed=self.seed),
                 "validation_rows": len(truth),
             },
+            mistakes.of(*test, self.labels),
         )
 
     def drop_bound(self, original: Judged, candidate: Judged) -> float:
@@ -141,6 +147,8 @@ class Judged:
     truth: np.ndarray
     predicted: np.ndarray
     fields: dict[str, Any]
+    mistakes: dict[str, Any]
+    """On the test rows; see `mistakes.of`."""
 
     @property
     def validation(self) -> float:
@@ -182,7 +190,7 @@ def compile_candidates(
     trained = json.loads((original / "metrics.json").read_text())
     codec = kind.open_codec(original)
     held = original if kind.trains_itself else channels["curated"]  # a script exports its held-out rows
-    rows = _rows(kind, held, codec, trained["metric"], seed)
+    rows = _rows(kind, held, codec, trained["metric"], seed, schema["target"].get("classes"))
     baseline = _baseline(original, codec)
     judged = rows.judge(baseline.model)
     _same_as_trained(trained, judged)
@@ -225,6 +233,7 @@ def compile_candidates(
             "parameters": trained["parameters"],
         },
         candidates=[_listed(one) for one in candidates],
+        mistakes={"original": judged.mistakes, "of": {one.name: one.mistakes for one in candidates if one.mistakes}},
         skipped=maker.skipped(),
         champion=champion.judge(channels["champion"], held, trained["metric"], schema, work),
         sample_payload=sample.write(bundles, kind, codec, held),
@@ -243,10 +252,10 @@ def _same_as_trained(trained: dict[str, Any], judged: Judged) -> None:
         )
 
 
-def _rows(kind: Kind, held: Path, codec: Codec, metric: str, seed: int) -> Rows:
+def _rows(kind: Kind, held: Path, codec: Codec, metric: str, seed: int, labels: list[Any] | None) -> Rows:
     splits = {split: kind.read_split(held, split, codec) for split in ("validation", "test")}
     singles = kind.singles(held, "test", codec, RACED_ROWS)
-    return Rows(splits["validation"], splits["test"], singles, codec, metric, seed)
+    return Rows(splits["validation"], splits["test"], singles, codec, metric, seed, labels)
 
 
 def _baseline(original: Path, codec: Codec) -> Baseline:
@@ -491,6 +500,7 @@ def _judge(one: Candidate, rows: Rows, original: Judged, floor: float) -> None:
         drop_bound=rows.drop_bound(original, judged),
         size_bytes=sum(file.stat().st_size for file in _files(one)),
     )
+    one.mistakes = judged.mistakes
     if quality.is_better(rows.metric, floor, judged.validation):
         one.worth_packing = False
         found = f"validation {rows.metric} {judged.validation:.4f}"

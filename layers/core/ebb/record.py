@@ -149,7 +149,7 @@ def stage_fields(
             rungs.with_energy(
                 tuning.told(
                     job,
-                    {key: value for key, value in report.items() if key != "decisions"},
+                    {key: value for key, value in report.items() if key not in ("decisions", "mistakes")},
                     used.energy_kwh if used else None,
                 ),
                 used.energy_kwh * tuning.best_share(job) if used else None,
