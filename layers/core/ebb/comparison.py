@@ -34,17 +34,13 @@ def compare(
     return sides | {"times_less": _times_less(sides["original"], sides["shipped"])}
 
 
-def with_mistakes(
-    compared: dict[str, Any] | None, report: Mapping[str, Any], chosen: str
-) -> dict[str, Any] | None:
+def with_mistakes(compared: dict[str, Any] | None, report: Mapping[str, Any], chosen: str) -> dict[str, Any] | None:
     """Return the comparison with what both models get wrong on the test rows, as far as compile's report tells."""
     told = report.get("mistakes") or {}
     found = {"original": told.get("original"), "shipped": (told.get("of") or {}).get(chosen)}
     if compared is None or not any(found.values()):
         return compared
-    return compared | {
-        side: compared[side] | {"mistakes": mistakes} for side, mistakes in found.items() if mistakes
-    }
+    return compared | {side: compared[side] | {"mistakes": mistakes} for side, mistakes in found.items() if mistakes}
 
 
 def _times_less(original: Mapping[str, Any], shipped: Mapping[str, Any]) -> dict[str, float]:
