@@ -19,7 +19,7 @@ import torch
 
 from ebb_jobs import bundle, dataset, eager, kinds, measure, networks, serve
 
-RACE_S = float(os.environ.get("EBB_RACE_S", "40"))
+RACE_S = float(os.environ.get("EBB_RACE_S", "25"))
 ROWS = 512
 WEIGHTS = "network.safetensors"
 

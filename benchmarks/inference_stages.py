@@ -21,8 +21,18 @@ JOBS = Path(os.environ.get("EBB_JOBS") or ROOT / "jobs")
 PROCESSING = ("process", "compile")
 CODE = {
     "process": ("process*", "sql", "tables", "typing_rules", "image", "text"),
-    "train": ("train", "fitting", "gradient", "ladder", "linear", "networks", "*_networks", "kinds/*"),
-    "compress": ("compress", "search", "fitting", "export", "networks", "*_networks", "quality", "kinds/*"),
+    "train": ("train", "fitting", "step_threads", "gradient", "ladder", "linear", "networks", "*_networks", "kinds/*"),
+    "compress": (
+        "compress",
+        "search",
+        "fitting",
+        "step_threads",
+        "export",
+        "networks",
+        "*_networks",
+        "quality",
+        "kinds/*",
+    ),
 }
 """Stage -> the modules of `ebb_jobs` that decide what it makes."""
 CODE_IN_KEY = ("compress",)

@@ -8,6 +8,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,6 +51,8 @@ SINGLE_ROWS_JUDGED = 5000
 """Up to so many rows a network whose scales depend on the request is judged as it mostly serves, row by row ..."""
 SINGLE_ROWS_JUDGED_S = 30.0
 """... and in batches, which give nearly the same answers, where all rows would take longer than this."""
+PART_ROWS = 500
+"""Rows that one of several threads takes at a time while a candidate is judged."""
 MEASURED, FAILED, DROPPED = "measured", "failed", "dropped"
 BFLOAT16 = "bf16"
 
@@ -113,10 +117,13 @@ class Rows:
     labels: list[Any] | None = None
     """The classes by their index, None where the target is a number or a script named none."""
 
-    def judge(self, model: measure.Answers, *, alone: bool = False) -> Judged:
-        """Return quality and the band in which chance moves it; `alone`: every row is a request of its own."""
-        truth, predicted = self._answers(model, self.validation, alone)
-        test = self._answers(model, self.test, alone)
+    def judge(self, model: measure.Answers, *, alone: bool = False, at_once: int = 1) -> Judged:
+        """Return quality and the band in which chance moves it; `alone`: every row is a request of its own.
+
+        `at_once` threads ask for parts of the rows: nothing is timed here, and candidates answer on one thread.
+        """
+        truth, predicted = self._answers(model, self.validation, alone, at_once)
+        test = self._answers(model, self.test, alone, at_once)
         return Judged(
             truth,
             predicted,
@@ -135,9 +142,14 @@ class Rows:
         """Return how much worse than the original the candidate may be: see `quality.drop_bound`."""
         return quality.drop_bound(self.metric, original.truth, original.predicted, candidate.predicted, seed=self.seed)
 
-    def _answers(self, model: measure.Answers, split: Split, alone: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _answers(
+        self, model: measure.Answers, split: Split, alone: bool, at_once: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         rows = 1 if alone and len(split) <= SINGLE_ROWS_JUDGED else None
-        return train.comparable(export.run(model, split.inputs, rows), split, self.codec)
+        parts = [split.inputs[start : start + PART_ROWS] for start in range(0, len(split.inputs), PART_ROWS)]
+        with ThreadPoolExecutor(at_once) if at_once > 1 else nullcontext() as pool:  # PyTorch has threads of its own
+            outputs = list((pool.map if pool else map)(lambda part: export.run(model, part, rows), parts))
+        return train.comparable(np.concatenate(outputs), split, self.codec)
 
 
 @dataclass(frozen=True)
@@ -490,7 +502,8 @@ def _judge(one: Candidate, rows: Rows, original: Judged, floor: float) -> None:
     """Tell what the candidate is worth, and whether that is enough for a bundle."""
     assert one.model is not None
     try:
-        judged = rows.judge(one.model, alone=bool(one.made.get("dynamic")) and _quickly(one, rows))
+        alone = bool(one.made.get("dynamic")) and _quickly(one, rows)
+        judged = rows.judge(one.model, alone=alone, at_once=runtimes.cpus())
     except Exception as error:
         traceback.print_exc()
         one.fail(reason(error))

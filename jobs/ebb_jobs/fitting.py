@@ -28,6 +28,7 @@ from ebb_jobs.errors import DivergedError, StoppedError
 from ebb_jobs.feeding import Feed
 from ebb_jobs.networks import Network, tensor
 from ebb_jobs.report import cpu_count, cpu_seconds
+from ebb_jobs.step_threads import MUST_GAIN, StepThreads
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, row numbers) -> mean loss. The row numbers are on the CPU, the outputs where the network is."""
@@ -36,7 +37,6 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 BF16_MUST_GAIN = 1.15
 TRIAL_S = 1.0
 """For comparing two precisions, which is part of what training costs; slow steps are timed twelve times at least."""
-THREADS_MUST_GAIN = 1.2
 MAX_RESTARTS = 2
 STOPS = ("completed", "target", "budget", "plateau", "predicted loser", "divergence")
 """Why a fit ended, in one word of the report; the sentence beside it has the numbers."""
@@ -141,7 +141,7 @@ def threads(network: Network, inputs: np.ndarray, size: int, precision: str, ava
     That is so for small steps; and for large ones while something else uses the machine, because each thread then
     waits for the one that was put aside: such steps were seen to take four times as long as on a single thread.
     """
-    if available == 1 or multiplications(network, inputs) * size < SMALL_STEP:
+    if available == 1 or not is_large(network, inputs, size):
         return 1
     trial = _laid_out(copy.deepcopy(network), inputs).train()
     rows = tensor(inputs[:size])
@@ -154,7 +154,12 @@ def threads(network: Network, inputs: np.ndarray, size: int, precision: str, ava
             taken.append(_timed_step(trial, rows, precision))
     gain = float(np.median(seconds[1]) / np.median(seconds[available]))
     print(f"a step takes {gain:.2f} times as long on one thread as on {available}", flush=True)
-    return available if gain >= THREADS_MUST_GAIN else 1
+    return available if gain >= MUST_GAIN else 1
+
+
+def is_large(network: Network, inputs: np.ndarray, size: int) -> bool:
+    """Tell whether a step of so many rows may be worth more than one thread."""
+    return multiplications(network, inputs) * size >= SMALL_STEP
 
 
 @torch.inference_mode()
@@ -169,6 +174,9 @@ def multiplications(network: Network, inputs: np.ndarray) -> int:
 def bf16_pays(network: Network, inputs: np.ndarray, size: int) -> tuple[bool, str, float | None]:
     """Time a few steps in both precisions, when the CPU has bf16 units at all; a GPU or Neuron core always gains.
 
+    On one thread: where something else uses the machine, threads wait for each other, and what that takes hides what
+    the units gain. On such a machine bf16 was once found to be slower, and a training took twice as long as it need.
+
     Return whether it pays, why, and how many times as long fp32 steps take, None where that was not timed.
     """
     machine = devices.found()
@@ -179,12 +187,16 @@ def bf16_pays(network: Network, inputs: np.ndarray, size: int) -> tuple[bool, st
     trial = _laid_out(copy.deepcopy(network), inputs).train()
     rows = tensor(inputs[:size])
     seconds = {"float32": math.inf, "bfloat16": math.inf}
-    begun, rounds = time.perf_counter(), 0
-    while rounds < 2 or (rounds < 8 and time.perf_counter() - begun < TRIAL_S):
-        for precision in seconds:  # the best of all steps: the first warms up, and other work disturbs many
-            for _ in range(3):
-                seconds[precision] = min(seconds[precision], _timed_step(trial, rows, precision))
-        rounds += 1
+    begun, rounds, count = time.perf_counter(), 0, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        while rounds < 2 or (rounds < 8 and time.perf_counter() - begun < TRIAL_S):
+            for precision in seconds:  # the best of all steps: the first warms up, and other work disturbs many
+                for _ in range(3):
+                    seconds[precision] = min(seconds[precision], _timed_step(trial, rows, precision))
+            rounds += 1
+    finally:
+        torch.set_num_threads(count)
     gain = seconds["float32"] / seconds["bfloat16"]
     return (
         gain >= BF16_MUST_GAIN,
@@ -249,8 +261,13 @@ def _fit(
 ) -> Outcome:
     torch.manual_seed(recipe.seed + sum(distributed.seat()))
     place = device()
+    hands = None
     if place.type == "cpu":
-        torch.set_num_threads(threads(network, inputs, recipe.batch_size, recipe.precision, cpu_count()))
+        hands = StepThreads(
+            threads(network, inputs, recipe.batch_size, recipe.precision, cpu_count()),
+            cpu_count() if is_large(network, inputs, recipe.batch_size) else 1,
+        )
+        torch.set_num_threads(hands.chosen)
     _laid_out(network, inputs, channels_last=recipe.channels_last).to(place)
     rows = len(inputs)
     steps = math.ceil(rows / recipe.batch_size)
@@ -289,6 +306,8 @@ def _fit(
             forward = devices.compiled(forward) if pays else forward
         order = np.random.default_rng((recipe.seed, progress.epoch)).permutation(rows)
         network.train()
+        if hands and not progress.step:
+            hands.epoch(steps)
         while progress.step < steps:
             done = (progress.epoch * steps + progress.step) / (recipe.epochs * steps)
             # The rate falls with the time that is left, so that a short budget still ends well; but not before a
@@ -301,6 +320,8 @@ def _fit(
             if recipe.growth:
                 batch = growing.smaller(batch, growing.share(recipe.growth, done))
             size = min(recipe.batch_size, rows - progress.step * recipe.batch_size)
+            if hands:
+                hands.begin()
             with _autocast(progress.precision, place.type):
                 outputs = forward(batch.to(place))
             value = loss(outputs.float(), torch.from_numpy(picked)) * distributed.weight(size)
@@ -310,6 +331,8 @@ def _fit(
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             scaler.step(optimizer)
             scaler.update()
+            if hands:
+                hands.end()
             if averaged is not None:
                 taken = progress.epoch * steps + progress.step
                 _average(averaged, network, min(recipe.averaging, (1 + taken) / (10 + taken)))

@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 from torch.nn import functional
 
-from ebb_jobs import device, durations, fitting, networks
+from ebb_jobs import device, durations, fitting, networks, step_threads
 from ebb_jobs.errors import DivergedError, JobError
 from unit.jobs.stages import RUN, prepare, run_stage
 
@@ -73,6 +74,36 @@ def test_a_second_thread_is_taken_where_it_was_seen_to_pay(monkeypatch, slow_dow
     monkeypatch.setattr(fitting, "_timed_step", step)
     monkeypatch.setattr(fitting, "SMALL_STEP", 0)
     assert fitting.threads(networks.Mlp(5, [32], 2), ROWS, 64, "float32", available=2) == threads
+
+
+@pytest.mark.parametrize(("slow_down", "threads"), [(2.0, 2), (1.1, 1), (0.25, 1)])
+def test_each_epoch_looks_again_whether_a_second_thread_pays(monkeypatch, slow_down, threads):
+    clock = [0.0]
+    monkeypatch.setattr(step_threads, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    hands = step_threads.StepThreads(3 - threads, available=2)  # what the beginning found was the other count
+    hands.epoch(160)
+    before = torch.get_num_threads()
+    try:
+        for _ in range(160):
+            hands.begin()
+            clock[0] += 0.01 * slow_down if torch.get_num_threads() == 1 else 0.01
+            hands.end()
+        assert hands.chosen == threads == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_short_epoch_keeps_the_threads_that_were_chosen():
+    hands = step_threads.StepThreads(1, available=2)
+    hands.epoch(20)
+    before = torch.get_num_threads()
+    try:
+        for _ in range(20):
+            hands.begin()
+            assert torch.get_num_threads() == 1
+            hands.end()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_it_stops_at_the_target():
@@ -228,3 +259,23 @@ def test_bf16_is_only_taken_where_it_exists_and_pays(monkeypatch):
     began = time.monotonic()
     assert fitting.bf16_pays(network, ROWS, 32) == (False, "this CPU has no bf16 units", None)
     assert time.monotonic() - began < 1
+
+
+def test_what_bf16_gains_is_timed_on_one_thread_where_no_other_work_can_hide_it(monkeypatch):
+    seen = set()
+
+    def step(trial, rows, precision):
+        seen.add(torch.get_num_threads())
+        return {"float32": 0.02, "bfloat16": 0.01}[precision]
+
+    monkeypatch.setattr(fitting, "_timed_step", step)
+    monkeypatch.setattr(fitting, "TRIAL_S", 0)
+    monkeypatch.setattr(device, "found", lambda: device.Device(device.CPU, "a CPU", True, False, True, None, ""))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        pays, why, gain = fitting.bf16_pays(networks.Mlp(5, [8], 2), ROWS, 32)
+        assert (pays, gain, seen, torch.get_num_threads()) == (True, 2.0, {1}, 2)
+        assert "2.00 times as long" in why
+    finally:
+        torch.set_num_threads(before)
