@@ -26,13 +26,14 @@ JOBS_TEST := .venvs/jobs-test/.installed
 SPARK := .venvs/spark/.installed
 BENCH := .venvs/bench/.installed
 QUALITY := .venvs/quality/.installed
+BROWSER := .venvs/.browser
 
 ##@ Start here
 
 demo: setup ## Embedded cloud, a real data set, a served model, what it cost (a second call skips what is done)
 	@$(EBB) demo
 
-test: setup $(DEV) $(JOBS_TEST) $(SPARK) ## The whole suite: unit, jobs, integration, infrastructure, contract, end-to-end
+test: setup $(DEV) $(JOBS_TEST) $(SPARK) $(BROWSER) ## The whole suite: unit, jobs, integration, infrastructure, contract, end-to-end
 	@$(BIN)/python tools/run_tests.py
 
 ##@ The embedded cloud
@@ -90,10 +91,12 @@ bench-tune: setup ## The search over a recipe's knobs against a grid of 27 point
 setup: $(CONTROL) ## Install the four environments that `ebb` and the embedded cloud use
 	@$(MAKE) -j3 $(JOBS) $(SERVE) $(LAMBDA)
 
-dev: setup $(DEV) $(JOBS_TEST) $(SPARK) ## Install what the tests and the linters need as well
+dev: setup $(DEV) $(JOBS_TEST) $(SPARK) $(BROWSER) ## Install what the tests and the linters need as well
 
-test-unit: $(DEV) $(JOBS) $(JOBS_TEST) $(SPARK) ## The quick tests: pure functions and job scripts
+test-unit: $(DEV) $(JOBS) $(JOBS_TEST) $(SPARK) $(BROWSER) ## The quick tests: pure functions and job scripts
 	@$(BIN)/python tools/run_tests.py unit jobs
+
+browser: $(BROWSER) ## Install a headless Chromium, in which the tests open the report of a run (100 MB)
 
 test-e2e: setup $(DEV) $(SPARK) ## The end-to-end tests on an embedded cloud of their own
 	@$(BIN)/python tools/run_tests.py e2e
@@ -178,6 +181,11 @@ $(SPARK): requirements/spark.txt | $(CONTROL)
 	@$(PIP) install --upgrade --target $(@D) -r $<
 	@touch $@
 
+# Not from PyPI: a browser is a package of the system
+$(BROWSER): tools/install_browser.sh | $(CONTROL)
+	@sh tools/install_browser.sh
+	@mkdir -p $(@D) && touch $@
+
 # What the benchmarks compare with
 $(BENCH): requirements/bench.txt | $(CONTROL)
 	@$(call environment,$@)
@@ -188,4 +196,4 @@ define environment
 test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 endef
 
-.PHONY: demo test up down spark deploy conformance simulate bench-process bench-sweep bench-wake bench-quality bench-tune bench-inference bench-train bench-gpu setup dev test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down spark deploy conformance simulate bench-process bench-sweep bench-wake bench-quality bench-tune bench-inference bench-train bench-gpu setup dev browser test-unit test-e2e lint format typecheck hooks lock clean distclean help
