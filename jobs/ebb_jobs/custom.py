@@ -125,7 +125,7 @@ def _run_watched(
     *,
     together: bool,
 ) -> None:
-    """Run the script. One that is watched from outside (train.stop) may end by being stopped: what it left is the model.
+    """Run the script. One that is watched (train.stop) may end by being stopped: what it left is the model.
 
     Raises: JobError, and StoppedError where nobody watches or nothing was left.
     """
