@@ -71,6 +71,7 @@ _LOG_GROUPS = {
     "train": "/aws/sagemaker/TrainingJobs",
     "compress": "/aws/sagemaker/TrainingJobs",
 }
+_NEO_LOGS = "/aws/sagemaker/CompilationJobs"
 # What a load test makes is called after its job, cut at 40 characters, or as AWS calls it; nothing that serves is:
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateInferenceRecommendationsJob.html
 _LOAD_TESTED = {
@@ -302,6 +303,8 @@ def _logs_and_metrics(stack: StackSettings, project: str, kind: str) -> list[Sta
         namespaces = ["AWS/SageMaker", *(f"/aws/sagemaker/{each}" for each in _LOAD_TEST_METRICS)]
     else:
         groups = {_LOG_GROUPS[kind]: f"{project}-*"}  # a stream is named after its job
+        if kind == "compile":  # whose role SageMaker Neo takes too; how it names its streams is assumed
+            groups[_NEO_LOGS] = f"{project}-*"
         namespaces = [_LOG_GROUPS[kind]]
     making = [stack.arn("logs", f"log-group:{group}:*") for group in groups]
     writing = [stack.arn("logs", f"log-group:{group}:log-stream:{streams}") for group, streams in groups.items()]
