@@ -5,7 +5,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import names, recommendation, rollout, serving, sharing, traffic
+from ebb import names, recommendation, rollout, serving_kinds, serving_model, sharing, traffic
 from ebb.addresses import Address
 from ebb.aws import hosting
 from ebb.aws.ledger import Ledger
@@ -88,7 +88,7 @@ def _note(
     asked: DeploymentRequested,
     model: rollout.Model,
     test: LoadTest | None,
-    row: serving.Row | None,
+    row: serving_kinds.Row | None,
 ) -> dict[str, Any]:
     """Return the write of what became of a load test, where there is something new."""
     return {"note": recommendation.note(stack, model.run_id, test, row, now=asked.now)} if test else {}
@@ -115,7 +115,7 @@ def _wanted(
         stack.stack,
         sharing.others(book.every_address(), names.endpoint(stack.stack, asked.project)),
         serve=serve,
-        model=recommendation.applied(serving.Model.of(model.candidate), tested),
+        model=recommendation.applied(serving_model.Model.of(model.candidate), tested),
         traffic=traffic.best(traffic.expected(serve.requests_per_day), seen),
         region=stack.region,
         current=hosting.current(address),

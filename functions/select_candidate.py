@@ -6,7 +6,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import comparison, compilers, deployment, names, selection, serving, sharing, traffic
+from ebb import comparison, compilers, deployment, names, selection, serving, serving_model, sharing, traffic
 from ebb.aws import hosting, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import ObjectMissingError, ReportMissingError
@@ -78,7 +78,7 @@ def _kind(
         stack.stack,
         sharing.others(book.every_address(), name),
         serve=serve,
-        model=serving.Model.of(shipped),
+        model=serving_model.Model.of(shipped),
         traffic=traffic.best(traffic.expected(serve.requests_per_day), hosting.measured_traffic(address, asked.now)),
         region=stack.region,
         current=hosting.current(address),

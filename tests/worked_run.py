@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ebb import comparison, deployment, plan, selection, serving, traffic
+from ebb import comparison, deployment, plan, selection, serving, serving_model, traffic
 from ebb.plan_facts import RunFacts
 from ebb.settings import StackSettings
 from ebb.sizing import Data
@@ -159,7 +159,7 @@ def built_selection() -> dict[str, Any]:
     verdict = selection.against_champion(picked.measured, report["metric"], measured=None, served=None)
     compared = comparison.compare(report["original"], picked.shipped, region=REGION)
     choice = serving.choose(
-        serve=spec.serve, model=serving.Model.of(picked.shipped), traffic=traffic.UNKNOWN, region=REGION
+        serve=spec.serve, model=serving_model.Model.of(picked.shipped), traffic=traffic.UNKNOWN, region=REGION
     )
     return {
         "chosen": picked.name,

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from ebb import engine as engines
-from ebb import explain, footprint, names, recommendation, serving, sizing, sources, traffic
+from ebb import explain, footprint, names, recommendation, serving, serving_model, sizing, sources, traffic
 from ebb import plan as plans
 from ebb.carbon import Band
 from ebb.errors import DropRejectedError, Rejection
@@ -40,11 +40,11 @@ SHOWN_CLASSES = 10
 SPOT_STAGES = {"train", "compress"}
 # What a model of each task is taken for before it is trained: assumed, confidence low. A custom one may be anything.
 UNTRAINED = {
-    infer.IMAGES: serving.Model(memory_mib=150, cpu_s=0.002, answer_s=0.002, slow_answer_s=0.004),
-    infer.TEXTS: serving.Model(memory_mib=200, cpu_s=0.002, answer_s=0.002, slow_answer_s=0.004),
-    infer.CUSTOM: serving.Model(own_code=True),
+    infer.IMAGES: serving_model.Model(memory_mib=150, cpu_s=0.002, answer_s=0.002, slow_answer_s=0.004),
+    infer.TEXTS: serving_model.Model(memory_mib=200, cpu_s=0.002, answer_s=0.002, slow_answer_s=0.004),
+    infer.CUSTOM: serving_model.Model(own_code=True),
 }
-UNTRAINED_TABLE = serving.Model(memory_mib=150, cpu_s=0.0005, answer_s=0.0005, slow_answer_s=0.001)
+UNTRAINED_TABLE = serving_model.Model(memory_mib=150, cpu_s=0.0005, answer_s=0.0005, slow_answer_s=0.001)
 _FORM_OF_TASK = {infer.IMAGES: "images", infer.CUSTOM: "script"}
 
 

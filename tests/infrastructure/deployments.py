@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aws_shapes import assert_valid
-from ebb import ledger, recommendation, rollout, serving, traffic
+from ebb import ledger, recommendation, rollout, serving, serving_model, traffic
 from ebb.addresses import Address, State
 from ebb.recommendation import LoadTest
 from ebb.rollout import Endpoint, Model, Seen
@@ -113,7 +113,9 @@ class Cloud:
         )
         chosen = serving.choose(
             serve=serve,
-            model=recommendation.applied(serving.Model.of(made.candidate), test or recommendation.read(self.noted)),
+            model=recommendation.applied(
+                serving_model.Model.of(made.candidate), test or recommendation.read(self.noted)
+            ),
             traffic=traffic.UNKNOWN,
             region="us-east-1",
             asked=asked.get("kind") or self.kind,

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from ebb import accepted, explain, ledger, record, serving, traffic
+from ebb import accepted, explain, ledger, record, serving, serving_model, traffic
 from ebb.record import RecordRequest
 from ebb.requests.builds import COMPUTE_TYPE
 from ebb.sources import Source
@@ -311,7 +311,7 @@ def test_many_sources_are_noted_in_few_items_and_read_back_in_their_order():
 def test_why_shows_what_each_kind_of_serving_takes_within_a_hundred_columns(per_day, serve):
     choice = serving.choose(
         serve=PipelineSpec.model_validate({"serve": serve}).serve,
-        model=serving.Model(memory_mib=4300, cpu_s=0.25, answer_s=0.3, slow_answer_s=0.4),
+        model=serving_model.Model(memory_mib=4300, cpu_s=0.25, answer_s=0.3, slow_answer_s=0.4),
         traffic=traffic.expected(per_day),
         region="us-east-1",
     )

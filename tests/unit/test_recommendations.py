@@ -7,7 +7,7 @@ import pytest
 from boto3.dynamodb.types import TypeDeserializer
 
 from aws_shapes import assert_valid
-from ebb import ledger, names, recommendation, serving, traffic
+from ebb import ledger, names, recommendation, serving, serving_kinds, serving_model, traffic
 from ebb.recommendation import LoadTest
 from ebb.requests import recommendations
 from ebb.spec_serve import ServeSpec
@@ -54,15 +54,15 @@ def test_what_nobody_meant_to_pay_for_is_refused(tested):
 # Whether it is asked, and what that may cost
 
 PAYLOAD = {"uri": ASKED["payload_uri"], "content_type": ASKED["content_type"]}
-MODEL = serving.Model.of(candidate("student", ("distill", "compile")))
+MODEL = serving_model.Model.of(candidate("student", ("distill", "compile")))
 
 
-def row(**serve) -> serving.Row:
+def row(**serve) -> serving_kinds.Row:
     given = ServeSpec.model_validate({"recommender": True} | serve)
     return serving.choose(serve=given, model=MODEL, traffic=traffic.UNKNOWN, region="us-east-1").row
 
 
-def ask(given: serving.Row, payload=PAYLOAD, **serve):
+def ask(given: serving_kinds.Row, payload=PAYLOAD, **serve):
     spec = ServeSpec.model_validate({"recommender": True} | serve)
     named = {"project": "cancer", "run_id": RUN_ID, "attempt": 2, "package_arn": ASKED["package_arn"]}
     return recommendation.ask(STACK, **named, payload=payload, serve=spec, row=given)
@@ -149,7 +149,7 @@ def load_test(**changes) -> LoadTest:
     )
 
 
-def noted(test: LoadTest, given: serving.Row | None) -> dict:
+def noted(test: LoadTest, given: serving_kinds.Row | None) -> dict:
     request = recommendation.note(STACK, RUN_ID, test, given, now=moment(NOW))
     assert_valid("dynamodb", "PutItem", request)
     return {key: ledger.from_item(TypeDeserializer().deserialize(value)) for key, value in request["Item"].items()}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aws_shapes import assert_valid
-from ebb import addresses, keep_alive, names, rollout, serving, snapshot, traffic
+from ebb import addresses, keep_alive, names, rollout, serving, serving_model, snapshot, traffic
 from ebb.addresses import Address
 from ebb.rollout import Endpoint, Model, Seen
 from ebb.spec_serve import ServeSpec
@@ -34,7 +34,7 @@ LONGEST = Model(
 
 def _wanted(kind: str, model: Model = MODEL, **serve: Any) -> rollout.Wanted:
     spec = ServeSpec.model_validate(serve)
-    known = serving.Model.of(model.candidate)
+    known = serving_model.Model.of(model.candidate)
     choice = serving.choose(serve=spec, model=known, traffic=traffic.UNKNOWN, region="us-east-1", asked=kind)
     return rollout.wanted(names.project_of(model.run_id), model, choice, spec)
 

@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 import botocore.session
 import pytest
 
-from ebb import catalog, ledger, serving, traffic
+from ebb import catalog, ledger, serving, serving_kinds, serving_model, serving_sizes, traffic
 from ebb.errors import NoFeasibleInstanceError
-from ebb.serving import Current, Model
+from ebb.serving import Current
+from ebb.serving_model import Model
 from ebb.spec import PipelineSpec
 from ebb.spec_serve import ServeSpec
 
@@ -24,8 +25,10 @@ def asked(**fields) -> ServeSpec:
     return PipelineSpec.model_validate({"serve": fields}).serve
 
 
-def rows(model=SMALL, per_day: float | None = 500, **fields) -> dict[str, serving.Row]:
-    found = serving.table(serve=asked(**fields), model=model, traffic=traffic.expected(per_day), region="us-east-1")
+def rows(model=SMALL, per_day: float | None = 500, **fields) -> dict[str, serving_kinds.Row]:
+    found = serving_kinds.table(
+        serve=asked(**fields), model=model, traffic=traffic.expected(per_day), region="us-east-1"
+    )
     return {row.kind: row for row in found}
 
 
@@ -42,7 +45,7 @@ def choose(model=SMALL, per_day: float | None = 500, *, seen=None, current=None,
     )
 
 
-def fields_of(row: serving.Row) -> list[str]:
+def fields_of(row: serving_kinds.Row) -> list[str]:
     return [each.field for each in row.excluded]
 
 
@@ -270,7 +273,7 @@ def test_what_inference_recommender_measured_takes_the_place_of_the_estimate():
         {"EndpointConfiguration": {"InstanceType": "ml.m5.large"}, "Metrics": {"MaxInvocations": 30}},
         {"EndpointConfiguration": {"ServerlessConfig": {"MemorySizeInMB": 1024, "MaxConcurrency": 1}}, "Metrics": {}},
     ]
-    told = dict(serving.machines_for(serving.recommended(SMALL, found), traffic.expected(86_400), asked()))
+    told = dict(serving_sizes.machines_for(serving_model.recommended(SMALL, found), traffic.expected(86_400), asked()))
     copies = {machine.name: count for machine, count in told.items()}
     assert (copies["ml.c5.large"], copies["ml.m5.large"], copies["ml.c5.xlarge"]) == (4, 8, 1)
 
@@ -280,14 +283,14 @@ def test_a_type_that_was_measured_goes_before_one_that_was_not_and_one_too_slow_
         {"EndpointConfiguration": {"InstanceType": "ml.c5.large"}, "Metrics": {"MaxInvocations": 0}},
         {"EndpointConfiguration": {"InstanceType": "ml.m5.xlarge"}, "Metrics": {"MaxInvocations": 600}},
     ]
-    told = serving.machines_for(serving.recommended(SMALL, found), traffic.expected(500), asked())
+    told = serving_sizes.machines_for(serving_model.recommended(SMALL, found), traffic.expected(500), asked())
     assert told[0][0].name == "ml.m5.xlarge"
     assert "ml.c5.large" not in [machine.name for machine, _ in told]
 
 
 def test_where_nothing_answered_in_time_the_estimates_stay():
     found = [{"EndpointConfiguration": {"InstanceType": "ml.c5.large"}, "Metrics": {"MaxInvocations": 0}}]
-    assert serving.recommended(SMALL, found) == SMALL
+    assert serving_model.recommended(SMALL, found) == SMALL
 
 
 def sized(size_mb: int, per_minute: float | str, latency_us: float | str) -> dict:
@@ -306,7 +309,7 @@ def sized(size_mb: int, per_minute: float | str, latency_us: float | str) -> dic
     ],
 )
 def test_the_serverless_size_is_the_one_whose_answers_cost_least(found, size_mb):
-    model = serving.recommended(SMALL, found)
+    model = serving_model.recommended(SMALL, found)
     assert rows(model, 500)["serverless"].memory_mb == size_mb
     assert rows(model, 500, memory_mb=3072)["serverless"].memory_mb == 3072, "what is asked for goes before"
 
@@ -505,7 +508,7 @@ def test_the_decision_goes_into_the_ledger_and_comes_back_with_its_table():
     choice = choose(SMALL, 500)
     decision = choice.decision()
     assert decision["what"] == "kind of serving"
-    assert [row["kind"] for row in decision["table"]] == list(serving.KINDS)
+    assert [row["kind"] for row in decision["table"]] == list(serving_kinds.KINDS)
     assert len(json.dumps(decision)) < 12_000
     (item,) = ledger.decision_items("run", "select", [decision])
     assert ledger.from_item(item)["table"] == json.loads(json.dumps(decision["table"]))

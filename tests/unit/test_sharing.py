@@ -1,18 +1,18 @@
 """Models that share an endpoint: what the others hold there is counted, and only there."""
 
-from ebb import names, serving, sharing, traffic
+from ebb import names, serving, serving_kinds, serving_model, sharing, traffic
 from ebb.addresses import Address
 from ebb.spec_serve import ServeSpec
 
 ASKED = {
     "serve": ServeSpec(),
-    "model": serving.Model(memory_mib=300.0),
+    "model": serving_model.Model(memory_mib=300.0),
     "traffic": traffic.expected(50_000),
     "region": "us-east-1",
 }
 
 
-def _shared(choice: serving.Choice) -> serving.Row:
+def _shared(choice: serving.Choice) -> serving_kinds.Row:
     return next(row for row in choice.rows if row.kind == "shared")
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ebb import catalog, footprint, names, requests
-from ebb.serving import Choice, Row
+from ebb.serving import Choice
+from ebb.serving_kinds import Row
 from ebb.settings import StackSettings
 from ebb.spec_serve import ServeSpec
 

@@ -2,8 +2,8 @@
 
 It is asked once about each registered model whose spec says `serve.recommender: true`, before that model is first
 deployed, and only where there is something to choose: instance types, or the size of a serverless endpoint. What its
-load test finds takes the place of Ebb's estimates (`serving.recommended`). Where it finds nothing, is refused, fails or
-takes too long, Ebb's own measurement decides, and the ledger says why.
+load test finds takes the place of Ebb's estimates (`serving_model.recommended`). Where it finds nothing, is refused,
+fails or takes too long, Ebb's own measurement decides, and the ledger says why.
 
 Sources: https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-load-test.html,
 https://docs.aws.amazon.com/sagemaker/latest/dg/inference-recommender-prerequisites.html
@@ -16,10 +16,11 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from ebb import catalog, ledger, names, serving
+from ebb import catalog, ledger, names, serving_model
 from ebb.events import Message
 from ebb.requests import recommendations, roles
-from ebb.serving import Model, Row
+from ebb.serving_kinds import Row
+from ebb.serving_model import Model
 from ebb.settings import StackSettings
 from ebb.spec_serve import ServeSpec
 from ebb.spec_values import SERVERLESS_MEMORY_MB
@@ -53,7 +54,7 @@ class LoadTest(Message):
     @property
     def counts(self) -> bool:
         """Return whether the test is believed: it did not fail, and something answered."""
-        return self.status in COUNTED and any(serving.measured(each)[1] for each in self.found)
+        return self.status in COUNTED and any(serving_model.measured(each)[1] for each in self.found)
 
     @property
     def why_not(self) -> str:
@@ -97,7 +98,7 @@ class Question:
         hours = _billed_s() / 3600
         each = [self._usd_per_hour(name) for name in self.instance_types]
         price = catalog.serverless().usd_per_gib_second.value * 3600
-        each += [size / serving.MIB_PER_GIB * price * self.max_concurrency for size in self.serverless_memory_mb]
+        each += [size / serving_model.MIB_PER_GIB * price * self.max_concurrency for size in self.serverless_memory_mb]
         return round(sum(sorted(each)[-recommendations.MOST_AT_ONCE :]) * hours, 2)
 
     @staticmethod
@@ -174,7 +175,7 @@ def ask(
 
 def applied(model: Model, test: LoadTest | None) -> Model:
     """Return a model with what its load test found, as it is where that does not count."""
-    return serving.recommended(model, test.found) if test and test.counts else model
+    return serving_model.recommended(model, test.found) if test and test.counts else model
 
 
 def note(stack: StackSettings, run_id: str, test: LoadTest, row: Row | None, *, now: datetime) -> dict[str, Any]:
@@ -237,13 +238,13 @@ def _reason(test: LoadTest) -> str:
 
 def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a recommendation that is read again: floats that are no numbers do not fit into an item."""
-    name, per_minute, size_mb, latency_us = serving.measured(found)
+    name, per_minute, size_mb, latency_us = serving_model.measured(found)
     setup = {"InstanceType": name} if name else {"ServerlessConfig": {"MemorySizeInMB": size_mb}}
     return {"EndpointConfiguration": setup, "Metrics": {"MaxInvocations": per_minute, "ModelLatency": latency_us}}
 
 
 def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
-    name, per_minute, size_mb, latency_us = serving.measured(found)
+    name, per_minute, size_mb, latency_us = serving_model.measured(found)
     return {"what": name or f"{size_mb} MB", "per_minute": round(per_minute), "latency_us": latency_us}
 
 

@@ -16,7 +16,20 @@ from typing import Any
 
 from pydantic import Field
 
-from ebb import addresses, catalog, deployment, keep_alive, ledger, names, requests, serving, snapshot
+from ebb import (
+    addresses,
+    catalog,
+    deployment,
+    keep_alive,
+    ledger,
+    names,
+    requests,
+    serving,
+    serving_kinds,
+    serving_model,
+    serving_sizes,
+    snapshot,
+)
 from ebb.addresses import Address, IdlePolicy, Kind
 from ebb.carbon import Band
 from ebb.events import Message
@@ -73,7 +86,7 @@ class Wanted:
     run_id: str
     attempt: int
     generation: int
-    row: serving.Row  # the kind that was chosen, and how it is set up
+    row: serving_kinds.Row  # the kind that was chosen, and how it is set up
     reason: str
     serve: ServeSpec
     candidate: Mapping[str, Any]
@@ -348,7 +361,7 @@ class _Rollout:
             return {}
         share = float(self.copies)
         if self.wanted.kind == "shared":
-            share *= min(1.0, (self.wanted.row.component_mb or 0) / (machine.memory_gib * serving.MIB_PER_GIB))
+            share *= min(1.0, (self.wanted.row.component_mb or 0) / (machine.memory_gib * serving_model.MIB_PER_GIB))
         watts = catalog.power_w(machine, processors=WAITING_LOAD, accelerators=WAITING_LOAD).value
         watts += machine.memory_gib * catalog.memory_kwh_per_gib_hour().value * 1000
         return {
@@ -450,7 +463,7 @@ class _Rollout:
                 **common,
                 model_name=self.model_name,
                 memory_mb=wanted.row.memory_mb or SERVERLESS_MEMORY_MB[-1],
-                max_concurrency=wanted.row.max_concurrency or serving.LEAST_CONCURRENCY,
+                max_concurrency=wanted.row.max_concurrency or serving_sizes.LEAST_CONCURRENCY,
                 tags=self.tags,
             )
         if wanted.kind == "async":
@@ -482,7 +495,7 @@ class _Rollout:
             name=self.component_name,
             endpoint=str(self.at.endpoint_name),
             model_name=self.model_name,
-            memory_mib=row.component_mb or serving.COMPONENT_LEAST_MB,
+            memory_mib=row.component_mb or serving_sizes.COMPONENT_LEAST_MB,
             cores=row.component_vcpu or LEAST_CORES,
             copies=self.copies,
             spread=self.wanted.serve.availability == "high",

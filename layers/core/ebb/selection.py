@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebb import footprint, ledger, serving
+from ebb import footprint, ledger, serving_sizes
 from ebb.errors import NoAcceptableCandidateError
 from ebb.spec_parts import CompressSpec
 from ebb.spec_serve import ServeSpec
@@ -319,13 +319,13 @@ def _most_mib(serve: ServeSpec, memories_mib: Iterable[float]) -> float:
     With `kind: auto` that is what a serverless endpoint has, as long as any candidate fits into one: a larger one would
     keep an instance up. Only when all are larger an instance may serve.
     """
-    serverless = serving.most_memory_mib(serve, serverless=True)
+    serverless = serving_sizes.most_memory_mib(serve, serverless=True)
     if serve.kind == "serverless" or serve.memory_mb is not None:
         return serverless
     free = serve.kind == "auto" and serve.instance == "auto" and serve.availability == "normal"
     if free and any(each + footprint.HEADROOM_MIB <= serverless for each in memories_mib):
         return serverless
-    return serving.most_memory_mib(serve, serverless=False)
+    return serving_sizes.most_memory_mib(serve, serverless=False)
 
 
 def _too_large(memory_mib: float, most_mib: float) -> str | None:

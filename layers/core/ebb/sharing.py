@@ -7,7 +7,7 @@ from the instance type that is chosen, so that the choice is made again with wha
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ebb import names, serving
+from ebb import names, serving, serving_sizes
 from ebb.addresses import Address
 
 
@@ -16,7 +16,9 @@ def others(known: Iterable[Address], mine: str) -> dict[str, float]:
     held: dict[str, float] = {}
     for at in known:
         if at.kind == "shared" and at.endpoint_name and at.address != mine:
-            held[at.endpoint_name] = held.get(at.endpoint_name, 0.0) + (at.memory_mb or serving.COMPONENT_LEAST_MB)
+            held[at.endpoint_name] = held.get(at.endpoint_name, 0.0) + (
+                at.memory_mb or serving_sizes.COMPONENT_LEAST_MB
+            )
     return held
 
 

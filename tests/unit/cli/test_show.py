@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ebb import ledger, serving, traffic
+from ebb import ledger, serving, serving_kinds, serving_model, traffic
 from ebb.spec_serve import ServeSpec
 from ebb_cli.ledger import RUN_FIELDS, STAGE_FIELDS
 
@@ -228,7 +228,7 @@ def test_why_prints_the_chain_of_the_decisions(ebb, put, target):
 def test_the_kind_of_serving_is_shown_with_what_the_others_would_take(ebb, put, target):
     put("succeeded")
     decision = serving.choose(
-        serve=ServeSpec(), model=serving.Model(memory_mib=200), traffic=traffic.expected(500), region="us-east-1"
+        serve=ServeSpec(), model=serving_model.Model(memory_mib=200), traffic=traffic.expected(500), region="us-east-1"
     ).decision()
     for item in ledger.decision_items(RUN_ID, "select", [decision]):
         target.session.resource("dynamodb").Table("ledger").put_item(Item=item)
@@ -237,7 +237,7 @@ def test_the_kind_of_serving_is_shown_with_what_the_others_would_take(ebb, put, 
     assert "no, serve.kind: answers files" in told
     assert "no, serve.kind: answers files" in ebb("why", RUN_ID).stdout
     document = json.loads(ebb("show", RUN_ID, "--json").stdout)
-    assert [row["kind"] for row in document["serving"]["table"]] == list(serving.KINDS)
+    assert [row["kind"] for row in document["serving"]["table"]] == list(serving_kinds.KINDS)
 
 
 def test_every_command_says_on_stderr_whom_it_speaks_to(ebb, put):

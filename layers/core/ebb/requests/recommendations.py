@@ -1,7 +1,7 @@
 """Request body of SageMaker's Inference Recommender: CreateInferenceRecommendationsJob.
 
 Sent by `deploy_model` where `serve.recommender` asks for it; otherwise Ebb sizes from its own measurement. When it is
-asked is decided in `ebb.recommendation`, what such a job finds is read by `ebb.serving.recommended`.
+asked is decided in `ebb.recommendation`, what such a job finds is read by `ebb.serving_model.recommended`.
 """
 
 from collections.abc import Mapping, Sequence
