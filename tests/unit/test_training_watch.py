@@ -16,6 +16,7 @@ from ebb.requests import debugger, training_alarms
 from ebb.requests.alarms import LONGEST_WINDOW_S
 from ebb.spec_stop import DEBUGGER_RULES, StopSpec
 from ebb.training_rules import Rules, Verdict
+from ebb_jobs import curves
 from worked_run import REGION, STACK, facts
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -83,7 +84,8 @@ def test_a_watched_script_gets_its_metrics_its_alarms_and_the_tag_by_which_its_e
         each["Name"]: each["Regex"] for each in train["request"]["AlgorithmSpecification"]["MetricDefinitions"]
     }
     assert definitions[training_alarms.METRIC] == REGEX
-    assert re.search(definitions[training_alarms.NOT_A_NUMBER], "ebb: not a number 3")[1] == "3"
+    said = f"{curves.NOT_A_NUMBER} 3"  # by the job
+    assert re.search(definitions[training_alarms.NOT_A_NUMBER], said)[1] == "3"
     assert {"Key": "ebb:watched", "Value": "yes"} in train["request"]["Tags"]
     kinds = [each["AlarmName"].rpartition("-")[2] for each in train["alarms"]]
     assert kinds == ["target", "nan", "lost", "history"]

@@ -1,0 +1,132 @@
+"""Deciding on a training job that is watched: what the function answers, and what the run makes of the job's end."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+import decide_training
+import plan_pipeline
+import record_run
+from ebb import ledger, training_watch
+from ebb.aws import metrics, training
+from ebb.aws.ledger import Ledger
+from integration.conftest import made
+from integration.test_run import NOW, RUN_ID, book, job_failed, load
+from worked_run import REGION
+
+JOB = f"{RUN_ID}-a1-train"
+BEGUN = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
+LOOKED = BEGUN + timedelta(minutes=40)
+STOP = {"metric_regex": "acc=(.+)", "goal": "maximize", "plateau": 600.0, "target": 0.99}
+
+__all__ = ["book"]
+
+
+@pytest.fixture
+def watched(account, book, context, monkeypatch) -> dict[str, Any]:
+    """A job of an open run, forty minutes old; the test sets its curve, of one value a minute."""
+    plan_pipeline.handler(load("plan_pipeline"), context)
+    spec = book.run(RUN_ID)["spec"]
+    book.apply(ledger.change_run(RUN_ID, 1, {"spec": spec | {"train": spec["train"] | {"stop": STOP}}}))
+    job = {
+        "TrainingJobName": JOB,
+        "TrainingJobStatus": "InProgress",
+        "TrainingStartTime": BEGUN,
+        "SecondaryStatusTransitions": [{"Status": "Training", "StartTime": BEGUN}],
+        "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 7200},
+    }
+    world = {"job": job, "curve": [0.1 + 0.02 * n for n in range(40)]}
+
+    def read(queries: list[metrics.Query], *, since: datetime, now: datetime) -> metrics.Points:
+        assert {query.dimensions["TrainingJobName"] for query in queries} == {JOB}
+        values = [(BEGUN + timedelta(minutes=n), value) for n, value in enumerate(world["curve"])]
+        ones = [(moment, 1.0) for moment, _ in values]
+        return {"best": values, "mean": values, "count": ones, "broken": []}
+
+    monkeypatch.setattr(training, "describe", lambda name: world["job"])
+    monkeypatch.setattr(metrics, "read", read)
+    for name in ("target", "history", "other-target"):
+        made("cloudwatch").put_metric_alarm(
+            AlarmName=f"ebb-{JOB}-{name}", MetricName="watched", Namespace="x", Statistic="Sum", Period=60,
+            EvaluationPeriods=1, Threshold=1, ComparisonOperator="GreaterThanOrEqualToThreshold",
+        )  # fmt: skip
+    return world
+
+
+def ask(context, alarm: str = "history", execution: str = "arn:one") -> dict[str, Any]:
+    asked = {"job": JOB, "alarm": alarm, "execution": execution, "now": ledger.iso(LOOKED)}
+    return decide_training.handler(asked, context)
+
+
+def test_a_job_that_still_gains_is_looked_at_again_and_left_to_the_alarm_that_looks_again(watched, context):
+    assert ask(context)["action"] == "wait"
+    assert ask(context, alarm="lost")["action"] == "leave"
+
+
+def test_a_flat_job_is_stopped_with_a_note_and_its_own_alarms_are_named(watched, book, context):
+    watched["curve"] = [min(0.9, 0.1 + 0.1 * n) for n in range(40)]
+    answer = ask(context)
+    assert answer["action"] == "stop"
+    assert "no gain above" in answer["reason"]
+    assert answer["alarms"] == [f"ebb-{JOB}-history", f"ebb-{JOB}-target"], "not those of a job whose name begins alike"
+    made("dynamodb").update_item(**answer["note"])
+    with pytest.raises(made("dynamodb").exceptions.ConditionalCheckFailedException):
+        made("dynamodb").update_item(**ask(context, alarm="target", execution="arn:two")["note"])
+    made("dynamodb").update_item(**ask(context)["note"])  # its own repeat is harmless
+    assert book.stopped(RUN_ID, {"TrainingJobName": JOB, "TrainingJobStatus": "Stopped"})["rule"] == "plateau"
+    assert book.stopped(RUN_ID, {"TrainingJobName": JOB, "TrainingJobStatus": "Completed"}) is None
+
+
+def test_the_alarms_of_a_job_that_has_ended_are_cleared(watched, context):
+    watched["job"] = watched["job"] | {"TrainingJobStatus": "Completed"}
+    answer = ask(context, alarm="ended")
+    assert (answer["action"], len(answer["alarms"])) == ("clear", 2)
+
+
+def stopped_job(secondary: str = "Stopped") -> dict[str, Any]:
+    return {
+        "TrainingJobName": JOB,
+        "TrainingJobStatus": "Stopped",
+        "SecondaryStatus": secondary,
+        "TrainingTimeInSeconds": 2400,
+        "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1},
+    }
+
+
+def note(book: Ledger, watched: dict[str, Any], rule: str = "plateau") -> None:
+    verdict = training_watch.Verdict("stop", "no gain", rule, {"best": 0.9})
+    _, write = training_watch.note(
+        verdict, watched["job"], run_id=RUN_ID, execution="arn:one", region=REGION, now=LOOKED
+    )
+    assert book.apply(write)
+
+
+def test_a_job_that_we_stopped_is_a_result_and_one_that_somebody_else_stopped_is_not(watched, book, context):
+    plan = plan_pipeline.handler(load("plan_pipeline"), context)
+    told = job_failed(plan, json.dumps(stopped_job()))
+    assert record_run.handler(told, context)["next"] == "fail"
+    note(book, watched)
+    assert record_run.handler(told, context) == {"next": "stopped", "plan": plan, "wait_s": 0}
+
+
+def test_the_record_tells_why_it_was_stopped_and_what_that_saved(account, watched, book, context):
+    note(book, watched)
+    asked = load("record_run_stage_finished") | {"stage": "train", "job": stopped_job()}
+    account.put_report(asked["report_uri"], {"metric": "accuracy", "decisions": []})
+    record_run.handler(asked, context)
+    stage = book.stage(RUN_ID, "train")
+    assert stage["status"] == "finished"
+    assert (stage["stopped"]["rule"], stage["stopped"]["saved"]["at_most_s"]) == ("plateau", 4800)
+    (told,) = [each for each in book.story(RUN_ID).decisions if each["what"] == "training stopped from outside"]
+    assert told["numbers"]["best"] == 0.9
+
+
+def test_a_stopped_script_that_saved_nothing_fails_with_words_that_help(watched, book, context):
+    note(book, watched)
+    asked = load("record_run_stage_finished") | {"stage": "train", "job": stopped_job(), "now": NOW}
+    asked |= {"report_uri": asked["report_uri"].replace("metrics.json", "nowhere.json")}
+    with pytest.raises(record_run.ReportMissingError, match="SM_MODEL_DIR"):
+        record_run.handler(asked, context)
