@@ -72,6 +72,14 @@ def test_why_tells_the_chain_from_the_upload_to_the_grams(ebb, cut_run):
         assert part in told
 
 
+def test_the_run_leaves_a_report_with_what_its_model_gets_wrong(ebb, cut_run):
+    told = json.loads(ebb("report", cut_run["run_id"], "--json").stdout)
+    assert told["origin"] == "written when the run ended"
+    page = Path(told["path"]).read_text()
+    for part in ("Confusion matrix", "What would make it greener", cut_run["chosen"], *GRADES):
+        assert part in page
+
+
 READ = """
 import duckdb, json, sys
 places, columns = json.loads(sys.argv[1]), json.loads(sys.argv[2])
@@ -216,7 +224,7 @@ def test_a_project_that_shares_its_rows_has_them_in_an_offline_feature_group(ebb
 
 def test_another_project_learns_from_shared_features_without_processing_anything(ebb, cloud: Cloud, pair_run):
     spec = b"data: {features: pair}\ntrain: {rungs: [linear]}\ncompress: {methods: [quantize]}\n"
-    cloud.put("lent/pipeline.yaml", spec)
+    cloud.put("lent/pipeline.yaml", spec + b"compile: {engine: neo, target: ml_c5}\n")
     run = wait_until(lambda: cloud.run_of("lent/pipeline.yaml"), "a run of the spec")
     record = json.loads(ebb("show", run["run_id"], "--wait", "--json").stdout)
     assert record["status"] == "succeeded", record
@@ -227,6 +235,27 @@ def test_another_project_learns_from_shared_features_without_processing_anything
     assert "kWh saved" in why
     assert [Path(each["key"]).name for each in record["sources"]] == ["a.csv", "b.csv"]
     assert f"learnt from the features that {pair_run['run_id']} made" in ebb("lineage", "lent").stdout
+
+
+def test_a_run_that_asks_for_neo_polls_its_job_and_goes_on_without_it_when_it_fails(ebb, cloud: Cloud):
+    """The compiler is Amazon's: here the job fails, as it does on AWS for what Neo cannot compile."""
+    run = cloud.run_of("lent/pipeline.yaml")
+    assert run is not None, "the test before leaves it"
+    record = json.loads(ebb("show", run["run_id"], "--json").stdout)
+    sagemaker = cloud.client("sagemaker")
+    job = sagemaker.describe_compilation_job(CompilationJobName=f"{run['run_id']}-a1-neo")
+    assert job["CompilationJobStatus"] == "FAILED"
+    bucket, _, key = job["InputConfig"]["S3Uri"].removeprefix("s3://").partition("/")
+    assert cloud.client("s3").head_object(Bucket=bucket, Key=key)["ContentLength"] > 0
+    (stage,) = [each for each in record["stages"] if each["stage"] == "neo"]
+    assert (stage["status"], stage["instance_type"]) == ("failed", "SageMaker Neo")
+    assert stage["duration_s"] > 0
+    assert record["status"] == "succeeded"
+    assert record["deployed"]
+    why = ebb("why", run["run_id"]).stdout
+    assert "SageMaker Neo for ml_c5 beside it" in why
+    assert "packed as ONNX 1.7" in why
+    assert f"the compilation job was FAILED when the run went on: {job['FailureReason'][:60]}" in why
 
 
 def test_features_are_refused_to_a_project_that_they_are_not_shared_with(ebb, cloud: Cloud, pair_run):

@@ -70,6 +70,14 @@ def test_the_layer_brings_the_catalogs_data(build):
     assert data <= {path.name for path in (folder / "CoreLayer" / "python" / "ebb" / "catalog").iterdir()}
 
 
+def test_the_layer_brings_the_reports_template_and_its_engine(build):
+    _, folder = build
+    layer = folder / "CoreLayer" / "python"
+    assert (layer / "ebb" / "report" / "report.html.j2").is_file()
+    assert (layer / "ebb" / "report" / "report.css").is_file()
+    assert (layer / "jinja2" / "__init__.py").is_file()
+
+
 def test_functions_and_layer_fit_into_lambda(build):
     """250 MB unzipped, layers included: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html"""
     _, folder = build

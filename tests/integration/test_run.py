@@ -522,6 +522,18 @@ def test_the_end_of_an_old_attempt_leaves_the_new_one_alone(account, book, conte
     assert book.run(RUN_ID)["status"] == "running"
 
 
+MATRIX = {"kind": "confusion", "rows": 3, "labels": ["no", "yes"], "others": False, "matrix": [[2, 0], [1, 0]]}
+
+
+def test_what_both_models_get_wrong_goes_with_the_comparison_and_no_other_candidates(account, book, context):
+    told = {"original": MATRIX, "of": {"student": MATRIX | {"rows": 4}, "original": MATRIX}}
+    answer = selected(account, context, compile_report(mistakes=told))
+    assert answer["chosen"] == "student"
+    assert answer["comparison"]["original"]["mistakes"] == MATRIX
+    assert answer["comparison"]["shipped"]["mistakes"]["rows"] == 4
+    assert "mistakes" not in str(answer["candidates"])
+
+
 def report_of(account, run: dict) -> str:
     bucket, _, key = run["report_uri"].removeprefix("s3://").partition("/")
     found = account.s3.get_object(Bucket=bucket, Key=key)
