@@ -50,6 +50,18 @@ def test_penguins_are_told_apart(penguins):
     assert metrics["quality"]["test"] >= 0.9
 
 
+def test_what_each_model_gets_wrong_is_counted_on_all_test_rows(pipeline):
+    metrics = pipeline.compile.metrics()
+    told = metrics["mistakes"]
+    assert set(told["of"]) == {each["name"] for each in metrics["candidates"] if each["status"] == "measured"}
+    for found in (told["original"], *told["of"].values()):
+        if found["kind"] == "confusion":
+            assert np.array(found["matrix"]).sum() == found["rows"]
+            assert len(found["labels"]) == len(found["matrix"])
+        else:
+            assert found["quantiles"]["p5"] <= found["quantiles"]["p50"] <= found["quantiles"]["p95"]
+
+
 def test_house_prices_are_predicted_far_better_than_by_their_mean(housing):
     metrics = housing.train.metrics()
     prices = np.array(dataset.read_columns(housing.curated, "test", ["median"])["median"])
