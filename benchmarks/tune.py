@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -43,12 +44,12 @@ def curated() -> Path:
     return done
 
 
-def searched(rows: Path, seeds: list[int], epochs: int, *, blind: bool) -> dict[str, Any]:
+def searched(rows: Path, seeds: list[int], epochs: int, *, blind: bool, grids: Path | None) -> dict[str, Any]:
     """Return what the grid and the search did, from a process of one thread that has PyTorch and optuna."""
     out = WORK / "found.json"
     script = ROOT / "benchmarks/tune_search.py"
     command = [str(stages.JOBS_PYTHON), str(script), str(rows), ",".join(map(str, seeds)), str(epochs), str(out)]
-    command += ["blind"] if blind else []
+    command += [*(["blind"] if blind else []), *([str(grids)] if grids else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
@@ -69,6 +70,42 @@ def grid_seconds(points: list[dict[str, Any]]) -> float:
     for point in points:
         shapes.setdefault((point["knobs"]["width"], point["knobs"]["depth"]), []).append(point["cpu_seconds"])
     return sum(len(taken) * min(taken) for taken in shapes.values())
+
+
+SHARES = (0.16, 0.18, 0.20, 0.22, 0.25, 0.30)
+
+
+def best_for(one: dict[str, Any], share: float) -> tuple[float, float]:
+    """Return how far behind its best a grid's points stay, and the share used, for who knows all and wastes nothing.
+
+    The recipe's own fit is paid, as the ladder pays it; then one whole fit, if it still goes into `share` of the grid's
+    CPU. No search that finishes whole fits of this box does better for as much.
+    """
+    whole, best = grid_seconds(one["grid"]), max(point["validation"] for point in one["grid"])
+    paid = one["usual_cpu_seconds"]
+    least: dict[tuple[float, float], float] = {}
+    for point in one["grid"]:
+        shape = (point["knobs"]["width"], point["knobs"]["depth"])
+        least[shape] = min(least.get(shape, math.inf), point["cpu_seconds"])
+    dearer = [
+        (point["validation"], -(paid + least[point["knobs"]["width"], point["knobs"]["depth"]]))
+        for point in one["grid"]
+    ]
+    found, used = max([(one["usual"], -paid), *(each for each in dearer if -each[1] <= share * whole)])
+    return best - found, -used / whole
+
+
+def clairvoyant(seeds: dict[str, Any]) -> list[dict[str, float]]:
+    """Return the frontier of cost against gap, means over the seeds; see `best_for`."""
+    each = {share: [best_for(one, share) for one in seeds.values()] for share in SHARES}
+    return [
+        {
+            "allowed": share,
+            "used": statistics.fmean(used for _, used in found),
+            "behind": statistics.fmean(behind for behind, _ in found),
+        }
+        for share, found in each.items()
+    ]
 
 
 def compared(one: dict[str, Any], way: str) -> dict[str, Any]:
@@ -141,16 +178,25 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def frontier_lines(points: list[dict[str, float]]) -> Iterator[str]:
+    """Give what nobody could better: for so much CPU, so far behind."""
+    yield "who knows every outcome, and fits the recipe and one more point to their ends:"
+    for point in points:
+        told = f"{point['behind'] * 100:+.2f} pt behind, {point['used']:.1%} used"
+        yield f"  for {point['allowed']:.0%} of the grid's CPU: {told}"
+
+
 def main() -> int:
     """Run the comparison, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1, help="about ten minutes each, one core alone")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--blind", action="store_true", help="search once more from a point drawn blindly")
+    parser.add_argument("--grids", type=Path, help="a result whose grids are not fitted again")
     parser.add_argument("--output", type=Path, default=RESULT)
     asked = parser.parse_args()
     begun = time.monotonic()
-    measured = searched(curated(), list(range(1, asked.seeds + 1)), asked.epochs, blind=asked.blind)
+    measured = searched(curated(), list(range(1, asked.seeds + 1)), asked.epochs, blind=asked.blind, grids=asked.grids)
     document = {
         "measured": datetime.now(UTC).date().isoformat(),
         "data": "LetterRecognition",
@@ -162,11 +208,12 @@ def main() -> int:
         "precision": "float32",
         "seconds": round(time.monotonic() - begun, 1),
         "search": summary(measured, "search"),
+        "clairvoyant": clairvoyant(measured["seeds"]),
         "blind": summary(measured, "blind") if asked.blind else None,
         "fits": measured["seeds"],
     }
     asked.output.write_text(json.dumps(document, indent=1) + "\n")
-    print("\n".join(lines(document)))
+    print("\n".join([*lines(document), *frontier_lines(document["clairvoyant"])]))
     return 0 if document["search"]["met"] else 1
 
 

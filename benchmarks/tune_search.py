@@ -1,7 +1,8 @@
-"""A grid and Ebb's search over the same box, on one table: python tune_search.py CURATED SEEDS EPOCHS OUT [blind].
+"""A grid and Ebb's search over the same box, on one table: tune_search.py CURATED SEEDS EPOCHS OUT [blind] [GRIDS].
 
 Runs in the jobs environment. Both train the product's table network with the product's loop; a grid point is fitted to
 its end, the search is `ebb_jobs.tuning.search` with the limits of the product. Every figure is of this process's CPU.
+GRIDS is a result of before: of seeds that it holds the grid is not fitted again.
 """
 
 from __future__ import annotations
@@ -87,9 +88,15 @@ class Bench:
     def one(self, turned: Turned) -> dict[str, Any]:
         """Return a grid point, fitted to its end."""
         cpu = cpu_seconds()
-        found = self.attempt(turned, lambda step, value: None)
-        used = round(cpu_seconds() - cpu, 3)
-        return {"knobs": turned, "validation": found, "test": self.tested[json.dumps(turned)], "cpu_seconds": used}
+        curve: list[tuple[int, float]] = []
+        found = self.attempt(turned, lambda step, value: curve.append((step, value)))
+        return {
+            "knobs": turned,
+            "validation": found,
+            "test": self.tested[json.dumps(turned)],
+            "cpu_seconds": round(cpu_seconds() - cpu, 3),
+            "curve": [[step, round(value, 5)] for step, value in curve],
+        }
 
     def chance(self, found: float) -> float:
         """Return the standard error of a share of these validation rows."""
@@ -147,19 +154,23 @@ def main() -> int:
     """Measure; write one JSON document with every fit."""
     curated, seeds, epochs, out = Path(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3]), Path(sys.argv[4])
     blind = "blind" in sys.argv[5:]
+    files = [Path(each) for each in sys.argv[5:] if each != "blind"]
+    before = json.loads(files[0].read_text()) if files else {"epochs": None, "fits": {}}
+    grids = {seed: one["grid"] for seed, one in before["fits"].items() if before["epochs"] == epochs}
     document: dict[str, Any] = {"seeds": {}}
-    for seed in map(int, seeds):
+    for number, seed in enumerate(map(int, seeds)):
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(*lesson_of(curated, epochs, seed, Path(folder)))
             parts = {"train": bench.lesson.training, "validation": bench.lesson.validation, "test": bench.test}
             rows = {name: len(split) for name, split in parts.items()}
-            usual_trial(bench)  # what PyTorch does once in a process is nobody's cost
+            if number == 0:
+                usual_trial(bench)  # what PyTorch does once in a process is nobody's cost
             first = usual_trial(bench)
             assert first.score is not None
             chance = bench.chance(first.score)
             searched = bench.search([first], chance)
             unaided = bench.search([blind_trial(bench, seed)], chance) if blind else None
-            points = [
+            points = grids.get(str(seed)) or [
                 bench.one({knobs.RATE.name: rate, knobs.WIDTH.name: width, knobs.DEPTH.name: depth})
                 for rate, width, depth in itertools.product(RATES, WIDTHS, DEPTHS)
             ]

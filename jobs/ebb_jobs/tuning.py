@@ -39,7 +39,7 @@ CHANCE = 0.5
 their difference varies less than each of them."""
 RANDOM_FITS = 4
 """Fits that are drawn blindly, after the usual one, before TPE has something to learn from."""
-HALVING = 4
+HALVING = 3
 """Of so many fits at equal progress ASHA lets the best one go on."""
 PROPOSALS = 2
 """Of so many proposals the cheapest to fit is taken: what is learned of it holds for dearer ones too."""
