@@ -12,7 +12,6 @@ LOG_FROM = 8.0  # a range of more than so many times is told apart on a logarith
 LEFT, RIGHT = 9.0, 93.0  # percent: room for the marks at the edges and their names
 TOP, BOTTOM = 26.0, 284.0  # px
 TICKS = 4
-NAME_CHARS = 22
 FLIP_AT = 60.0  # percent: beyond it a name stands to the left of its mark
 
 

@@ -1,7 +1,7 @@
 """What the report of a run shows: its record, chosen, put into order and worded. Pure; `page` renders it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -162,7 +162,7 @@ class Page:
     groups: tuple[Group, ...]
     brief: bool
     sources: Table
-    made_from: tuple[tuple[str, str], ...] = field(default=())
+    made_from: tuple[tuple[str, str], ...]
 
 
 def page(record: Mapping[str, Any], *, brief: bool = False) -> Page:
@@ -218,10 +218,10 @@ def saved(run: Mapping[str, Any]) -> str:
     """
     if run.get("status") == "reused" and run.get("reuses"):
         return f"No job was started: the same bytes, spec and job code as {run['reuses']}, whose model serves."
-    sides = [((run.get("comparison") or {}).get(side) or {}).get("per_million") for side in ("original", "shipped")]
-    if not all(sides):
+    before, after = (_path(run, "comparison", side, "per_million") or {} for side in ("original", "shipped"))
+    if not before or not after:
         return ""
-    (before, after), parts = sides, []
+    parts = []
     for name, _, unit in QUANTITIES:
         old, new = float(before[name]["value"]), float(after[name]["value"])
         parts.append(f"{figures.number(new)} {unit} instead of {figures.number(old)}{_change(old, new)}")
@@ -507,7 +507,11 @@ def _residuals(found: Mapping[str, Any]) -> Residuals:
     caption = f"Answer less truth, on {found['rows']:,} test rows of the shipped model, in the target's unit"
     return Residuals(
         Table(caption, ("of the residuals", "value"), tuple(rows), frozenset({1})),
-        *(at(quantiles[name]) for name in ("p5", "p25", "p50", "p75", "p95")),
+        low=at(low),
+        quarter=at(quantiles["p25"]),
+        middle=at(quantiles["p50"]),
+        three_quarters=at(quantiles["p75"]),
+        high=at(high),
         zero=at(0.0) if first <= 0 <= last else None,
     )
 
