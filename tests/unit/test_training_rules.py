@@ -193,7 +193,7 @@ def test_a_loss_above_the_earlier_runs_is_stopped_too():
 
 
 def test_a_late_starter_whose_own_pace_still_reaches_the_earlier_run_is_left_alone():
-    assert first_stop([0.1 + 0.02 * n for n in range(40)], Rules(reference=CHAMPION[:-1] + [0.85])) is None
+    assert first_stop([0.1 + 0.02 * n for n in range(40)], Rules(reference=[*CHAMPION[:-1], 0.85])) is None
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -10,7 +10,7 @@ import pytest
 from botocore.session import get_session
 from botocore.validate import validate_parameters
 
-from ebb import plan, spec, training_watch
+from ebb import plan, record, spec, training_watch
 from ebb.errors import InvalidSpecError
 from ebb.requests import debugger, training_alarms
 from ebb.requests.alarms import LONGEST_WINDOW_S
@@ -241,3 +241,21 @@ def test_its_successor_is_a_lever_of_ebbs_own_recipes(compiler: str, lever: bool
     settings = json.loads(made["train"]["request"]["HyperParameters"]["settings"])
     assert settings["levers"] == {"compiled": lever}
     assert "levers" not in json.loads(planned("{}")["train"]["request"]["HyperParameters"]["settings"])
+
+
+def test_an_account_that_debugger_is_closed_to_is_told_what_to_write():
+    said = "Amazon SageMaker Debugger is no longer open to new customers. (Service: SageMaker, Status Code: 400)"
+    ended = {
+        "action": "failed",
+        "run_id": "pets-20261123093000-3f9a1c07be",
+        "attempt": 1,
+        "project": "pets",
+        "now": NOW,
+        "stage": "train",
+        "error": "SageMaker.AmazonSageMakerException",
+        "cause": said,
+    }
+    told = record.what_went_wrong(record.RecordRequest.validate_python(ended))
+    assert told["type"] == "DebuggerRefused"
+    assert "train.stop" in told["message"]
+    assert said in told["message"]

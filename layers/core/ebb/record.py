@@ -12,6 +12,7 @@ from ebb import catalog, deployment, events, footprint, ledger, names, payback, 
 from ebb.errors import Rejection
 from ebb.events import Message
 from ebb.footprint import Footprint
+from ebb.requests import debugger
 
 VERSION = "0.1.0"
 
@@ -282,6 +283,8 @@ def what_went_wrong(request: Ended) -> dict[str, Any]:
         message = f"{told.get('Error') or told.get('error')}: {told.get('Cause') or told.get('cause')}"
         return ledger.error_of(None, kind="DeploymentFailed", message=message, stage=request.stage)
     message = request.cause or request.error or "no reason was given"
+    if debugger.is_refused(message):
+        return ledger.error_of(None, kind="DebuggerRefused", message=debugger.REFUSED + message, stage=request.stage)
     return ledger.error_of(None, kind=request.error or "Error", message=message, stage=request.stage)
 
 

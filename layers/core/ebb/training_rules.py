@@ -105,7 +105,9 @@ def noise(points: Sequence[Point]) -> float:
     values = [point.mean for point in points]
     if len(values) < LEAST_POINTS:
         return 0.0
-    second = [later - 2 * middle + earlier for earlier, middle, later in zip(values, values[1:], values[2:])]
+    second = [
+        later - 2 * middle + earlier for earlier, middle, later in zip(values, values[1:], values[2:], strict=False)
+    ]
     middle = median(second)
     return 1.4826 * median([abs(each - middle) for each in second]) / math.sqrt(6)
 

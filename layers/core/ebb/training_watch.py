@@ -134,7 +134,7 @@ def note(
         region=region,
     )
     machines = int(resources.get("InstanceCount") or 1)
-    saved = {"at_most_s": round(left_s)}
+    saved: dict[str, float] = {"at_most_s": round(left_s)}
     if kept:
         saved["at_most_usd"] = round(kept.cost_usd.value * machines, 4)
         saved["at_most_kwh"] = round(kept.energy_kwh.value * machines, 6)

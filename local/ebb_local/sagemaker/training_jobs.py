@@ -332,6 +332,9 @@ def _require_valid(request: dict[str, Any]) -> None:
     algorithm = request["AlgorithmSpecification"]
     if not algorithm.get("ContainerEntrypoint"):
         raise not_implemented("A training job without ContainerEntrypoint (the image's own is not known here)")
+    if request.get("DebugHookConfig") or request.get("DebugRuleConfigurations"):
+        # Wording assumed: https://docs.aws.amazon.com/sagemaker/latest/dg/debugger-availability-change.html
+        raise validation_exception("Amazon SageMaker Debugger is no longer open to new customers.")
     require_definition(request)
 
 

@@ -4,6 +4,7 @@ Off unless a spec asks for them. Shapes: CreateTrainingJob of the SageMaker API.
 https://docs.aws.amazon.com/sagemaker/latest/dg/debugger-reference.html
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,19 @@ COMPILER_HYPERPARAMETERS = {
     "sagemaker_training_compiler_enabled": "true",
     "sagemaker_training_compiler_debug_mode": "false",
 }
+
+
+# How an account is refused that has not used Debugger before its closure is not documented: any word of it is taken.
+_WORDS = re.compile(r"debug ?(ger|hook|rule)", re.IGNORECASE)
+REFUSED = (
+    "SageMaker refuses Debugger, which is closed to new customers since 2026-07-30: remove train.debugger, and watch "
+    "the script's metric with train.stop. SageMaker says: "
+)
+
+
+def is_refused(message: str) -> bool:
+    """Return whether a job was not created because of Debugger, by what SageMaker said."""
+    return _WORDS.search(message) is not None
 
 
 def debug_parts(rules: Sequence[str], region: str, *, output_uri: str) -> dict[str, Any] | None:
