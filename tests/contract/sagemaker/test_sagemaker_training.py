@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -269,6 +271,30 @@ def test_metrics_are_read_from_the_log(lab: Lab) -> None:
     lab.sagemaker.create_training_job(**request)
     job = lab.trained(request["TrainingJobName"])
     assert [(metric["MetricName"], metric["Value"]) for metric in job["FinalMetricDataList"]] == [("loss", 0.5)]
+
+
+def test_metrics_of_the_log_arrive_in_cloudwatch_under_the_jobs_name_and_what_is_no_number_does_not(lab: Lab) -> None:
+    request = lab.training("print('loss=2.5')\nprint('loss=nan')\nprint('loss=0.5')")
+    request["AlgorithmSpecification"]["MetricDefinitions"] = [{"Name": "loss", "Regex": r"loss=(\S+)"}]
+    lab.sagemaker.create_training_job(**request)
+    job = lab.trained(request["TrainingJobName"])
+    now = datetime.now(UTC)
+
+    def published() -> list[dict[str, Any]]:
+        return lab.cloud.client("cloudwatch").get_metric_statistics(
+            Namespace="/aws/sagemaker/TrainingJobs",
+            MetricName="loss",
+            Dimensions=[{"Name": "TrainingJobName", "Value": job["TrainingJobName"]}],
+            StartTime=now - timedelta(hours=1),
+            EndTime=now + timedelta(hours=1),
+            Period=3600,
+            Statistics=["Minimum", "Maximum", "SampleCount"],
+        )["Datapoints"]
+
+    wait_until(published, timeout_s=10)
+    points = published()
+    assert sum(point["SampleCount"] for point in points) == 2
+    assert (min(point["Minimum"] for point in points), max(point["Maximum"] for point in points)) == (0.5, 2.5)
 
 
 def test_jobs_are_listed_newest_first_and_paged(lab: Lab) -> None:
