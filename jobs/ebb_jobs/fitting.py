@@ -79,7 +79,8 @@ class Recipe:
     growth: growing.Growth = ()
     averaging: float = 0.0
     """Share of the averaged weights that stays at each step; 0: the last weights are judged and kept."""
-    compiled: bool = False
+    compiled: bool | None = False
+    """By torch.compile; None: not even where the training is long enough to pay for it."""
     name: str = ""
     fingerprint: str = ""
 
@@ -292,7 +293,7 @@ def _fit(
     patience = max(6, round(recipe.epochs * 0.3))
     forward = distributed.wrapped(network)
     scaler = devices.scaler(progress.precision, place.type)
-    considered = recipe.compiled
+    considered = recipe.compiled is None or recipe.compiled
     if recipe.compiled:
         forward = devices.compiled(forward)
     begun, saved = time.monotonic() - progress.elapsed_s, time.monotonic()

@@ -44,8 +44,8 @@ class Levers:
     """Multiple of the kind's peak rate."""
     augmented: bool = True
     """Batches are varied on the way to the network."""
-    compiled: bool = False
-    """Steps are compiled by torch.compile, which takes the time of many steps first."""
+    compiled: bool | None = False
+    """Steps are compiled by torch.compile, which takes the time of many steps first; None: never, however long."""
 
 
 @dataclass(frozen=True)
