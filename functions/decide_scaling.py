@@ -8,12 +8,13 @@ from typing import Any
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import addresses, control_plane, events, idle, keep_alive, scaling, snapshot
+from ebb import addresses, control_plane, events, idle, keep_alive, keep_alive_costs, scaling, snapshot
 from ebb.addresses import AWAKE, FALLING_ASLEEP, Address
 from ebb.aws import endpoints, executions, metrics, restoring
 from ebb.aws.ledger import Ledger
 from ebb.errors import SnapshotUnreadableError
 from ebb.idle import Action, Decision, EndpointSnapshot, Facts, Window
+from ebb.minutes import moment
 from ebb.scaling import Asked, Place, Step
 from ebb.settings import ScalingSettings
 from ebb.snapshot import World
@@ -139,7 +140,7 @@ def _window(at: Address, world: World, variants: list[str], asked: Asked) -> Win
             cold_start=at.policy.cold_start,
             observed_since=_observed_since(at, world, calls),
             awake_since=scaling.in_service_since(at, world),
-            cold_wakes=[keep_alive.moment(minute) for minute in at.cold_wakes],
+            cold_wakes=[moment(minute) for minute in at.cold_wakes],
         )
     if found.idle_after is None:
         return None
@@ -148,11 +149,13 @@ def _window(at: Address, world: World, variants: list[str], asked: Asked) -> Win
     )
 
 
-def _costs(at: Address) -> keep_alive.Costs:
+def _costs(at: Address) -> keep_alive_costs.Costs:
     wake_s = WAKE_S.get(at.kind, USUAL_WAKE_S)
     if not at.awake_usd_per_hour:
-        return keep_alive.Costs(wake_s=wake_s)
-    return keep_alive.Costs(at.awake_usd_per_hour, wake_s, cycle=control_plane.total_usd(control_plane.cycle(wake_s)))
+        return keep_alive_costs.Costs(wake_s=wake_s)
+    return keep_alive_costs.Costs(
+        at.awake_usd_per_hour, wake_s, cycle=control_plane.total_usd(control_plane.cycle(wake_s))
+    )
 
 
 def _observed_since(at: Address, world: World, calls: Mapping[datetime, float]) -> datetime | None:

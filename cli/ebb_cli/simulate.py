@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ebb.keep_alive import ColdStart
+from ebb.keep_alive_habits import ColdStart
 from ebb_cli import output
 from ebb_cli.problems import USAGE, CommandError
 

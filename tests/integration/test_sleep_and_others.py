@@ -12,6 +12,7 @@ import pytest
 
 from ebb import addresses, idle, keep_alive, snapshot
 from ebb.aws import hosting, metrics
+from ebb.minutes import moment
 from ebb.requests import alarms
 from ebb.snapshot import World
 from infrastructure.interpreter import TaskError
@@ -390,4 +391,4 @@ def test_a_cold_wake_that_the_sla_forbids_is_remembered_and_counted(account, mon
     monkeypatch.setattr(keep_alive, "window", lambda *given, **named: asked.update(named) or window(*given, **named))
     cloud.now += 60 * MINUTE
     cloud.sleep()
-    assert asked["cold_wakes"] == [keep_alive.moment(each) for each in woken]
+    assert asked["cold_wakes"] == [moment(each) for each in woken]

@@ -6,8 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ebb import keep_alive
-from ebb.keep_alive import LONGEST, SHORTEST, Costs, window
+from ebb import keep_alive, keep_alive_costs, keep_alive_habits
+from ebb.keep_alive import window
+from ebb.keep_alive_costs import Costs
+from ebb.keep_alive_habits import LONGEST, SHORTEST
+from ebb.minutes import part_of_week
 
 NOW = datetime(2026, 11, 23, 12, 3, tzinfo=UTC)  # a Monday
 COSTS = Costs(wake_s=300, lag_s=270)
@@ -118,7 +121,7 @@ def test_random_calls_that_forbid_cold_starts_keep_it_awake_as_long_as_that_cost
     )
     assert dear.idle_after == SHORTEST
     assert re.search(r"awake all the time costs 1\.\d USD per request it makes late, more than 0\.1$", dear.reason)
-    assert dear.numbers["saved_usd"] / dear.numbers["late"] > dear.numbers["late_usd"] == keep_alive.LATE_USD
+    assert dear.numbers["saved_usd"] / dear.numbers["late"] > dear.numbers["late_usd"] == keep_alive_costs.LATE_USD
     assert window(calls, now=NOW, costs=Costs(1.0, late=2.0), cold_start="avoid").idle_after is None
 
 
@@ -204,9 +207,9 @@ def test_the_part_of_the_week_is_that_of_the_calendar():
     def minute(moment: datetime) -> int:
         return int(moment.timestamp() // 60)
 
-    assert keep_alive.part_of_week(minute(datetime(2026, 11, 23, 0, 0, tzinfo=UTC))) == 0  # Monday
-    assert keep_alive.part_of_week(minute(datetime(2026, 11, 27, 23, 59, tzinfo=UTC))) == 5  # Friday
-    assert keep_alive.part_of_week(minute(datetime(2026, 11, 28, 4, 0, tzinfo=UTC))) == 7  # Saturday
+    assert part_of_week(minute(datetime(2026, 11, 23, 0, 0, tzinfo=UTC))) == 0  # Monday
+    assert part_of_week(minute(datetime(2026, 11, 27, 23, 59, tzinfo=UTC))) == 5  # Friday
+    assert part_of_week(minute(datetime(2026, 11, 28, 4, 0, tzinfo=UTC))) == 7  # Saturday
 
 
 # ---- what an SLA that forbids cold starts allows ----
@@ -238,7 +241,7 @@ def test_late_requests_of_more_than_two_weeks_ago_are_forgotten():
     calls = dict.fromkeys(every(7 * MINUTE), 1.0)
     long_ago = [NOW - 14 * DAY - number * HOUR for number in range(1, 9)]
     woken = [minute_of(each) for each in long_ago]
-    so_far = keep_alive.spent(*keep_alive.history(calls, now=NOW), woken, at=minute_of(NOW), costs=COSTS)
+    so_far = keep_alive_costs.spent(*keep_alive.history(calls, now=NOW), woken, at=minute_of(NOW), costs=COSTS)
     assert (so_far.late, so_far.wakes) == (0, 0)
 
 
@@ -253,8 +256,8 @@ def test_the_less_is_left_of_the_allowance_the_less_it_sleeps():
     until = minute_of(NOW.replace(hour=0, minute=0))
 
     def expected_late(late: float, wakes: int) -> float:
-        so_far = keep_alive.Spent(18_000, late, wakes)
-        habit = keep_alive.learn(
+        so_far = keep_alive_costs.Spent(18_000, late, wakes)
+        habit = keep_alive_habits.learn(
             minutes, counts, since=minutes[0], until=until, cold_start="avoid", costs=COSTS, so_far=so_far
         )
         return habit.numbers["cold_starts"]
@@ -266,8 +269,8 @@ def test_the_less_is_left_of_the_allowance_the_less_it_sleeps():
 
 def test_only_the_cold_wakes_of_two_weeks_are_remembered_and_not_too_many():
     now = minute_of(NOW)
-    assert keep_alive.with_cold_wake([now - 15 * 1440, now - 1440], NOW) == [now - 1440, now]
-    assert len(keep_alive.with_cold_wake(range(now - 5000, now), NOW)) == keep_alive.MOST_WAKES
+    assert keep_alive_costs.with_cold_wake([now - 15 * 1440, now - 1440], NOW) == [now - 1440, now]
+    assert len(keep_alive_costs.with_cold_wake(range(now - 5000, now), NOW)) == keep_alive_costs.MOST_WAKES
 
 
 def test_what_a_sleep_costs_ebb_itself_is_weighed_against_what_it_saves():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aws_shapes import assert_valid
-from ebb import addresses, keep_alive, names, rollout, serving, serving_model, snapshot, traffic
+from ebb import addresses, keep_alive_habits, names, rollout, serving, serving_model, snapshot, traffic
 from ebb.addresses import Address
 from ebb.rollout import Endpoint, Model, Seen
 from ebb.spec_serve import ServeSpec
@@ -252,7 +252,7 @@ def test_no_more_earlier_components_are_read_than_are_worth_a_metric_each():
 
 def test_without_a_window_of_its_own_the_alarm_asks_as_early_as_anything_sleeps():
     (idle,) = [each for each in _plan("realtime")["alarms"] if each["AlarmName"].endswith("-idle")]
-    assert idle["Period"] * idle["EvaluationPeriods"] == keep_alive.SHORTEST.total_seconds()
+    assert idle["Period"] * idle["EvaluationPeriods"] == keep_alive_habits.SHORTEST.total_seconds()
 
 
 def _switched(kind: str, seen: Seen) -> Address:

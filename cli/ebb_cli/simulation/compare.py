@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ebb import catalog, control_plane, footprint, keep_alive
+from ebb import catalog, control_plane, footprint, keep_alive_costs
 from ebb.carbon import Band
 from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.simulation import clairvoyant, informed
@@ -304,11 +304,13 @@ def _informed(endpoint: Endpoint, machine: Machine, minutes: int) -> Outcome:
     most_late = None
     if endpoint.cold_start == "avoid":
         saved, late = offered
-        worth = late * (keep_alive.LATE_USD / machine.usd_per_hour * MINUTES_PER_HOUR) <= saved
+        worth = late * (keep_alive_costs.LATE_USD / machine.usd_per_hour * MINUTES_PER_HOUR) <= saved
         offered = saved[worth], late[worth]
-        periods = minutes / DAY / keep_alive.LEARNED_DAYS
-        if endpoint.requests >= keep_alive.BUSY * periods:
-            most_late = keep_alive.LATE_SHARE * endpoint.requests + periods * informed.late_each(endpoint, machine)
+        periods = minutes / DAY / keep_alive_costs.LEARNED_DAYS
+        if endpoint.requests >= keep_alive_costs.BUSY * periods:
+            most_late = keep_alive_costs.LATE_SHARE * endpoint.requests + periods * informed.late_each(
+                endpoint, machine
+            )
     return Outcome(round(minutes - informed.saved_min(offered, most_late=most_late)))
 
 

@@ -6,16 +6,18 @@ import math
 
 import numpy as np
 
-from ebb import control_plane, idle, keep_alive
+from ebb import control_plane, idle, keep_alive, keep_alive_costs, keep_alive_habits
 from ebb.addresses import IdlePolicy
-from ebb.keep_alive import ColdStart, Costs, Habit, Spent
+from ebb.keep_alive_costs import Costs, Spent
+from ebb.keep_alive_habits import ColdStart, Habit
+from ebb.minutes import MINUTE, moment
 from ebb_cli.simulation.replay import LAG_MIN, Machine, Verdict
 from ebb_cli.simulation.traffic import DAY, Endpoint
 
-LOOK_MIN = keep_alive.SHORTEST // keep_alive.MINUTE  # the window of the idle alarm
+LOOK_MIN = keep_alive_habits.SHORTEST // MINUTE  # the window of the idle alarm
 SWEEP_MIN = 60  # the sweep lists metrics in the first of four runs only: so often it looks at an endpoint that is awake
 NOTHING_SPENT = Spent()
-LONGEST_WAIT_MIN = idle.LONGEST_WAIT // keep_alive.MINUTE
+LONGEST_WAIT_MIN = idle.LONGEST_WAIT // MINUTE
 
 
 class Fixed:
@@ -138,15 +140,15 @@ class Learned:
         self.cold_wakes: list[int] = []
         self.so_far = Spent()
         self.spent_day = self.awake_since = -1
-        self.said = keep_alive.given(keep_alive.SHORTEST)
+        self.said = keep_alive.given(keep_alive_habits.SHORTEST)
 
     def _habit(self, at: int, so_far: Spent = NOTHING_SPENT) -> Habit:
         day = at // DAY
         if day != self.day:
             until = day * DAY
-            first = int(np.searchsorted(self.endpoint.minutes, until - keep_alive.LEARNED_DAYS * DAY))
+            first = int(np.searchsorted(self.endpoint.minutes, until - keep_alive_costs.LEARNED_DAYS * DAY))
             end = int(np.searchsorted(self.endpoint.minutes, until))
-            self.habit = keep_alive.learn(
+            self.habit = keep_alive_habits.learn(
                 self.endpoint.minutes[first:end].tolist(),
                 self.endpoint.counts[first:end].tolist(),
                 since=self.start,
@@ -173,11 +175,11 @@ class Learned:
                 self.cold_wakes.append(woken)
         if cold or day != self.spent_day:
             self.spent_day = day
-            since = at - keep_alive.LEARNED_DAYS * DAY
+            since = at - keep_alive_costs.LEARNED_DAYS * DAY
             self.cold_wakes = [each for each in self.cold_wakes if each >= since]
             first, end = int(np.searchsorted(called, since)), int(np.searchsorted(called, at))
             minutes, counts = called[first:end].tolist(), self.endpoint.counts[first:end].tolist()
-            self.so_far = keep_alive.spent(minutes, counts, self.cold_wakes, at=at, costs=self.costs)
+            self.so_far = keep_alive_costs.spent(minutes, counts, self.cold_wakes, at=at, costs=self.costs)
         return self.so_far
 
     def verdict(self, at: int, last: int | None, awake_since: int) -> Verdict:
@@ -192,7 +194,7 @@ class Learned:
         midnight = (at // DAY + 1) * DAY
         if said.idle_after is None:
             return Verdict(None, midnight)
-        until = quiet_from + said.idle_after // keep_alive.MINUTE
+        until = quiet_from + said.idle_after // MINUTE
         if until > at:  # decided again by then, with what is known by then
             if until - at > LONGEST_WAIT_MIN:  # no execution waits so long: the sweep asks again
                 until = -(-until // SWEEP_MIN) * SWEEP_MIN
@@ -204,20 +206,20 @@ class Learned:
     def confirms(self, at: int, last: int | None, awake_since: int) -> bool:
         """Ask the real `idle.decide` when the alarm's metrics are in, and once more just before it acts."""
         assert self.said.idle_after is not None
-        act = keep_alive.moment(at)
+        act = moment(at)
         window = idle.Window(idle_after=self.said.idle_after, reason=self.said.reason, prewake_at=self.said.prewake_at)
-        heard_from = at - LAG_MIN - self.said.idle_after // keep_alive.MINUTE - 1
+        heard_from = at - LAG_MIN - self.said.idle_after // MINUTE - 1
         # every minute since then has a heartbeat: it was awake, else it would not be asked
-        beats = tuple(keep_alive.moment(minute) for minute in range(max(heard_from, awake_since), at))
-        called = () if last is None or last < heard_from else (keep_alive.moment(last),)
+        beats = tuple(moment(minute) for minute in range(max(heard_from, awake_since), at))
+        called = () if last is None or last < heard_from else (moment(last),)
         for now in (act - idle.GRACE, act):
             # as it would be made of what AWS answers; the fields are right, and validated a million times for nothing
             seen = idle.EndpointSnapshot.model_construct(
                 name=self.endpoint.name,
                 kind="realtime",
                 status=idle.AT_REST,
-                in_service_since=keep_alive.moment(awake_since),
-                seen_from=keep_alive.moment(min(heard_from, awake_since)),
+                in_service_since=moment(awake_since),
+                seen_from=moment(min(heard_from, awake_since)),
                 calls=called,
                 heartbeats=tuple(beat for beat in beats if beat <= now - idle.PUBLISHING_LAG),
             )

@@ -16,7 +16,7 @@ import numpy as np
 
 from ebb import idle
 from ebb.addresses import IdlePolicy
-from ebb.keep_alive import MINUTE
+from ebb.minutes import MINUTE
 from ebb_cli.simulation.traffic import Endpoint, Minutes
 
 # From the end of the window until nothing is billed: metrics that may be late, the grace before it is decided again.

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ebb.keep_alive import ColdStart
+from ebb.keep_alive_habits import ColdStart
 from ebb_cli.problems import USAGE, CommandError
 
 DAY, WEEK, YEAR = 24 * 60, 7 * 24 * 60, 365 * 24 * 60  # minutes

@@ -20,7 +20,7 @@ from ebb import (
     addresses,
     catalog,
     deployment,
-    keep_alive,
+    keep_alive_habits,
     ledger,
     names,
     requests,
@@ -45,7 +45,7 @@ CLAIM_STALE_AFTER = timedelta(hours=6)
 CHANGING_STALE_AFTER = timedelta(hours=1)  # what sleeps or wakes longer than this is not waited for
 WATCH_BUSY_S = 300  # where there were calls in the last hour and the spec does not say
 LONGEST_CALL_S = 60  # a request that the old one has taken is answered within this: InvokeEndpoint
-IDLE_ALARM_AFTER = keep_alive.SHORTEST  # without idle_after the alarm only asks; ebb.keep_alive decides
+IDLE_ALARM_AFTER = keep_alive_habits.SHORTEST  # without idle_after the alarm only asks; ebb.keep_alive decides
 LEAST_CORES = 0.25  # InferenceComponentComputeResourceRequirements.NumberOfCpuCoresRequired
 ASYNC_CONCURRENCY = 4  # requests that one instance of an asynchronous endpoint works on at once; assumed
 # Of an instance that is awake and mostly waits. Assumed; Cloud Carbon Footprint's 50 % is for what works.

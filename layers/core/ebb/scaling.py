@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ebb import addresses, events, keep_alive, ledger, names, pace, snapshot
+from ebb import addresses, events, keep_alive_costs, ledger, names, pace, snapshot
 from ebb.addresses import ASLEEP, AWAKE, FAILED, FALLING_ASLEEP, WAKING, Address
 from ebb.idle import GRACE, Action, Decision
 from ebb.requests import alarms
@@ -443,7 +443,7 @@ def _begin(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place
     fields: Body = {"worked_by": place.execution, "asleep_since": at.asleep_since or at.changed_at}
     fields |= {"tried": None} if anew else {}
     if at.policy.cold_start == "avoid" and asked.reason != PREWAKE:
-        fields["cold_wakes"] = keep_alive.with_cold_wake(at.cold_wakes, asked.now)
+        fields["cold_wakes"] = keep_alive_costs.with_cold_wake(at.cold_wakes, asked.now)
     if at.state == AWAKE:  # at zero by another's hand: nobody has kept what it is, and the next look needs it
         fields["snapshot"] = snapshot.kept(goal, "")
     calls: list[Body] = []

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ebb import keep_alive
+from ebb import keep_alive_habits
 from ebb.addresses import SLEEPABLE, Address, Kind
 from ebb.errors import SnapshotUnreadableError
 from ebb.requests import alarms
@@ -195,7 +195,7 @@ def _awake_alarms(at: Address, world: World) -> tuple[Body, ...]:
     if not at.policy.sleeps or any(each["AlarmName"] == idle_alarm for each in found):
         return found
     after_s = at.policy.idle_after_s
-    window = keep_alive.SHORTEST if after_s is None else timedelta(seconds=after_s)
+    window = keep_alive_habits.SHORTEST if after_s is None else timedelta(seconds=after_s)
     body = alarms.idle(at, window=window, tags=())
     return (*found, {name: value for name, value in body.items() if value != []})
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from ebb import keep_alive
+from ebb import keep_alive, keep_alive_costs
+from ebb.minutes import moment
 from ebb_cli.problems import CommandError
 from ebb_cli.simulation import clairvoyant, compare, informed, traffic
 from ebb_cli.simulation.policies import Fixed, HybridHistogram, Learned
@@ -187,10 +188,10 @@ def test_ebb_is_asked_as_on_aws_and_what_it_learned_is_what_window_says():
     at = START + 18 * DAY + 10 * 60 + 30
     until = hourly.minutes[hourly.minutes <= at]
     said = keep_alive.window(
-        [keep_alive.moment(int(minute)) for minute in until],
-        now=keep_alive.moment(at),
+        [moment(int(minute)) for minute in until],
+        now=moment(at),
         costs=policy.costs,
-        observed_since=keep_alive.moment(START),
+        observed_since=moment(START),
     )
     policy.begin(hourly, MACHINE, START)
     assert keep_alive.decide(policy._habit(at), at=at, last=int(until[-1])) == said
@@ -237,7 +238,7 @@ def test_what_is_saved_where_cold_starts_are_forbidden_is_worth_the_late_request
     days = 70
     _, found = forbidding(draw, per_day, Machine(wake_min=5, usd_per_hour=usd_per_hour), days)
     saved_usd = (days * DAY - found.awake_min) / 60 * usd_per_hour
-    assert saved_usd >= keep_alive.LATE_USD * (0.75 * found.late_requests - days / 14)
+    assert saved_usd >= keep_alive_costs.LATE_USD * (0.75 * found.late_requests - days / 14)
 
 
 def test_an_endpoint_called_every_few_minutes_of_the_day_sleeps_at_night_with_hardly_a_request_late():
