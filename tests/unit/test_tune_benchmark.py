@@ -50,3 +50,10 @@ def test_the_frontier_is_the_mean_of_the_seeds():
     found = {each["allowed"]: each for each in tune.clairvoyant({"1": SEED, "2": {**SEED, "usual": 0.95}})}
     assert found[0.20]["behind"] == pytest.approx(0.025)
     assert [each["behind"] for each in found.values()] == sorted((e["behind"] for e in found.values()), reverse=True)
+
+
+def test_a_search_is_counted_as_the_grid_is_by_the_way_of_each_fit():
+    knobs = {"rate": 4.0, "width": 0.5, "depth": 1}
+    ended = {"knobs": knobs, "status": "pruned", "looks": 3, "cpu_seconds": 90.0}
+    whole = {"knobs": {**knobs, "width": 1.0}, "status": "finished", "looks": 12, "cpu_seconds": 11.0}
+    assert tune.undisturbed_seconds([whole, ended], GRID) == pytest.approx(10.0 + 4.0 * 3 / 12)
