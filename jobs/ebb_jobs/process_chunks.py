@@ -1,7 +1,7 @@
 """Large CSV in chunks of whole rows, and which of their rows were there before.
 
-A chunk is a file of its own, because DuckDB reads files; several are worked on at once, each on one core, and none
-needs more memory than it does alone. What must be known of all rows is a number of each: its hash.
+Several chunks are worked on at once, each on one core, and none needs more memory than it does alone. What must be
+known of all rows is a number of each: its hash.
 """
 
 from __future__ import annotations
@@ -22,17 +22,39 @@ _IN_A_NUMBER = re.compile(rb"[0-9]_[0-9]")
 _OTHER_SPACE = (b"\t", b"\r", b"\v", b"\f")
 """DuckDB trims all of it from numbers; the rules trim the first two from all cells."""
 _BITS = 28
+_FIRST_BITS = 20
 
 
 class Chunk(NamedTuple):
-    """A part of a file: where its rows lie, and whether blanks may stand around a cell."""
+    """A part of a file: where its rows lie, and their bytes until the thread that took it takes the next one."""
 
     number: int
     file: Path
     start: int
     stop: int
-    blanks: bool
+    mark: int
     quotes: bool
+    """Quotation marks, or bytes of 0: rows that DuckDB reads, as in the slow way."""
+    data: memoryview
+
+    @property
+    def blanks(self) -> bool:
+        """A blank stands beside the end of a cell."""
+        ends: np.ndarray = np.zeros(256, dtype=bool)
+        ends[[self.mark, ord("\n"), ord('"')]] = True
+        seen = np.frombuffer(self.data, dtype=np.uint8)
+        if seen[0] == ord(" ") or seen[-1] == ord(" "):
+            return True
+        for start in range(0, len(seen), _PIECE):
+            blank: np.ndarray = start + np.flatnonzero(seen[start : start + _PIECE] == ord(" "))
+            if ends[seen[np.maximum(blank - 1, 0)]].any() or ends[seen[np.minimum(blank + 1, len(seen) - 1)]].any():
+                return True
+        return False
+
+    def copy(self, into: Path) -> None:
+        """Make a file of the rows: DuckDB reads files."""
+        into.unlink(missing_ok=True)  # a file that is written anew goes to the disk at once, one that is gone never
+        into.write_bytes(self.data)
 
 
 class Reader:
@@ -42,13 +64,14 @@ class Reader:
         """Read files whose first line is a header; `mark` stands between the cells."""
         self._ahead = list(files)
         self._mark = ord(mark)
-        self._buffer = bytearray(bytes_each)
+        self._bytes = bytes_each
+        self._own = threading.local()
         self._at = 0
         self._number = 0
         self._lock = threading.Lock()
 
     def next(self, into: Path) -> Chunk | None:
-        """Copy the next chunk's rows to the file `into`; None where all are read.
+        """Return the next chunk, None where all are read; one with quotation marks is also copied to the file `into`.
 
         Raises NotQuickError for bytes that the quick way reads otherwise than the slow one.
         """
@@ -65,21 +88,32 @@ class Reader:
                     self._at = len(stream.readline())
                     if self._at >= file.stat().st_size:
                         raise NotQuickError("a file without rows")
-                size = stream.readinto(self._buffer)
-                data = self._buffer if size == len(self._buffer) else self._buffer[:size]
+                buffer = self._buffer()
+                size = stream.readinto(buffer)
                 last = stream.tell() == file.stat().st_size
-            found = self._cut(file, data, into, last=last)
+            found = self._cut(file, buffer if size == len(buffer) else buffer[:size], last=last)
             self._at = found.stop
             self._number += 1
-            return found
+        if found.quotes:
+            found.copy(into)
+        return found
 
-    def again(self, chunk: Chunk, into: Path) -> None:
-        """Copy a chunk's rows once more."""
+    def again(self, chunk: Chunk, into: Path) -> Chunk:
+        """Return a chunk once more, as `next` does."""
         with chunk.file.open("rb") as stream:
             stream.seek(chunk.start)
-            into.write_bytes(stream.read(chunk.stop - chunk.start))
+            found = chunk._replace(data=memoryview(stream.read(chunk.stop - chunk.start)))
+        if found.quotes:
+            found.copy(into)
+        return found
 
-    def _cut(self, file: Path, data: bytearray, into: Path, *, last: bool) -> Chunk:
+    def _buffer(self) -> bytearray:
+        """Return the thread's own buffer: pages that are there already need not be asked for again."""
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = bytearray(self._bytes)
+        return self._own.buffer
+
+    def _cut(self, file: Path, data: bytearray, *, last: bool) -> Chunk:
         quotes = b'"' in data
         stop = len(data) if last else _end_of_rows(data, quotes=quotes)
         if any(each in data for each in _OTHER_SPACE):
@@ -88,24 +122,9 @@ class Reader:
             raise NotQuickError("DuckDB reads +-1 as a number, and the rules do not")
         if b"_" in data and _IN_A_NUMBER.search(data):
             raise NotQuickError("DuckDB reads 1_000 as a number, and the rules do not")
-        blanks = b" " in data and self._has_blanks_around(data)
-        into.unlink(missing_ok=True)  # a file that is written anew goes to the disk at once, one that is gone never
-        with into.open("wb") as out:
-            out.write(memoryview(data)[:stop])
-        return Chunk(self._number, file, self._at, self._at + stop, blanks, quotes)
-
-    def _has_blanks_around(self, data: bytearray) -> bool:
-        """Tell whether a blank stands beside the end of a cell."""
-        ends: np.ndarray = np.zeros(256, dtype=bool)
-        ends[[self._mark, ord("\n"), ord('"')]] = True
-        seen = np.frombuffer(data, dtype=np.uint8)
-        if seen[0] == ord(" ") or seen[-1] == ord(" "):
-            return True
-        for start in range(0, len(seen), _PIECE):
-            blank: np.ndarray = start + np.flatnonzero(seen[start : start + _PIECE] == ord(" "))
-            if ends[seen[np.maximum(blank - 1, 0)]].any() or ends[seen[np.minimum(blank + 1, len(seen) - 1)]].any():
-                return True
-        return False
+        return Chunk(
+            self._number, file, self._at, self._at + stop, self._mark, quotes or b"\0" in data, memoryview(data)[:stop]
+        )
 
 
 def _end_of_rows(data: bytearray, *, quotes: bool) -> int:
@@ -160,3 +179,12 @@ class Seen:
         mine = self._chunks[number]
         place = np.minimum(np.searchsorted(mine, rows), len(mine) - 1)
         return mine[place] == rows if len(mine) else np.zeros(len(rows), dtype=bool)
+
+
+def among(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """Return the places of those rows whose hash is one of few."""
+    begins: np.ndarray = np.zeros(2**_FIRST_BITS, dtype=bool)  # small enough for the processor's own memory
+    begins[hashes >> np.uint64(64 - _FIRST_BITS)] = True
+    maybe = np.flatnonzero(begins[rows >> np.uint64(64 - _FIRST_BITS)])
+    found: np.ndarray = maybe[np.isin(rows[maybe], hashes)]
+    return found

@@ -14,8 +14,19 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from ebb_jobs import infer, process_key, process_split, process_target, refusals, spelling, typing_rules
+from ebb_jobs import (
+    infer,
+    process_columns,
+    process_key,
+    process_split,
+    process_target,
+    refusals,
+    spelling,
+    typing_rules,
+)
 from ebb_jobs.process_guess import Guess, NotQuickError, OtherSpellingsError
 from ebb_jobs.rejection import RejectedError
 from ebb_jobs.sql import literal, quote
@@ -26,7 +37,8 @@ _BOUND = 2**64 // SHARE
 SURE_GROUPS_SHARE = 16
 MANY = 100
 """As many different rows of a class on a side are beyond doubt: no row is moved there for want of others."""
-_CANONICAL = ("____-__-__", "____-__-__ __:__:__")
+SIDES = ("test", "validation", "train")
+"""In the order of their keys."""
 
 
 class _Different:
@@ -36,15 +48,12 @@ class _Different:
         self._hashes: np.ndarray = np.empty(0, dtype=np.uint64)
         self.few = True
 
-    def look(self, connection: duckdb.DuckDBPyConnection, name: str) -> tuple[np.ndarray, bool]:
-        """Return the hashes of a chunk's values, and whether those are all."""
-        value = f"hash({quote(name)})"
-        query = f"SELECT DISTINCT {value} AS value FROM chunk WHERE {quote(name)} IS NOT NULL"
-        if self.few:
-            found = np.asarray(connection.execute(f"{query} LIMIT {FEW + 1}").fetchnumpy()["value"])
-            if len(found) <= FEW:
-                return found, True
-        return np.asarray(connection.execute(f"{query} AND {value} < {_BOUND}").fetchnumpy()["value"]), False
+    def look(self, connection: duckdb.DuckDBPyConnection, values: pa.Array) -> tuple[np.ndarray, bool]:
+        """Return the hashes of a chunk's values, none of them a gap, and whether those are all."""
+        if self.few and len(values[: 2 * FEW].unique()) <= FEW and len(different := values.unique()) <= FEW:
+            return process_columns.hashes(connection, different), True
+        found = process_columns.hashes(connection, values)
+        return np.unique(found[found < _BOUND]), False
 
     def add(self, found: np.ndarray, *, complete: bool) -> None:
         """Add what was found in a chunk."""
@@ -88,7 +97,7 @@ class _Numbered:
 
 
 class Counts:
-    """Sums over chunks; each is the table `chunk` of a connection of its own."""
+    """Sums over chunks."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, guess: Guess) -> None:
         """Count columns that are read as `guess` says; some counts are tables of `connection`."""
@@ -114,97 +123,106 @@ class Counts:
         """The tables that hold some of the counts."""
         return list(self._few.values())
 
-    def add(self, connection: duckdb.DuckDBPyConnection, sides: dict[str, tuple[int, int]]) -> None:
-        """Count the table `chunk`. Raises NotQuickError for what the slow way reads otherwise."""
+    def add(self, connection: duckdb.DuckDBPyConnection, table: pa.Table, keys: np.ndarray, sides: np.ndarray) -> None:
+        """Count rows, the side of each given as a place in SIDES. Raises NotQuickError for what the slow way reads."""
         guess = self._guess
-        sums = self._measures()
-        found = (
-            connection.execute(
-                f"SELECT {', '.join(f'{sql} AS {quote(name)}' for name, sql in sums.items())} FROM chunk"
-            ).fetchone()
-            or ()
-        )
-        told = {name: value or 0 for name, value in zip(sums, found, strict=True)}
-        if told.pop("endless"):
-            raise NotQuickError("a word that DuckDB reads as a number")
-        if told.pop("missing"):
-            raise OtherSpellingsError("missing values are spelt in more ways than the sample shows")
-        for name, order in self._dates.items():
-            place, column = guess.names.index(name), quote(name)
-            if told[f"{place} date"] < told[f"{place} present"]:
-                counted = f"SELECT count(*) FROM chunk WHERE {_is_date(column, order)}"
-                told[f"{place} date"] = process_split.scalar(connection, counted)
-        labels = {
-            name: dict(
-                connection.execute(f"SELECT {quote(name)}, count(*) FROM chunk GROUP BY {quote(name)}").fetchall()
-            )
-            for name in guess.labels
-        }
-        target = quote(guess.target.value)
-        stratum = target if guess.task == infer.CLASSIFICATION else "''"
-        key = guess.own.key
-        side = " ".join(f"WHEN {key} < {high} THEN '{name}'" for name, (_, high) in sides.items())
-        of_sides = connection.execute(
-            f"SELECT {stratum}, CASE {side} END, count(*), approx_count_distinct({key}) FROM chunk GROUP BY ALL"
-        ).fetchall()
-        groups = None
-        if guess.used_numbers and not guess.always_digest:
-            source, which = "chunk", f" WHERE {key} % {self._every} = 0" if self._every > 1 else ""
-            if not guess.by_numbers:
-                numbers = process_key.of_numbers(guess.used_numbers)
-                firsts = f"(SELECT {numbers.first} AS first FROM chunk)"
-                source = f"(SELECT {numbers.second('first')} AS {key} FROM {firsts})"
-            query = f"SELECT CAST({key} AS INTEGER) AS key FROM {source}{which}"
-            groups = connection.execute(query).fetchnumpy()["key"]
-        whole = {
-            name: connection.execute(f"SELECT {quote(name)} AS value FROM chunk").fetchnumpy()["value"]
-            for name in guess.numbered
-        }
-        different = {name: each.look(connection, name) for name, each in self._different.items()}
-        for name, table in self._few.items():
-            connection.execute(f"INSERT INTO {table} SELECT {quote(name)}, count(*) FROM chunk GROUP BY {quote(name)}")
+        columns = {name: process_columns.one(table[name]) for name in table.column_names}
+        filled = {name: columns[name].drop_null() for name in (*guess.numbers, *guess.many)}
+        texts = {name: process_columns.counted(columns[name]) for name in (*guess.labels, *guess.few)}
+        sums = self._sums_of(connection, filled, texts) | {"rows": len(table)}
+        of_sides, distinct = self._of_sides(columns[guess.target.value], keys, sides)
+        groups = self._numbers_of_rows(connection, table, keys)
+        different = {name: each.look(connection, filled[name]) for name, each in self._different.items()}
+        for name, few in self._few.items():
+            found = {name: pa.array(texts[name].keys(), pa.string()), "ebb_rows": pa.array(texts[name].values())}
+            connection.register("found", pa.table(found))
+            connection.execute(f"INSERT INTO {few} FROM found")
+            connection.unregister("found")
         with self._lock:
-            self._sums.update(told)
-            for name, texts in labels.items():
-                self._labels[name].update(texts)
-            for label, where, rows, keys in of_sides:
-                self._sides[label, where] += rows
-                self._keys[label, where] = max(self._keys[label, where], keys)
+            self._sums.update(sums)
+            for name in guess.labels:
+                self._labels[name].update(texts[name])
+            self._sides.update(of_sides)
+            for which, several in distinct.items():
+                self._keys[which] = max(self._keys[which], several)
             if groups is not None:
-                self._groups.append(np.asarray(groups))
-            for name, values in whole.items():
-                self._numbered[name].add(np.ma.compressed(values))
+                self._groups.append(groups)
+            for name, numbers in self._numbered.items():
+                numbers.add(filled[name].to_numpy(zero_copy_only=False))
             for name, (hashes, complete) in different.items():
                 self._different[name].add(hashes, complete=complete)
 
-    def _measures(self) -> dict[str, str]:
-        """Return what is added up over the rows, as SQL, by the column's place and what it is."""
-        guess = self._guess
-        sums = {"rows": "count(*)"}
-        largest = [f"max(abs({quote(name)}))" for name in guess.numbers]  # NaN is more than all else
-        sums["endless"] = " OR ".join(f"coalesce({most} >= 'inf'::DOUBLE, false)" for most in largest) or "false"
-        words = ", ".join(map(literal, sorted(spelling.MISSING)))
-        short = max(map(len, spelling.MISSING))
-        unseen = [
-            f"count(*) FILTER (strlen({quote(name)}) <= {short} AND lower({quote(name)}) IN ({words}))"
-            for name in (*guess.few, *guess.many)
-        ]
-        sums["missing"] = " + ".join(unseen) or "0"
+    def _sums_of(
+        self, connection: duckdb.DuckDBPyConnection, filled: dict[str, pa.Array], texts: dict[str, dict[Any, int]]
+    ) -> dict[str, int]:
+        """Return what is added up over the rows, by the column's place and what it is."""
+        guess, sums = self._guess, {}
+        for name in (*guess.numbers, *guess.many):
+            sums[f"{guess.names.index(name)} present"] = len(filled[name])
         for name in guess.numbers:
-            place, column = guess.names.index(name), quote(name)
-            sums[f"{place} present"] = f"count({column})"
+            values = filled[name].to_numpy(zero_copy_only=False)
+            if not np.isfinite(values).all():
+                raise NotQuickError("a word that is read as a number")
             if name in guess.numbered or name == guess.target.value:
-                sums[f"{place} whole"] = f"count(*) FILTER ({column} = floor({column}) AND abs({column}) < 1e15)"
+                whole = (values == np.floor(values)) & (np.abs(values) < 1e15)
+                sums[f"{guess.names.index(name)} whole"] = int(np.count_nonzero(whole))
+        unseen = [pa.array([text for text in texts[name] if text is not None], pa.string()) for name in guess.few]
+        if any(map(process_columns.has_missing, (*unseen, *(filled[name] for name in guess.many)))):
+            raise OtherSpellingsError("missing values are spelt in more ways than the sample shows")
         for name in guess.many:
-            place, column = guess.names.index(name), quote(name)
-            sums[f"{place} present"] = f"count({column})"
-            sums[f"{place} as number"] = f"count(*) FILTER ({column} < ':')"  # numbers and dates begin below that
-            if name in self._dates:
-                sums[f"{place} date"] = f"count(*) FILTER ({_is_moment(column)})"
+            place, values = guess.names.index(name), filled[name]
+            sums[f"{place} as number"] = pc.sum(pc.less(values, ":")).as_py() or 0  # numbers and dates begin below that
+            if order := self._dates.get(name):
+                dates = len(values)
+                if order != process_columns.DATE_ORDER or not process_columns.are_moments(values):
+                    connection.register("dates", pa.table({name: values}))
+                    dates = process_split.scalar(
+                        connection, f"SELECT count(*) FROM dates WHERE {_is_date(quote(name), order)}"
+                    )
+                    connection.unregister("dates")
+                sums[f"{place} date"] = dates
             else:
-                blanks = f"length({column}) - length(replace({column}, ' ', ''))"
-                sums[f"{place} blanks"] = f"sum(CASE WHEN contains({column}, ' ') THEN {blanks} ELSE 0 END)"
+                sums[f"{place} blanks"] = process_columns.blanks_in(values)
         return sums
+
+    def _of_sides(
+        self, target: pa.Array, keys: np.ndarray, sides: np.ndarray
+    ) -> tuple[dict[tuple[Any, str], int], dict[tuple[Any, str], int]]:
+        """Return the rows of each class on each side, and how many keys those have where MANY are not known of yet."""
+        labels: list[str | None] = [""]
+        codes: np.ndarray = np.zeros(len(sides), dtype=np.int64)
+        if self._guess.task == infer.CLASSIFICATION:
+            if self._guess.target.value not in self._guess.labels:
+                raise NotQuickError("classes of many names")
+            labels, codes = process_columns.coded(target)
+        both = codes * len(SIDES) + sides
+        found = np.bincount(both, minlength=len(labels) * len(SIDES))
+        rows, distinct = {}, {}
+        for place in np.flatnonzero(found):
+            which = labels[place // len(SIDES)], SIDES[place % len(SIDES)]
+            rows[which] = int(found[place])
+            if self._keys[which] < MANY:
+                mine = keys[both == place]
+                some = len(np.unique(mine[: 4 * MANY]))
+                distinct[which] = some if some >= MANY else len(np.unique(mine))
+        return rows, distinct
+
+    def _numbers_of_rows(
+        self, connection: duckdb.DuckDBPyConnection, table: pa.Table, keys: np.ndarray
+    ) -> np.ndarray | None:
+        """Return the hashes of some rows' numbers, for `apart_by_numbers`."""
+        guess = self._guess
+        if not guess.used_numbers or guess.always_digest:
+            return None
+        if not guess.by_numbers:
+            numbers = process_key.of_numbers(guess.used_numbers)
+            connection.register("chunk", table)
+            keys = connection.execute(
+                f"SELECT {numbers.second('first')} AS key FROM (SELECT {numbers.first} AS first FROM chunk)"
+            ).fetchnumpy()["key"]
+            connection.unregister("chunk")
+        keys = np.asarray(keys)
+        return (keys[keys % self._every == 0] if self._every > 1 else keys).astype(np.int32)
 
     def columns(self, connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> list[typing_rules.Column]:
         """Return the columns with their kinds. Raises NotQuickError where a count is too near to a threshold."""
@@ -314,9 +332,3 @@ def _is_plain_whole(text: str) -> bool:
 def _is_date(column: str, order: str) -> str:
     """Return the SQL that tells a date by its pattern."""
     return f"regexp_full_match({column}, {literal(spelling.DATE_PATTERNS[order])})"
-
-
-def _is_moment(column: str) -> str:
-    """Return the SQL that tells some of the dates in year-month-day, and nothing else, without a pattern."""
-    forms = " OR ".join(f"(strlen({column}) = {len(form)} AND {column} LIKE '{form}')" for form in _CANONICAL)
-    return f"({forms}) AND {column} >= '0' AND TRY_CAST({column} AS TIMESTAMP) IS NOT NULL"

@@ -23,6 +23,10 @@ LABELS, ROWS_PER_LABEL = 64, 16
 """As many texts, each seen so often, are all that a column holds, most likely: it is read as numbers of these texts."""
 
 
+REPEATED = 0.75
+"""Of the values of a sample, that many differ in a column of about as many values as the sample has rows."""
+
+
 class NotQuickError(Exception):
     """Something that only the slow way does exactly; nothing that was written stays."""
 
@@ -80,6 +84,11 @@ class Guess(NamedTuple):
             f"md5({process_key.of(texts, self.used_numbers)})",
             f"CAST('0x' || substr({self.own.key}, 1, 16) AS UBIGINT)",
         )
+
+    def repeats(self, name: str) -> bool:
+        """Tell whether a column's values come again so often that Parquet should keep each once."""
+        counts = self.kinds[name].counts
+        return bool(counts["distinct"] <= REPEATED * counts["present"])
 
     def without_labels(self) -> Guess:
         """Return the guess that columns hold more labels than the sample shows; those of the target are all."""

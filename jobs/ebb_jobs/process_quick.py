@@ -22,9 +22,11 @@ from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from ebb_jobs import (
     infer,
+    process_columns,
     process_counts,
     process_guess,
     process_split,
@@ -33,12 +35,11 @@ from ebb_jobs import (
     tables,
     typing_rules,
 )
-from ebb_jobs import spelling as spellings
-from ebb_jobs.process_chunks import BYTES, Chunk, Reader, Seen
+from ebb_jobs.process_chunks import BYTES, Chunk, Reader, Seen, among
 from ebb_jobs.process_guess import Guess, NotQuickError, OtherSpellingsError
 from ebb_jobs.process_split import HELD_OUT_SHARE, SPLITS, TEST_SHARE, scalar
 from ebb_jobs.report import cpu_count
-from ebb_jobs.sql import literal, quote
+from ebb_jobs.sql import quote
 
 LEAST_BYTES = 64 * 2**20
 """Below this the slow way takes a few seconds."""
@@ -49,10 +50,6 @@ MOST_WORKERS = 4
 MOST_HASHES = 40_000_000
 """Of rows, whose hashes stay in memory: more is left to the slow way, which spills to disk."""
 HEAD_ROWS = 2**17
-WRITTEN = (
-    "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, WRITE_BLOOM_FILTER false, DICTIONARY_SIZE_LIMIT 5000)"
-)
-"""Level 3, DuckDB's own, writes 10 % less and takes half as long again. Encodings are those that every reader knows."""
 
 
 class Quick(NamedTuple):
@@ -90,6 +87,7 @@ def process(
     always_digest = process_split.appended(spec)
     guess = process_guess.make(connection, files, asked, spec.get("task"), work, always_digest=always_digest)
     told = refusals.find_target(guess.names, asked)
+    process_columns.keep_pages()
     connection.execute("SET threads = 1")  # each worker brings its own
     for last in (False, False, True):
         if guess.rows > MOST_HASHES:
@@ -140,6 +138,14 @@ def process(
     )
 
 
+class _Rows(NamedTuple):
+    """Rows, the hash of each whole row (uint64) and that of what is learned from (uint64 or int64)."""
+
+    table: pa.Table
+    hashes: np.ndarray
+    keys: np.ndarray
+
+
 class _Run:
     """One pass over the files: what it has read, and what it has written."""
 
@@ -155,8 +161,7 @@ class _Run:
         self._failed = False
         self.rows_read = 0
         self.counts = process_counts.Counts(connection, guess)
-        target = quote(guess.target.value)
-        self._fields = ", ".join([*map(quote, guess.used), target])
+        self._written = [*guess.used, guess.target.value]
         limits = [guess.bound(share) for share in (0, TEST_SHARE, HELD_OUT_SHARE, 1)]
         self._sides = dict(zip(("test", "validation", "train"), pairwise(limits), strict=True))
         self._all_in_head = guess.rows <= 2 * HEAD_ROWS
@@ -184,7 +189,7 @@ class _Run:
         connection = self._connection.cursor()
         try:
             while not self._failed and (chunk := self._reader.next(file)):
-                self._chunks[chunk.number] = chunk
+                self._chunks[chunk.number] = chunk._replace(data=memoryview(b""))
                 self._work_on(connection, chunk, file)
         except BaseException:
             with self._turn:
@@ -195,109 +200,98 @@ class _Run:
             connection.close()
 
     def _work_on(self, connection: duckdb.DuckDBPyConnection, chunk: Chunk, file: Path) -> None:
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE chunk AS {self._typed(chunk, file)}")
-        rows = connection.execute(f"SELECT {self._guess.own.row} AS row FROM chunk").fetchnumpy()["row"]
+        rows = self._read(connection, chunk, file)
         with self._turn:  # in the order of the files, so that the same rows are written again
             self._turn.wait_for(lambda: self._failed or self._next == chunk.number)
             if self._failed:
                 raise _OtherFailedError
-            twice, late = self._seen.add(chunk.number, np.asarray(rows))
-            self.rows_read += len(rows)
+            twice, late = self._seen.add(chunk.number, rows.hashes)
+            self.rows_read += len(rows.hashes)
             self._next += 1
             self._turn.notify_all()
-        self._leave_out(connection, twice, late)
-        self.counts.add(connection, self._sides)
-        self._write(connection, chunk)
-        connection.execute("DROP TABLE chunk")
+        rows = self._leave_out(connection, rows, twice, late)
+        sides = (rows.keys >= self._sides["test"][1]).astype(np.int8) + (rows.keys >= self._sides["train"][0])
+        self.counts.add(connection, rows.table, rows.keys, sides)
+        self._write(connection, rows, sides, chunk.number)
 
-    def _typed(self, chunk: Chunk, file: Path) -> str:
-        """Return the SQL of a chunk's rows, typed, with the hashes of each."""
+    def _read(self, connection: duckdb.DuckDBPyConnection, chunk: Chunk, file: Path) -> _Rows:
+        """Return a chunk's rows, typed, with the hashes of each."""
         guess = self._guess
-        declared = ", ".join(f"{literal(name)}: {literal(self._type(name, chunk))}" for name in guess.names)
-        missing = ", ".join(map(literal, guess.missing))
-        source = (
-            f"read_csv({literal(str(file))}, auto_detect=false, header=false, delim={literal(guess.mark)}, quote='\"', "
-            f"escape='\"', columns={{{declared}}}, nullstr=[{missing}], strict_mode=true, null_padding=false)"
-        )
-        fields = ", ".join(f"{self._field(name, chunk)} AS {quote(name)}" for name in guess.names)
-        own = guess.own
+        table = process_columns.read(chunk, guess)
+        if table is None:
+            if not chunk.quotes:
+                chunk.copy(file)
+            table = connection.sql(process_columns.query(file, guess, blanks=chunk.blanks)).to_arrow_table()
+            table = process_columns.as_read(table, guess)
+        own, (first, second) = guess.own, guess.key
         same = ", ".join(map(quote, guess.names))
-        first, second = guess.key
-        return (
-            f"SELECT * REPLACE ({second} AS {own.key}) FROM (SELECT *, hash({same}) AS {own.row}, {first} AS {own.key} "
-            f"FROM (SELECT {fields} FROM {source}))"
-        )
+        connection.register("chunk", table)
+        found = connection.execute(
+            f"SELECT {own.row}, {second} AS {own.key} "
+            f"FROM (SELECT hash({same}) AS {own.row}, {first} AS {own.key} FROM chunk)"
+        ).fetchnumpy()
+        connection.unregister("chunk")
+        return _Rows(table, np.asarray(found[own.row]), np.asarray(found[own.key]))
 
-    def _type(self, name: str, chunk: Chunk) -> str:
-        if name in self._guess.numbers:
-            return "DOUBLE"
-        return "VARCHAR" if chunk.blanks else self._kept_as(name)
-
-    def _kept_as(self, name: str) -> str:
-        labels = self._guess.labels.get(name)
-        return f"ENUM({', '.join(map(literal, labels))})" if labels else "VARCHAR"
-
-    def _field(self, name: str, chunk: Chunk) -> str:
-        column = quote(name)
-        if name in self._guess.numbers:
-            return f"{column} + 0e0"  # -0 is 0
-        if not chunk.blanks and name in self._guess.labels:
-            return column
-        text = f"trim({column}, {tables.SPACE})" if chunk.blanks else column
-        if not self._guess.careful and not chunk.blanks:
-            return column
-        missing = ", ".join(map(literal, sorted(spellings.MISSING)))
-        short = max(map(len, spellings.MISSING))
-        found = f"CASE WHEN strlen({text}) <= {short} AND lower({text}) IN ({missing}) THEN NULL ELSE {text} END"
-        return f"CAST({found} AS {self._kept_as(name)})" if name in self._guess.labels else found
-
-    def _leave_out(self, connection: duckdb.DuckDBPyConnection, twice: np.ndarray, late: np.ndarray) -> None:
-        """Leave in `chunk` one of rows that are equal, and none whose hash another chunk holds: it is kept in `late`.
+    def _leave_out(
+        self, connection: duckdb.DuckDBPyConnection, rows: _Rows, twice: np.ndarray, late: np.ndarray
+    ) -> _Rows:
+        """Leave out all but the first of rows that are equal, and all whose hash another chunk holds: those to `late`.
 
         Equal hashes alone say nothing: rows are compared by their values.
         """
-        row = self._guess.own.row
+        stay: np.ndarray = np.ones(len(rows.hashes), dtype=bool)
         if len(late):
-            connection.register("hashes", {"hash": late})
-            connection.execute(f"INSERT INTO late FROM chunk WHERE {row} IN (SELECT hash FROM hashes)")
-            connection.execute(f"DELETE FROM chunk WHERE {row} IN (SELECT hash FROM hashes)")
-            connection.unregister("hashes")
+            places = among(rows.hashes, late)
+            self._insert(connection, "late", rows, places)
+            stay[places] = False
         if len(twice):
-            connection.register("hashes", {"hash": twice})
-            connection.execute(
-                f"CREATE OR REPLACE TEMP TABLE single AS SELECT DISTINCT * FROM chunk "
-                f"WHERE {row} IN (SELECT hash FROM hashes) ORDER BY {row}, {self._fields}"
-            )
-            connection.execute(f"DELETE FROM chunk WHERE {row} IN (SELECT hash FROM hashes)")
-            connection.execute("INSERT INTO chunk FROM single")
-            connection.execute("DROP TABLE single")
-            connection.unregister("hashes")
+            places = among(rows.hashes, twice)
+            places = places[stay[places]]
+            place = self._guess.own.row
+            connection.register("alike", rows.table.take(pa.array(places)).append_column(place, pa.array(places)))
+            first = connection.execute(
+                f"SELECT min({place}) AS first FROM alike GROUP BY {', '.join(map(quote, self._guess.names))}"
+            ).fetchnumpy()["first"]
+            connection.unregister("alike")
+            stay[places] = False
+            stay[first] = True
+        if stay.all():
+            return rows
+        return _Rows(rows.table.filter(pa.array(stay)), rows.hashes[stay], rows.keys[stay])
+
+    def _insert(self, connection: duckdb.DuckDBPyConnection, into: str, rows: _Rows, places: np.ndarray) -> None:
+        """Add the rows at some places to a table of DuckDB's."""
+        some = rows.table.take(pa.array(places))
+        some = some.append_column(self._guess.own.row, pa.array(rows.hashes[places]))
+        connection.register("arrived", some.append_column(self._guess.own.key, pa.array(rows.keys[places])))
+        connection.execute(f"INSERT INTO {into} FROM arrived")
+        connection.unregister("arrived")
 
     def _nothing(self) -> str:
-        """Return the SQL of a table like `chunk`, without rows."""
+        """Return the SQL of a table of rows with their hashes, which holds none."""
         guess = self._guess
         fields = ", ".join(
-            f"CAST(NULL AS {'DOUBLE' if name in guess.numbers else self._kept_as(name)}) AS {quote(name)}"
-            for name in guess.names
+            f"CAST(NULL AS {process_columns.kept_as(name, guess)}) AS {quote(name)}" for name in guess.names
         )
         key = "BIGINT" if guess.by_numbers else "UBIGINT"
         return f"SELECT {fields}, NULL::UBIGINT AS {guess.own.row}, NULL::{key} AS {guess.own.key} LIMIT 0"
 
-    def _write(self, connection: duckdb.DuckDBPyConnection, chunk: Chunk) -> None:
+    def _write(self, connection: duckdb.DuckDBPyConnection, rows: _Rows, sides: np.ndarray, number: int) -> None:
         """Write a chunk's rows, those apart that belong to the beginning of their split."""
-        key = self._guess.own.key
-        heads = " OR ".join(
-            f"({key} >= {low} AND {key} < {self._heads[side]})" for side, (low, _) in self._sides.items()
-        )
-        connection.execute(f"INSERT INTO heads FROM chunk WHERE {heads}")
+        heads: np.ndarray = np.zeros(len(sides), dtype=bool)
+        for place, side in enumerate(self._sides):
+            heads |= (sides == place) & (rows.keys < self._heads[side])
+        self._insert(connection, "heads", rows, np.flatnonzero(heads))
         if self._all_in_head:
             return
-        for side, (_, high) in self._sides.items():
-            part = self._curated / f"{side}.parquet" / f"part-{chunk.number + 1:05}.parquet"
-            connection.execute(
-                f"COPY (SELECT {self._fields} FROM chunk WHERE {key} >= {self._heads[side]} AND {key} < {high}) "
-                f"TO {literal(str(part))} {WRITTEN}"
-            )
+        written = rows.table.select(self._written)
+        for place, side in enumerate(self._sides):
+            part = written.take(pa.array(np.flatnonzero((sides == place) & ~heads)))
+            self._to_parquet(part, side, number + 1)
+
+    def _to_parquet(self, table: pa.Table, side: str, part: int) -> None:
+        process_columns.write(table, self._curated / f"{side}.parquet" / f"part-{part:05}.parquet", self._guess)
 
     def check_rows_that_came_late(self) -> None:
         """Read again the chunks that hold the hashes of left-out rows. Raises NotQuickError if they hold other rows."""
@@ -306,11 +300,8 @@ class _Run:
         hashes = np.asarray(connection.execute(f"SELECT DISTINCT {row} AS row FROM late").fetchnumpy()["row"])
         file = self._work / "chunk-0.csv"
         for number in self._seen.chunks_with(hashes) if len(hashes) else ():
-            self._reader.again(self._chunks[number], file)
-            connection.execute(
-                f"INSERT INTO early FROM ({self._typed(self._chunks[number], file)}) AS typed "
-                f"WHERE {row} IN (SELECT {row} FROM late)"
-            )
+            rows = self._read(connection, self._reader.again(self._chunks[number], file), file)
+            self._insert(connection, "early", rows, among(rows.hashes, hashes))
         # Each left-out row is there as another chunk's too: as often as the rows of its hash, and all are alike.
         different = f"SELECT count(*) FROM (SELECT {row} FROM (SELECT DISTINCT * FROM early) GROUP BY ALL "
         if scalar(connection, different + "HAVING count(*) > 1)"):
@@ -320,14 +311,11 @@ class _Run:
         """Write how each split begins, in the order in which the slow way writes all of it."""
         target = quote(self._guess.target.value)
         order = ", ".join([self._guess.own.key, target, *map(quote, self._guess.used)])
-        key = self._guess.own.key
+        key, fields = self._guess.own.key, ", ".join(map(quote, self._written))
         self._connection.execute(f"SET threads = {cpu_count()}")
         for side, (low, high) in self._sides.items():
-            place = self._curated / f"{side}.parquet/part-00000.parquet"
-            self._connection.execute(
-                f"COPY (SELECT {self._fields} FROM heads WHERE {key} >= {low} AND {key} < {high} ORDER BY {order}) "
-                f"TO {literal(str(place))} {WRITTEN}"
-            )
+            head = f"SELECT {fields} FROM heads WHERE {key} >= {low} AND {key} < {high} ORDER BY {order}"
+            self._to_parquet(self._connection.sql(head).to_arrow_table(), side, 0)
 
     def undo(self) -> None:
         """Remove what was written."""
