@@ -2,11 +2,11 @@
 
     python benchmarks/simulate.py [--seeds 300] [--keep]
 
-Seeds 0 to 9 are for tuning the constants of `ebb.keep_alive`, seeds from 300 on for reporting (100 to 104 and 200 to
-204 have been looked at): what was looked at while a constant was chosen says nothing about it. `--keep` writes the
-figures to benchmarks/results/simulate.json and the picture to docs/. With `--check` it exits 1 when a promise is
-broken: less than 90 % of the clairvoyant's saving, or more than 0.5 % of all requests to endpoints that forbid cold
-starts late. None can be lost: every wake succeeds here.
+Seeds 0 to 9 are for tuning the constants of `ebb.keep_alive_habits`, seeds from 300 on for reporting (100 to 104
+and 200 to 204 have been looked at): what was looked at while a constant was chosen says nothing about it. `--keep`
+writes the figures to benchmarks/results/simulate.json and the picture to docs/. With `--check` it exits 1 when a
+promise is broken: less than 90 % of the clairvoyant's saving, or more than 0.5 % of all requests to endpoints that
+forbid cold starts late. None can be lost: every wake succeeds here.
 """
 
 from __future__ import annotations
