@@ -24,7 +24,7 @@ from ebb_local.sagemaker.errors import JobFailure, ServiceError, not_implemented
 from ebb_local.sagemaker.storage import Bucket, Location, Source, download_all
 
 NO_COMPILER = "InternalServerError: the compiler of SageMaker Neo is Amazon's and not part of the embedded cloud"
-_ENDINGS = {"ONNX": ".onnx", "PYTORCH": (".pt", ".pth"), "XGBOOST": ".model", "KERAS": ".h5"}
+_ENDINGS = {"ONNX": (".onnx",), "PYTORCH": (".pt", ".pth"), "XGBOOST": (".model",), "KERAS": (".h5",)}
 _VERSIONED = ("MXNET", "PYTORCH", "TENSORFLOW", "TFLITE")
 _RUNS = ("STARTING", "INPROGRESS")
 _SUMMARY = ["CompilationJobName", "CompilationJobArn", "CreationTime", "CompilationStartTime", "CompilationEndTime",

@@ -22,6 +22,7 @@ _ARN_MEMBERS = (
     ("HyperParameterTuningJobName", "hyper-parameter-tuning-job"),
     ("TrainingJobName", "training-job"),
     ("ProcessingJobName", "processing-job"),
+    ("CompilationJobName", "compilation-job"),
     ("TransformJobName", "transform-job"),
     ("FeatureGroupName", "feature-group"),
     ("NotebookInstanceName", "notebook-instance"),

@@ -3,12 +3,18 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import pytest
+import yaml
 from botocore.exceptions import ClientError
 
 from contract.sagemaker.lab import Lab, next_number
+from contract.sagemaker.test_sagemaker_step_functions import machine
 from contract.support import allow, wait_until
+from ebb import compilers
+
+ROOT = Path(__file__).parents[3]
 
 
 def archive(*names: str) -> bytes:
@@ -109,3 +115,49 @@ def test_a_name_is_used_once_and_what_has_ended_is_not_stopped(lab: Lab):
     with pytest.raises(ClientError) as missing:
         lab.sagemaker.describe_compilation_job(CompilationJobName="nobody")
     assert missing.value.response["Error"]["Code"] == "ResourceNotFound"
+
+
+def polling(lab: Lab) -> tuple[dict, list[dict]]:
+    """Return the states of `compile_model`, all but the one that records, and what its role grants on the job."""
+    states = yaml.safe_load((ROOT / "statemachines/compile_model.asl.yaml").read_text())["States"]
+    states["Record compilation"] = {"Type": "Pass", "Output": "{% $states.input %}", "End": True}
+    for unreached in ("Compilation over", "Compilation not recorded"):
+        del states[unreached]
+    actions = ["CreateCompilationJob", "DescribeCompilationJob", "StopCompilationJob", "AddTags"]
+    mine = "arn:aws:sagemaker:us-east-1:000000000000:compilation-job/*-a*-neo"
+    passed = {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+    granted = [
+        allow([f"sagemaker:{each}" for each in actions], mine),
+        allow("iam:PassRole", lab.role_arn, **passed),
+    ]
+    return states, granted
+
+
+def given(lab: Lab) -> dict:
+    name = f"wine-20261123093000-3f9a1c07be-a{next_number()}-neo"
+    asked = request(lab) | {"CompilationJobName": name, "Tags": [{"Key": "ebb:stack", "Value": "ebb"}]}
+    return {"compilation": {"request": asked, "job": {"CompilationJobName": name}}}
+
+
+def test_a_state_machine_polls_the_job_to_its_end_and_reads_why_it_failed(lab: Lab):
+    states, granted = polling(lab)
+    ended = machine(lab, states, granted).run(given(lab))
+    assert ended["status"] == "SUCCEEDED", ended
+    job = ended["output"]["job"]
+    assert job["CompilationJobStatus"] == "FAILED"
+    fields = compilers.stage_fields(job, status="failed", attempt=1, region="us-east-1")
+    assert fields["duration_s"] > 0, "the moments are read as Step Functions writes them"
+    assert "not part of the embedded cloud" in compilers.outcome(job, None, None)["reason"]
+
+
+@pytest.mark.parametrize("missing", ["sagemaker:CreateCompilationJob", "sagemaker:AddTags", "iam:PassRole"])
+def test_without_a_permission_there_is_no_job_and_the_machine_knows_why(lab: Lab, missing: str):
+    states, granted = polling(lab)
+    for each in granted:
+        actions = each["Action"] if isinstance(each["Action"], list) else [each["Action"]]
+        each["Action"] = [action for action in actions if action != missing] or ["sagemaker:ListTags"]
+    states["Create compilation job"]["Retry"] = []
+    ended = machine(lab, states, granted).run(given(lab))
+    assert ended["status"] == "SUCCEEDED", ended
+    assert ended["output"]["job"] == {}
+    assert missing in ended["output"]["cause"]
