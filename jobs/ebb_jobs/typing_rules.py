@@ -164,8 +164,8 @@ def typed(connection: duckdb.DuckDBPyConnection, table: str, column: Column) -> 
     else:
         column.kind = "categorical"
         column.reason = (
-            f"{different(counts)} texts: the {MAX_PLAIN_CATEGORIES} most frequent are kept, "
-            "the others share one category"
+            f"{different(counts)} texts: the {MAX_PLAIN_CATEGORIES} most frequent have inputs of their own, "
+            "the others share one and, where that pays, are known by the mean of the target"
         )
     return column
 

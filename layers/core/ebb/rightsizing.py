@@ -149,8 +149,7 @@ def read(kept: Mapping[str, Any] | None) -> Measured | None:
     """Return what `remembered` kept of one stage; None when it kept nothing, or for a machine that is not known."""
     if not kept or catalog.instance(str(kept.get("instance_type"))) is None:
         return None
-    data = {field.name: kept["data"].get(field.name) for field in fields(Data)}
-    data["compressed"] = bool(data["compressed"])
+    data = {field.name: kept["data"][field.name] for field in fields(Data) if field.name in kept["data"]}
     known = {field.name: kept[field.name] for field in fields(Measured) if field.name in kept}
     return Measured(**(known | {"data": Data(**data)}))
 
