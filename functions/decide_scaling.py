@@ -8,7 +8,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import addresses, control_plane, events, idle, keep_alive, keep_alive_costs, scaling, snapshot
+from ebb import addresses, control_plane, events, idle, keep_alive, keep_alive_costs, scaling_sleep, snapshot
 from ebb.addresses import AWAKE, FALLING_ASLEEP, Address
 from ebb.aws import endpoints, executions, metrics, restoring
 from ebb.aws.ledger import Ledger
@@ -48,12 +48,12 @@ def _step(at: Address, asked: Asked, settings: ScalingSettings) -> Step:
     if at.origin == "foreign" and not settings.manages_foreign and at.state == AWAKE:  # not ours to look at
         facts = Facts(name=at.address, kind=at.kind, status="unknown", origin=at.origin)
         refused = idle.protected(facts, at.policy, foreign_allowed=False)
-        return scaling.kept(refused, asked) if refused else Step(outcome="keep", reason="Ebb did not make it")
+        return scaling_sleep.kept(refused, asked) if refused else Step(outcome="keep", reason="Ebb did not make it")
     ended = asked.ended if asked.looks == 0 else None
     if ended is None:
         return _from_state(at, asked, place, settings)
-    step = scaling.left_behind(at, ended) or _from_state(at, asked, place, settings)
-    return scaling.tell_end(step, at, ended, place)
+    step = scaling_sleep.left_behind(at, ended) or _from_state(at, asked, place, settings)
+    return scaling_sleep.tell_end(step, at, ended, place)
 
 
 def _from_state(at: Address, asked: Asked, place: Place, settings: ScalingSettings) -> Step:
@@ -64,9 +64,9 @@ def _from_state(at: Address, asked: Asked, place: Place, settings: ScalingSettin
     has_ended = asked.ended is not None and at.worked_by == asked.ended.execution
     other_runs = not mine and not has_ended and at.worked_by is not None and executions.is_running(at.worked_by)
     if at.state != FALLING_ASLEEP or (not mine and other_runs):
-        return scaling.leave(at, world, other_runs=other_runs)
+        return scaling_sleep.leave(at, world, other_runs=other_runs)
     if not mine:
-        return scaling.take_over(at, asked, place)
+        return scaling_sleep.take_over(at, asked, place)
     goal = None
     try:
         goal = endpoints.kept_of(at)
@@ -74,12 +74,12 @@ def _from_state(at: Address, asked: Asked, place: Place, settings: ScalingSettin
             endpoints.recall(str((at.snapshot or {})["uri"]), goal.digest())
     except SnapshotUnreadableError as error:
         if not snapshot.at_zero(at, world):
-            return scaling.call_off(at, goal, world, f"its snapshot is not readable: {error}", asked, place)
+            return scaling_sleep.call_off(at, goal, world, f"its snapshot is not readable: {error}", asked, place)
         raise
     decision = None if snapshot.at_zero(at, world) else _decide(at, world, asked, settings)[0]
     if decision and decision.action is Action.SLEEP and (lost := _lost(at, world)):
         decision = Decision(action=Action.KEEP, reason=lost, numbers=decision.numbers)
-    return scaling.go_on_sleeping(at, goal, world, decision, asked, place)
+    return scaling_sleep.go_on_sleeping(at, goal, world, decision, asked, place)
 
 
 def _from_awake(at: Address, world: World, asked: Asked, place: Place, settings: ScalingSettings) -> Step:
@@ -87,9 +87,9 @@ def _from_awake(at: Address, world: World, asked: Asked, place: Place, settings:
         return Step(outcome="keep", reason="there is no such endpoint: nothing to put to sleep")
     decision, window = _decide(at, world, asked, settings)
     if decision.action is not Action.SLEEP:
-        return scaling.kept(decision, asked)
+        return scaling_sleep.kept(decision, asked)
     if lost := _lost(at, world):
-        return scaling.refuse(at, lost, decision, asked, place)
+        return scaling_sleep.refuse(at, lost, decision, asked, place)
     try:
         taken = snapshot.take(at, world, asked.now)
         # under the generation that it has while it falls asleep: no other state ever writes there
@@ -98,7 +98,7 @@ def _from_awake(at: Address, world: World, asked: Asked, place: Place, settings:
     except SnapshotUnreadableError as error:
         return Step(outcome="keep", reason=f"it would sleep, but: {error}", numbers=decision.numbers)
     prewake_at = window.prewake_at if window else None
-    return scaling.fall_asleep(at, held, decision, asked, place, prewake_at=prewake_at)
+    return scaling_sleep.fall_asleep(at, held, decision, asked, place, prewake_at=prewake_at)
 
 
 def _decide(at: Address, world: World, asked: Asked, settings: ScalingSettings) -> tuple[Decision, Window | None]:
@@ -139,7 +139,7 @@ def _window(at: Address, world: World, variants: list[str], asked: Asked) -> Win
             costs=_costs(at),
             cold_start=at.policy.cold_start,
             observed_since=_observed_since(at, world, calls),
-            awake_since=scaling.in_service_since(at, world),
+            awake_since=scaling_sleep.in_service_since(at, world),
             cold_wakes=[moment(minute) for minute in at.cold_wakes],
         )
     if found.idle_after is None:
@@ -177,7 +177,7 @@ def _facts(at: Address, world: World) -> Facts:
         status=world.status,
         origin=at.origin,
         tags=world.tags,
-        in_service_since=scaling.in_service_since(at, world),
+        in_service_since=scaling_sleep.in_service_since(at, world),
         last_request_at=at.last_request_at,
         instance_types=snapshot.instance_types(world),
         key=(world.config or {}).get("KmsKeyId"),

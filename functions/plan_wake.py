@@ -5,7 +5,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import scaling, snapshot
+from ebb import scaling_wake, snapshot
 from ebb.addresses import ASLEEP, AWAKE, FAILED, FALLING_ASLEEP, WAKING, Address
 from ebb.aws import endpoints, executions
 from ebb.aws.ledger import Ledger
@@ -36,7 +36,7 @@ def _step(at: Address, asked: Asked, settings: ScalingSettings) -> Step:
         topic_arn=settings.notifications_topic_arn,
         execution=asked.execution,
     )
-    if early := scaling.ahead(at, asked, place):
+    if early := scaling_wake.ahead(at, asked, place):
         return early
     other_runs = (
         at.state in (FALLING_ASLEEP, WAKING)
@@ -44,7 +44,7 @@ def _step(at: Address, asked: Asked, settings: ScalingSettings) -> Step:
         and executions.is_running(str(at.worked_by))
     )
     goal, unreadable = _goal(at)
-    kind = scaling.another_type(at)
+    kind = scaling_wake.another_type(at)
     wanted = snapshot.on_type(goal, kind).config_name if goal and kind else (goal.config_name if goal else None)
     first = at.state in (ASLEEP, FAILED)  # the first calls are for capacity; a request waits for them
     world = endpoints.observe(at, config_name=wanted, whole=not first)
@@ -52,9 +52,9 @@ def _step(at: Address, asked: Asked, settings: ScalingSettings) -> Step:
         if at.state == AWAKE and world.endpoint and snapshot.at_zero(at, world):
             # by another's hand: what it has beside is what it is to be
             goal = snapshot.take(at, world, asked.now)
-        return scaling.wake(at, goal, world, asked, place, other_runs=other_runs, unreadable=unreadable)
+        return scaling_wake.wake(at, goal, world, asked, place, other_runs=other_runs, unreadable=unreadable)
     except SnapshotUnreadableError as error:
-        return scaling.wake(at, None, world, asked, place, other_runs=other_runs, unreadable=str(error))
+        return scaling_wake.wake(at, None, world, asked, place, other_runs=other_runs, unreadable=str(error))
 
 
 def _goal(at: Address) -> tuple[Snapshot | None, str | None]:

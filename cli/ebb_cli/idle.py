@@ -14,7 +14,7 @@ from rich.markup import escape
 from ebb import sweep
 from ebb.aws.account import Reader
 from ebb.reaping import Policy
-from ebb.scaling import WATCHING_USD_PER_MONTH
+from ebb.scaling_sleep import WATCHING_USD_PER_MONTH
 from ebb.sweep import Finding, Report, Unread
 from ebb_cli import output
 from ebb_cli.ledger import Ledger

@@ -10,7 +10,7 @@ import jsonata
 import pytest
 from ministack.services import stepfunctions
 
-from ebb import addresses, control_plane, ledger, pace, scaling
+from ebb import addresses, control_plane, ledger, pace, scaling_looks, scaling_wake
 from ebb.errors import EndpointUnreadableError, MetricsUnavailableError
 from ebb.requests import scaling as requests
 from infrastructure import project
@@ -273,7 +273,7 @@ def test_an_endpoint_that_stays_updating_on_its_way_to_sleep_is_woken_and_its_ow
     ended = cloud.sleep()
     assert ended.output["outcome"] == "awake"
     assert "it is Updating after" in ended.output["reason"]
-    assert scaling.LONGEST_CHANGE < cloud.now - began < scaling.LONGEST_CHANGE + 10 * MINUTE
+    assert scaling_looks.LONGEST_CHANGE < cloud.now - began < scaling_looks.LONGEST_CHANGE + 10 * MINUTE
     ((_, given),) = cloud.started
     cloud.told.clear()
     assert cloud.wake(**given).status == "FAILED"
@@ -326,7 +326,7 @@ def test_it_is_woken_ahead_of_the_calls_that_its_habit_promises(account, monkeyp
     )
     cloud.sleep()
     assert not cloud.started, "no execution waits for days: the sweep starts one in time"
-    given = {"generation": cloud.state().generation, "reason": scaling.PREWAKE}
+    given = {"generation": cloud.state().generation, "reason": scaling_wake.PREWAKE}
     cloud.wake()  # by a request, in the night
     assert cloud.state().prewake_at is None
     cloud.sleep()
@@ -345,7 +345,7 @@ def test_an_execution_that_is_to_wake_it_ahead_waits_for_the_moment(account, mon
         UpdateExpression="SET prewake_at = :at",
         ExpressionAttributeValues={":at": ledger.iso(due)},
     )
-    cloud.wake(generation=cloud.state().generation, reason=scaling.PREWAKE)
+    cloud.wake(generation=cloud.state().generation, reason=scaling_wake.PREWAKE)
     assert cloud.state().state == "awake"
     assert timedelta(0) <= cloud.now - due < MINUTE
 

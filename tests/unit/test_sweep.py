@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ebb import addresses, scaling, sweep
+from ebb import addresses, scaling_wake, sweep
 from ebb.addresses import Address, IdlePolicy
 from ebb.reaping import Policy, Resource
 from ebb.sweep import Daily, Described, Finding, Listed, Report, Seen
@@ -394,5 +394,5 @@ def test_the_day_is_that_of_the_event():
 def test_who_is_woken_ahead_is_woken_at_its_moment_and_for_this_sleep_only():
     at = address("asleep", changed_at=ago(days=4), prewake_at=NOW + timedelta(minutes=20))
     (start,) = judged(seen(at=at, beating=set())).starts
-    assert start.input == {"address": "ebb-wine", "generation": 4, "reason": scaling.PREWAKE}
+    assert start.input == {"address": "ebb-wine", "generation": 4, "reason": scaling_wake.PREWAKE}
     assert start.name != addresses.wake_execution("ebb-wine", 4), "a request must be free to wake it before"

@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ebb import addresses, idle, reaping, scaling
+from ebb import addresses, idle, reaping
 from ebb.addresses import Address, IdlePolicy
 from ebb.ledger import iso
 from ebb.reaping import HOURS_PER_MONTH, KEEP_TAG, STACK_TAG, Policy, Resource, told
 from ebb.requests import alarms
+from ebb.scaling_wake import PREWAKE
 
 Machine = Literal["scale_to_zero", "wake_endpoint", "reap_resources", "deploy_model"]
 Action = Literal["keep", "sleep", "stop", "wake", "repair", "move", "protected", "unread"]
@@ -440,7 +441,7 @@ class _Account:
         if rang and may_wake and self.now - rang >= ASKED_LONG_AGO:
             return "wake", f"its wake alarm has stood in ALARM for {told(self.now - rang)}"
         if self._is_due_ahead(at):
-            return "wake", f"it is to be woken at {at.prewake_at:%H:%M} UTC, {scaling.PREWAKE}"
+            return "wake", f"it is to be woken at {at.prewake_at:%H:%M} UTC, {PREWAKE}"
         # one that could not be woken may have come up after all
         if quiet_for >= SURELY_RECENT and listed and listed.status == "InService":
             if at.kind == "classic":
@@ -480,7 +481,7 @@ class _Account:
             return Start(machine="scale_to_zero", name=name, input={**given, "reason": reason, "now": iso(self.now)})
         name = addresses.wake_execution(at.address, at.generation)
         if action == "wake" and self._is_due_ahead(at):
-            name, given = addresses.prewake_execution(at.address, at.generation), given | {"reason": scaling.PREWAKE}
+            name, given = addresses.prewake_execution(at.address, at.generation), given | {"reason": PREWAKE}
         return Start(machine="wake_endpoint", name=name, input=given)
 
     def _allowed(self, close: Described | None) -> tuple[Action, str]:
