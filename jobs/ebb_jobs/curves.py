@@ -63,7 +63,7 @@ class Curve:
 def broken(regex: str) -> re.Pattern[str] | None:
     """Return the pattern that finds NaN or an infinity where `regex` looks for its number; None where it cannot be had.
 
-    The only capturing group of `val_loss=([0-9.]+)` gives way to `(nan|inf...)`, its surroundings stay.
+    The only capturing group of `val_loss=([-+0-9.eE]+)` gives way to `(nan|inf...)`, its surroundings stay.
     """
     place = _group(regex)
     if place is None:

@@ -99,6 +99,11 @@ def parse_job(name: str) -> tuple[str, int]:
     return found["run_id"], int(found["attempt"])
 
 
+def is_job(name: str) -> bool:
+    """Tell whether a name is that of a stage's job."""
+    return _JOB.match(name) is not None
+
+
 def spark_job(stack: str, project: str) -> str:
     """Return the name of a project's job on Glue, which processes what outgrows one machine."""
     return f"{stack}-{project}-process"

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from ebb import spec_text
 from ebb.spec_values import USER_TEXT, Duration, Part, one_of
 
-METRIC_EXAMPLE = "'val_loss=([0-9.]+)'"
+METRIC_EXAMPLE = "'val_loss=([-+0-9.eE]+)'"
 AUTO, NONE, TORCH_COMPILE, TRAINING_COMPILER = COMPILERS = ("auto", "none", "torch_compile", "training_compiler")
 # https://docs.aws.amazon.com/sagemaker/latest/dg/training-compiler-support.html
 TRAINING_COMPILER_MACHINES = ("ml.p3.", "ml.p3dn.", "ml.p4d.", "ml.g4dn.", "ml.g5.")

@@ -10,6 +10,7 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ebb import names
 from ebb.requests.alarms import LONGEST_WINDOW_S, put_metric_alarm
 
 NAMESPACE = "/aws/sagemaker/TrainingJobs"
@@ -20,7 +21,7 @@ KINDS = (TARGET, LOST, NAN, HISTORY, BUDGET)
 # Stands in a plan for the job: a job that finds no machine is tried again under another name.
 WATCHED_JOB = "job-that-is-watched"
 LEAST_VALUES = 6  # minutes with a value after which a curve can be judged (ebb.training_rules)
-HISTORY_S = 6 * 3600  # within which they must have come
+HISTORY_S = LONGEST_WINDOW_S  # within which they must have come: an epoch may take four hours
 LOST_WITHIN = 30  # minutes among which a metric is compared with its best
 
 Tags = Sequence[dict[str, str]]
@@ -38,8 +39,11 @@ def alarm_name(stack: str, job: str, kind: str) -> str:
 
 def watched_job(stack: str, name: str) -> tuple[str, str] | None:
     """Return the job and the kind that an alarm's name holds, None when it was not made by `alarm_name`."""
-    job, _, kind = name.rpartition("-")
-    return (job.removeprefix(f"{stack}-"), kind) if kind in KINDS and job.startswith(f"{stack}-") else None
+    named, _, kind = name.rpartition("-")
+    if kind not in KINDS or not named.startswith(f"{stack}-"):
+        return None
+    job = named.removeprefix(f"{stack}-")
+    return (job, kind) if names.is_job(job) else None
 
 
 def metric_definitions(regex: str) -> list[dict[str, str]]:
