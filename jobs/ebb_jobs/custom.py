@@ -131,6 +131,7 @@ def _run_watched(
     """
     curve, grace_s = curves.Curve.of(stop), STOPPED_GRACE_S if stop else script.GRACE_S
     heard = curve.hear if curve else None
+    resumed = any(path.is_file() for path in places.checkpoints.rglob("*"))  # what it prints is the rest of a curve
     begun = time.monotonic()
     try:
         script.run(places, entry_point, hyperparameters, together=together, heard=heard, grace_s=grace_s)
@@ -141,7 +142,7 @@ def _run_watched(
         _take_checkpoint(places, report)
     report.fields["fit_seconds"] = round(time.monotonic() - begun, 3)
     if curve:
-        report.fields["curve"] = curve.fields()
+        report.fields["curve"] = curve.fields() | {"resumed": resumed}
 
 
 def _take_checkpoint(places: script.Places, report: Report) -> None:

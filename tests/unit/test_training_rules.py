@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -80,12 +81,28 @@ def test_a_gain_of_two_promille_of_what_was_gained_is_none():
     assert 50 < minute < 90, "e^-6 of the way is left within a window"
 
 
-def test_a_job_that_reports_seldom_is_not_judged_by_a_window_with_too_few_values():
-    points = [Point(BEGUN + timedelta(minutes=5 * n), 0.8, 0.8) for n in range(10)]
-    now = BEGUN + timedelta(minutes=46)
-    verdict = decide(Seen(now, points, 2760), ACCURACY)
-    assert (verdict.action, verdict.wait_s) == ("wait", 60)
-    assert "too few" in verdict.reason
+def seldom(values: list[float], minutes: int) -> Seen:
+    """One value in so many minutes; looked at a minute after the last one."""
+    points = [Point(BEGUN + timedelta(minutes=minutes * n), each, each) for n, each in enumerate(values)]
+    now = points[-1].at + timedelta(minutes=1)
+    return Seen(now, points, (now - BEGUN).total_seconds())
+
+
+@pytest.mark.parametrize("minutes", [5, 10, 70])
+def test_a_job_that_reports_seldom_is_judged_by_its_last_four_values(minutes: int):
+    """Not by those in the window of ten minutes, which never holds four."""
+    curve = [0.1, 0.4, 0.6, 0.7, 0.8, 0.8, 0.8, 0.8, 0.8]
+    verdicts = [decide(seldom(curve[:count], minutes), ACCURACY) for count in range(1, 10)]
+    assert [each.action for each in verdicts] == ["wait"] * 8 + ["stop"]
+    assert (verdicts[-1].rule, verdicts[-1].numbers["best"]) == (PLATEAU, 0.8)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_does_not_stop_a_job_that_reports_seldom_and_still_improves(seed: int):
+    """The gain within the last four values is twice their noise."""
+    drawn = random.Random(seed)
+    curve = [0.1 + 0.005 * n + drawn.gauss(0, 0.0075) for n in range(100)]
+    assert not [n for n in range(1, 101) if decide(seldom(curve[:n], 10), ACCURACY).action == "stop"]
 
 
 def test_it_is_looked_at_again_when_nothing_could_have_been_gained_for_a_window():
@@ -118,13 +135,25 @@ def test_a_job_at_its_target_is_stopped_and_not_before(rules: Rules, curve: list
 
 
 def test_a_loss_that_is_no_number_any_more_stops_the_job():
-    verdict = decide(seen([2.0, 1.5, 1.2], nan_minute=3), LOSS)
+    verdict = decide(seen([2.0, 1.5, 1.2], nan_minute=3, later_s=120), LOSS)
     assert (verdict.action, verdict.rule) == ("stop", DIVERGED)
     assert "NaN" in verdict.reason
 
 
 def test_a_single_value_that_is_no_number_is_forgiven_once_numbers_come_again():
     assert decide(seen([2.0, 1.5, 1.2, 1.1], nan_minute=2), LOSS).action == "wait"
+
+
+@pytest.mark.parametrize("later_s", [30, 120, 600])
+def test_a_value_that_is_no_number_among_others_of_its_minute_stops_nothing(later_s: float):
+    """Sixty values a minute, one of them NaN: nobody knows whether it was the last one."""
+    verdict = decide(seen([2.0, 1.5, 1.2], nan_minute=2, per_minute=60, later_s=later_s), LOSS)
+    assert (verdict.action, verdict.wait_s) == ("wait", 60)
+
+
+def test_a_minute_that_is_not_over_may_still_bring_a_number():
+    verdict = decide(seen([2.0, 1.5, 1.2], nan_minute=3, later_s=30), LOSS)
+    assert (verdict.action, verdict.wait_s) == ("wait", 60)
 
 
 def test_a_loss_that_explodes_stops_the_job_after_three_minutes():
@@ -209,10 +238,40 @@ def test_nothing_is_predicted_before_a_quarter_of_the_earlier_runs_values():
     assert "9 values" in verdict.reason
 
 
+@pytest.mark.parametrize("per_minute", [50, 200, 5000])
+def test_a_run_that_prints_every_step_is_no_loser_beside_an_identical_one(per_minute: int):
+    """100,000 values, of which 64 places are remembered."""
+    learned: Callable[[float], float] = lambda step: 1 - math.exp(-step / 20_000)  # noqa: E731
+    kept = [learned(round((place + 1) * 100_000 / 64)) for place in range(64)]
+    rules = Rules(reference=kept, reference_values=100_000)
+    curve = [learned((minute + 1) * per_minute) for minute in range(100_000 // per_minute)]
+    for minute in range(6, len(curve), 7):
+        assert decide(seen(curve[:minute], per_minute=per_minute), rules).action != "stop"
+    half = [0.5 * value for value in curve]
+    verdict = decide(seen(half[: len(half) * 9 // 10], per_minute=per_minute), rules)
+    assert verdict.rule == LOSER
+    assert verdict.numbers["earlier_run_values"] == 100_000
+    assert verdict.numbers["earlier_run_here"] == pytest.approx(learned(90_000), rel=0.01)
+
+
 def test_faster_machines_are_compared_by_values_not_by_minutes():
     """Four values a minute: as far after ten minutes as the earlier run after forty."""
     curve = learning(40, end=0.95, time=8)[3::4]
     assert decide(seen(curve, per_minute=4), Rules(reference=CHAMPION)).action == "leave"
+
+
+# ---- looking again ----
+
+
+def test_a_job_is_looked_at_so_seldom_that_two_weeks_of_it_fit_into_one_execution():
+    """Nine events of 25,000 each; a rule asks for a look every minute."""
+    few, rules, looks, age_s = seen([0.1, 0.2, 0.3]), Rules(reference=CHAMPION), 0, 600.0
+    assert decide(replace(few, age_s=3600), rules).wait_s == 60
+    while age_s < 14 * 86_400:
+        verdict = decide(replace(few, age_s=age_s), rules)
+        assert verdict.action == "wait"
+        age_s, looks = age_s + verdict.wait_s, looks + 1
+    assert looks * 9 < 10_000
 
 
 # ---- what is estimated ----

@@ -279,6 +279,18 @@ def train(folder, files):
     return report
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_curve_tells_whether_it_is_the_rest_of_one(tmp_path, resumed: bool):
+    curated, checkpoints, report = leave(tmp_path, EXPORT), tmp_path / "checkpoints", Report("train")
+    checkpoints.mkdir()
+    (tmp_path / "model").mkdir()
+    if resumed:
+        (checkpoints / "epoch").write_text("3")
+    stop = {"metric_regex": "loss=(.+)", "goal": "minimize"}
+    custom.train(curated, tmp_path / "model", checkpoints, {"spec": {"train": {"stop": stop}}}, report)
+    assert report.fields["curve"]["resumed"] is resumed
+
+
 def line():
     """Return the ONNX of 3 * x + 2."""
     graph = helper.make_graph(
