@@ -384,7 +384,8 @@ def test_the_rules_that_rest_are_those_of_the_template_and_no_other_starts_what_
     for machine, resource in project.resources("AWS::Serverless::StateMachine").items():
         assert not resource["Properties"].get("Events"), machine
     assert names >= module.RESTARTING
-    others = {"UploadsRule", "OnRunEndedFunctionRunEnded"}  # a new drop is a run of its own; a run that ended is noted
+    # a new drop is a run of its own; a run that ended is noted; of a job that ended the alarms are cleared
+    others = {"UploadsRule", "OnRunEndedFunctionRunEnded", "WatchedTrainingEndedRule"}
     assert names - module.RESTARTING == others
 
 
