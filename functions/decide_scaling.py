@@ -12,12 +12,12 @@ from ebb import addresses, control_plane, events, idle, keep_alive, keep_alive_c
 from ebb.addresses import AWAKE, FALLING_ASLEEP, Address
 from ebb.aws import endpoints, executions, metrics, restoring
 from ebb.aws.ledger import Ledger
+from ebb.endpoint_world import World, at_zero, capture_changed, instance_types, wakes_by_itself
 from ebb.errors import SnapshotUnreadableError
 from ebb.idle import Action, Decision, EndpointSnapshot, Facts, Window
 from ebb.minutes import moment
 from ebb.scaling import Asked, Place, Step
 from ebb.settings import ScalingSettings
-from ebb.snapshot import World
 from ebb.telemetry import logger
 
 # Until it answers again; AWS: "several minutes" (dg/endpoint-auto-scaling-zero-instances), an endpoint is made in about
@@ -70,13 +70,13 @@ def _from_state(at: Address, asked: Asked, place: Place, settings: ScalingSettin
     goal = None
     try:
         goal = endpoints.kept_of(at)
-        if not snapshot.at_zero(at, world):  # before anything is done both copies must be there
+        if not at_zero(at, world):  # before anything is done both copies must be there
             endpoints.recall(str((at.snapshot or {})["uri"]), goal.digest())
     except SnapshotUnreadableError as error:
-        if not snapshot.at_zero(at, world):
+        if not at_zero(at, world):
             return scaling_sleep.call_off(at, goal, world, f"its snapshot is not readable: {error}", asked, place)
         raise
-    decision = None if snapshot.at_zero(at, world) else _decide(at, world, asked, settings)[0]
+    decision = None if at_zero(at, world) else _decide(at, world, asked, settings)[0]
     if decision and decision.action is Action.SLEEP and (lost := _lost(at, world)):
         decision = Decision(action=Action.KEEP, reason=lost, numbers=decision.numbers)
     return scaling_sleep.go_on_sleeping(at, goal, world, decision, asked, place)
@@ -110,7 +110,7 @@ def _decide(at: Address, world: World, asked: Asked, settings: ScalingSettings) 
     protected = idle.protected(facts, at.policy, foreign_allowed=settings.manages_foreign)
     if protected:
         return protected, None
-    if snapshot.at_zero(at, world):
+    if at_zero(at, world):
         return Decision(action=Action.SLEEP, reason="it has no instance and no copy already"), None
     variants = [str(each["VariantName"]) for each in world.variants]
     window = _window(at, world, variants, asked)
@@ -179,9 +179,9 @@ def _facts(at: Address, world: World) -> Facts:
         tags=world.tags,
         in_service_since=scaling_sleep.in_service_since(at, world),
         last_request_at=at.last_request_at,
-        instance_types=snapshot.instance_types(world),
+        instance_types=instance_types(world),
         key=(world.config or {}).get("KmsKeyId"),
         shadows=bool((world.endpoint or {}).get("ShadowProductionVariants")),
-        capture_changed=snapshot.capture_changed(world),
-        wakes_by_itself=snapshot.wakes_by_itself(at, world),
+        capture_changed=capture_changed(world),
+        wakes_by_itself=wakes_by_itself(at, world),
     )

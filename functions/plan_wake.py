@@ -9,6 +9,7 @@ from ebb import scaling_wake, snapshot
 from ebb.addresses import ASLEEP, AWAKE, FAILED, FALLING_ASLEEP, WAKING, Address
 from ebb.aws import endpoints, executions
 from ebb.aws.ledger import Ledger
+from ebb.endpoint_world import at_zero
 from ebb.errors import SnapshotUnreadableError
 from ebb.scaling import Asked, Place, Step
 from ebb.settings import ScalingSettings
@@ -49,7 +50,7 @@ def _step(at: Address, asked: Asked, settings: ScalingSettings) -> Step:
     first = at.state in (ASLEEP, FAILED)  # the first calls are for capacity; a request waits for them
     world = endpoints.observe(at, config_name=wanted, whole=not first)
     try:
-        if at.state == AWAKE and world.endpoint and snapshot.at_zero(at, world):
+        if at.state == AWAKE and world.endpoint and at_zero(at, world):
             # by another's hand: what it has beside is what it is to be
             goal = snapshot.take(at, world, asked.now)
         return scaling_wake.wake(at, goal, world, asked, place, other_runs=other_runs, unreadable=unreadable)

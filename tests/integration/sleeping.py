@@ -18,14 +18,14 @@ from botocore.exceptions import ClientError
 import aws_shapes
 import decide_scaling
 import plan_wake
-from ebb import addresses, ledger, snapshot
+from ebb import addresses, endpoint_world, ledger
 from ebb.addresses import Address, IdlePolicy
 from ebb.aws import endpoints, executions, metrics, restoring
 from ebb.aws.ledger import Ledger
 from ebb.aws.metrics import Traffic
+from ebb.endpoint_world import World
 from ebb.errors import EndpointUnreadableError, MetricsUnavailableError
 from ebb.requests import alarms, scaling
-from ebb.snapshot import World
 from infrastructure import interpreter, project
 from infrastructure.interpreter import Execution, TaskError
 from integration.conftest import Account, made
@@ -109,7 +109,7 @@ class Cloud:
                 component=self.component,
                 targets=tuple(self.targets) if alive else (),
                 policies=tuple(_body(each) for each in self.policies),
-                policy_arns={snapshot.policy_key(each): each["PolicyARN"] for each in self.policies},
+                policy_arns={endpoint_world.policy_key(each): each["PolicyARN"] for each in self.policies},
                 scheduled=tuple(self.scheduled),
                 alarms=tuple(self.alarms[name] for name in sorted(self.alarms)),
             )

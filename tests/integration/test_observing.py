@@ -12,8 +12,8 @@ import aws_shapes
 from ebb import snapshot
 from ebb.addresses import Address
 from ebb.aws import endpoints, metrics
+from ebb.endpoint_world import World
 from ebb.errors import EndpointUnreadableError, MetricsUnavailableError, SnapshotUnreadableError
-from ebb.snapshot import World
 
 NOW = datetime(2026, 11, 23, 12, 0, 30, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

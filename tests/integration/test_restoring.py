@@ -10,8 +10,8 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from ebb.aws import restoring
+from ebb.endpoint_world import World
 from ebb.errors import EndpointUnreadableError
-from ebb.snapshot import World
 from integration.conftest import MANIFEST, Account, made
 from worked_run import ACCOUNT, REGION
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from ebb import addresses, idle, keep_alive, snapshot
+from ebb import addresses, endpoint_world, idle, keep_alive, snapshot, snapshot_calls
 from ebb.aws import hosting, metrics
+from ebb.endpoint_world import World
 from ebb.minutes import moment
 from ebb.requests import alarms
-from ebb.snapshot import World
 from infrastructure.interpreter import TaskError
 from integration.conftest import made
 from integration.sleeping import (
@@ -141,7 +141,7 @@ def test_of_two_variants_the_one_that_lacks_is_filled_and_the_other_keeps_what_i
     assert shop.endpoint
     shop.endpoint["ProductionVariants"][0] |= {"DesiredInstanceCount": 4, "CurrentInstanceCount": 4}
     shop.endpoint["ProductionVariants"][1] |= {"DesiredInstanceCount": 0, "CurrentInstanceCount": 0}
-    (call,) = snapshot.to_wake(shop.at, goal, shop.observe(shop.at), wake_alarm="")
+    (call,) = snapshot_calls.to_wake(shop.at, goal, shop.observe(shop.at), wake_alarm="")
     assert [each["DesiredInstanceCount"] for each in call["with"]["DesiredWeightsAndCapacities"]] == [4, 1]
 
 
@@ -201,16 +201,16 @@ def _fleet(*endpoints: str) -> dict[str, Any]:
 
 
 def test_an_alarm_over_several_endpoints_is_none_of_one_of_them():
-    assert snapshot.alarms_of([_fleet("shop", "payments")], ["shop"], []) == []
-    assert snapshot.alarms_of([_fleet("shop")], ["shop"], []) == [_fleet("shop")]
+    assert endpoint_world.alarms_of([_fleet("shop", "payments")], ["shop"], []) == []
+    assert endpoint_world.alarms_of([_fleet("shop")], ["shop"], []) == [_fleet("shop")]
 
 
 def test_a_foreign_component_that_nothing_wakes_does_not_sleep(account, monkeypatch):
     cloud = component(account, monkeypatch)
     at = cloud.at.model_copy(update={"origin": "foreign"})
-    assert not snapshot.wakes_by_itself(at, cloud.observe(at))
+    assert not endpoint_world.wakes_by_itself(at, cloud.observe(at))
     wakes = alarms.wake(at, policy_arn=cloud.policies[0]["PolicyARN"], tags=[])
-    assert snapshot.wakes_by_itself(at, cloud.observe(at).model_copy(update={"alarms": (wakes,)}))
+    assert endpoint_world.wakes_by_itself(at, cloud.observe(at).model_copy(update={"alarms": (wakes,)}))
     facts = idle.Facts(
         name="x", kind="realtime", status="InService", origin="foreign", tags={"ebb:sleep": "allowed"},
         wakes_by_itself=False,

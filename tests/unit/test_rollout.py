@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from aws_shapes import assert_valid
-from ebb import addresses, keep_alive_habits, names, rollout, serving, serving_model, snapshot, traffic
+from ebb import addresses, keep_alive_habits, names, rollout, serving, serving_model, traffic
 from ebb.addresses import Address
+from ebb.config_names import config_on, configs_of
 from ebb.rollout import Endpoint, Model, Seen
 from ebb.spec_serve import ServeSpec
 from worked_run import ARTIFACTS, NOW, RUN_ID, STACK, candidate, moment
@@ -178,7 +179,7 @@ def test_with_an_endpoint_go_the_configurations_that_it_had_on_other_instance_ty
     seen = _earlier("async")
     first, types = seen.superseded.config, seen.address.instance_types
     assert len(types) > 1
-    on_second = snapshot.config_on(first, types[1], types)
+    on_second = config_on(first, types[1], types)
     for there in (first, on_second):
         plan = _plan(kind, replace(seen, superseded=Endpoint(seen.superseded.name, "InService", there)))
         parts = [each for each in plan["superseded"] if each["what"] in ("config", "endpoint")]
@@ -190,12 +191,12 @@ def test_with_an_endpoint_go_the_configurations_that_it_had_on_other_instance_ty
 def test_a_configuration_on_another_type_has_a_name_of_its_own_however_long_the_first_is():
     types = ("ml.m5.large", "ml.g5.12xlarge")
     long = "a" * 20 + "-20261122080000-aa01bb4c2d-a1-0a1b2c"
-    names_ = [snapshot.config_on(each, "ml.g5.12xlarge", types) for each in (long, long[:-1] + "d")]
+    names_ = [config_on(each, "ml.g5.12xlarge", types) for each in (long, long[:-1] + "d")]
     assert len(set(names_)) == 2
     assert all(len(each) <= 63 and each.endswith("-a-g5-12xlarge") for each in names_)
-    short = snapshot.config_on("birds-a1", "ml.m5.large", types)
-    assert snapshot.config_on(short, "ml.g5.12xlarge", types) == "birds-a1-a-g5-12xlarge", "not one behind the other"
-    assert snapshot.configs_of(short, types) == [short, "birds-a1", "birds-a1-a-g5-12xlarge"]
+    short = config_on("birds-a1", "ml.m5.large", types)
+    assert config_on(short, "ml.g5.12xlarge", types) == "birds-a1-a-g5-12xlarge", "not one behind the other"
+    assert configs_of(short, types) == [short, "birds-a1", "birds-a1-a-g5-12xlarge"]
 
 
 def test_a_model_that_moves_keeps_its_model_and_gets_names_of_its_own():

@@ -19,6 +19,7 @@ from pydantic import Field
 from ebb import (
     addresses,
     catalog,
+    config_names,
     deployment,
     keep_alive_habits,
     ledger,
@@ -28,7 +29,6 @@ from ebb import (
     serving_kinds,
     serving_model,
     serving_sizes,
-    snapshot,
 )
 from ebb.addresses import Address, IdlePolicy, Kind
 from ebb.carbon import Band
@@ -553,7 +553,7 @@ class _Rollout:
         if self.replaced:
             gone += _behind(self.replaced, found, keep=self.at.endpoint_name)
         elif found and found.config != self.config_name:
-            had = snapshot.configs_of(found.config, before.instance_types if before else ())
+            had = config_names.configs_of(found.config, before.instance_types if before else ())
             ours = any(self.is_ours(each) for each in had)
             gone += [{"what": "config", "name": each} for each in had if ours and each != self.config_name]
         model = before.model_name if before else found.model if found else None
@@ -630,7 +630,7 @@ def _behind(before: Address, found: Endpoint | None, *, keep: str | None) -> lis
         queue = [{"Name": "EndpointName", "Value": before.endpoint_name}] if before.kind == "async" else []
         gone.append({"what": "endpoint", "name": before.endpoint_name, "config": found.config, "queue": queue})
         if before.kind != "shared":  # woken without capacity of its type, it has had others
-            had = snapshot.configs_of(found.config, before.instance_types)
+            had = config_names.configs_of(found.config, before.instance_types)
             gone += [{"what": "config", "name": each} for each in had if each != found.config]
     return gone
 

@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ebb.snapshot import Body
+from ebb.endpoint_world import Body
 
 Outcome = Literal["keep", "wait", "work", "asleep", "awake", "failed"]
 

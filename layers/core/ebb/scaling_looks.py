@@ -6,8 +6,8 @@ from typing import Any
 
 from ebb import pace
 from ebb.addresses import Address
+from ebb.endpoint_world import Body, World
 from ebb.scaling import Asked, Step
-from ebb.snapshot import Body, World
 
 LOOK_AGAIN_S = 2
 # Of the calls of one execution: what fails so often will not succeed a moment later.

@@ -5,8 +5,9 @@ The states and what is done in each stand in `ebb.scaling`.
 
 from datetime import datetime
 
-from ebb import events, ledger, snapshot
+from ebb import events, ledger, snapshot_calls
 from ebb.addresses import ASLEEP, AWAKE, FALLING_ASLEEP, WAKING, Address
+from ebb.endpoint_world import BROKEN, Body, World, at_zero
 from ebb.idle import GRACE, Action, Decision
 from ebb.requests import alarms
 from ebb.scaling import Asked, EndedExecution, Place, Step
@@ -23,7 +24,7 @@ from ebb.scaling_looks import (
     were_sent,
 )
 from ebb.scaling_writes import alarm, alarm_tags, change, event, notice, wake_request
-from ebb.snapshot import Body, Snapshot, World
+from ebb.snapshot import Snapshot
 
 HOURS_PER_MONTH = 730
 # What watching one endpoint costs a month: two alarms of 0.10 USD, its share of the sweeps, and a few sleeps; each
@@ -133,7 +134,7 @@ def leave(at: Address, world: World, *, other_runs: bool) -> Step:
         why = "the execution that woke it has ended before it was awake"
     elif at.wanted_at:
         why = "a request waits for it"
-    elif world.endpoint is not None and not snapshot.at_zero(at, world):  # it is billed, and would be for ever
+    elif world.endpoint is not None and not at_zero(at, world):  # it is billed, and would be for ever
         why = f"the ledger calls it {at.state}, and it is {world.status} with capacity"
     if why is None:
         return Step(outcome="keep", reason=f"it is {at.state}")
@@ -153,7 +154,7 @@ def go_on_sleeping(
     It is called off when somebody wants it, when it is idle no more, and when what is to be done keeps failing. What
     SageMaker does not get done is woken, which puts it back, or fails and tells the owner.
     """
-    zero = snapshot.at_zero(at, world)
+    zero = at_zero(at, world)
     off = None if zero else _why_not(at, decision)
     if off is None and asked.troubles >= MOST_TROUBLES:
         off = f"putting it to sleep failed {asked.troubles} times: {in_words(asked.problem)}"
@@ -163,7 +164,9 @@ def go_on_sleeping(
         return call_off(at, goal, world, off, asked, place)
     if world.endpoint is not None and world.status in CHANGING:
         return until_at_rest(at, world, asked)
-    calls = snapshot.to_sleep(at, goal, world, idle=alarm(at, alarms.IDLE), wake_alarm=_wake_alarm(at, world, place))
+    calls = snapshot_calls.to_sleep(
+        at, goal, world, idle=alarm(at, alarms.IDLE), wake_alarm=_wake_alarm(at, world, place)
+    )
     again = were_sent(calls, asked)
     old = [each["with"]["AlarmNames"] for each in calls if zero and each["do"] == "delete alarms"]
     # at zero, what is left over is an alarm, or one that AWS shows otherwise than it was sent
@@ -212,10 +215,10 @@ def call_off(at: Address, goal: Snapshot | None, world: World, why: str, asked: 
 
 def _untouched(at: Address, goal: Snapshot, world: World) -> bool:
     """Whether nothing was done yet. Its capacity tells nothing: as long as it has some, others have changed that."""
-    broken = at.kind == "classic" and world.status in snapshot.BROKEN
+    broken = at.kind == "classic" and world.status in BROKEN
     if broken or missing_part(at, world):
         return False  # waking will say so
-    return not snapshot.aside(at, goal, world, wake_alarm=alarm(at, alarms.WAKE))
+    return not snapshot_calls.aside(at, goal, world, wake_alarm=alarm(at, alarms.WAKE))
 
 
 def _settle_asleep(

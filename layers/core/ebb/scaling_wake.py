@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ebb import addresses, events, keep_alive_costs, ledger, snapshot
+from ebb import addresses, events, keep_alive_costs, ledger, snapshot, snapshot_calls
 from ebb.addresses import AWAKE, FAILED, FALLING_ASLEEP, WAKING, Address
+from ebb.endpoint_world import BROKEN, Body, World, at_zero, has_capacity, wants_capacity
 from ebb.requests import alarms
 from ebb.scaling import Asked, Place, Step
 from ebb.scaling_looks import (
@@ -25,7 +26,7 @@ from ebb.scaling_looks import (
     were_sent,
 )
 from ebb.scaling_writes import alarm, alarm_tags, change, event, notice
-from ebb.snapshot import Body, Snapshot, World
+from ebb.snapshot import Snapshot
 
 PREWAKE = "ahead of the calls that its habit promises"
 
@@ -59,7 +60,7 @@ def wake(
     mine = at.worked_by == place.execution
     if at.state == AWAKE and at.endpoint_name and (missing := missing_part(at, world)):
         return fail(at, f"there is no {missing} any more: deploy the model again", asked, place)
-    if at.state == AWAKE and not (world.endpoint and goal and snapshot.at_zero(at, world)):
+    if at.state == AWAKE and not (world.endpoint and goal and at_zero(at, world)):
         return Step(outcome="awake", reason="it is awake")
     if at.state == WAKING and not mine and other_runs:
         return Step(outcome="awake", reason="another execution wakes it")
@@ -77,7 +78,7 @@ def wake(
         )
     if unreadable or goal is None:
         why = unreadable or "no snapshot of it was kept"
-        serves = world.status == "InService" and not snapshot.at_zero(at, world) and snapshot.has_capacity(at, world)
+        serves = world.status == "InService" and not at_zero(at, world) and has_capacity(at, world)
         return _as_it_is(at, why, asked, place) if serves else fail(at, why, asked, place)
     if at.state != WAKING or not mine:
         return _begin(at, goal, world, asked, place)
@@ -114,7 +115,7 @@ def _begin(at: Address, goal: Snapshot, world: World, asked: Asked, place: Place
         outcome="work",
         reason=asked.reason or "it is wanted",
         write=change(at, WAKING, asked.now, place, fields),
-        calls=tuple(each for each in calls if each["do"] not in snapshot.ASIDE),
+        calls=tuple(each for each in calls if each["do"] not in snapshot_calls.ASIDE),
         watch=to_watch(at, world, calls),
         wait_s=pace_s(asked),
         again=True,
@@ -130,21 +131,21 @@ def _go_on_waking(at: Address, goal: Snapshot, world: World, asked: Asked, place
         return _next_type(at, goal, world, refused, asked, place)
     if asked.troubles >= MOST_TROUBLES:
         return fail(at, f"waking it failed {asked.troubles} times: {in_words(asked.problem)}", asked, place)
-    if at.kind == "classic" and world.status in snapshot.BROKEN and not asked.problem:  # as this execution made it
+    if at.kind == "classic" and world.status in BROKEN and not asked.problem:  # as this execution made it
         return fail(at, f"it ended as {world.status}: {world.failure or 'no reason given'}", asked, place)
     calls = _calls(at, goal, world, place, another_type(at))
     again = were_sent(calls, asked)
-    last = all(each["do"] in snapshot.ALARMS for each in calls)
+    last = all(each["do"] in snapshot_calls.ALARMS for each in calls)
     # what AWS shows otherwise than it was sent, of alarms and scaling, is not sent for ever
-    if not last and not (again and all(each["do"] in snapshot.ASIDE for each in calls)):
-        capacity = any(each["do"] not in snapshot.ASIDE for each in calls)
+    if not last and not (again and all(each["do"] in snapshot_calls.ASIDE for each in calls)):
+        capacity = any(each["do"] not in snapshot_calls.ASIDE for each in calls)
         repeated = bool(asked.problem) or again
         watch = to_watch(at, world, calls) if capacity and not repeated else None
         wait_s = pace_s(asked) if watch or repeated else 1
         return Step(outcome="work", reason=asked.reason, calls=tuple(calls), watch=watch, wait_s=wait_s, again=True)
     if world.status != "InService":
         return fail(at, f"it is {world.status}: {world.failure or 'no reason given'}", asked, place)
-    if not snapshot.has_capacity(at, world):
+    if not has_capacity(at, world):
         return until_at_rest(at, world, asked, "its capacity is on the way")
     return _settle_awake(at, goal, asked, place, calls if last else [])
 
@@ -153,7 +154,7 @@ def _calls(
     at: Address, goal: Snapshot, world: World, place: Place, kind: str | None, *, anew: bool = False
 ) -> list[Body]:
     name, tags = alarm(at, alarms.WAKE), alarm_tags(at, place)
-    return snapshot.to_wake(at, goal, world, wake_alarm=name, tags=tags, instance_type=kind, anew=anew)
+    return snapshot_calls.to_wake(at, goal, world, wake_alarm=name, tags=tags, instance_type=kind, anew=anew)
 
 
 def _refused(at: Address, goal: Snapshot, world: World, problem: Mapping[str, Any] | None) -> str | None:
@@ -164,16 +165,16 @@ def _refused(at: Address, goal: Snapshot, world: World, problem: Mapping[str, An
     """
     if problem:
         told = in_words(problem)
-        return told if snapshot.wants_capacity(told) else None
+        return told if wants_capacity(told) else None
     if world.endpoint is None:
         return None
-    there = world.status == "InService" and snapshot.has_capacity(at, world)
-    if there and not snapshot.lacks_capacity(at, goal, world):
+    there = world.status == "InService" and has_capacity(at, world)
+    if there and not snapshot_calls.lacks_capacity(at, goal, world):
         return None
     reasons = [str(world.endpoint.get("FailureReason") or "")]
     if world.component and _changed(world.component) >= _changed(world.endpoint):
         reasons.append(str(world.component.get("FailureReason") or ""))
-    return next((each for each in reasons if snapshot.wants_capacity(each)), None)
+    return next((each for each in reasons if wants_capacity(each)), None)
 
 
 def _changed(described: Mapping[str, Any]) -> float:
@@ -208,7 +209,7 @@ def _next_type(at: Address, goal: Snapshot, world: World, refused: str, asked: A
         reason=f"no capacity of {current}, trying {left[0]}",
         write=change(at, WAKING, asked.now, place, {"tried": tried}),
         # in the same step: a refusal that is seen from now on is one of this type
-        calls=(snapshot.call("record event", told), *_calls(at, goal, without, place, left[0])),
+        calls=(snapshot_calls.call("record event", told), *_calls(at, goal, without, place, left[0])),
         again=True,
     )
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from ebb import addresses, ledger, names
 from ebb.addresses import Address
+from ebb.endpoint_world import Body
 from ebb.requests import alarms
 from ebb.scaling import Place
-from ebb.snapshot import Body
 
 
 def change(

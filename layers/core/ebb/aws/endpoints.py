@@ -9,17 +9,18 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ebb import ledger, snapshot
+from ebb import endpoint_world, ledger, snapshot
 from ebb.addresses import Address
 from ebb.aws import storage
 from ebb.aws.clients import client
+from ebb.endpoint_world import World
 from ebb.errors import (
     EndpointUnreadableError,
     ObjectDeniedError,
     ObjectMissingError,
     SnapshotUnreadableError,
 )
-from ebb.snapshot import Snapshot, World
+from ebb.snapshot import Snapshot
 
 # SageMaker answers every mistake with ValidationException; only the text tells that there is no such thing. Texts:
 # assumed from what it answers, no page lists them.
@@ -42,7 +43,7 @@ def observe(at: Address, *, config_name: str | None = None, whole: bool = True) 
     if not whole:
         return World(endpoint=_plain(described), config=_as_config(config), component=_plain(component))
     targets, policies, scheduled = _scaling_of(at, described)
-    arns = {snapshot.policy_key(each): each["PolicyARN"] for each in policies}
+    arns = {endpoint_world.policy_key(each): each["PolicyARN"] for each in policies}
     return World(
         endpoint=_plain(described),
         config=_as_config(config),
@@ -182,7 +183,7 @@ def _alarms_of(at: Address, policy_arns: Iterable[str]) -> list[dict[str, Any]]:
         return list(_all_as("cloudwatch", "PutMetricAlarm", mine))
     found = _pages("cloudwatch", "describe_alarms", "MetricAlarms", AlarmTypes=["MetricAlarm"])
     names = [name for name in (at.endpoint_name if not at.component else None, at.component) if name]
-    return snapshot.alarms_of(_all_as("cloudwatch", "PutMetricAlarm", found), names, policy_arns)
+    return endpoint_world.alarms_of(_all_as("cloudwatch", "PutMetricAlarm", found), names, policy_arns)
 
 
 def _as_config(described: Mapping[str, Any] | None) -> dict[str, Any] | None:

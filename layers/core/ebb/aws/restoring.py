@@ -16,9 +16,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ebb import events
 from ebb.aws.clients import client
+from ebb.endpoint_world import Body, World
 from ebb.errors import EndpointUnreadableError
 from ebb.images import EcrImage
-from ebb.snapshot import Body, World
 
 DENIED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "403"}
 # SageMaker answers for what is not there as for a wrong request (see ebb.aws.endpoints); the others have codes for it.
