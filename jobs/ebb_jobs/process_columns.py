@@ -35,8 +35,12 @@ _WORDS = pa.array(sorted(spelling.MISSING))
 
 
 def keep_pages() -> None:
-    """Let Arrow keep the memory that it has for the next chunk, of all that can the one that grows the least."""
-    pa.set_memory_pool(pa.jemalloc_memory_pool())
+    """Let Arrow keep the memory that it has for the next chunk, of all that can the one that grows the least.
+
+    Wheels for ARM and macOS come without it: there Arrow's own choice stays.
+    """
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
 def read(chunk: Chunk, guess: Guess) -> pa.Table | None:

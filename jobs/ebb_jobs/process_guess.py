@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -16,6 +16,8 @@ from ebb_jobs import infer, process_key, process_split, spelling, tables, typing
 from ebb_jobs.process_split import scalar
 from ebb_jobs.sql import free_name, quote
 
+LEAST_BYTES = 64 * 2**20
+"""Below this the slow way takes a few seconds."""
 SAMPLES, SAMPLE_BYTES = 32, 2**15
 FEW_IN_SAMPLE = 2000
 """A column of so few different texts in the sample: each is looked at once, with the number of its rows."""
@@ -105,6 +107,14 @@ class Guess(NamedTuple):
     def bound(self, share: float) -> int:
         """Return the hash below which a share of all lies."""
         return process_key.bound(share) if self.by_numbers else process_key.first_half(share)
+
+
+def applies(files: Sequence[Path], spec: dict[str, Any]) -> bool:
+    """Tell whether it is worth a try: plain CSV, large, and nothing asked for that the slow way alone knows."""
+    data = spec.get("data") or {}
+    asked = data.get("input") or data.get("group") or spec.get("task") == infer.TEXTS
+    plain = all(infer.file_format(file.name) == infer.Format("csv", None) for file in files)
+    return plain and not asked and sum(file.stat().st_size for file in files) >= LEAST_BYTES
 
 
 def make(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -41,8 +40,6 @@ from ebb_jobs.process_split import HELD_OUT_SHARE, SPLITS, TEST_SHARE, scalar
 from ebb_jobs.report import cpu_count
 from ebb_jobs.sql import quote
 
-LEAST_BYTES = 64 * 2**20
-"""Below this the slow way takes a few seconds."""
 MOST_MB = 700
 """Of memory for DuckDB."""
 MOST_WORKERS = 4
@@ -64,14 +61,6 @@ class Quick(NamedTuple):
     rows: dict[str, int]
     by_numbers: bool
     """The hash of the numbers alone says on which side a row stands."""
-
-
-def applies(files: Sequence[Path], spec: dict[str, Any]) -> bool:
-    """Tell whether it is worth a try: plain CSV, large, and nothing asked for that the slow way alone knows."""
-    data = spec.get("data") or {}
-    asked = data.get("input") or data.get("group") or spec.get("task") == infer.TEXTS
-    plain = all(infer.file_format(file.name) == infer.Format("csv", None) for file in files)
-    return plain and not asked and sum(file.stat().st_size for file in files) >= LEAST_BYTES
 
 
 def process(

@@ -11,8 +11,8 @@ import duckdb
 
 from ebb_jobs import (
     infer,
+    process_guess,
     process_key,
-    process_quick,
     process_split,
     process_target,
     process_texts,
@@ -57,7 +57,7 @@ def process(
     data = spec.get("data") or {}
     into = Curated(str(curated), lambda name, document: write_json(curated / name, document))
     whole = learn_share >= 1
-    if whole and process_quick.applies(files, spec) and _process_quickly(folder, files, into, spec, report, work):
+    if whole and process_guess.applies(files, spec) and _process_quickly(folder, files, into, spec, report, work):
         return
     with tables.connect(work) as connection:
         table = tables.load(connection, folder, files, data.get("target"))
@@ -68,6 +68,8 @@ def _process_quickly(
     folder: Path, files: list[Path], curated: Curated, spec: dict[str, Any], report: Report, work: Path
 ) -> bool:
     """Do what `process` does the quick way; return False where only the slow way is exact."""
+    from ebb_jobs import process_quick  # needs pyarrow, which is not where Spark runs this program
+
     own = work / "quick"
     own.mkdir()
     try:
@@ -75,7 +77,7 @@ def _process_quickly(
             for file in files:
                 with file.open("rb") as stream:
                     if not stream.read(1):
-                        raise process_quick.NotQuickError("an empty file")
+                        raise process_guess.NotQuickError("an empty file")
             found = process_quick.process(connection, folder, files, spec, own, Path(curated.place))
         names, form, target = found.table
         for what, decided in (("format", form), ("target", target), ("task", found.task)):
@@ -93,7 +95,7 @@ def _process_quickly(
             stays=_stays(spec, by_numbers=found.by_numbers),
             by_numbers=found.by_numbers,
         )
-    except (process_quick.NotQuickError, RejectedError, UnicodeDecodeError, duckdb.OutOfMemoryException) as error:
+    except (process_guess.NotQuickError, RejectedError, UnicodeDecodeError, duckdb.OutOfMemoryException) as error:
         # A rejection too: what is wrong with a sample is not said in the file's words.
         refused = "to be refused"
         known = {RejectedError: refused, UnicodeDecodeError: refused, duckdb.OutOfMemoryException: "memory"}

@@ -5,7 +5,7 @@ import json
 import duckdb
 import pytest
 
-from ebb_jobs import process_quick, tables
+from ebb_jobs import process_guess, tables
 from ebb_jobs.infer import task_of_values
 from ebb_jobs.precheck import check
 from unit.jobs.stages import DATA, run_stage_here
@@ -481,7 +481,7 @@ def test_the_quick_way_writes_the_rows_of_the_slow_way(tmp_path, content, quickl
     (tmp_path / "slow").mkdir()
     (tmp_path / "quick").mkdir()
     slow = process(tmp_path / "slow", content)
-    monkeypatch.setattr(process_quick, "LEAST_BYTES", 0)
+    monkeypatch.setattr(process_guess, "LEAST_BYTES", 0)
     quick = process(tmp_path / "quick", content)
     assert ("read as text" in capsys.readouterr().out) == (not quickly)
     found, expected = (ended.metrics().get("rows") or ended.metrics()["rejection"] for ended in (quick, slow))
@@ -496,7 +496,7 @@ def test_classes_that_are_broken_numbers_differ_as_texts_on_both_ways(tmp_path, 
     kept = []
     for folder, least in (("slow", 2**40), ("quick", 0)):
         (tmp_path / folder).mkdir()
-        monkeypatch.setattr(process_quick, "LEAST_BYTES", least)
+        monkeypatch.setattr(process_guess, "LEAST_BYTES", least)
         ended = process(tmp_path / folder, content, spec={"task": "tabular-classification"})
         kept.append(splits_of(ended))
         assert len(schema_of(ended)["target"]["classes"]) == 6
@@ -505,7 +505,7 @@ def test_classes_that_are_broken_numbers_differ_as_texts_on_both_ways(tmp_path, 
 
 
 def test_the_quick_way_writes_the_same_files_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(process_quick, "LEAST_BYTES", 0)
+    monkeypatch.setattr(process_guess, "LEAST_BYTES", 0)
     monkeypatch.setattr(tables, "cpu_count", lambda: 4)
     content = respelt(big_table(60_000))
     digests = []

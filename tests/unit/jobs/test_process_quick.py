@@ -6,9 +6,19 @@ import sys
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from ebb_jobs import process_chunks, process_key, process_quick, report, typing_rules, warm
+from ebb_jobs import (
+    process_chunks,
+    process_columns,
+    process_guess,
+    process_key,
+    process_quick,
+    report,
+    typing_rules,
+    warm,
+)
 from ebb_jobs.process_guess import NotQuickError
 from unit.jobs.test_process import big_table, process, respelt, schema_of, side_of_each_row, splits_of, yes_or_no
 
@@ -48,7 +58,7 @@ def test_chunks_write_the_rows_of_the_slow_way(tmp_path, content, quickly, least
     for folder in ("slow", "quick"):
         (tmp_path / folder).mkdir()
     slow = process(tmp_path / "slow", content)
-    monkeypatch.setattr(process_quick, "LEAST_BYTES", 0)
+    monkeypatch.setattr(process_guess, "LEAST_BYTES", 0)
     monkeypatch.setattr(process_quick, "BYTES", 2**17)
     monkeypatch.setattr(process_quick, "HEAD_ROWS", 2000)
     quick = process(tmp_path / "quick", content)
@@ -86,7 +96,7 @@ def test_appended_rows_leave_all_others_on_their_sides_however_well_numbers_tell
     tmp_path, quickly, monkeypatch
 ):
     monkeypatch.setattr(process_key, "LEAST_ROWS", 0)
-    monkeypatch.setattr(process_quick, "LEAST_BYTES", 0 if quickly else 2**40)
+    monkeypatch.setattr(process_guess, "LEAST_BYTES", 0 if quickly else 2**40)
     before, after = (sides(tmp_path, str(rows), rows, "append") for rows in (1500, 9000))
     later = side_of_each_row(after)
     assert {row: later[row] for row in side_of_each_row(before)} == side_of_each_row(before)
@@ -96,7 +106,7 @@ def test_appended_rows_leave_all_others_on_their_sides_however_well_numbers_tell
 
 @pytest.mark.parametrize("quickly", [False, True], ids=["as text", "in chunks"])
 def test_what_was_dropped_before_anything_was_appended_keeps_its_sides_too(tmp_path, quickly, monkeypatch):
-    monkeypatch.setattr(process_quick, "LEAST_BYTES", 0 if quickly else 2**40)
+    monkeypatch.setattr(process_guess, "LEAST_BYTES", 0 if quickly else 2**40)
     before, after = sides(tmp_path, "one", 1500, "replace"), sides(tmp_path, "more", 9000, "append")
     later = side_of_each_row(after)
     assert {row: later[row] for row in side_of_each_row(before)} == side_of_each_row(before)
@@ -238,6 +248,17 @@ def test_no_statement_counts_all_of_many_columns():
     assert [column.name for column in columns] == names
     assert {column.counts["distinct"] for column in columns} == {60}
     assert max(told) <= typing_rules.AT_ONCE
+
+
+def test_a_build_of_arrow_without_jemalloc_keeps_its_own_choice(monkeypatch):
+    def missing():
+        raise NotImplementedError("This Arrow build does not enable jemalloc")
+
+    before = pa.default_memory_pool().backend_name
+    monkeypatch.setattr(pa, "supported_memory_backends", lambda: ["mimalloc", "system"])
+    monkeypatch.setattr(pa, "jemalloc_memory_pool", missing)
+    process_columns.keep_pages()
+    assert pa.default_memory_pool().backend_name == before
 
 
 LIMIT_MIB = 128

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 
 import duckdb
 import pytest
@@ -53,6 +55,14 @@ def rows_of(curated, split):
 
 
 GOOD = mixed_table().encode()
+
+
+def test_it_needs_no_pyarrow():
+    """Glue installs what the job asks for, and pyarrow is not among that: the quick way alone needs it."""
+    code = "import sys; sys.modules['pyarrow'] = None; from ebb_jobs import process_spark, process_tables"
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
