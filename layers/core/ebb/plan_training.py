@@ -1,6 +1,7 @@
 """What is asked of a training job besides the training: who watches it, and SageMaker's own debugger and compiler."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ebb import sizing, training_watch, tuning
@@ -22,13 +23,18 @@ def is_watched(run: RunFacts) -> bool:
 
 
 def alarms(run: RunFacts, stack: StackSettings, choice: sizing.Choice) -> list[dict[str, Any]]:
-    """Return the alarms that are born with the training job."""
+    """Return the alarms that are born with the training job, on whichever of its machines there is.
+
+    That of the budget asks when the dearest of them would have used it; whether this one has is decided then.
+    """
     stop = run.spec.train.stop
     if stop is None or not is_watched(run) or "train" in run.finished or tuning.in_jobs(run.spec, run.data.task):
         return []
+    rules, types = _rules(run, stack, choice), (choice.instance.name, *choice.otherwise)
+    spent = [training_watch.budget_s(stop, each, run.spec.train.instances, stack.region) for each in types]
     return training_watch.alarms(
         stop,
-        _rules(run, stack, choice),
+        replace(rules, budget_s=min((each for each in spent if each is not None), default=None)),
         stack=stack.stack,
         max_runtime_s=run.spec.train.max_runtime.total_seconds(),
         tags=[{"Key": "ebb:stack", "Value": stack.stack}, {"Key": "ebb:project", "Value": run.project}],
