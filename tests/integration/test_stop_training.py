@@ -44,7 +44,8 @@ def watched(account, book, context, monkeypatch) -> dict[str, Any]:
         assert {query.dimensions["TrainingJobName"] for query in queries} == {JOB}
         values = [(BEGUN + timedelta(minutes=n), value) for n, value in enumerate(world["curve"])]
         ones = [(moment, 1.0) for moment, _ in values]
-        return {"best": values, "mean": values, "count": ones, "broken": []}
+        found = {"best": values, "mean": values, "count": ones, "broken": []}
+        return {name: [point for point in points if point[0] >= since] for name, points in found.items()}
 
     monkeypatch.setattr(training, "describe", lambda name: world["job"])
     monkeypatch.setattr(metrics, "read", read)
@@ -64,6 +65,20 @@ def ask(context, alarm: str = "history", execution: str = "arn:one") -> dict[str
 def test_a_job_that_still_gains_is_looked_at_again_and_left_to_the_alarm_that_looks_again(watched, context):
     assert ask(context)["action"] == "wait"
     assert ask(context, alarm="lost")["action"] == "leave"
+
+
+def test_the_older_a_job_the_more_seldom_it_is_looked_at(watched, context):
+    watched["job"]["CreationTime"] = BEGUN - timedelta(days=2)
+    assert ask(context)["wait_s"] == 1752
+
+
+def test_an_interrupted_job_is_judged_by_what_it_printed_since(watched, context):
+    """A script without checkpoints begins anew: that is nothing lost, and no plateau."""
+    watched["curve"] = [min(0.9, 0.1 + 0.1 * n) for n in range(35)] + [0.1 + 0.01 * n for n in range(5)]
+    assert ask(context)["action"] == "stop"
+    again = {"Status": "Training", "StartTime": BEGUN + timedelta(minutes=35)}
+    watched["job"]["SecondaryStatusTransitions"].append(again)
+    assert ask(context)["action"] == "wait"
 
 
 def test_a_flat_job_is_stopped_with_a_note_and_its_own_alarms_are_named(watched, book, context):

@@ -152,10 +152,41 @@ CURVE = {"regex": REGEX, "goal": "minimize", "count": 128, "best_so_far": [float
 STOP = StopSpec(metric_regex=REGEX, goal="minimize")
 
 
-def test_an_earlier_runs_curve_is_as_long_again_as_it_was():
-    found = training_watch.reference(STOP, CURVE)
-    assert len(found) == 128
-    assert (found[0], found[-1]) == (64.0, 1.0)
+def rules_beside(curve: dict[str, Any], machines: int = 1) -> Rules:
+    return training_watch.rules_of(STOP, instance_type="ml.m5.xlarge", machines=machines, region=REGION, curve=curve)
+
+
+def test_an_earlier_runs_curve_stands_for_as_many_values_as_it_had():
+    rules = rules_beside(CURVE | {"count": 100_000})
+    assert (rules.reference_values, len(rules.reference)) == (100_000, 64)
+    assert (rules.reference[0], rules.reference[-1]) == (64.0, 1.0)
+
+
+def test_what_several_machines_print_is_not_compared_with_what_the_first_one_printed():
+    assert list(rules_beside(CURVE, machines=2).reference) == []
+    stage = {"stage": "train", "report": {"curve": CURVE}}
+    asked = {"train": {"instances": 2, "stop": {"metric_regex": REGEX}}}
+    assert training_watch.remembered(asked, [stage]) is None
+
+
+def test_the_rest_of_a_curve_after_an_interruption_is_not_what_the_next_run_is_compared_with():
+    asked = {"train": {"stop": {"metric_regex": REGEX}}}
+    stages = [{"stage": "train", "report": {"curve": CURVE | {"resumed": resumed}}} for resumed in (True, False)]
+    assert [training_watch.remembered(asked, [stage]) for stage in stages] == [None, CURVE]
+
+
+def test_what_was_printed_before_an_interruption_is_another_curve():
+    begun, again = datetime(2026, 11, 23, 9, tzinfo=UTC), datetime(2026, 11, 23, 11, tzinfo=UTC)
+    phases = [("Starting", begun), ("Training", begun), ("Interrupted", NOW), ("Training", again)]
+    job = {"SecondaryStatusTransitions": [{"Status": name, "StartTime": moment} for name, moment in phases]}
+    assert training_watch.last_begun(job) == again
+    assert training_watch.last_begun({"TrainingStartTime": begun}) == begun
+    assert training_watch.last_begun({}) is None
+
+
+def test_six_epochs_of_four_hours_start_the_machine():
+    made = training_alarms.history("ebb", "job", tags=[])
+    assert (made["DatapointsToAlarm"] - 1) * 4 * 3600 < made["Period"] * made["EvaluationPeriods"]
 
 
 @pytest.mark.parametrize("other", [{"regex": "acc=(.+)"}, {"goal": "maximize"}, {"best_so_far": []}])

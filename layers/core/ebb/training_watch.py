@@ -14,7 +14,6 @@ from ebb.requests import training_alarms
 from ebb.spec_stop import StopSpec, budget_parts
 from ebb.training_rules import PLATEAU, TARGET, Rules, Verdict
 
-MOST_REFERENCE = 5_000  # values of an earlier run's curve
 LONGEST_LOOK = timedelta(days=14)
 _BILLED = ("Downloading", "Training", "Uploading")
 
@@ -44,6 +43,8 @@ def rules_of(
 ) -> Rules:
     """Return the rules of a spec on a machine; `curve` is what the project's last run kept of the same metric."""
     watched = stop.metric_regex is not None
+    # CloudWatch counts what all machines print, the curve is what the first one printed: not compared.
+    earlier = reference(stop, curve) if watched and stop.loser and machines == 1 else []
     return Rules(
         goal=stop.goal,
         plateau_s=stop.plateau.total_seconds() if watched and stop.plateau else None,
@@ -51,16 +52,17 @@ def rules_of(
         divergence=watched and stop.divergence,
         budget=stop.budget,
         budget_s=budget_s(stop, instance_type, machines, region),
-        reference=reference(stop, curve) if watched and stop.loser else (),
+        reference=earlier,
+        reference_values=int(curve["count"]) if curve and earlier else 0,
     )
 
 
 def reference(stop: StopSpec, curve: Mapping[str, Any] | None) -> list[float]:
-    """Return the best value that the project's last run had after each of its values; empty for another metric."""
+    """Return the best value that the project's last run had at evenly spaced places; empty for another metric."""
     if not curve or curve.get("regex") != stop.metric_regex or curve.get("goal") != stop.goal:
         return []
-    kept, count = list(curve.get("best_so_far") or ()), min(int(curve.get("count") or 0), MOST_REFERENCE)
-    return [float(kept[place * len(kept) // count]) for place in range(count)] if kept else []
+    kept = [float(value) for value in curve.get("best_so_far") or ()]
+    return kept if int(curve.get("count") or 0) >= len(kept) else []
 
 
 def alarms(
@@ -112,6 +114,16 @@ def used_s(job: Mapping[str, Any], now: datetime) -> float:
         if phase.get("Status") in _BILLED and begun:
             total += max(0.0, ((ended or now) - begun).total_seconds())
     return total
+
+
+def last_begun(job: Mapping[str, Any]) -> datetime | None:
+    """Return when a job last began to train, None before. What it printed before an interruption is another curve.
+
+    It goes on from its checkpoint or begins anew, and nobody knows which: neither may be taken for a loss.
+    """
+    phases = job.get("SecondaryStatusTransitions") or ()
+    begun = [timestamp(each.get("StartTime")) for each in phases if each.get("Status") == "Training"]
+    return max((each for each in begun if each), default=timestamp(job.get("TrainingStartTime")))
 
 
 def note_key(run_id: str, job: str) -> dict[str, str]:
@@ -170,12 +182,16 @@ def nothing_left(noted: Mapping[str, Any] | None, report_uri: str) -> str:
 def remembered(spec: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the curve that the project's next run is compared with; None where there is none, or a bad one.
 
-    What was stopped for its budget, or as a loser, says nothing about how far a run can come.
+    What was stopped for its budget, or as a loser, says nothing about how far a run can come. What went on from a
+    checkpoint printed the rest of a curve only, and what several machines print is counted together.
     """
-    stop = (spec.get("train") or {}).get("stop") or {}
+    asked = spec.get("train") or {}
+    stop = asked.get("stop") or {}
     train = next((each for each in stages if each["stage"] == "train"), {})
     curve = (train.get("report") or {}).get("curve") or {}
     rule = (train.get("stopped") or {}).get("rule")
+    if curve.get("resumed") or int(asked.get("instances") or 1) > 1:
+        return None
     if not stop.get("metric_regex") or not curve.get("best_so_far") or rule not in (None, PLATEAU, TARGET):
         return None
     return {"regex": stop["metric_regex"], "goal": curve["goal"], "count": curve["count"]} | {

@@ -13,7 +13,7 @@ from ebb.errors import JobUnreadableError
 from ebb.events import timestamp
 from ebb.requests import training_alarms
 from ebb.training_rules import Point, Rules, Seen
-from ebb.training_watch import LONGEST_LOOK, used_s
+from ebb.training_watch import LONGEST_LOOK, last_begun, used_s
 
 IN_PROGRESS = "InProgress"
 
@@ -39,10 +39,11 @@ def alarms_of(stack: str, job: str) -> list[str]:
 
 def observe(job: Mapping[str, Any], rules: Rules, *, watched: bool, now: datetime) -> Seen:
     """Return what is known of a running job. Raises: MetricsUnavailableError."""
-    begun = timestamp(job.get("TrainingStartTime")) or now
     used = used_s(job, now)
+    age_s = (now - (timestamp(job.get("CreationTime")) or now)).total_seconds()
     if not watched:
-        return Seen(now, (), used)
+        return Seen(now, (), used, age_s=age_s)
+    begun = last_begun(job) or now
     where = {"TrainingJobName": str(job["TrainingJobName"])}
     best = "Maximum" if rules.goal == "maximize" else "Minimum"
     asked = {
@@ -58,4 +59,4 @@ def observe(job: Mapping[str, Any], rules: Rules, *, watched: bool, now: datetim
         Point(moment, value, means.get(moment, value), int(counts.get(moment, 1))) for moment, value in found["best"]
     ]
     broken = [moment for moment, count in found["broken"] if count]
-    return Seen(now, points, used, broken[-1] if broken else None)
+    return Seen(now, points, used, broken[-1] if broken else None, age_s)
