@@ -21,7 +21,8 @@ _PIECE = 2**22
 _IN_A_NUMBER = re.compile(rb"[0-9]_[0-9]")
 _OTHER_SPACE = (b"\t", b"\r", b"\v", b"\f")
 """DuckDB trims all of it from numbers; the rules trim the first two from all cells."""
-_BITS = 28
+_LEAST_BITS, _MOST_BITS = 20, 28
+_BITS_EACH = 32
 _FIRST_BITS = 20
 
 
@@ -147,15 +148,17 @@ def _end_of_rows(data: bytearray, *, quotes: bool) -> int:
 class Seen:
     """The hashes of all rows of the chunks before, eight bytes each, and a filter in front of them."""
 
-    def __init__(self) -> None:
-        self._filter = np.zeros(2**_BITS // 8, dtype=np.uint8)
+    def __init__(self, rows: int) -> None:
+        """Expect about so many rows; more of them let the filter pass what is not there, which costs time alone."""
+        self._bits = min(max((rows * _BITS_EACH).bit_length(), _LEAST_BITS), _MOST_BITS)
+        self._filter = np.zeros(2**self._bits // 8, dtype=np.uint8)
         self._chunks: dict[int, np.ndarray] = {}
 
     def add(self, number: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Add the hashes of a chunk's rows; return those that it holds twice and those that another chunk holds."""
         rows = np.sort(rows)
         twice = np.unique(rows[1:][rows[1:] == rows[:-1]])
-        place = rows >> np.uint64(64 - _BITS)
+        place = rows >> np.uint64(64 - self._bits)
         byte = (place >> np.uint64(3)).astype(np.int64)
         bit = np.left_shift(np.uint8(1), (place & np.uint64(7)).astype(np.uint8))
         maybe = np.unique(rows[(self._filter[byte] & bit) != 0])

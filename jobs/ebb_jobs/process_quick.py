@@ -143,7 +143,7 @@ class _Run:
     ) -> None:
         self._connection, self._guess, self._reader = connection, guess, reader
         self._work, self._curated = work, curated
-        self._seen = Seen()
+        self._seen = Seen(guess.rows)
         self._chunks: dict[int, Chunk] = {}
         self._turn = threading.Condition()
         self._next = 0

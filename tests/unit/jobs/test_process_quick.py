@@ -170,8 +170,9 @@ def test_a_row_longer_than_a_chunk_is_left_to_the_slow_way(tmp_path):
         process_chunks.Reader([tmp_path / "t.csv"], ",", 1000).next(tmp_path / "chunk.csv")
 
 
-def test_hashes_are_known_from_every_chunk_before():
-    seen = process_chunks.Seen()
+@pytest.mark.parametrize("expected", [0, 30_000, 10**8])
+def test_hashes_are_known_from_every_chunk_before_however_many_were_expected(expected):
+    seen = process_chunks.Seen(expected)
     random = np.random.default_rng(0)
     before = set()
     for number in range(6):
