@@ -95,8 +95,13 @@ def decide(seen: Seen, rules: Rules) -> Verdict:
     waiting = [each for each in verdicts if each and each.action == WAIT]
     if waiting:
         soonest = min(waiting, key=lambda each: each.wait_s)
-        return replace(soonest, wait_s=_bounded(max(soonest.wait_s, WAIT_SHARE * seen.age_s)))
+        return replace(soonest, wait_s=spaced(soonest.wait_s, seen.age_s))
     return Verdict(LEAVE, "no rule asks for anything that could come by itself")
+
+
+def spaced(seconds: float, age_s: float) -> int:
+    """Return how long is waited until a job of this age is looked at again: no execution may look too often."""
+    return _bounded(max(seconds, WAIT_SHARE * age_s))
 
 
 def best_so_far(values: Sequence[float], goal: str) -> list[float]:
@@ -150,8 +155,8 @@ def _target(seen: Seen, rules: Rules) -> Verdict | None:
 def _divergence(seen: Seen, rules: Rules) -> Verdict | None:
     """Stop where the last values are no numbers, or so bad that everything gained is lost again.
 
-    A single bad value is none: a scaler of mixed precision skips a step, a rate warms up. So a minute that has numbers
-    too says nothing, nor one that is not over yet.
+    A bad value among others is none: a scaler of mixed precision skips a step, a rate warms up. So a minute with
+    numbers in it says nothing, nor one that is not over yet.
     """
     points = seen.points
     if not rules.divergence:
