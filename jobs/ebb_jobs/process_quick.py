@@ -210,7 +210,9 @@ class _Run:
         if table is None:
             if not chunk.quotes:
                 chunk.copy(file)
-            table = connection.sql(process_columns.query(file, guess, blanks=chunk.blanks)).to_arrow_table()
+            # Within quotes a line break may stand at the end of a cell: trimmed too, as the slow way does.
+            blanks = chunk.quotes or chunk.blanks
+            table = connection.sql(process_columns.query(file, guess, blanks=blanks)).to_arrow_table()
             table = process_columns.as_read(table, guess)
         own, (first, second) = guess.own, guess.key
         same = ", ".join(map(quote, guess.names))

@@ -12,6 +12,7 @@ import pytest
 from ebb_jobs import (
     process_chunks,
     process_columns,
+    process_counts,
     process_guess,
     process_key,
     process_quick,
@@ -73,6 +74,75 @@ def test_chunks_write_the_rows_of_the_slow_way(tmp_path, content, quickly, least
     for split, rows in expected.items():
         assert sorted(map(repr, found[split])) == sorted(map(repr, rows)), split
         assert repr(found[split][:150]) == repr(rows[:150]), f"{split} begins with a sample of all"
+
+
+def small_table(last="", rows=3000):
+    """Rows of a number, a label, a text and a class; `last` stands far behind the sample of the test below."""
+    lines = (f"{n * 7919 % 9973 / 8},{'abc'[n % 3]},t{n * 31 % 997},{yes_or_no(n)}" for n in range(rows))
+    return "\n".join(["amount,kind,text,label", *lines]) + "\n" + last
+
+
+AT_THE_END = [
+    *("nan", "NaN", "inf", "-Infinity", "1e999", "1e-999", "9223372036854775808", "9007199254740993", "0.1" + "0" * 40),
+    *("+1", "007", "-0", ".5", "5.", "1e5", "1E+5", "0x1F", "1e", ".", "1d", "1,", " 1 ", "  ", "NA", " NA ", "word"),
+]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(pytest.param(small_table(f"{cell},a,t1,yes\n"), id=f"number {cell!r}") for cell in AT_THE_END),
+        *(
+            pytest.param(small_table(f"1.5,{cell},{cell},yes\n"), id=f"text {cell!r}")
+            for cell in (
+                *(
+                    " a ",
+                    '" a"',
+                    '"say ""b"""',
+                    '"a,b"',
+                    '"a\nb"',
+                    '"\na"',
+                    '"a\n"',
+                    '"NA\n"',
+                    '"NA"',
+                    '""',
+                    "a\0b",
+                    "\0",
+                ),
+                *("nUlL", "\ufeffa", "\u00a0a", "1.50", "true", "a\u2028b"),
+            )
+        ),
+        pytest.param(small_table("\n\n"), id="empty lines at the end"),
+        pytest.param(small_table("\n1.5,a,t1,yes\n"), id="an empty line among the rows"),
+        pytest.param("\n" + small_table(), id="an empty line before the header"),
+        pytest.param(small_table("1.5,a,t1,yes"), id="no line break at the end"),
+        pytest.param("\ufeff" + small_table(), id="byte order mark"),
+        pytest.param(small_table().replace("amount,", "\ufeffamount,", 1) + "\ufeff1.5,a,t1,yes\n", id="two of them"),
+        pytest.param(small_table().replace("\n", "\r\n"), id="Windows line ends"),
+        pytest.param(small_table("1.5,a,t1,yes\r\n"), id="one of them"),
+        pytest.param(small_table().replace("kind,", "text,"), id="a column twice"),
+        pytest.param(small_table().replace("kind,", "'',"), id="a column without a name"),
+        pytest.param(small_table().encode() + b"1.5,\xff,t1,yes\n", id="no UTF-8 at the end"),
+        pytest.param(small_table().encode() + b"1.5,a,\xed\xa0\x80,yes\n", id="half a character"),
+        pytest.param(small_table("1.5,a,t1,yes,\n"), id="a cell too many"),
+    ],
+)
+def test_what_arrow_reads_otherwise_is_read_as_the_slow_way_reads_it(tmp_path, content, monkeypatch):
+    monkeypatch.setattr(process_guess, "SAMPLES", 4)
+    monkeypatch.setattr(process_guess, "SAMPLE_BYTES", 2**12)
+    monkeypatch.setattr(process_quick, "BYTES", 2**14)
+    monkeypatch.setattr(process_counts, "MANY", 10)  # of rows on a side: the chunks are small
+    found = []
+    for folder, least in (("slow", 2**40), ("quick", 0)):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setattr(process_guess, "LEAST_BYTES", least)
+        ended = process(tmp_path / folder, content)
+        told = ended.metrics()
+        if told["status"] == "rejected":
+            found.append(told["rejection"])
+            continue
+        found.append((schema_of(ended), {split: sorted(map(repr, rows)) for split, rows in splits_of(ended).items()}))
+    assert found[0] == found[1]
 
 
 def few_numbers(rows):
