@@ -32,6 +32,11 @@ def test_a_record_that_holds_almost_nothing_has_a_page():
     assert "rejected" in text_of({"run_id": "r", "project": "p", "status": "rejected"})
 
 
+def test_rows_are_counted_in_whole_numbers():
+    run = reported.digits() | {"rows": {"read": 4900, "train": 34240}}
+    assert "read 4,900, train 34,240" in text_of(run)
+
+
 def test_nothing_is_fetched_and_no_script_runs():
     body = page.render(reported.digits()).decode()
     assert not re.findall(r"""(?:src|href|action)\s*=\s*(?!"#|"data:,)""", body), "links lead into the page only"

@@ -308,7 +308,7 @@ def _asked(run: Mapping[str, Any]) -> Table:
         rows.append(("data", f"{whole} object{'s' * (whole != 1)}, {figures.size(run.get('size_bytes'))}"))
     rows += [(name, str(run[name])) for name in ("format", "task", "target", "metric") if run.get(name)]
     if run.get("rows"):
-        rows.append(("rows", ", ".join(f"{name} {figures.number(each, 9)}" for name, each in run["rows"].items())))
+        rows.append(("rows", ", ".join(f"{name} {int(each):,}" for name, each in run["rows"].items())))
     if run.get("reason"):
         rows.append(("outcome", str(run["reason"])))
     return Table("The drop, and what was found in it", ("what", "value"), tuple(rows))
