@@ -9,12 +9,9 @@ from ebb import ledger, names, training_rules, training_watch
 from ebb.aws import clients, training
 from ebb.aws.ledger import Ledger
 from ebb.events import TrainingAsked
-from ebb.requests import training_alarms
 from ebb.settings import TrainingSettings
 from ebb.spec_stop import StopSpec
 from ebb.telemetry import logger
-
-_LOOKS_AGAIN = (training_alarms.HISTORY, training_alarms.BUDGET)  # one of each: the others go off when it is time
 
 
 @logger.inject_lambda_context
@@ -27,8 +24,8 @@ def handler(asked: TrainingAsked, context: LambdaContext) -> dict[str, Any]:
     book = Ledger(settings.ledger_table)
     run = book.run(run_id) or {}
     stop = ((run.get("spec") or {}).get("train") or {}).get("stop")
-    if job["TrainingJobStatus"] != training.IN_PROGRESS or not stop:
-        return {"action": "clear", "reason": "the job has ended, or nobody watches it", "alarms": alarms}
+    if job is None or job["TrainingJobStatus"] != training.IN_PROGRESS or not stop:
+        return {"action": "clear", "reason": "the job has ended, never began, or is not watched", "alarms": alarms}
     spec, region = StopSpec.model_validate(stop), clients.region()
     resources = job["ResourceConfig"]
     rules = training_watch.rules_of(
@@ -47,6 +44,7 @@ def handler(asked: TrainingAsked, context: LambdaContext) -> dict[str, Any]:
         )
         action = ledger.as_action(settings.ledger_table, write)
         return {"action": "stop", "reason": verdict.reason, "note": action, "alarms": alarms}
-    if verdict.action == training_rules.WAIT and asked.alarm in _LOOKS_AGAIN:
-        return {"action": "wait", "reason": verdict.reason, "wait_s": verdict.wait_s}
+    wait_s = training_watch.next_look_s(asked.alarm, verdict, rules)
+    if wait_s is not None:
+        return {"action": "wait", "reason": verdict.reason, "wait_s": training_rules.spaced(wait_s, seen.age_s)}
     return {"action": "leave", "reason": verdict.reason}

@@ -484,6 +484,58 @@ def test_where_capacity_is_refused_the_next_machine_is_tried(stage, error):
     assert "ml.c" in json.dumps(asked[-1])
 
 
+class Watched(Crowded):
+    """A world whose training is watched, and in which alarms stand until they are cleared."""
+
+    def __init__(self, times: int, error: tuple[str, str]):
+        super().__init__("train", times, error)
+        self.standing: set[str] = set()
+
+    def PlanPipeline(self, given: Any) -> Any:
+        """Put one alarm, under the job's name."""
+        plan = super().PlanPipeline(given)
+        plan["train"]["alarms"] = [{"AlarmName": "ebb-job-that-is-watched-nan"}]
+        return plan
+
+    def __call__(self, resource: str, arguments: Any) -> Any:
+        if resource.endswith(":putMetricAlarm"):
+            self.standing.add(arguments["AlarmName"])
+        if resource.endswith(":startExecution"):
+            assert arguments["StateMachineArn"] == "${StopTrainingStateMachineArn}"
+            assert arguments["Input"]["alarm"] == "ended"
+            self.standing.remove(f"ebb-{arguments['Input']['job']}-nan")
+        return super().__call__(resource, arguments)
+
+
+@pytest.mark.parametrize(("times", "status"), [(2, "SUCCEEDED"), (10_000, "FAILED")])
+@pytest.mark.parametrize("error", [NO_CAPACITY, QUOTA_IN_USE], ids=["a failed job", "a refused creation"])
+def test_no_alarm_of_a_refused_job_is_left_behind(error, times, status):
+    """A job that was never created has no end that would clear them."""
+    world = Watched(times, error)
+    assert run(PATH, GIVEN, world).status == status
+    assert world.standing == ({f"ebb-{GIVEN['run_id']}-a1-train-2-nan"} if times == 2 else set()), "of the job that ran"
+
+
+def test_alarms_that_cannot_be_cleared_change_nothing_of_how_a_run_ends():
+    ended = run(PATH, GIVEN, Unclearable(2, QUOTA_IN_USE))
+    assert ended.status == "SUCCEEDED", (ended.error, ended.cause)
+    assert len(ended.arguments("states:startExecution")) == 2
+
+
+class Unclearable(Watched):
+    """A world in which nothing can be started that would clear alarms."""
+
+    def __call__(self, resource: str, arguments: Any) -> Any:
+        if resource.endswith(":startExecution"):
+            raise TaskError("StepFunctions.AccessDeniedException")
+        return super().__call__(resource, arguments)
+
+
+def test_what_nobody_watches_has_nothing_cleared():
+    ended = run(PATH, GIVEN, Crowded("train", 2, QUOTA_IN_USE))
+    assert ended.arguments("states:startExecution") == []
+
+
 def test_after_the_last_machine_it_waits_and_begins_anew():
     ended = run(PATH, GIVEN, Crowded("train", 3, NO_CAPACITY))
     assert ended.status == "SUCCEEDED", (ended.error, ended.cause)

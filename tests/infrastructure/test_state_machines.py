@@ -176,8 +176,14 @@ def test_every_step_of_a_run_hands_any_error_to_its_recorder():
             tolerated = name in ("Notify", "Notify failure", "Notify rejection", "Record failure", "Record rejection")
             if name == "Ensure model group":
                 assert last == {**last, "ErrorEquals": ["States.TaskFailed"], "Next": "Register model"}
-            elif name in ("Process data", "Train model", "Compress model", "Compile model"):
+            elif name in ("Process data", "Compress model", "Compile model"):
                 assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], "Record refusal"), name
+            elif name == "Train model":
+                assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], "Watched?")
+                assert definition["States"]["Watched?"]["Default"] == "Record refusal"
+            elif name == "Clear alarms":  # of a job that was refused: its own error goes on to be recorded
+                assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], "Record refusal")
+                assert last["Output"] == state["Output"] == "{% $states.input %}"
             elif name == "Tune model":  # and the list hands on what it was given, where there is nothing to list
                 assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], "List trials"), name
             elif name == "Record refusal":  # hands on what it was given, and that names the stage

@@ -5,13 +5,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from botocore.stub import Stubber
 
 import decide_training
 import plan_pipeline
 import record_run
 from ebb import ledger, training_watch
-from ebb.aws import metrics, training
+from ebb.aws import clients, metrics, training
 from ebb.aws.ledger import Ledger
+from ebb.errors import JobUnreadableError
 from integration.conftest import made
 from integration.test_run import NOW, RUN_ID, book, job_failed, load
 from worked_run import REGION
@@ -38,7 +40,7 @@ def watched(account, book, context, monkeypatch) -> dict[str, Any]:
         "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1},
         "StoppingCondition": {"MaxRuntimeInSeconds": 7200},
     }
-    world = {"job": job, "curve": [0.1 + 0.02 * n for n in range(40)]}
+    world = {"describe": training.describe, "job": job, "curve": [0.1 + 0.02 * n for n in range(40)]}
 
     def read(queries: list[metrics.Query], *, since: datetime, now: datetime) -> metrics.Points:
         assert {query.dimensions["TrainingJobName"] for query in queries} == {JOB}
@@ -62,14 +64,26 @@ def ask(context, alarm: str = "history", execution: str = "arn:one") -> dict[str
     return decide_training.handler(asked, context)
 
 
-def test_a_job_that_still_gains_is_looked_at_again_and_left_to_the_alarm_that_looks_again(watched, context):
+def test_a_job_that_still_gains_is_looked_at_again_and_an_alarm_that_judges_all_itself_asks_once(watched, context):
     assert ask(context)["action"] == "wait"
-    assert ask(context, alarm="lost")["action"] == "leave"
+    assert ask(context, alarm="target")["action"] == "leave"
 
 
-def test_the_older_a_job_the_more_seldom_it_is_looked_at(watched, context):
+@pytest.mark.parametrize("alarm", ["history", "lost", "nan"])
+def test_a_job_watched_for_divergence_alone_is_looked_at_until_it_ends(watched, book, context, alarm):
+    """Its alarm may stay in ALARM, and then asks no second time."""
+    spec = book.run(RUN_ID)["spec"]
+    only = {"metric_regex": "acc=(.+)", "plateau": False, "loser": False}
+    book.apply(ledger.change_run(RUN_ID, 1, {"spec": spec | {"train": spec["train"] | {"stop": only}}}))
+    assert (ask(context, alarm)["action"], ask(context, alarm)["wait_s"]) == ("wait", 600)
+    watched["curve"] = [*watched["curve"][:30], *[0.1] * 10]
+    assert ask(context, alarm)["action"] == "stop"
+
+
+@pytest.mark.parametrize("alarm", ["history", "lost"])
+def test_the_older_a_job_the_more_seldom_it_is_looked_at(watched, context, alarm):
     watched["job"]["CreationTime"] = BEGUN - timedelta(days=2)
-    assert ask(context)["wait_s"] == 1752
+    assert ask(context, alarm)["wait_s"] == 1752
 
 
 def test_an_interrupted_job_is_judged_by_what_it_printed_since(watched, context):
@@ -99,6 +113,20 @@ def test_the_alarms_of_a_job_that_has_ended_are_cleared(watched, context):
     watched["job"] = watched["job"] | {"TrainingJobStatus": "Completed"}
     answer = ask(context, alarm="ended")
     assert (answer["action"], len(answer["alarms"])) == ("clear", 2)
+
+
+def test_the_alarms_of_a_job_that_never_came_to_be_are_cleared(watched, context, monkeypatch):
+    monkeypatch.setattr(training, "describe", watched["describe"])  # moto holds no job
+    answer = ask(context, alarm="ended")
+    assert (answer["action"], len(answer["alarms"])) == ("clear", 2)
+
+
+def test_a_job_that_cannot_be_read_is_none_that_never_was(watched, context, monkeypatch):
+    monkeypatch.setattr(training, "describe", watched["describe"])
+    with Stubber(clients.client("sagemaker")) as sagemaker:
+        sagemaker.add_client_error("describe_training_job", "ThrottlingException", "Rate exceeded")
+        with pytest.raises(JobUnreadableError):
+            ask(context, alarm="ended")
 
 
 def stopped_job(secondary: str = "Stopped") -> dict[str, Any]:

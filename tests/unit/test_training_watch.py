@@ -96,6 +96,18 @@ def test_a_watched_script_gets_its_metrics_its_alarms_and_the_tag_by_which_its_e
         assert period_s * alarm["EvaluationPeriods"] <= LONGEST_WINDOW_S
 
 
+def test_the_alarm_of_a_budget_asks_when_the_dearest_machine_that_may_be_tried_has_used_it():
+    text = "task: custom\ntrain: {spot: false, max_runtime: 4h, stop: {budget: 0.2 USD}}"
+    train = planned(text)["train"]
+    stop, machines = StopSpec(budget="0.2 USD"), [train["request"]["ResourceConfig"]["InstanceType"]]
+    machines += [each["instance_type"] for each in train["offers"]]
+    (alarm,) = train["alarms"]
+    asked_after_s = alarm["DatapointsToAlarm"] * alarm["Period"]
+    seconds = [training_watch.budget_s(stop, each, 1, REGION) for each in machines]
+    assert max(seconds) > 1.5 * min(seconds), "the machines differ in price"
+    assert asked_after_s == pytest.approx(min(seconds), abs=60)
+
+
 def test_nobody_watches_what_did_not_ask_for_it():
     train = planned("task: custom\ntrain: {spot: false}")["train"]
     assert train["alarms"] == []
@@ -114,6 +126,7 @@ def test_an_alarms_name_holds_its_job_and_nothing_elses_does():
     assert training_alarms.watched_job("ebb", name) == ("pets-20261123093000-3f9a1c07be-a1-train-1", "lost")
     assert training_alarms.watched_job("ebb", "ebb-pets-idle") is None
     assert training_alarms.watched_job("other", name) is None
+    assert training_alarms.watched_job("ebb", "ebb-team-budget") is None, "an alarm of somebody else's"
 
 
 @pytest.mark.parametrize(
@@ -144,6 +157,13 @@ def test_a_budget_beyond_max_runtime_needs_no_alarm():
     rules = Rules(budget="2h", budget_s=7200, divergence=False)
     made = [training_watch.alarms(stop, rules, stack="ebb", max_runtime_s=limit, tags=[]) for limit in (3600, 9000)]
     assert [len(each) for each in made] == [0, 1]
+
+
+def test_divergence_alone_has_the_alarm_that_looks_again_too():
+    stop = StopSpec(metric_regex=REGEX, plateau=False, loser=False)
+    rules = training_watch.rules_of(stop, instance_type="ml.m5.xlarge", machines=1, region=REGION, curve=None)
+    made = training_watch.alarms(stop, rules, stack="ebb", max_runtime_s=3600, tags=[])
+    assert [each["AlarmName"].rpartition("-")[2] for each in made] == ["nan", "lost", "history"]
 
 
 # ---- the earlier run's curve ----

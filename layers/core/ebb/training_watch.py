@@ -15,6 +15,8 @@ from ebb.spec_stop import StopSpec, budget_parts
 from ebb.training_rules import PLATEAU, TARGET, Rules, Verdict
 
 LONGEST_LOOK = timedelta(days=14)
+DIVERGENCE_LOOK_S = 600  # nine events of an execution a look: two weeks of them stay below its 25,000
+_LOOKS_AGAIN = (training_alarms.HISTORY, training_alarms.BUDGET)  # the target's goes off when it is reached
 _BILLED = ("Downloading", "Training", "Uploading")
 
 
@@ -76,11 +78,26 @@ def alarms(
     if rules.divergence:
         found.append(training_alarms.not_a_number(stack, job, **each))
         found.append(training_alarms.lost(stack, job, goal=rules.goal, **each))
-    if rules.plateau_s is not None or rules.reference:
+    if rules.plateau_s is not None or rules.reference or rules.divergence:
         found.append(training_alarms.history(stack, job, **each))
     if rules.budget_s is not None and rules.budget_s < max_runtime_s:  # else max_runtime ends it before
         found.append(training_alarms.budget(stack, job, seconds=rules.budget_s, **each))
     return found
+
+
+def next_look_s(alarm: str, verdict: Verdict, rules: Rules) -> int | None:
+    """Return after how many seconds it is decided again on what is not stopped now; None where another alarm asks then.
+
+    An alarm that stays in ALARM asks once, so that whoever it started goes on looking for as long as a rule could
+    come true: at divergence often once its own alarm has asked, whatever else is waited for.
+    """
+    of_divergence = alarm in (training_alarms.LOST, training_alarms.NAN)
+    if alarm not in _LOOKS_AGAIN and not (of_divergence and rules.divergence):
+        return None
+    waits = [verdict.wait_s] if verdict.action == training_rules.WAIT else []
+    if rules.divergence and (of_divergence or (alarm == training_alarms.HISTORY and not waits)):
+        waits.append(DIVERGENCE_LOOK_S)
+    return min(waits, default=None)
 
 
 def told(stop: StopSpec, rules: Rules, bodies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,25 +16,31 @@ from ebb.training_rules import Point, Rules, Seen
 from ebb.training_watch import LONGEST_LOOK, last_begun, used_s
 
 IN_PROGRESS = "InProgress"
+# SageMaker answers every mistake with ValidationException; only the text tells of what is not there. Texts: assumed.
+_GONE_CODES, _GONE = ("ValidationException", "ResourceNotFound"), ("could not find", "does not exist", "not found")
 
 
-def describe(job: str) -> dict[str, Any]:
-    """Return what SageMaker says of a job. Raises: JobUnreadableError."""
+def describe(job: str) -> dict[str, Any] | None:
+    """Return what SageMaker says of a job, None where it was never created. Raises: JobUnreadableError."""
     try:
         return dict(client("sagemaker").describe_training_job(TrainingJobName=job))
-    except (ClientError, BotoCoreError) as error:
+    except ClientError as error:
+        told = error.response["Error"]
+        if told["Code"] in _GONE_CODES and any(each in told.get("Message", "").lower() for each in _GONE):
+            return None
+        raise JobUnreadableError(f"DescribeTrainingJob of {job}: {told['Code']}") from error
+    except BotoCoreError as error:
         raise JobUnreadableError(f"DescribeTrainingJob of {job}: {type(error).__name__}") from error
 
 
 def alarms_of(stack: str, job: str) -> list[str]:
     """Return the names of the alarms that watch a job. Raises: JobUnreadableError."""
-    prefix = training_alarms.alarms_of(stack, job)
+    asked = [training_alarms.alarm_name(stack, job, kind) for kind in training_alarms.KINDS]
     try:
-        found = client("cloudwatch").describe_alarms(AlarmNamePrefix=prefix, AlarmTypes=["MetricAlarm"], MaxRecords=100)
+        found = client("cloudwatch").describe_alarms(AlarmNames=asked, AlarmTypes=["MetricAlarm"])
     except (ClientError, BotoCoreError) as error:
-        raise JobUnreadableError(f"DescribeAlarms {prefix}*: {type(error).__name__}") from error
-    wanted = {prefix + kind for kind in training_alarms.KINDS}  # another job's name may begin alike
-    return sorted(wanted & {each["AlarmName"] for each in found["MetricAlarms"]})
+        raise JobUnreadableError(f"DescribeAlarms of {job}: {type(error).__name__}") from error
+    return sorted(each["AlarmName"] for each in found["MetricAlarms"])
 
 
 def observe(job: Mapping[str, Any], rules: Rules, *, watched: bool, now: datetime) -> Seen:
