@@ -9,6 +9,7 @@ where it cannot be made the candidates remain, and the report says why.
 from __future__ import annotations
 
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def make(
         made = _made(engine, target, original, candidates, bundles, np.array(inputs[:PROVEN_ROWS]))
     except JobError as error:
         refuse(settings, str(error), report)
+        return
+    except Exception as error:  # of a converter or a toolchain: what was measured must not be lost by it
+        traceback.print_exc()
+        refuse(settings, f"it cannot be made ({type(error).__name__}; the job's log has the rest)", report)
         return
     report.fields["elsewhere"] = {"engine": engine, "target": target, "status": "made", **made}
     chosen = f"packed as {made['framework']} {made['version']}" if engine == NEO else f"compiled by {made['compiler']}"

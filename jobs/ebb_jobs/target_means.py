@@ -125,7 +125,7 @@ def for_training(
 def out_of_fold(codes: np.ndarray, wanted: np.ndarray, shrink: float) -> np.ndarray:
     """Return the mean of each row's text over the rows of the other folds; rows are dealt in turn."""
     means: np.ndarray = np.empty_like(wanted)
-    folds = np.arange(len(codes)) % FOLDS
+    folds: np.ndarray = np.arange(len(codes)) % FOLDS
     for fold in range(FOLDS):
         mine = folds == fold
         table = _means(codes[~mine], wanted[~mine], int(codes.max(initial=-1)) + 1, shrink)

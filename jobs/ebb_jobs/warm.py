@@ -67,6 +67,9 @@ def _misfit(folder: Path, schema: dict[str, Any]) -> str | None:
         return "the columns have changed"
     if before.get("split_by") != schema.get("split_by"):  # what is older than this field was dealt by another hash
         return f"rows that it learned may stand in test now: they are dealt by the hash of the {schema.get('split_by')}"
+    means = [each["name"] for each in _codec(folder).get("means") or ()]
+    if means:  # of rows that have changed since: a category that came later would be served as one that is unknown
+        return f"it knows categories by the mean of the target over its own rows ({', '.join(means)})"
     return None
 
 
@@ -78,6 +81,12 @@ def _columns(schema: dict[str, Any]) -> Any:
     """Return what the codec reads: a table's columns with their kinds, or an input's shape."""
     features = [(each["name"], each["kind"], each.get("date_order")) for each in schema.get("features") or ()]
     return features, schema.get("input"), (schema.get("target") or {}).get("name")
+
+
+def _codec(folder: Path) -> dict[str, Any]:
+    """Return what a table's codec has learned; nothing of other kinds."""
+    file = folder / "preprocess.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _metrics(folder: Path) -> dict[str, Any]:

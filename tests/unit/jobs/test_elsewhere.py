@@ -44,6 +44,14 @@ def made(places, settings) -> dict:
     return report.fields.get("elsewhere", {}) | {"decisions": report.decisions}
 
 
+def test_whatever_goes_wrong_leaves_what_was_measured(trained, monkeypatch):
+    monkeypatch.setattr(onnx, "load", lambda *_, **__: (_ for _ in ()).throw(OSError("no room for digits of a user")))
+    told = made(trained, NEO)
+    assert (told["status"], told["engine"]) == ("failed", "neo")
+    assert "OSError" in told["reason"]
+    assert "digits of a user" not in json.dumps(told)
+
+
 def test_nothing_is_made_unasked(trained):
     assert made(trained, {}) == {"decisions": []}
     assert not trained.bundles.exists()

@@ -7,7 +7,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from ebb_jobs import dataset, target_means
+from ebb_jobs import dataset, target_means, warm
 from ebb_jobs.kinds.tabular import KIND
 from ebb_jobs.report import Report
 from ebb_jobs.tabular import MAX_CATEGORIES, Preprocessor
@@ -166,3 +166,16 @@ def test_the_stages_read_training_rows_out_of_fold_and_all_others_as_they_are_se
     training = KIND.read_split(tmp_path, "train", codec).inputs
     columns = dataset.read_columns(tmp_path, "train", codec.columns)
     assert (training != served.encode(columns)).any(axis=1).mean() > 0.9
+
+
+def test_a_model_that_knows_categories_by_means_of_older_rows_is_no_start(tmp_path):
+    """A category that came since would be known while training and unknown when served."""
+    _, _, codec, _ = fitted()
+    schema = {"task": "tabular-regression", "features": [], "target": {"name": "paid"}}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    (tmp_path / "original.onnx").touch()
+    report = Report("train")
+    assert warm.found(tmp_path, schema, report) == tmp_path
+    (tmp_path / "preprocess.json").write_bytes(codec.files()["preprocess.json"])
+    assert warm.found(tmp_path, schema, report) is None
+    assert "mean of the target over its own rows (shop)" in report.decisions[-1]["reason"]
