@@ -83,7 +83,7 @@ def _sample(run: RunFacts) -> list[dict[str, Any]]:
             "reason": f"one machine trains, and the largest is expected to hold {share * text_gib:,.0f} GiB of text; all "
             "rows are checked, rows of rare classes all stay, and nothing that is learned is tested",
             "numbers": {"share": share, "text_gib": round(text_gib, 3)},
-            "alternatives": ["all rows, on a machine named by train.instance: nothing is known of one that holds them"],
+            "alternatives": ["all rows, on a machine named by train.instance: none is known to hold them"],
             "source": "ebb/sizing.py",
         }
     ]
