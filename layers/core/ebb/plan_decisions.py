@@ -80,8 +80,8 @@ def _sample(run: RunFacts) -> list[dict[str, Any]]:
         {
             "what": "rows to learn from",
             "chosen": f"{share:.2%} of them, a fair sample",
-            "reason": f"one machine trains, and the largest is expected to hold {share * text_gib:,.0f} GiB of text; all "
-            "rows are checked, rows of rare classes all stay, and nothing that is learned is tested",
+            "reason": f"one machine trains, and the largest is expected to hold {share * text_gib:,.0f} GiB of text; "
+            "all rows are checked, rows of rare classes all stay, and nothing that is learned is tested",
             "numbers": {"share": share, "text_gib": round(text_gib, 3)},
             "alternatives": ["all rows, on a machine named by train.instance: none is known to hold them"],
             "source": "ebb/sizing.py",
