@@ -323,6 +323,7 @@ def test_no_statement_counts_all_of_many_columns():
 
 def test_a_build_of_arrow_without_jemalloc_keeps_its_own_choice(monkeypatch):
     def missing():
+        # as pyarrow answers where its wheel was built without jemalloc
         raise NotImplementedError("This Arrow build does not enable jemalloc")
 
     before = pa.default_memory_pool().backend_name
