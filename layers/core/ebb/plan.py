@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ebb import compilers, images, names, plan_training, requests, rightsizing, sizing
+from ebb import compilers, images, names, plan_training, price, requests, rightsizing, sizing
 from ebb.errors import DropRejectedError, NoFeasibleInstanceError, Rejection
 from ebb.images import Image
 from ebb.plan_decisions import builds_decision, decisions_of
@@ -117,6 +117,7 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
         },
         "elsewhere": compiler.settings,
         "data": rightsizing.kept_data(run.data),
+        "predicted": {stage: each.as_dict() for stage, each in price.of_run(run, chosen, stack.region).items()},
         "decisions": [
             *decisions_of(run, chosen),
             *plan_training.decisions(run, stack, chosen["train"]),
