@@ -25,7 +25,7 @@ from ebb_jobs.sql import literal, quote
 
 DATE_ORDER = "year-month-day"
 _LABELS = pa.dictionary(pa.int32(), pa.string())
-_BLOCK = 2**23
+_BLOCK = 2**20
 _GROUP = 2**17
 _LEVEL = 1
 """Of zstd; level 3 writes a tenth less and takes half as long again."""

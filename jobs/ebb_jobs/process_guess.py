@@ -37,6 +37,10 @@ class OtherSpellingsError(NotQuickError):
     """Missing values are spelt in ways that the sample does not show."""
 
 
+class SameNumbersError(NotQuickError):
+    """Rows differ in their texts alone, though in the sample all did in their numbers."""
+
+
 class Own(NamedTuple):
     """The columns added to the data's: the hash of a whole row, and that of what is learned from."""
 
@@ -68,6 +72,8 @@ class Guess(NamedTuple):
     """The hash is of all that is learned from, whether or not its numbers tell rows apart."""
     by_numbers: bool
     """The hash of what is learned from is that of its numbers."""
+    told_by_numbers: bool
+    """Rows that differ do so in their numbers, so the hash of a whole row leaves out its texts, which take longest."""
     rows: int
     """About as many are in the files."""
     own: Own
@@ -86,6 +92,14 @@ class Guess(NamedTuple):
             f"md5({process_key.of(texts, self.used_numbers)})",
             f"CAST('0x' || substr({self.own.key}, 1, 16) AS UBIGINT)",
         )
+
+    @property
+    def whole(self) -> str:
+        """The SQL of the columns that the hash of a whole row is of; the first step of `key` stands for its numbers."""
+        if not self.by_numbers:
+            return ", ".join(map(quote, self.names))
+        columns = self.numbers if self.told_by_numbers else self.names
+        return ", ".join([self.own.key, *(quote(name) for name in columns if name not in self.used_numbers)])
 
     def repeats(self, name: str) -> bool:
         """Tell whether a column's values come again so often that Parquet should keep each once."""
@@ -187,10 +201,12 @@ def make(
         careful=False,
         always_digest=always_digest,
         by_numbers=False,
+        told_by_numbers=False,
         rows=round(rows / share),
         own=Own(*(free_name(f"ebb_{field}", names) for field in Own._fields)),
     )
-    found = found._replace(by_numbers=_apart_by_numbers(connection, found))
+    by_numbers = _apart_by_numbers(connection, found)
+    found = found._replace(by_numbers=by_numbers, told_by_numbers=by_numbers and _told_by_numbers(connection, found))
     connection.execute("DROP TABLE raw")
     connection.execute("DROP TABLE sampled")
     return found
@@ -228,6 +244,13 @@ def _apart_by_numbers(connection: duckdb.DuckDBPyConnection, guess: Guess) -> bo
     apart = process_split.told_apart(connection, process_key.of_numbers(guess.used_numbers))
     connection.execute("DROP TABLE kept")
     return apart
+
+
+def _told_by_numbers(connection: duckdb.DuckDBPyConnection, guess: Guess) -> bool:
+    """Tell whether no two rows of the sample that differ have the same numbers."""
+    fields = ", ".join(f"TRY_CAST({quote(name)} AS DOUBLE)" for name in guess.numbers)
+    same = f"SELECT count(*) - count(DISTINCT hash({fields})) FROM sampled"
+    return scalar(connection, same) == 0
 
 
 def _repeats(column: typing_rules.Column, share: float) -> bool:

@@ -35,7 +35,7 @@ from ebb_jobs import (
     typing_rules,
 )
 from ebb_jobs.process_chunks import BYTES, Chunk, Reader, Seen, among
-from ebb_jobs.process_guess import Guess, NotQuickError, OtherSpellingsError
+from ebb_jobs.process_guess import Guess, NotQuickError, OtherSpellingsError, SameNumbersError
 from ebb_jobs.process_split import HELD_OUT_SHARE, SPLITS, TEST_SHARE, scalar
 from ebb_jobs.report import cpu_count
 from ebb_jobs.sql import quote
@@ -86,11 +86,12 @@ def process(
             run.read()
             run.check_rows_that_came_late()
             columns = run.counts.columns(connection, [name for name in guess.names if name != told.name])
-        except OtherSpellingsError:
+        except (OtherSpellingsError, SameNumbersError) as error:
             if last:
                 raise
             run.undo()
-            guess = guess._replace(careful=True)
+            spelt = isinstance(error, OtherSpellingsError)
+            guess = guess._replace(careful=True) if spelt else guess._replace(told_by_numbers=False)
             continue
         except duckdb.ConversionException as error:
             wider = guess.without_labels() if "ENUM" in str(error) else guess.with_all_spellings()
@@ -198,10 +199,32 @@ class _Run:
             self.rows_read += len(rows.hashes)
             self._next += 1
             self._turn.notify_all()
-        rows = self._leave_out(connection, rows, twice, late)
-        sides = (rows.keys >= self._sides["test"][1]).astype(np.int8) + (rows.keys >= self._sides["train"][0])
-        self.counts.add(connection, rows.table, rows.keys, sides)
-        self._write(connection, rows, sides, chunk.number)
+        self._sort_and_write(connection, rows, self._staying(connection, rows, twice, late), chunk.number)
+
+    def _sort_and_write(
+        self, connection: duckdb.DuckDBPyConnection, rows: _Rows, stay: np.ndarray, number: int
+    ) -> None:
+        """Count the rows that stay, and write them; those that belong to the beginning of their split, apart.
+
+        One copy of the columns leaves out what does not stay and puts the rows of each side together.
+        """
+        places = np.flatnonzero(stay)
+        keys = rows.keys[places]
+        sides = (keys >= self._sides["test"][1]).astype(np.int8) + (keys >= self._sides["train"][0])
+        groups = sides.copy()
+        for place, side in enumerate(self._sides):
+            groups[(sides == place) & (keys < self._heads[side])] = len(self._sides)
+        order = np.argsort(groups, kind="stable")
+        places = places[order]
+        rows = _Rows(rows.table.take(pa.array(places)), rows.hashes[places], rows.keys[places])
+        self.counts.add(connection, rows.table, rows.keys, sides[order])
+        begin = 0
+        written = rows.table.select(self._written)
+        for side, size in zip(self._sides, np.bincount(groups, minlength=len(self._sides)).tolist(), strict=False):
+            if not self._all_in_head:
+                self._to_parquet(written.slice(begin, size), side, number + 1)
+            begin += size
+        self._insert(connection, "heads", rows, np.arange(begin, len(places)))
 
     def _read(self, connection: duckdb.DuckDBPyConnection, chunk: Chunk, file: Path) -> _Rows:
         """Return a chunk's rows, typed, with the hashes of each."""
@@ -215,19 +238,17 @@ class _Run:
             table = connection.sql(process_columns.query(file, guess, blanks=blanks)).to_arrow_table()
             table = process_columns.as_read(table, guess)
         own, (first, second) = guess.own, guess.key
-        same = ", ".join(map(quote, guess.names))
         connection.register("chunk", table)
         found = connection.execute(
-            f"SELECT {own.row}, {second} AS {own.key} "
-            f"FROM (SELECT hash({same}) AS {own.row}, {first} AS {own.key} FROM chunk)"
+            f"SELECT hash({guess.whole}) AS {own.row}, {second} AS {own.key} FROM (SELECT *, {first} AS {own.key} FROM chunk)"
         ).fetchnumpy()
         connection.unregister("chunk")
         return _Rows(table, np.asarray(found[own.row]), np.asarray(found[own.key]))
 
-    def _leave_out(
+    def _staying(
         self, connection: duckdb.DuckDBPyConnection, rows: _Rows, twice: np.ndarray, late: np.ndarray
-    ) -> _Rows:
-        """Leave out all but the first of rows that are equal, and all whose hash another chunk holds: those to `late`.
+    ) -> np.ndarray:
+        """Tell which rows stay: the first of rows that are equal, and none whose hash another chunk holds: `late`.
 
         Equal hashes alone say nothing: rows are compared by their values.
         """
@@ -245,11 +266,15 @@ class _Run:
                 f"SELECT min({place}) AS first FROM alike GROUP BY {', '.join(map(quote, self._guess.names))}"
             ).fetchnumpy()["first"]
             connection.unregister("alike")
+            self._check_hash(len(first), len(np.unique(rows.hashes[places])))
             stay[places] = False
             stay[first] = True
-        if stay.all():
-            return rows
-        return _Rows(rows.table.filter(pa.array(stay)), rows.hashes[stay], rows.keys[stay])
+        return stay
+
+    def _check_hash(self, rows: int, hashes: int) -> None:
+        """Raise when so many rows, all different, have too few hashes for the hash to be of any use."""
+        if rows > hashes and self._guess.told_by_numbers:
+            raise SameNumbersError("rows differ in their texts alone")
 
     def _insert(self, connection: duckdb.DuckDBPyConnection, into: str, rows: _Rows, places: np.ndarray) -> None:
         """Add the rows at some places to a table of DuckDB's."""
@@ -268,19 +293,6 @@ class _Run:
         key = "BIGINT" if guess.by_numbers else "UBIGINT"
         return f"SELECT {fields}, NULL::UBIGINT AS {guess.own.row}, NULL::{key} AS {guess.own.key} LIMIT 0"
 
-    def _write(self, connection: duckdb.DuckDBPyConnection, rows: _Rows, sides: np.ndarray, number: int) -> None:
-        """Write a chunk's rows, those apart that belong to the beginning of their split."""
-        heads: np.ndarray = np.zeros(len(sides), dtype=bool)
-        for place, side in enumerate(self._sides):
-            heads |= (sides == place) & (rows.keys < self._heads[side])
-        self._insert(connection, "heads", rows, np.flatnonzero(heads))
-        if self._all_in_head:
-            return
-        written = rows.table.select(self._written)
-        for place, side in enumerate(self._sides):
-            part = written.take(pa.array(np.flatnonzero((sides == place) & ~heads)))
-            self._to_parquet(part, side, number + 1)
-
     def _to_parquet(self, table: pa.Table, side: str, part: int) -> None:
         process_columns.write(table, self._curated / f"{side}.parquet" / f"part-{part:05}.parquet", self._guess)
 
@@ -294,8 +306,9 @@ class _Run:
             rows = self._read(connection, self._reader.again(self._chunks[number], file), file)
             self._insert(connection, "early", rows, among(rows.hashes, hashes))
         # Each left-out row is there as another chunk's too: as often as the rows of its hash, and all are alike.
-        different = f"SELECT count(*) FROM (SELECT {row} FROM (SELECT DISTINCT * FROM early) GROUP BY ALL "
-        if scalar(connection, different + "HAVING count(*) > 1)"):
+        different = scalar(connection, "SELECT count(*) FROM (SELECT DISTINCT * FROM early)")
+        self._check_hash(different, held := scalar(connection, f"SELECT count(DISTINCT {row}) FROM early"))
+        if different > held:
             raise NotQuickError("different rows with one hash")
 
     def write_heads(self) -> None:

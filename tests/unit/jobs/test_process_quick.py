@@ -34,6 +34,12 @@ def quoted(text):
     return text.replace("spaced", '"said ""a, b""\nand left"')
 
 
+def another_text(text, of):
+    """Append a row that is there already, with another kind."""
+    cells = text.splitlines()[of].split(",")
+    return text + ",".join([*cells[:2], "abc"["cab".index(cells[2])], *cells[3:]]) + "\n"
+
+
 @pytest.mark.parametrize("least_rows", [10**6, 0], ids=["by the digest", "by the numbers if they do"])
 @pytest.mark.parametrize(
     ("content", "quickly"),
@@ -43,6 +49,8 @@ def quoted(text):
         pytest.param(
             shuffled(respelt(big_table(label=lambda n: n * 7919 % 9973 / 8))), True, id="and a number to learn"
         ),
+        pytest.param(another_text(big_table(), of=10_000), True, id="a row that differs in a text from one far off"),
+        pytest.param(another_text(big_table(), of=-400), True, id="and from one nearby"),
         pytest.param(big_table().replace(",c", ", c"), True, id="blanks around cells"),
         pytest.param(big_table() + "7,1.5,a,c1,2024-01-01,True,NULL,none,yes\n", True, id="a gap spelt anew"),
         pytest.param(big_table() + "7,1.5,a,?,2024-01-01,True,1,none,yes\n", True, id="and in a column of many texts"),
