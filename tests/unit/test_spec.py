@@ -42,7 +42,7 @@ def test_everything_that_a_user_may_write_today():
         """
     )
     assert asked.serve.p95_latency == timedelta(milliseconds=50)
-    assert asked.carbon.budget == 500
+    assert (asked.carbon.budget.carbon, asked.carbon.budget.per) == (500, "run")
     assert asked.retrain.deadline == timedelta(days=1)
 
 

@@ -21,7 +21,7 @@ from ebb.plan_facts import RunFacts, spark_engine
 from ebb.rightsizing import Measured
 from ebb.sizing import Choice, Data
 from ebb.spec import PipelineSpec
-from ebb.spec_values import ENCODER, IMAGES, METHODS, NETWORK_RUNGS, RUNGS
+from ebb.spec_values import ENCODER, IMAGES, METHODS, RUNGS, TEXTS
 
 # How far the truth may lie from a prediction, as factors of its time. Estimates: the stages of the recorded run of
 # digits (tests/unit/data/digits_run.json) took 0.2 to 1.8 times theirs; a quarter of room beyond. Measured: assumed.
@@ -202,9 +202,10 @@ def _train_recipe(rungs: Any, tune: Any, spec: PipelineSpec, data: Data) -> floa
 
 
 def ladder(spec: PipelineSpec, data: Data) -> tuple[str, ...]:
-    """Return the recipes that a spec's training may try, cheapest first; pictures have networks alone."""
-    known = NETWORK_RUNGS if data.task == IMAGES else RUNGS
-    return tuple(name for name in known if name != ENCODER or spec.train.pretrained)
+    """Return the recipes that a spec's training may try, cheapest first: `ebb_jobs.kinds` has those of each kind."""
+    encoder = (ENCODER,) if spec.train.pretrained else ()
+    kinds = {IMAGES: ("small-net", "net"), TEXTS: ("linear", "net", *encoder)}
+    return kinds.get(spec.task or data.task or "", tuple(name for name in RUNGS if name != ENCODER))
 
 
 def _compress_recipe(methods: Any) -> float:

@@ -36,7 +36,7 @@ from ebb.spec_values import (
 FILE_NAME = "pipeline.yaml"
 _LATER = {
     "retrain": ("schedule", "drift", "deadline"),
-    "carbon": ("budget", "signal"),
+    "carbon": ("signal",),
 }
 
 

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from ebb.spec_budget import BudgetSpec, read_budget
 from ebb.spec_values import (
     AUTO,
     COMPILERS,
     ENGINES,
     METHODS,
     Duration,
-    Grams,
     Method,
     Part,
     ProjectName,
@@ -111,7 +111,7 @@ class RetrainSpec(Part):
 
 
 class CarbonSpec(Part):
-    """What a run may emit. Parsed today, acted on by a later version."""
+    """What a run may take, or a project in a month: `spec_budget` says how that is written."""
 
-    budget: Annotated[Grams, Field(gt=0)] | None = None
+    budget: Annotated[BudgetSpec | None, BeforeValidator(read_budget)] = None
     signal: Literal["average", "marginal"] = "average"
