@@ -65,6 +65,12 @@ ENTRIES = (
         WATCH,
         "Open the report of a run: one page that needs no network, on a phone and on paper too.",
     ),
+    Entry(
+        "regions",
+        "regions",
+        WATCH,
+        "Rank the Regions for a run by what it would emit there, the transfer of its data counted.",
+    ),
     Entry("lineage", "lineage", WATCH, "List the models made from an object, or the objects behind a model."),
     Entry("logs", "logs", WATCH, "Print what the jobs of a run wrote, every attempt, in order."),
     Entry(
