@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ebb import comparison, deployment, plan, selection, serving, serving_model, traffic
+from ebb import comparison, deployment, ledger, plan, selection, serving, serving_model, traffic
 from ebb.plan_facts import RunFacts
 from ebb.settings import StackSettings
 from ebb.sizing import Data
@@ -239,6 +239,29 @@ def step_events() -> dict[str, dict[str, Any]]:
         "column": "target",
         "remedy": "Drop rows of at least two classes.",
     }
+    stream = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{LEDGER}/stream/2026-11-23T09:00:00.000"
+    decided = [
+        ledger.put_action(LEDGER, each)["Item"] for each in ledger.decision_items(RUN_ID, "plan", made["decisions"])
+    ]
+    written = [
+        {
+            "eventID": f"{number:032x}",
+            "eventName": "INSERT",
+            "eventVersion": "1.1",
+            "eventSource": "aws:dynamodb",
+            "awsRegion": REGION,
+            "dynamodb": {
+                "ApproximateCreationDateTime": 1795426205,
+                "Keys": {name: item[name] for name in ("pk", "sk")},
+                "NewImage": item,
+                "SequenceNumber": f"{4421584500000000017450439000 + number}",
+                "SizeBytes": len(json.dumps(item)),
+                "StreamViewType": "NEW_IMAGE",
+            },
+            "eventSourceARN": stream,
+        }
+        for number, item in enumerate(decided)
+    ]
     lambda_cause = {"errorMessage": json.dumps(rejection), "errorType": "DropRejectedError", "stackTrace": []}
     return {
         "identify_dataset": asked | {"drop": DROP, "execution_arn": EXECUTION_ARN},
@@ -249,6 +272,7 @@ def step_events() -> dict[str, dict[str, Any]]:
             "curated_uri": made["artifacts"]["curated"],
             "manifest_uri": made["artifacts"]["manifest"],
         },
+        "publish_decisions": {"Records": written},
         "select_candidate": asked | {"plan": made},
         "plan_deployment": {**built_selection()["deploy"], "execution": f"{RUN_ID}-a1", "now": NOW},
         "plan_deployment_move": {"project": "cancer", "kind": "async", "execution": "move-cancer-1", "now": NOW},

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ebb import explain, payback, rightsizing, rungs, tuning
+from ebb import counterfactuals, explain, payback, rightsizing, rungs, tuning
 from ebb_cli import output, progress
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import EXIT_OF_STATUS, CommandError
@@ -181,6 +181,8 @@ def _print_search(run: Mapping[str, Any]) -> None:
     rows = []
     for trial in search["trials"]:
         knobs = ", ".join(f"{name} {value}" for name, value in trial["knobs"].items())
+        if trial.get("goes_on_from") is not None:
+            knobs += f", from the weights of {trial['goes_on_from']}"
         number = f"[bold green]{trial['number']} ✓[/]" if trial["number"] == best else str(trial["number"])
         found = trial.get("validation", trial.get("objective"))
         took = trial.get("cpu_seconds", trial.get("seconds"))
@@ -327,7 +329,8 @@ def why(target: Target, run: Run, as_json: Json = False) -> None:
     document = require(ledger, run_id)
     decisions = ledger.decisions(run_id)
     if as_json:
-        output.emit_json({"run_id": run_id, "run": document, "decisions": decisions})
+        told = [{**each, "would_change": list(counterfactuals.of(each))} for each in decisions]
+        output.emit_json({"run_id": run_id, "run": document, "decisions": told})
         return
     for line in explain.lines(document, decisions):
         output.out().print(line, markup=False, soft_wrap=True)

@@ -21,6 +21,7 @@ contract (`tests/infrastructure` compares them with every `ErrorEquals`):
     ├── JobUnreadableError      what a training job does could not be read; a retry helps
     ├── EndpointUnreadableError     what an endpoint consists of could not be read; a retry helps
     ├── SnapshotUnreadableError     neither copy of what an endpoint was is readable; a retry rarely helps
+    ├── SignalUnavailableError      one source of carbon intensities did not answer; the next one is asked
     └── StorageUnavailableError     S3 refused for now; a retry helps
 """
 
@@ -127,6 +128,10 @@ class MetricsUnavailableError(EbbError):
     """CloudWatch refused, or answered for a part of what was asked. Retrying helps; nothing is concluded from it."""
 
 
+class EventsUnavailableError(EbbError):
+    """EventBridge refused an event, or could not be asked. Retrying helps; the ledger's stream brings it again."""
+
+
 class JobUnreadableError(EbbError):
     """What a training job does, or which alarms watch it, could not be read."""
 
@@ -137,6 +142,10 @@ class EndpointUnreadableError(EbbError):
 
 class SnapshotUnreadableError(EbbError):
     """What was kept of an endpoint before it slept is not there, or not what was written. Retrying rarely helps."""
+
+
+class SignalUnavailableError(EbbError):
+    """A source of carbon intensities did not answer, or said nothing of use. The next one is asked."""
 
 
 class StorageUnavailableError(EbbError):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ebb import catalog, names, rungs, tuning
+from ebb import catalog, counterfactuals, figures, names, rungs, tuning
 
 _PROCESSED = names.RECORDED_STAGES.index("process") + 1
 _ORDER = (
@@ -25,13 +25,14 @@ _ORDER = (
 class Step:
     """One link of the chain."""
 
-    kind: str  # drop | decision | stage | skipped | outcome | footprint | source
+    kind: str  # drop | decision | stage | rung | search | skipped | outcome | footprint | grams | source
     title: str
     text: str
     numbers: Mapping[str, Any] = field(default_factory=dict)
     alternatives: tuple[str, ...] = ()
     source: str | None = None
     table: tuple[str, ...] = ()
+    would_change: tuple[str, ...] = ()
 
 
 def steps(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> list[Step]:
@@ -50,6 +51,8 @@ def lines(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> lis
             told += [f"    {line}" if line else "" for line in step.table]
         elif step.alternatives:
             told.append("    not taken: " + "; ".join(step.alternatives))
+        if step.would_change:
+            told.append("    would have changed it: " + "; ".join(step.would_change))
         if step.source:
             told.append(f"    source: {step.source}")
     return told
@@ -74,6 +77,7 @@ def _steps(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> It
     yield _outcome(run)
     if run.get("footprint"):
         yield _footprint(run["footprint"])
+        yield from _grams(run)
         for entry in catalog.sources():
             text = f"{entry['source']}, {entry['year']}, confidence {entry['confidence']}"
             yield Step("source", entry["what"], text)
@@ -111,6 +115,7 @@ def _decision(decision: Mapping[str, Any]) -> Step:
         tuple(str(each) for each in decision.get("alternatives") or ()),
         decision.get("source"),
         tuple(kinds(decision)),
+        counterfactuals.of(decision),
     )
 
 
@@ -227,6 +232,23 @@ def _footprint(used: Mapping[str, Any]) -> Step:
         + "; estimated from billed time and CPU-seconds, image builds and failed attempts included, control plane not"
     )
     return Step("footprint", "footprint", text)
+
+
+def _grams(run: Mapping[str, Any]) -> Iterator[Step]:
+    """Give how the grams come of the energy: what the grid emits for it, and the rest, which is embodied."""
+    region = names.region_of(run.get("execution_arn"))
+    if region is None:
+        return
+    energy, carbon = (run["footprint"][name]["value"] for name in ("energy_kwh", "carbon_g"))
+    grid = catalog.grid_g_per_kwh(region)
+    operational = energy * grid.value
+    yield Step(
+        "grams",
+        "grams",
+        f"{figures.number(energy)} kWh x {grid.value:.0f} gCO2e/kWh in {region} = {figures.number(operational)} g "
+        f"of the grid, and {figures.number(max(0.0, carbon - operational))} g embodied in the machines",
+        {"grid low g/kWh": grid.low, "grid high g/kWh": grid.high},
+    )
 
 
 def _short(value: Any) -> str:

@@ -83,6 +83,12 @@ def parse_execution(name: str) -> tuple[str, int]:
     return found["run_id"], int(found["attempt"])
 
 
+def region_of(execution_arn: str | None) -> str | None:
+    """Return the Region that the ARN of an execution carries, None when there is none."""
+    parts = str(execution_arn or "").split(":")
+    return parts[3] if len(parts) > 3 and parts[3] else None
+
+
 def job(run: str, attempt: int, stage: str) -> str:
     """Return the name of one stage's job."""
     return f"{execution(run, attempt)}-{stage}"

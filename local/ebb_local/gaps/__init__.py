@@ -22,6 +22,7 @@ GAPS = (
     "lambda_logs",
     "lambda_async",
     "lambda_event_sources",
+    "table_streams",
     "function_urls",
     "queue_urls",
     "bucket_encryption",

@@ -40,7 +40,7 @@ _OTHER_ACTIONS = {
     "sqs:SendMessage": (*_WRITE, *_READ),
     "sqs:ReceiveMessage": _READ,
     "sns:Publish": (*_WRITE, *_READ),
-    **{f"dynamodb:{name}": _READ for name in _ITEM_ACTIONS},
+    **{f"dynamodb:{name}": _READ for name in (*_ITEM_ACTIONS, "GetRecords")},
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ebb import catalog, figures, payback, rungs
+from ebb import catalog, figures, names, payback, rungs
 
 IDLE_BELOW = 0.35  # of a machine's processors; assumed: below it a smaller machine would hold the work
 WORTH_SHARE = 0.05  # of the run's energy; less is not worth a line
@@ -26,8 +26,7 @@ def advice(run: Mapping[str, Any]) -> Iterator[str]:
 
 def region_of(run: Mapping[str, Any]) -> str | None:
     """Return the Region in which a run ran, as the ARN of its execution tells it."""
-    parts = str(run.get("execution_arn") or "").split(":")
-    return parts[3] if len(parts) > 3 and parts[3] else None
+    return names.region_of(run.get("execution_arn"))
 
 
 def _regions(run: Mapping[str, Any]) -> Iterator[str]:
