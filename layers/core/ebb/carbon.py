@@ -100,5 +100,29 @@ def embodied_carbon_g(units: float, duration_s: float, g_per_unit_hour: Band) ->
     return g_per_unit_hour * (units * duration_s / 3600)
 
 
+def water_l(energy: Band, *, pue: Band, on_site_l_per_kwh: Band, electricity_l_per_kwh: Band) -> Band:
+    """Return the water that using an amount of energy takes, in litres: cooling, and generating the electricity.
+
+        water_l = energy_kwh / pue * on_site_l_per_kwh + energy_kwh * electricity_l_per_kwh
+    `energy` includes cooling and conversion losses; what cools is told per kWh of the machines alone, so that the PUE
+    that made it is taken out bound by bound; of an energy that was measured without one the bounds are put in order.
+    Source: The Green Grid, WUE (white paper 35); Li et al., Making AI Less "Thirsty" (https://arxiv.org/abs/2304.03271).
+    """
+    ends = (energy.low / pue.low, energy.value / pue.value, energy.high / pue.high)
+    machines = Band(min(ends), ends[1], max(ends))
+    return machines * on_site_l_per_kwh + energy * electricity_l_per_kwh
+
+
+def difference(larger: Band, smaller: Band) -> Band:
+    """Return what is between two quantities that were reckoned with the same coefficients.
+
+        low, high = the least and the most of (larger - smaller), taken bound by bound
+    An error of a shared coefficient moves both the same way, so that the far ends are not set against each other.
+    """
+    ends = sorted(one - other for one, other in zip(_bounds(larger), _bounds(smaller), strict=True))
+    value = larger.value - smaller.value
+    return Band(min(ends[0], value), value, max(ends[2], value))
+
+
 def _bounds(band: Band) -> tuple[float, float, float]:
     return band.low, band.value, band.high

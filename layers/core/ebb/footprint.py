@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from ebb import carbon, catalog
 from ebb.carbon import Band
@@ -19,11 +19,30 @@ PREDICTIONS = 1_000_000
 
 @dataclass(frozen=True)
 class Footprint:
-    """Energy, carbon and cost of something, each with its band."""
+    """Energy, carbon, cost and water of something, each with its band; of the carbon, what making the hardware took."""
 
     energy_kwh: Band
-    carbon_g: Band
+    carbon_g: Band  # of use and of making the hardware together
     cost_usd: Band
+    water_l: Band = carbon.ZERO
+    carbon_embodied_g: Band = carbon.ZERO
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, Any]) -> Self:
+        """Return a footprint that the ledger holds; of one from before water was counted, its water is reckoned now."""
+        energy = Band.of(recorded["energy_kwh"])
+        return cls(
+            energy,
+            Band.of(recorded["carbon_g"]),
+            Band.of(recorded["cost_usd"]),
+            Band.of(recorded["water_l"]) if recorded.get("water_l") else water_of(energy),
+            Band.of(recorded["carbon_embodied_g"]) if recorded.get("carbon_embodied_g") else carbon.ZERO,
+        )
+
+    @property
+    def carbon_operational_g(self) -> Band:
+        """Return the carbon of the energy alone."""
+        return carbon.difference(self.carbon_g, self.carbon_embodied_g)
 
     def as_dict(self) -> dict[str, dict[str, float]]:
         """Return the footprint as it stands in the ledger."""
@@ -31,12 +50,42 @@ class Footprint:
             "energy_kwh": self.energy_kwh.as_dict(),
             "carbon_g": self.carbon_g.as_dict(),
             "cost_usd": self.cost_usd.as_dict(),
+            "water_l": self.water_l.as_dict(),
+            "carbon_embodied_g": self.carbon_embodied_g.as_dict(),
         }
 
     def __add__(self, other: "Footprint") -> "Footprint":
         return Footprint(
-            self.energy_kwh + other.energy_kwh, self.carbon_g + other.carbon_g, self.cost_usd + other.cost_usd
+            self.energy_kwh + other.energy_kwh,
+            self.carbon_g + other.carbon_g,
+            self.cost_usd + other.cost_usd,
+            self.water_l + other.water_l,
+            self.carbon_embodied_g + other.carbon_embodied_g,
         )
+
+    def __mul__(self, by: "Band | float") -> "Footprint":
+        return Footprint(
+            self.energy_kwh * by, self.carbon_g * by, self.cost_usd * by, self.water_l * by, self.carbon_embodied_g * by
+        )
+
+
+def made_of(energy: Band, embodied: Band, cost_usd: Band, *, region: str) -> Footprint:
+    """Return the footprint of an amount of energy in a Region, with the carbon of the hardware that used it.
+
+    carbon_g = energy_kwh * grid intensity of the Region + carbon_embodied_g
+    """
+    operational = carbon.operational_carbon_g(energy, catalog.grid_g_per_kwh(region))
+    return Footprint(energy, operational + embodied, cost_usd, water_of(energy), embodied)
+
+
+def water_of(energy: Band) -> Band:
+    """Return the water that an amount of energy takes in AWS's data centres, in litres (`carbon.water_l`)."""
+    return carbon.water_l(
+        energy,
+        pue=catalog.pue(),
+        on_site_l_per_kwh=catalog.water_on_site_l_per_kwh(),
+        electricity_l_per_kwh=catalog.water_of_electricity_l_per_kwh(),
+    )
 
 
 NOTHING = Footprint(carbon.ZERO, carbon.ZERO, carbon.ZERO)
@@ -111,11 +160,7 @@ def _of_machine(machine: Instance, *, duration_s: float, billable_s: float, load
     if machine.accelerator:
         each = catalog.embodied_g_per_accelerator_hour()
         embodied += carbon.embodied_carbon_g(machine.accelerator.count, duration_s, each)
-    return Footprint(
-        energy,
-        carbon.operational_carbon_g(energy, catalog.grid_g_per_kwh(region)) + embodied,
-        machine.price_usd_per_hour * (billable_s / 3600),
-    )
+    return made_of(energy, embodied, machine.price_usd_per_hour * (billable_s / 3600), region=region)
 
 
 def serverless_memory_mb(model_memory_mib: float, asked_mb: int | None = None) -> int:
@@ -178,14 +223,9 @@ def per_million_predictions(measure: Mapping[str, Any], *, region: str, memory_m
     # The allocation's share of a server is what its memory brings in vCPUs; more GiB per vCPU means fewer of them.
     vcpu = Band(gib / price.gib_per_vcpu.high, gib / price.gib_per_vcpu.value, gib / price.gib_per_vcpu.low)
     embodied = catalog.embodied_g_per_vcpu_hour() * vcpu * (seconds / 3600)
-    return Footprint(
-        energy,
-        carbon.operational_carbon_g(energy, catalog.grid_g_per_kwh(region)) + embodied,
-        price.usd_per_gib_second * (gib * billed_s),
-    )
+    return made_of(energy, embodied, price.usd_per_gib_second * (gib * billed_s), region=region)
 
 
 def sum_of(recorded: Iterable[Mapping[str, Any]]) -> Footprint:
     """Return the sum of footprints as the ledger holds them."""
-    parts = (Footprint(*(Band.of(each[name]) for name in ("energy_kwh", "carbon_g", "cost_usd"))) for each in recorded)
-    return sum(parts, start=NOTHING)
+    return sum(map(Footprint.of, recorded), start=NOTHING)

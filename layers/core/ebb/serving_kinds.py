@@ -168,11 +168,7 @@ def _serverless(known: _Facts) -> Row:
     energy = energy_of(above_idle, model.busy_s * calls + model.loading_s * cold, 0.0)
     energy += energy_of(power.idle_w, idle_vcpu_s, 0.0) + energy_of(carbon.ZERO, serving_s + kept_s, gib)
     embodied = catalog.embodied_g_per_vcpu_hour() * idle_vcpu_s * (1 / 3600)
-    day = Footprint(
-        energy,
-        carbon.operational_carbon_g(energy, catalog.grid_g_per_kwh(known.region)) + embodied,
-        price.usd_per_gib_second * gib * billed_s,
-    )
+    day = footprint.made_of(energy, embodied, price.usd_per_gib_second * gib * billed_s, region=known.region)
     slow_s = None if model.slow_s is None else model.slow_s + wall.value - model.wall_s.value
     room = traffic.concurrency(slow_s or wall.value)
     refused = list(_refusals("serverless", known, slow_s, cold_share))
@@ -181,7 +177,7 @@ def _serverless(known: _Facts) -> Row:
         refused.append(Exclusion("traffic.busiest_hour", why))
     return Row(
         "serverless",
-        _month(day),
+        day * DAYS_PER_MONTH,
         pull + loading,
         cold_share,
         traffic.awake_share(facts.warm_s.value),
@@ -238,11 +234,11 @@ def _on_instances(known: _Facts, kind: Kind) -> Row:
     embodied = carbon.embodied_carbon_g(machine.vcpu, allocation_s, catalog.embodied_g_per_vcpu_hour())
     cost = machine.price_usd_per_hour * (allocation_s / 3600)
     cost += facts.async_usd_per_request * traffic.per_day if kind == "async" else carbon.ZERO
-    day = Footprint(energy, carbon.operational_carbon_g(energy, catalog.grid_g_per_kwh(known.region)) + embodied, cost)
+    day = footprint.made_of(energy, embodied, cost, region=known.region)
     component = kind in ("realtime", "shared")
     return Row(
         kind,
-        _month(day),
+        day * DAYS_PER_MONTH,
         waking,
         cold_share,
         awake,
@@ -282,14 +278,11 @@ def _batch(known: _Facts) -> Row:
     ]
     energy = energy_of(watts[0], starting_s, machine.memory_gib) + energy_of(watts[1], busy_s, machine.memory_gib)
     embodied = catalog.embodied_g_per_vcpu_hour() * took * (machine.vcpu / 3600)
-    day = Footprint(
-        energy,
-        carbon.operational_carbon_g(energy, catalog.grid_g_per_kwh(known.region)) + embodied,
-        machine.price_usd_per_hour * took * (1 / 3600),
-    )
+    cost = machine.price_usd_per_hour * took * (1 / 3600)
+    day = footprint.made_of(energy, embodied, cost, region=known.region)
     return Row(
         "batch",
-        _month(day),
+        day * DAYS_PER_MONTH,
         start,
         0.0,
         min(1.0, took.value / DAY_S),
@@ -345,10 +338,6 @@ def whys(row: Row) -> str:
 def of_kind(rows: Iterable[Row], kind: str) -> Row:
     """Return the row of one kind."""
     return next(row for row in rows if row.kind == kind)
-
-
-def _month(day: Footprint) -> Footprint:
-    return Footprint(*(each * DAYS_PER_MONTH for each in (day.energy_kwh, day.carbon_g, day.cost_usd)))
 
 
 def energy_of(power_w: Band, seconds: Band, memory_gib: float) -> Band:

@@ -1,6 +1,7 @@
 """What Ebb knows about AWS's hardware: facts as data, each with its source, year, band and confidence."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -244,6 +245,16 @@ def pue() -> Band:
     return Band.of(_facts("power.yaml")["pue"]["global"])
 
 
+def water_on_site_l_per_kwh() -> Band:
+    """Return the litres that cooling takes for each kWh of the machines themselves."""
+    return Band.of(_facts("water.yaml")["on_site"]["l_per_kwh"])
+
+
+def water_of_electricity_l_per_kwh() -> Band:
+    """Return the litres that generating a kWh takes."""
+    return Band.of(_facts("water.yaml")["electricity"]["l_per_kwh"])
+
+
 def grid_g_per_kwh(region: str) -> Band:
     """Return the location-based grid intensity of a Region; the world's average where the Region is not known."""
     grid = _facts("grid.json")
@@ -255,6 +266,22 @@ def grid_regions() -> tuple[str, ...]:
     return tuple(_facts("grid.json")["g_per_kwh"])
 
 
+def hours_of_day(region: str) -> tuple[float, ...] | None:
+    """Return how the 24 hours of a day, in UTC, differ from the mean of a Region's grid; None where nobody has told."""
+    found = _facts("hours.yaml")["regions"].get(region)
+    return None if found is None else tuple(float(each) for each in found["factors"])
+
+
+def signal_error(signal: str) -> Callable[[float], float]:
+    """Return the stated error of a signal, a share, as a function of the hours ahead.
+
+    error = near + (day - near) * sqrt(hours / 24)
+    """
+    stated = _facts("signals.yaml")["error"][signal]
+    near, day = float(stated["near"]), float(stated["day"])
+    return lambda hours: near + (day - near) * (hours / 24) ** 0.5
+
+
 def sources() -> list[dict[str, str]]:
     """Return where each coefficient comes from, as `ebb why` and the run's record tell it."""
     power, price, grid = map(_facts, ("power.yaml", "instances.yaml", "grid.json"))
@@ -262,6 +289,8 @@ def sources() -> list[dict[str, str]]:
     entries += [("processor power (serverless)", power["processors"]["serverless"], "year")]
     entries += [("accelerator power", power["accelerators"]["a10g"], "year")]
     entries += [(name, power[name], "year") for name in ("memory", "embodied", "pue")]
+    entries += [("water: cooling", _facts("water.yaml")["on_site"], "year")]
+    entries += [("water: electricity", _facts("water.yaml")["electricity"], "year")]
     entries += [("grid intensity", grid, "year"), ("instance prices", price["price"], "date")]
     entries += [("serverless price", _facts("serverless.yaml"), "date")]
     entries += [("cold starts", _facts("hosting.yaml")["serverless"], "date")]
