@@ -21,7 +21,7 @@ MOST_STATISTICS = 1440
 LISTED_AT_ONCE = 500
 _LISTED_FOR_S = 14 * store.DAY_S
 _RECENTLY_S = 3 * store.HOUR_S
-_OLDEST_S, _NEWEST_S = 14 * store.DAY_S, 2 * store.HOUR_S  # of what may be put
+OLDEST_S, NEWEST_S = 14 * store.DAY_S, 2 * store.HOUR_S  # of what may be put
 _RESERVED = "AWS/"
 
 Request = dict[str, Any]
@@ -54,7 +54,7 @@ def put_metric_data(request: Request) -> Request:
 def _prepared(number: int, datum: Request, now_s: float) -> tuple[Request, float, list[store.Sample]]:
     where = f"MetricData.member.{number}"
     moment = datum.get("Timestamp", now_s)
-    if not now_s - _OLDEST_S <= moment <= now_s + _NEWEST_S:
+    if not now_s - OLDEST_S <= moment <= now_s + NEWEST_S:
         raise _invalid(f"The parameter {where}.Timestamp must specify a time within the past two weeks.")
     if len(datum.get("Dimensions") or []) > 30:
         raise _invalid(f"The collection {where}.Dimensions must not have a size greater than 30.")

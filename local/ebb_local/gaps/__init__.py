@@ -41,6 +41,7 @@ GAPS = (
     "alarm_actions",
     "alarm_evaluation",
     "cloudwatch_metrics",
+    "embedded_metrics",
     "usage_metrics",
 )
 
