@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from ebb_jobs import bad_request, runtimes, scored, serve
+from ebb_jobs import bad_request, capture, runtimes, scored, serve, sketch
 from ebb_jobs.errors import BundleError
 from ebb_jobs.kind import Codec, Kind
 
@@ -31,7 +31,7 @@ ANSWER_TIMEOUT_S = 60.0
 """SageMaker waits as long for an answer."""
 SERVED_TOLERANCE = 2e-6
 """Probabilities are rounded to six digits."""
-CODE = (serve, bad_request, runtimes, scored)
+CODE = (serve, bad_request, runtimes, scored, capture, sketch)
 """Modules that every bundle holds; the kind adds those of its codec."""
 
 
@@ -109,6 +109,7 @@ def served(archive: Path) -> Iterator[Served]:
             "SAGEMAKER_BIND_TO_HOST": "127.0.0.1",
             "SAGEMAKER_BIND_TO_PORT": str(port),
             "PYTHONDONTWRITEBYTECODE": "1",
+            serve.CAPTURE_SHARE: "",
         }
         environment.pop("PYTHONPATH", None)  # the bundle must stand on its own
         process = subprocess.Popen(

@@ -20,6 +20,7 @@ import torch
 
 from ebb_jobs import (
     bundle,
+    capture,
     champion,
     dataset,
     elsewhere,
@@ -30,6 +31,7 @@ from ebb_jobs import (
     mistakes,
     paths,
     quality,
+    reference,
     runtimes,
     serve,
     train,
@@ -73,6 +75,8 @@ class Candidate:
     reason: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
     mistakes: dict[str, Any] | None = None
+    answers: dict[str, Any] = field(default_factory=dict)
+    """For the validation rows, as `reference.json` tells them."""
 
     precision: str | None = None
     """Of the runtime's arithmetic, where it is not the network's own."""
@@ -220,11 +224,12 @@ def compile_candidates(
     candidates = maker.all()
     _heat(candidates, rows, report)
     figures = _race(baseline, [one for one in candidates if one.model], rows, report)
+    known = _known(kind, codec, held, report)
     for one in candidates:
         if one.model:
             _judge(one, rows, judged, floor)
         if one.model and one.worth_packing:
-            _pack(one, kind, codec, bundles, rows)
+            _pack(one, kind, codec, bundles, rows, known)
         told = one.reason or f"{one.fields['size_bytes'] / 1024:.0f} KiB, p50 {one.fields['latency_ms']['p50']:.4f} ms"
         print(f"{one.name}: {told}", flush=True)
     if all(one.status != MEASURED for one in candidates):
@@ -514,6 +519,7 @@ def _judge(one: Candidate, rows: Rows, original: Judged, floor: float) -> None:
         size_bytes=sum(file.stat().st_size for file in _files(one)),
     )
     one.mistakes = judged.mistakes
+    one.answers = reference.answers(judged.predicted, rows.labels)
     if quality.is_better(rows.metric, floor, judged.validation):
         one.worth_packing = False
         found = f"validation {rows.metric} {judged.validation:.4f}"
@@ -526,7 +532,19 @@ def _quickly(one: Candidate, rows: Rows) -> bool:
     return bool(one.fields["latency_ms"]["p50"] * count <= SINGLE_ROWS_JUDGED_S * 1000)
 
 
-def _pack(one: Candidate, kind: Kind, codec: Codec, bundles: Path, rows: Rows) -> None:
+def _known(kind: Kind, codec: Codec, held: Path, report: Report) -> dict[str, Any] | None:
+    """Return what the training data looked like, None where that cannot be told: a model serves without it as well."""
+    try:
+        return reference.features(kind, codec, held)
+    except Exception as error:
+        traceback.print_exc()
+        report.decide("reference", "none", f"drift of requests cannot be judged: {reason(error)}")
+        return None
+
+
+def _pack(
+    one: Candidate, kind: Kind, codec: Codec, bundles: Path, rows: Rows, known: dict[str, Any] | None = None
+) -> None:
     """Pack the candidate and let the packed bundle prove over HTTP that it answers as measured."""
     assert one.model is not None
     archive = bundles / one.name / "model.tar.gz"
@@ -534,7 +552,7 @@ def _pack(one: Candidate, kind: Kind, codec: Codec, bundles: Path, rows: Rows) -
         digest = bundle.write(
             archive,
             _files(one),
-            codec.files(),
+            codec.files() | ({capture.REFERENCE: reference.write(known | one.answers)} if known else {}),
             one.model.signature,
             kind.code,
         )

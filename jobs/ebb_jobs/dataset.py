@@ -51,14 +51,27 @@ def read_schema(curated: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def read_columns(curated: Path, split: str, names: list[str], *, limit: int | None = None) -> Columns:
-    """Return raw columns: float64 arrays (NaN where missing) or lists of text (None where missing)."""
+def read_columns(curated: Path, split: str, names: list[str], *, limit: int | None = None, every: int = 1) -> Columns:
+    """Return raw columns: float64 arrays (NaN where missing) or lists of text (None where missing).
+
+    `every` picks each so-manieth row, evenly over the file, where its first rows alone may be those of one month.
+    """
     fields = ", ".join(map(quote, names))
     tail = "" if limit is None else f" LIMIT {limit}"
     with duckdb.connect() as connection:  # rows come in the order of the file
-        source = literal(file_of(curated, split))
-        found = connection.execute(f"SELECT {fields} FROM read_parquet({source}){tail}").fetchnumpy()
+        source = f"read_parquet({literal(file_of(curated, split))})"
+        if every > 1:
+            numbered = f"SELECT {fields}, row_number() OVER () AS ebb_row FROM {source}"
+            source = f"(SELECT {fields} FROM ({numbered}) WHERE ebb_row % {every} = 0)"
+        found = connection.execute(f"SELECT {fields} FROM {source}{tail}").fetchnumpy()
     return {name: _plain(found[name]) for name in names}
+
+
+def count_rows(curated: Path, split: str) -> int:
+    """Return how many rows a split has."""
+    with duckdb.connect() as connection:
+        found = connection.execute(f"SELECT count(*) FROM read_parquet({literal(file_of(curated, split))})").fetchone()
+    return int(found[0]) if found else 0
 
 
 def file_of(curated: Path, split: str) -> str:

@@ -36,6 +36,8 @@ LANE_ROWS = 8
 CODECS = ("tabular", "image", "text", "tensors")
 AS_IS = "as_is"
 """What a signature names as its codec when the user's own code answers: the module of that name opens the model."""
+CAPTURE_SHARE = "EBB_CAPTURE_SHARE"
+"""In the environment of a model whose spec asks for it, so that a share of what is asked is noted (`capture`)."""
 
 
 class Answering(Protocol):
@@ -49,6 +51,9 @@ class Answering(Protocol):
 
 class Model:
     """A bundle in memory: network, codec and signature."""
+
+    capture: Any = None
+    """What notes a share of requests and answers, where the spec asks for that."""
 
     def __init__(self, root: Path, codec: Any = None) -> None:
         self.signature = read_signature(root)
@@ -85,17 +90,24 @@ class Model:
 
     def predict(self, raws: Any) -> list[dict[str, Any]]:
         """Return one prediction per example. Raises BadRequestError."""
-        return self.codec.predictions(self.run(self.codec.encode(raws)))
+        return self.codec.predictions(self._outputs(raws))
 
     def respond(self, body: bytes, content_type: str, accept: str) -> tuple[bytes, str]:
         """Return the response as JSON, as a scored file, or as the codec itself writes it. Raises BadRequestError."""
         form = scored.form_of(content_type, accept)
         if form:
             return scored.answer(body, form, lambda part, kind: self.predict(self.codec.parse(part, kind))), form
-        outputs = self.run(self.codec.encode(self.codec.parse(body, content_type)))
+        outputs = self._outputs(self.codec.parse(body, content_type))
         if hasattr(self.codec, "respond") and (written := self.codec.respond(outputs, accept)):
             return written
         return _json({"predictions": self.codec.predictions(outputs), "model": self.about}), "application/json"
+
+    def _outputs(self, raws: Any) -> np.ndarray:
+        encoded = self.codec.encode(raws)
+        outputs = self.run(encoded)
+        if self.capture is not None:
+            self.capture.note(self.codec, raws, encoded, outputs)
+        return outputs
 
 
 def read_signature(root: Path) -> dict[str, Any]:
@@ -202,7 +214,10 @@ class Server(ThreadingHTTPServer):
 
 def main() -> None:
     """Load the model, then listen until SIGTERM."""
-    Handler.model = open_model(Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")) / "model")
+    root = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")) / "model"
+    Handler.model = open_model(root)
+    if os.environ.get(CAPTURE_SHARE):
+        _beside("capture").begin(Handler.model, root)
     address = os.environ.get("SAGEMAKER_BIND_TO_HOST", "0.0.0.0"), int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
     with Server(address, Handler) as server:
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
