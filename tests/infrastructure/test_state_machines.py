@@ -191,6 +191,9 @@ def test_every_step_of_a_run_hands_any_error_to_its_recorder():
                 assert last["Next"] == "Record failure"
             elif name == "Watch training":  # a script that nobody watches ends by itself
                 assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], "Train model")
+            elif name == "Choose window":  # the stage begins at once, as it would without a deadline
+                assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], "Window open?")
+                assert last["Output"] == {"action": "run"}
             elif name == "Compile with Neo":  # it records its own reason, and the run has what its job compiled
                 assert (last["ErrorEquals"], last["Next"]) == (["States.ALL"], "Ensure model group")
             elif not tolerated:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ebb import compilers, images, names, plan_training, price, requests, rightsizing, sizing
+from ebb import compilers, images, names, plan_training, price, requests, rightsizing, sizing, windows
 from ebb.errors import DropRejectedError, NoFeasibleInstanceError, Rejection
 from ebb.images import Image
 from ebb.plan_decisions import builds_decision, decisions_of
@@ -81,6 +81,11 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
         "compress": places.candidates + "metrics.json",
         "compile": places.compile_report,
     }
+    predicted = {stage: each.as_dict() for stage, each in price.of_run(run, chosen, stack.region).items()}
+    carbon = run.spec.carbon
+    window = windows.planned(
+        predicted, created=names.created_at(run.run_id), within=carbon.deadline, signal=carbon.signal
+    )
     return {
         "run_id": run.run_id,
         "attempt": run.attempt,
@@ -117,10 +122,12 @@ def build(run: RunFacts, stack: StackSettings) -> dict[str, Any]:
         },
         "elsewhere": compiler.settings,
         "data": rightsizing.kept_data(run.data),
-        "predicted": {stage: each.as_dict() for stage, each in price.of_run(run, chosen, stack.region).items()},
+        "predicted": predicted,
+        **({"window": window} if window else {}),
         "decisions": [
             *decisions_of(run, chosen),
             *plan_training.decisions(run, stack, chosen["train"]),
+            *windows.plan_decision(window, predicted),
             *(compilers.decisions(run.spec.compile, compiler) if "compile" not in run.finished else ()),
             *builds_decision(builds),
         ],

@@ -207,6 +207,26 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
+class WindowSettings:
+    """What `choose_window` needs."""
+
+    ledger_table: str
+    artifact_bucket: str
+    electricity_maps_secret_arn: str
+    asks_uk: bool
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Read the environment; without a secret Electricity Maps is not asked."""
+        return cls(
+            _get("LEDGER_TABLE"),
+            _get("ARTIFACT_BUCKET"),
+            os.environ.get("ELECTRICITY_MAPS_SECRET_ARN", ""),
+            _get("ASK_UK_CARBON_API") == "yes",
+        )
+
+
+@dataclass(frozen=True)
 class ScalingSettings:
     """What `decide_scaling` and `plan_wake` need."""
 

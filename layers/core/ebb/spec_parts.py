@@ -111,7 +111,12 @@ class RetrainSpec(Part):
 
 
 class CarbonSpec(Part):
-    """What a run may take, or a project in a month: `spec_budget` says how that is written."""
+    """What a run may take, or a project in a month: `spec_budget` says how that is written.
+
+    `deadline` is the time, from the upload on, until which the model is wanted: within it the costliest stage waits for
+    electricity that emits less (`ebb.windows`).
+    """
 
     budget: Annotated[BudgetSpec | None, BeforeValidator(read_budget)] = None
     signal: Literal["average", "marginal"] = "average"
+    deadline: Annotated[Duration, Field(ge=timedelta(minutes=30), le=timedelta(days=30))] | None = None

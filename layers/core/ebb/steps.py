@@ -97,6 +97,17 @@ class TableRequested(Message):
     now: datetime
 
 
+class WindowRequested(Message):
+    """The input of `choose_window`: the plan's window, and of an earlier look what it found first."""
+
+    run_id: str
+    attempt: int = Field(ge=1)
+    window: dict[str, Any]
+    looks: int = Field(default=0, ge=0)
+    first: dict[str, Any] | None = None
+    now: datetime
+
+
 class FeaturesRequested(Message):
     """The input of `plan_features`."""
 

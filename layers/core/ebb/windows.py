@@ -19,6 +19,7 @@ SHORTEST_WAIT = timedelta(minutes=5)  # what a shorter one saves is not worth an
 LOOK_EVERY = timedelta(hours=1)  # forecasts are renewed hourly, and are better the closer the hour
 MOST_LOOKS = 400  # of one run; each is a handful of events, and an execution has 25,000
 TOLD = 4  # other windows that the record tells
+DECISION_PLACE = 99  # among the decisions of the stage that waits: the last look is the one that stands
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,26 @@ def planned(
             for stage in held
         ],
     }
+
+
+def plan_decision(window: Mapping[str, Any] | None, predicted: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return which stage may wait, and why that one; nothing for a run without a deadline."""
+    if window is None:
+        return []
+    stage, asked = window["stage"], read(window)
+    return [
+        {
+            "what": "what waits for a low-carbon window",
+            "chosen": f"{stage}, which begins at {_clock(asked.latest)} at the latest",
+            "reason": "carbon.deadline in the spec; it is predicted to emit most of what is to do; the rest follows it",
+            "numbers": {
+                "deadline": window["deadline"],
+                **{f"{name}_g": round(float(each["carbon_g"]["value"]), 4) for name, each in predicted.items()},
+            },
+            "alternatives": ["the whole run", "nothing, without carbon.deadline"],
+            "source": "ebb/windows.py",
+        }
+    ]
 
 
 def read(window: Mapping[str, Any], looks: int = 0) -> Asked:
@@ -172,6 +193,31 @@ def decide(forecast: Forecast, asked: Asked, now: datetime) -> Decision:
     return Decision(
         WAIT, until, f"from {_clock(best.begins)} on it emits {gain:.0%} less than now", first, best, others, source
     )
+
+
+def first_look(decision: Decision) -> dict[str, Any] | None:
+    """Return what running at the first look would have emitted, which every later look is measured by."""
+    return {"at": _iso(decision.now.begins), "grams": decision.now.grams} if decision.now else None
+
+
+def until(decision: Decision) -> dict[str, str]:
+    """Return the moment of the next look, in whole seconds, as a Wait state reads it."""
+    if decision.until is None:
+        return {}
+    return {"until": _iso(decision.until.replace(microsecond=0) + timedelta(seconds=bool(decision.until.microsecond)))}
+
+
+def noted(decision: Decision, told: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """Return what the run's own item keeps of it: what waits, for when, and what that is predicted to save."""
+    best = decision.best
+    waits = decision.action == WAIT and best is not None
+    return {
+        "stage": stage,
+        "state": "waiting" if waits else "begun",
+        "begins": _iso(best.begins) if waits and best else None,
+        "source": decision.source,
+        "saved_g": told["numbers"].get("saved_g"),
+    }
 
 
 def record(
