@@ -16,6 +16,7 @@ from ebb.signals import Forecast
 
 RUN, WAIT = "run", "wait"
 SHORTEST_WAIT = timedelta(minutes=5)  # what a shorter one saves is not worth another look
+LEAST_GAIN = 0.01  # of the grams; below it a wait is not begun
 LOOK_EVERY = timedelta(hours=1)  # forecasts are renewed hourly, and are better the closer the hour
 MOST_LOOKS = 400  # of one run; each is a handful of events, and an execution has 25,000
 TOLD = 4  # other windows that the record tells
@@ -163,9 +164,9 @@ def decide(forecast: Forecast, asked: Asked, now: datetime) -> Decision:
     """Return whether to run now, or until when to wait, and why.
 
     Never later than the deadline: no window begins after the latest beginning, and none is chosen that the forecast
-    does not hold. Never on a gain that may be an error: a window must promise more than the error that the signal
-    states of running now, so that where the signal keeps what it states, waiting is at worst as much dearer as it
-    states of the window. A wait is looked at again after each hour, with what is known then.
+    does not hold. A window is chosen only when it promises less than running now, so that where the signal keeps the
+    error that it states, waiting ends at most that much dearer. A wait is looked at again after each hour, with what is
+    known then: it ends as soon as nothing later promises less, and a gain below `LEAST_GAIN` is no reason to begin one.
     """
     source = forecast.source
     choices = windows(forecast, asked, now)
@@ -183,10 +184,8 @@ def decide(forecast: Forecast, asked: Asked, now: datetime) -> Decision:
     if best.begins == now:
         return run("no later window before the deadline emits less")
     gain = 1 - best.grams / first.grams if first.grams else 0.0
-    if gain <= first.error:
-        return run(
-            f"the best window promises {gain:.1%} less, not more than the signal may be wrong by ({first.error:.1%})"
-        )
+    if gain < LEAST_GAIN and not asked.looks:
+        return run(f"the best window promises {gain:.1%} less, which is not worth waiting for")
     if best.begins - now < SHORTEST_WAIT or asked.looks >= MOST_LOOKS:
         return run("the best window begins in a moment" if asked.looks < MOST_LOOKS else "it has been looked at enough")
     until = min(best.begins, now + LOOK_EVERY)
