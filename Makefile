@@ -83,6 +83,9 @@ bench-gpu: setup ## Where a GPU is present: training, compressing and serving th
 bench-process: $(JOBS) $(BENCH) ## A 1.2 GB CSV: Ebb's processing against bare DuckDB and pandas, with memory
 	@$(BIN)/python benchmarks/process.py $(PROCESS_ARGS)
 
+bench-carbon: $(CONTROL) ## What waiting for a low-carbon window saves, against running now, an oracle and published policies
+	@$(BIN)/python benchmarks/carbon.py $(CARBON_ARGS)
+
 bench-tune: setup ## The search over a recipe's knobs against a grid of 27 points (TUNE_ARGS="--seeds 3")
 	@$(BIN)/python benchmarks/tune.py $(TUNE_ARGS)
 
@@ -196,4 +199,4 @@ define environment
 test -x $(dir $(1))bin/python || $(BIN)/python -m venv --without-pip $(dir $(1))
 endef
 
-.PHONY: demo test up down spark deploy conformance simulate bench-process bench-sweep bench-wake bench-quality bench-tune bench-inference bench-train bench-gpu setup dev browser test-unit test-e2e lint format typecheck hooks lock clean distclean help
+.PHONY: demo test up down spark deploy conformance simulate bench-carbon bench-process bench-sweep bench-wake bench-quality bench-tune bench-inference bench-train bench-gpu setup dev browser test-unit test-e2e lint format typecheck hooks lock clean distclean help

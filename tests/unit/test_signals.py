@@ -131,6 +131,13 @@ def test_a_profile_is_the_yearly_mean_times_the_hour_of_the_day(monkeypatch):
     assert found[-1] == (datetime(2018, 1, 21, 0, tzinfo=UTC), pytest.approx(379.069 * 0.5))
 
 
+def test_an_operators_own_profile_is_taken_before_the_catalogs():
+    found = of(tables.Profile({"factors": [2] * 12 + [6] * 12}), "us-east-1", hours=12)
+    assert found[0][1] == pytest.approx(379.069 * 1.5), "their mean counts as 1"
+    with pytest.raises(SignalUnavailableError, match="not 24 numbers"):
+        of(tables.Profile({"factors": [1] * 12}), "us-east-1")
+
+
 def test_a_region_without_a_profile_is_told():
     with pytest.raises(SignalUnavailableError, match="no profile of xx-nowhere-1"):
         of(tables.Profile(), "xx-nowhere-1")

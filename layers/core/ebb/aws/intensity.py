@@ -24,9 +24,9 @@ def providers(settings: WindowSettings, region: str, signal: str) -> list[Provid
         asked.append(_WithKey(settings.electricity_maps_secret_arn))
     if signal == AVERAGE and settings.asks_uk:
         asked.append(UnitedKingdom())
-    asked.append(ForecastFile(_file(settings.artifact_bucket, region), signal))
+    asked.append(ForecastFile(_file(settings.artifact_bucket, f"carbon/{region}.json"), signal))
     if signal == AVERAGE:
-        asked.append(Profile())
+        asked.append(Profile(_file(settings.artifact_bucket, f"carbon/{region}-hours.json")))
     return [*asked, Yearly()]
 
 
@@ -49,10 +49,10 @@ class _WithKey:
         return list(ElectricityMaps(key).spans(region, *when))
 
 
-def _file(bucket: str, region: str) -> Any:
-    """Return the forecast file of a Region, None when there is none; of one that is no JSON nothing is taken."""
+def _file(bucket: str, key: str) -> Any:
+    """Return what an operator has put there, None when it is nothing; of what is no JSON nothing is taken."""
     try:
-        found = json.loads(storage.read(bucket, f"carbon/{region}.json"))
+        found = json.loads(storage.read(bucket, key))
     except ObjectMissingError:
         return None
     except ValueError:

@@ -12,6 +12,7 @@ YEARLY, PROFILE, FILE = "yearly table", "hour-of-day profile", "forecast file"
 AVERAGE, MARGINAL = "average", "marginal"
 LONGEST_POINT = timedelta(hours=6)  # between two points of a file; what is further apart leaves a gap
 MOST_POINTS = 5_000
+HOURS_OF_DAY = 24
 
 
 class Yearly:
@@ -26,13 +27,19 @@ class Yearly:
 
 
 class Profile:
-    """The yearly table times how the hours of a day differ, where that has been published for a Region's grid."""
+    """The yearly table times how the hours of a day differ: by the operator's own file, else where the catalog has it.
+
+    The file is `{"source": "...", "factors": [24 numbers, in UTC, 1 on average]}`.
+    """
 
     name = PROFILE
 
+    def __init__(self, document: Mapping[str, Any] | None = None):
+        self._document = document
+
     def spans(self, region: str, now: datetime, until: datetime) -> Sequence[Span]:
         """Return one span for each hour. Raises: SignalUnavailableError where no profile is known."""
-        known = catalog.hours_of_day(region)
+        known = catalog.hours_of_day(region) if self._document is None else _factors(self._document)
         if known is None:
             raise SignalUnavailableError(f"no profile of {region} is in the catalog")
         value, at = catalog.grid_g_per_kwh(region).value, now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
@@ -83,6 +90,17 @@ def _point(given: Any) -> tuple[datetime, datetime | None, float]:
         raise SignalUnavailableError("a point needs from and g_per_kwh")
     end = given.get("to")
     return moment(given["from"]), moment(end) if end else None, intensity(given.get("g_per_kwh"))
+
+
+def _factors(document: Mapping[str, Any]) -> tuple[float, ...]:
+    given = document.get("factors")
+    if not isinstance(given, list) or len(given) != HOURS_OF_DAY:
+        raise SignalUnavailableError(f"its factors are not {HOURS_OF_DAY} numbers")
+    factors = [intensity(each) for each in given]
+    mean = sum(factors) / HOURS_OF_DAY
+    if not mean:
+        raise SignalUnavailableError("its factors are all 0")
+    return tuple(each / mean for each in factors)
 
 
 def _share(value: Any) -> float:
