@@ -50,6 +50,9 @@ def _remark(run: Mapping[str, Any]) -> str:
         return f"same bytes, spec and job code as {run['reuses']}"
     if error := run["error"]:
         return str(error.get("message") or error.get("type") or "").splitlines()[0][:90]
+    window = run.get("window") or {}
+    if run["status"] == "running" and window.get("state") == "waiting":
+        return f"{window['stage']} waits for {output.moment(window['begins'])}"
     return str(run["reason"] or "")
 
 
@@ -93,6 +96,7 @@ def print_run(run: Mapping[str, Any]) -> None:
         say(str(run["reason"]), markup=False, soft_wrap=True)
     if run["error"]:
         _print_error(run)
+    _print_window(run)
     _print_stages(run)
     _print_ladder(run)
     _print_search(run)
@@ -279,6 +283,18 @@ def print_serving(run: Mapping[str, Any]) -> None:
     say(f"\n[bold]Served as[/] {escape(decision['chosen'])}: {escape(decision['reason'])}", soft_wrap=True)
     for line in explain.kinds(decision):
         say(line, markup=False, soft_wrap=True)
+
+
+def _print_window(run: Mapping[str, Any]) -> None:
+    """Say what waited for electricity that emits less, or still waits, and what that is predicted to save."""
+    window = run.get("window")
+    if not window:
+        return
+    saved = float(window.get("saved_g") or 0)
+    told = f"{output.number(saved, 3)} g less than at its first look" if saved > 0 else "nothing to gain by waiting"
+    if window["state"] == "waiting":
+        told = f"waits for {output.moment(window['begins'])}, {told}"
+    output.out().print(f"{window['stage']}: {told} ({window['source']}; ebb why {run['run_id']})", markup=False)
 
 
 def print_right_sizing(run: Mapping[str, Any]) -> None:

@@ -268,3 +268,12 @@ def test_what_a_load_test_found_is_shown_and_told(ebb, put, target):
     assert "load test churn--lt-a1, at most 0.50 USD (cap 2.00 USD)" in shown
     assert "right-sizing: 2048 MB, 5 at once, because Inference Recommender's load test" in told
     assert "not taken: 1024 MB: 600 requests a minute" in told
+
+
+def test_a_run_that_waits_for_greener_electricity_says_for_when_and_what_that_saves(ebb, put):
+    window = {"stage": "train", "begins": "2026-11-23T12:00:00Z", "source": "forecast file (ours)", "saved_g": 62.04}
+    put("running", window=window | {"state": "waiting"})
+    assert "train: waits for 2026-11-23" in ebb("show", RUN_ID).stdout
+    assert "train waits for 2026-11-23" in " ".join(ebb("runs").stdout.split())
+    put("succeeded", window=window | {"state": "begun"})
+    assert "train: 62.0 g less than at its first look (forecast file (ours)" in ebb("show", RUN_ID).stdout

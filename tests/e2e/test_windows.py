@@ -1,0 +1,71 @@
+"""A run with a deadline waits before its costliest stage, and begins it in the window that emits least."""
+
+import json
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import pytest
+
+from .conftest import Cloud, Ebb, wait_until
+from .test_tasks import SCRIPTS
+
+HOUR = timedelta(hours=1)
+SPEC = """
+train: {rungs: [linear]}
+compress: {methods: [quantize]}
+carbon: {deadline: 9h}
+"""
+
+
+def _now(cloud: Cloud) -> datetime:
+    """The embedded cloud's own time."""
+    answer = cloud.client("s3").list_buckets()
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+
+def _put_forecast(cloud: Cloud, begins: datetime, low_from: int) -> None:
+    """A day of 500 g/kWh; from so many hours on three of 50."""
+    hours = range(-2, 24)
+    points = [
+        {"from": (begins + HOUR * n).isoformat(), "g_per_kwh": 50 if low_from <= n < low_from + 3 else 500}
+        for n in hours
+    ]
+    body = json.dumps({"source": "a test", "points": points}).encode()
+    region = cloud.session.region_name
+    cloud.client("s3").put_object(Bucket=cloud.outputs["ArtifactBucketName"], Key=f"carbon/{region}.json", Body=body)
+
+
+@pytest.mark.embedded_only
+def test_a_run_waits_and_begins_its_costliest_stage_inside_its_window(ebb: Ebb, cloud: Cloud, tmp_path: Path):
+    (tmp_path / "pipeline.yaml").write_text(SPEC)
+    begun = _now(cloud).replace(minute=0, second=0, microsecond=0)
+    _put_forecast(cloud, begun, low_from=4)
+    dropped = ebb.json("drop", SCRIPTS / "penguins.csv", "--project", "patient", "--spec", tmp_path / "pipeline.yaml")
+    run_id = wait_until(lambda: dropped.get("run_id"), "the run begins")
+
+    def shown() -> dict:
+        return ebb.json("show", run_id)
+
+    waiting = wait_until(lambda: (shown().get("window") or {}).get("state") == "waiting" and shown(), "it waits")
+    stage = waiting["window"]["stage"]
+    assert datetime.fromisoformat(waiting["window"]["begins"]) == begun + 4 * HOUR
+    job = f"{run_id}-a1-{stage}"
+    assert ebb("advance", "90m").returncode == 0
+    assert job not in cloud.job_names(), "an hour and a half later it still waits"
+    assert shown()["status"] == "running"
+    assert ebb("advance", "3h").returncode == 0
+    run = wait_until(lambda: shown()["status"] != "running" and shown(), "the run ends")
+
+    assert run["status"] == "succeeded", run
+    described = (
+        cloud.client("sagemaker").describe_training_job(TrainingJobName=job)
+        if stage in ("train", "compress")
+        else cloud.client("sagemaker").describe_processing_job(ProcessingJobName=job)
+    )
+    assert begun + 4 * HOUR <= described["CreationTime"] < begun + 5 * HOUR
+    assert run["window"]["state"] == "begun"
+    assert run["window"]["saved_g"] > 0
+    why = ebb("why", run_id).stdout
+    assert f"when {stage} runs" in why
+    assert "forecast file (a test) decided" in why
