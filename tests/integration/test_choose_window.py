@@ -59,7 +59,7 @@ def test_it_waits_for_the_window_of_the_forecast_file_and_the_record_tells_why(s
     put_forecast(stack, 400, 390, 380, 90, 300, 300, 300, 300, 300, 300)
     answer = ask(context)
     assert answer["action"] == "wait"
-    assert answer["until"] == "2026-11-23T10:35:00Z", "an hour later it is looked at again"
+    assert answer["until"] == "2026-11-23T10:00:00Z", "at the next full hour it is looked at again"
     assert answer["first"]["grams"] == pytest.approx(0.2 * 400, rel=0.01)
     (told,) = decisions(book)
     assert told["chosen"] == "waits for 2026-11-23 12:00 UTC"

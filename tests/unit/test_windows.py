@@ -105,6 +105,23 @@ def test_however_often_it_is_looked_at_there_is_an_end():
     assert windows.decide(forecast(400, 390, 100, 300), patient, NOW).action == windows.RUN
 
 
+@pytest.mark.parametrize(
+    ("minutes", "looked"),
+    [pytest.param(20, 60, id="the next full hour"), pytest.param(57, 120, id="the one after, when that comes at once")],
+)
+def test_it_is_looked_at_again_at_the_boundaries_of_the_forecast(minutes: int, looked: int):
+    now = NOW + timedelta(minutes=minutes)
+    values = (400, 400, 400, 400, 100, 400, 400, 400, 400)
+    assert windows.decide(forecast(*values), asked(), now).until == NOW + timedelta(minutes=looked)
+
+
+def test_a_wait_that_has_begun_ends_at_its_window_and_not_minutes_before():
+    now, values = NOW + timedelta(minutes=58), (400, 100, 400, 400, 400, 400, 400, 400)
+    again = windows.Asked(asked().loads, asked().deadline, 1)
+    assert windows.decide(forecast(*values), again, now).until == NOW + HOUR
+    assert windows.decide(forecast(*values), asked(), now).action == windows.RUN, "a wait of two minutes is not begun"
+
+
 def test_what_the_forecast_does_not_hold_is_no_window():
     found = windows.decide(forecast(400, 300), asked(hours=1.5, within=40), NOW)
     assert found.action == windows.RUN

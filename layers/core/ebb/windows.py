@@ -12,12 +12,11 @@ from typing import Any
 
 from ebb import names, signals
 from ebb.carbon import Band
-from ebb.signals import Forecast
+from ebb.signals import HOUR, Forecast
 
 RUN, WAIT = "run", "wait"
 SHORTEST_WAIT = timedelta(minutes=5)  # what a shorter one saves is not worth another look
 LEAST_GAIN = 0.01  # of the grams; below it a wait is not begun
-LOOK_EVERY = timedelta(hours=1)  # forecasts are renewed hourly, and are better the closer the hour
 MOST_LOOKS = 400  # of one run; each is a handful of events, and an execution has 25,000
 TOLD = 4  # other windows that the record tells
 DECISION_PLACE = 99  # among the decisions of the stage that waits: the last look is the one that stands
@@ -165,8 +164,8 @@ def decide(forecast: Forecast, asked: Asked, now: datetime) -> Decision:
 
     Never later than the deadline: no window begins after the latest beginning, and none is chosen that the forecast
     does not hold. A window is chosen only when it promises less than running now, so that where the signal keeps the
-    error that it states, waiting ends at most that much dearer. A wait is looked at again after each hour, with what is
-    known then: it ends as soon as nothing later promises less, and a gain below `LEAST_GAIN` is no reason to begin one.
+    error that it states, waiting ends at most that much dearer. A wait is looked at again at each full hour, with what
+    is known then: it ends as soon as nothing later promises less; a gain below `LEAST_GAIN` is no reason to begin one.
     """
     source = forecast.source
     choices = windows(forecast, asked, now)
@@ -186,9 +185,11 @@ def decide(forecast: Forecast, asked: Asked, now: datetime) -> Decision:
     gain = 1 - best.grams / first.grams if first.grams else 0.0
     if gain < LEAST_GAIN and not asked.looks:
         return run(f"the best window promises {gain:.1%} less, which is not worth waiting for")
-    if best.begins - now < SHORTEST_WAIT or asked.looks >= MOST_LOOKS:
-        return run("the best window begins in a moment" if asked.looks < MOST_LOOKS else "it has been looked at enough")
-    until = min(best.begins, now + LOOK_EVERY)
+    if best.begins - now < SHORTEST_WAIT and not asked.looks:
+        return run("the best window begins in a moment")
+    if asked.looks >= MOST_LOOKS:
+        return run("it has been looked at often enough")
+    until = min(best.begins, _next_boundary(now))
     return Decision(
         WAIT, until, f"from {_clock(best.begins)} on it emits {gain:.0%} less than now", first, best, others, source
     )
@@ -251,6 +252,12 @@ def record(
         "alternatives": told,
         "source": "ebb/windows.py",
     }
+
+
+def _next_boundary(now: datetime) -> datetime:
+    """Return the next full hour: forecasts are of hours, are renewed hourly, and are better the closer the hour."""
+    whole = now.replace(minute=0, second=0, microsecond=0) + HOUR
+    return whole if whole - now >= SHORTEST_WAIT else whole + HOUR
 
 
 def _told(window: Window | None) -> str:
