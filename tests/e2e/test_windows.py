@@ -1,7 +1,7 @@
 """A run with a deadline waits before its costliest stage, and begins it in the window that emits least."""
 
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -73,6 +73,10 @@ def test_a_run_waits_and_begins_its_costliest_stage_inside_its_window(ebb: Ebb, 
     )
     assert begun + 4 * HOUR <= described["CreationTime"] < begun + 5 * HOUR
     assert (run["window"]["state"], run["window"]["saved_g"] > 0) == ("begun", True)
+    month = f"FOOTPRINT#patient#{described['CreationTime'].astimezone(UTC):%Y-%m}"
+    entry = {"pk": {"S": month}, "sk": {"S": f"avoided#waited#{run_id}#1"}}
+    booked = cloud.client("dynamodb").get_item(TableName=cloud.outputs["LedgerTableName"], Key=entry)["Item"]
+    assert float(booked["saved"]["M"]["carbon_g"]["M"]["value"]["N"]) > 0
     why = ebb("why", run_id).stdout
     assert f"when {stage} runs" in why
     assert "forecast file (a test) decided" in why

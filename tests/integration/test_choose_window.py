@@ -9,6 +9,7 @@ import pytest
 import choose_window
 import plan_pipeline
 from ebb import ledger, windows
+from ebb.aws.accounts import Accounts
 from ebb.errors import AttemptOutdatedError
 from ebb.signals import web
 from integration.conftest import made
@@ -47,7 +48,7 @@ def ask(context: Any, now: datetime = NOW, *, within: float = 8, **more: Any) ->
         "signal": "average",
         "loads": [{"stage": "train", "duration_s": {"low": 600, "value": 1200, "high": 1800}, "energy_kwh": 0.2}],
     }
-    given = {"run_id": RUN_ID, "attempt": 1, "window": window, "now": ledger.iso(now)}
+    given = {"run_id": RUN_ID, "attempt": 1, "project": "cancer", "window": window, "now": ledger.iso(now)}
     return choose_window.handler(given | more, context)
 
 
@@ -82,6 +83,24 @@ def test_each_look_replaces_the_one_before_and_savings_count_from_the_first(stac
     assert (told["chosen"], told["numbers"]["looks"]) == ("runs now", 2)
     assert told["numbers"]["saved_g"] == pytest.approx(62, rel=0.01)
     assert book.run(RUN_ID)["window"]["state"] == "begun"
+
+
+def test_what_waiting_saved_is_entered_once_into_the_footprint_ledger(stack, context):
+    put_forecast(stack, 400, 390, 380, 90, 300, 300, 300, 300, 300, 300)
+    first = ask(context)
+    accounts = Accounts(LEDGER)
+    assert accounts.month("cancer", "2026-11")["entries"] == [], "nothing is saved by waiting alone"
+    begin = {"now": datetime(2026, 11, 23, 12, 0, tzinfo=UTC), "looks": first["looks"], "first": first["first"]}
+    for _ in range(2):
+        ask(context, **begin)
+    found = accounts.month("cancer", "2026-11")
+    (entry,) = found["entries"]
+    assert entry["id"] == f"waited#{RUN_ID}#1"
+    # 0.2 kWh at 400 g/kWh, or a little less, against 0.2 kWh at 90: 62 g; 5 % of each either way
+    assert entry["saved"]["carbon_g"]["value"] == pytest.approx(62, rel=0.01)
+    assert entry["saved"]["carbon_g"]["low"] == pytest.approx(62 - 4.9, rel=0.02)
+    assert found["total"]["saved_carbon_g"] == pytest.approx(62, rel=0.01)
+    assert found["total"]["spent_carbon_g"] == 0, "the stage itself is booked when it has run"
 
 
 def test_without_any_forecast_the_yearly_table_decides_and_nothing_waits(stack, book, context):

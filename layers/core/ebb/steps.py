@@ -102,6 +102,7 @@ class WindowRequested(Message):
 
     run_id: str
     attempt: int = Field(ge=1)
+    project: str = Field(pattern=names.PROJECT_PATTERN)
     window: dict[str, Any]
     looks: int = Field(default=0, ge=0)
     first: dict[str, Any] | None = None

@@ -6,12 +6,13 @@ any hour and is left out of the comparison.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ebb import names, signals
 from ebb.carbon import Band
+from ebb.footprint import NOTHING, Footprint
 from ebb.signals import HOUR, Forecast
 
 RUN, WAIT = "run", "wait"
@@ -197,7 +198,23 @@ def decide(forecast: Forecast, asked: Asked, now: datetime) -> Decision:
 
 def first_look(decision: Decision) -> dict[str, Any] | None:
     """Return what running at the first look would have emitted, which every later look is measured by."""
-    return {"at": _iso(decision.now.begins), "grams": decision.now.grams} if decision.now else None
+    now = decision.now
+    return {"at": _iso(now.begins), "grams": now.grams, "error": now.error} if now else None
+
+
+def saving(decision: Decision, asked: Asked, first: Mapping[str, Any] | None) -> Footprint | None:
+    """Return what a wait that ends now has saved, for the footprint ledger; None when nothing has waited.
+
+        saved_g = grams of beginning at the first look - grams of beginning now
+    Both as the signal tells them at the time, give or take its stated errors; below zero where waiting was dearer.
+    """
+    now = decision.now
+    if decision.action != RUN or not asked.looks or now is None or not first:
+        return None
+    before, error = float(first["grams"]), float(first.get("error", now.error))
+    low = before * (1 - error) - now.grams * (1 + now.error)
+    high = before * (1 + error) - now.grams * (1 - now.error)
+    return replace(NOTHING, carbon_g=Band(low, before - now.grams, high))
 
 
 def until(decision: Decision) -> dict[str, str]:
