@@ -71,6 +71,12 @@ ENTRIES = (
         WATCH,
         "Rank the Regions for a run by what it would emit there, the transfer of its data counted.",
     ),
+    Entry(
+        "carbon",
+        "carbon",
+        WATCH,
+        "Sum up what was spent and saved: kWh, grams, litres and USD, each with its band, by project and kind.",
+    ),
     Entry("lineage", "lineage", WATCH, "List the models made from an object, or the objects behind a model."),
     Entry("logs", "logs", WATCH, "Print what the jobs of a run wrote, every attempt, in order."),
     Entry(
@@ -120,6 +126,12 @@ ENTRIES = (
         "idle",
         KEEP,
         "Show what is idle in the account: endpoints, notebooks, Studio apps, spaces, warm pools, training jobs.",
+    ),
+    Entry(
+        "publish",
+        "publish",
+        KEEP,
+        "Send decisions as events once more: those of a run, or all that the ledger holds (endpoints' too).",
     ),
     Entry(
         "cost",

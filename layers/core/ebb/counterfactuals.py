@@ -27,7 +27,7 @@ _TIMES_ENERGY = re.compile(r"^(?P<name>[^:]+): takes (?P<times>[\d.e+]+) times t
 
 def of(decision: Decision) -> tuple[str, ...]:
     """Return what would have changed a decision, most telling first; empty where nobody can say."""
-    told = decision.get("would_change")
+    told = decision.get("would_change") or decision.get("changes")
     if told:
         return (told,) if isinstance(told, str) else tuple(str(each) for each in told)
     what = str(decision.get("what", ""))
@@ -237,6 +237,28 @@ def _stopped(decision: Decision, _: str) -> Iterator[str]:
     }.get(rule, "another train.stop in the spec")
 
 
+def _window(decision: Decision, _: str) -> Iterator[str]:
+    """A run waits while a later hour is predicted to emit less, and never beyond its deadline."""
+    numbers = _numbers(decision)
+    error, saved = _float(numbers.get("stated_error")), _float(numbers.get("saved_g"))
+    if str(decision["chosen"]).startswith("waits") and saved is not None:
+        off = f"; the forecast may be off by {error:.0%}" if error is not None else ""
+        yield f"a next look at which no later hour emits less; {figures.number(saved)} g are promised now{off}"
+    else:
+        yield "a forecast in which a later hour emits clearly less"
+    latest = numbers.get("latest_begin")
+    yield "carbon.deadline in the spec" + (f", which makes {latest} the latest beginning" if latest else "")
+
+
+def _budget(decision: Decision, _: str) -> Iterator[str]:
+    yield "another carbon.budget in the spec, what other runs give back, or the turn of the month"
+
+
+def _retraining(decision: Decision, _: str) -> Iterator[str]:
+    yield "drift, or a loss that could be won back, on the other side of what a training is predicted to take"
+    yield "retrain.drift in the spec"
+
+
 def _load_test(decision: Decision, _: str) -> Iterator[str]:
     yield "other latencies or prices measured by the load test, or serve.recommender: false"
 
@@ -287,6 +309,13 @@ _RULES: tuple[tuple[re.Pattern[str], Rule], ...] = tuple(
         ("training stopped from outside", _stopped),
         ("stop training from outside", _named("train.stop")),
         ("right-sizing", _load_test),
+        (r"when \w+ runs", _window),
+        (
+            "what waits for a low-carbon window",
+            _named("carbon.deadline", "another stage that is predicted to cost most"),
+        ),
+        ("budget", _budget),
+        ("retraining", _retraining),
         ("spec", _saying("a pipeline.yaml beside the data, or another one")),
         ("data", _named("data.mode", "other objects under the drop")),
         ("training script", _named("train.entry_point or train.source", "another script in the drop")),
