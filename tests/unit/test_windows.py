@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from ebb import signals, windows
+from ebb import signals, spec, windows
 from ebb.carbon import Band
+from ebb.errors import InvalidSpecError
+from ebb.identity import run_identity
 from ebb.signals import Forecast, Span
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
@@ -185,3 +187,22 @@ def test_savings_are_told_of_the_first_look_not_of_the_last():
 def test_the_mean_of_a_time_that_is_not_all_known_is_refused():
     with pytest.raises(ValueError, match="nothing is known"):
         signals.mean(forecast(100).spans, NOW, NOW + 2 * HOUR)
+
+
+@pytest.mark.parametrize("text", ["20m", "15d", "12", "soon"])
+def test_a_deadline_of_no_use_is_refused_with_what_to_write(text: str):
+    with pytest.raises(InvalidSpecError) as refused:
+        spec.parse(f"carbon: {{deadline: {text}}}".encode(), file="pipeline.yaml")
+    assert "carbon.deadline" in str(refused.value)
+
+
+def test_until_when_a_model_is_wanted_makes_no_other_work_of_it():
+    def identity(deadline: float | None) -> str:
+        asked = spec.PipelineSpec.model_validate({"carbon": {"deadline": deadline}}).resolved()
+        return run_identity("cancer", asked, "hash", ["a"])
+
+    assert identity(None) == identity(3600) == identity(7200)
+
+
+def test_every_hour_of_the_longest_deadline_can_be_looked_at():
+    assert timedelta(days=14) / HOUR < windows.MOST_LOOKS

@@ -119,4 +119,4 @@ class CarbonSpec(Part):
 
     budget: Annotated[BudgetSpec | None, BeforeValidator(read_budget)] = None
     signal: Literal["average", "marginal"] = "average"
-    deadline: Annotated[Duration, Field(ge=timedelta(minutes=30), le=timedelta(days=30))] | None = None
+    deadline: Annotated[Duration, Field(ge=timedelta(minutes=30), le=timedelta(days=14))] | None = None
