@@ -12,7 +12,7 @@ from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
-from ebb import addresses, serving
+from ebb import accounting, addresses, serving
 from ebb import ledger as keys
 from ebb.addresses import Address
 from ebb_cli.output import parse_moment
@@ -89,6 +89,26 @@ class Ledger:
     def decisions(self, run_id: str) -> list[dict[str, Any]]:
         """Return the decisions of a run in the order in which they were taken."""
         return [_without_keys(item) for item in self._items(run_id) if item["sk"].startswith(keys.TOLD_AS_DECISIONS)]
+
+    def entries(self, run: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what the footprint ledger has booked for a run, in the months from its beginning to its end."""
+        begun = parse_moment(run["created_at"])
+        ended = parse_moment(run["ended_at"]) if run["ended_at"] else begun
+        months = sorted({accounting.month_of(each) for each in (begun, ended)})
+        found = []
+        for month in months:
+            request = {
+                "TableName": self._table,
+                "KeyConditionExpression": "pk = :pk",
+                "FilterExpression": "run_id = :run",
+                "ExpressionAttributeValues": {
+                    ":pk": {"S": accounting.partition(run["project"], month)},
+                    ":run": {"S": run["run_id"]},
+                },
+            }
+            for page in self._client.get_paginator("query").paginate(**request):
+                found += [_without_keys(_plain(item)) for item in page["Items"]]
+        return found
 
     def of_drop(self, drop_id: str) -> dict[str, Any] | None:
         """Return the run that the drop with this id started, or None while there is none."""

@@ -343,10 +343,10 @@ def why(target: Target, run: Run, as_json: Json = False) -> None:
     ledger = Ledger(target)
     run_id = ledger.resolve(run)
     document = require(ledger, run_id)
-    decisions = ledger.decisions(run_id)
+    decisions, entries = ledger.decisions(run_id), ledger.entries(document)
     if as_json:
         told = [{**each, "would_change": list(counterfactuals.of(each))} for each in decisions]
-        output.emit_json({"run_id": run_id, "run": document, "decisions": told})
+        output.emit_json({"run_id": run_id, "run": document, "decisions": told, "entries": entries})
         return
-    for line in explain.lines(document, decisions):
+    for line in explain.lines(document, decisions, entries):
         output.out().print(line, markup=False, soft_wrap=True)

@@ -24,6 +24,7 @@ BLOCKS = (
     "#comparison",
     "#mistakes",
     "#footprint",
+    "#reaches",
     "#greener",
 )
 COLOURS_OF_A_PLOT = 20  # a blank area has one, letters alone a handful

@@ -35,15 +35,19 @@ class Step:
     would_change: tuple[str, ...] = ()
 
 
-def steps(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> list[Step]:
-    """Return the whole chain of a run, as the ledger tells it."""
-    return list(_steps(run, decisions))
+def steps(
+    run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]] = ()
+) -> list[Step]:
+    """Return the whole chain of a run, as the ledger tells it; `entries` are its entries of the footprint ledger."""
+    return list(_steps(run, decisions, entries))
 
 
-def lines(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> list[str]:
+def lines(
+    run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]] = ()
+) -> list[str]:
     """Return the chain as text, one line per step and an indented one for its numbers."""
     told = []
-    for step in steps(run, decisions):
+    for step in steps(run, decisions, entries):
         told.append(f"{step.title}: {step.text}" if step.text else step.title)
         if step.numbers:
             told.append("    " + ", ".join(f"{name} {_short(value)}" for name, value in step.numbers.items()))
@@ -58,7 +62,9 @@ def lines(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> lis
     return told
 
 
-def _steps(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
+def _steps(
+    run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]
+) -> Iterator[Step]:
     drop = run.get("drop") or {}
     if drop:
         place = f"s3://{drop['bucket']}/{drop['key']}"
@@ -78,6 +84,7 @@ def _steps(run: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> It
     if run.get("footprint"):
         yield _footprint(run["footprint"])
         yield from _grams(run)
+        yield from _saved(entries)
         for entry in catalog.sources():
             text = f"{entry['source']}, {entry['year']}, confidence {entry['confidence']}"
             yield Step("source", entry["what"], text)
@@ -249,6 +256,19 @@ def _grams(run: Mapping[str, Any]) -> Iterator[Step]:
         f"of the grid, and {figures.number(max(0.0, carbon - operational))} g embodied in the machines",
         {"grid low g/kWh": grid.low, "grid high g/kWh": grid.high},
     )
+
+
+def _saved(entries: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
+    """Give what was booked for the run against what would have been done instead."""
+    for entry in entries:
+        other = entry.get("counterfactual")
+        if not other:
+            continue
+        gained = entry.get("saved") or {}
+        units = (("carbon_g", "gCO2e"), ("energy_kwh", "kWh"), ("water_l", "l"), ("cost_usd", "USD"))
+        told = ", ".join(figures.band(gained[name], unit) for name, unit in units if gained.get(name))
+        why = (entry.get("usage") or {}).get("why") or entry.get("stage") or entry.get("endpoint") or entry["kind"]
+        yield Step("saved", f"saved by {why}", f"{told}; instead of: {other['what']}")
 
 
 def _short(value: Any) -> str:

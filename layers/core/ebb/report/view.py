@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from ebb import figures, ledger, payback, rungs, tuning
-from ebb.report import charts, greener
+from ebb.report import charts, greener, spent
 
 LESS_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 QUANTITIES = (("energy_kwh", "Energy", "kWh"), ("carbon_g", "Carbon", "gCO2e"), ("cost_usd", "Cost on AWS", "USD"))
@@ -157,6 +157,8 @@ class Page:
     serving: Table | None
     served: str
     footprint: Table | None
+    reaches: tuple[spent.Group, ...]
+    avoided: Table | None
     saved: str
     greener: tuple[str, ...]
     groups: tuple[Group, ...]
@@ -202,6 +204,8 @@ def page(record: Mapping[str, Any], *, brief: bool = False) -> Page:
         serving=_serving(run),
         served=_served(run),
         footprint=_footprint(run),
+        reaches=spent.compared(run),
+        avoided=_avoided(run),
         saved=saved(run),
         greener=tuple(greener.advice(run)),
         groups=_groups(run.get("decisions") or [], brief=brief),
@@ -551,14 +555,15 @@ def _of(run: Mapping[str, Any], what: str) -> Mapping[str, Any] | None:
 
 
 def _footprint(run: Mapping[str, Any]) -> Table | None:
-    used = run.get("footprint") or {}
-    rows = []
-    for name, label, unit in QUANTITIES:
-        if band := used.get(name):
-            rows.append((f"{label}, {unit}", *(figures.number(band[each]) for each in ("low", "value", "high"))))
     caption = "What the whole run took, image builds and failed attempts included"
-    columns = ("quantity", "low", "middle", "high")
-    return Table(caption, columns, tuple(rows), frozenset({1, 2, 3})) if rows else None
+    rows = spent.rows(run)
+    return Table(caption, ("quantity", "low", "middle", "high"), rows, frozenset({1, 2, 3})) if rows else None
+
+
+def _avoided(run: Mapping[str, Any]) -> Table | None:
+    rows = spent.saved(run)
+    caption = "What was avoided, against what would have been done instead"
+    return Table(caption, spent.SAVED, rows, frozenset({2, 3, 4, 5})) if rows else None
 
 
 def _groups(decisions: Sequence[Mapping[str, Any]], *, brief: bool) -> tuple[Group, ...]:
