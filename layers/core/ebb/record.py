@@ -340,14 +340,18 @@ def served_fields(request: Succeeded) -> dict[str, Any] | None:
 
 
 def document(
-    run: Mapping[str, Any], stages: Sequence[Mapping[str, Any]], decisions: Sequence[Mapping[str, Any]]
+    run: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]],
+    decisions: Sequence[Mapping[str, Any]],
+    entries: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return run.json: the whole record, readable without the ledger."""
+    """Return run.json: the whole record, readable without the ledger; `entries` are those of the footprint ledger."""
     hidden = ("pk", "sk", "gsi_pk", "gsi_sk")
     return {
         **{name: value for name, value in run.items() if name not in hidden},
         "stages": [{name: value for name, value in each.items() if name not in hidden} for each in stages],
         "decisions": [{name: value for name, value in each.items() if name not in hidden} for each in decisions],
+        "entries": [{name: value for name, value in each.items() if name not in hidden} for each in entries],
         "payback": payback.payback(stages, run.get("comparison")),
         "coefficients": catalog.sources(),
         "versions": {"ebb": VERSION, **run.get("versions", {})},

@@ -42,7 +42,8 @@ def close(
         return None
     if status == "rejected":
         book.forget_rejected(ended.run)
-    document = record.document(ended.run, ended.stages, ended.decisions)
+    booked = book.booked(project, run_id, now)
+    document = record.document(ended.run, ended.stages, ended.decisions, booked)
     storage.write_json(artifact_bucket, key, document)
     told = _report(artifact_bucket, run_id, document)
     book.apply(ledger.note_report(run_id, attempt, told))

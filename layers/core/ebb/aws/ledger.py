@@ -10,7 +10,7 @@ from typing import Any
 from boto3.dynamodb.conditions import Key
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ebb import accepted, addresses, ledger, training_watch
+from ebb import accepted, accounting, addresses, ledger, names, training_watch
 from ebb.aws.clients import table
 from ebb.errors import LedgerUnavailableError
 from ebb.sources import Source
@@ -31,6 +31,11 @@ class Ledger:
     def __init__(self, name: str):
         self._table = table(name)
         self._answered_at: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """The table's name."""
+        return str(self._table.name)
 
     @property
     def now(self) -> datetime:
@@ -106,6 +111,12 @@ class Ledger:
             [item for item in items if item["sk"].startswith("STAGE#")],
             [item for item in items if item["sk"].startswith(ledger.TOLD_AS_DECISIONS)],
         )
+
+    def booked(self, project: str, run_id: str, until: datetime) -> list[dict[str, Any]]:
+        """Return what the footprint ledger has booked for a run, in the months from its beginning to a moment."""
+        months = sorted({accounting.month_of(each) for each in (names.created_at(run_id), until)})
+        found = [item for month in months for item in self._query(accounting.partition(project, month))]
+        return [item for item in found if item.get("run_id") == run_id]
 
     def generation(self, project: str, run_id: str) -> int:
         """Return the run's place among its project's runs; taken once, kept when the run is tried again."""
