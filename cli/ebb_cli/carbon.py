@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from boto3.dynamodb.types import TypeDeserializer
@@ -48,11 +48,11 @@ def carbon(
     begin = moment(since, ledger.now)
     entries = carbon_sums.since(read(target, project, begin), begin)
     found = carbon_sums.changes(entries, target.region, **_decided(ledger, project, begin))
-    answer = as_document(entries, cast(Signal, signal), found, region=target.region, project=project, since=begin)
+    answer = as_document(entries, signal, found, region=target.region, project=project, since=begin)
     if as_json:
         output.emit_json(answer)
         return
-    show(entries, cast(Signal, signal), found, target.region)
+    show(entries, signal, found, target.region)
 
 
 def moment(since: str | None, now: datetime) -> datetime | None:
@@ -168,8 +168,8 @@ def show(entries: list[Mapping[str, Any]], signal: Signal, found: list[Change], 
         turned = f"{each.average} -> {each.marginal}" if each.turns else f"{each.average}, by either"
         say(f"  {each.decision}: {turned} ({each.why})", markup=False, soft_wrap=True)
     if signal == "marginal":
-        told = marginal.source()
-        output.remark(f"marginal intensities: {told['source']}, {told['year']}, confidence {told['confidence']}")
+        origin = marginal.source()
+        output.remark(f"marginal intensities: {origin['source']}, {origin['year']}, confidence {origin['confidence']}")
 
 
 def _row(name: str, sums: Sums) -> tuple[str, ...]:

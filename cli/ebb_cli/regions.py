@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from ebb import catalog, names
 from ebb import regions as ranking
-from ebb.catalog import transfer
+from ebb.catalog import marginal, transfer
 from ebb.regions import Intensity, Place, Work
 from ebb_cli import output
 from ebb_cli.ledger import Ledger
@@ -22,14 +22,14 @@ from ebb_cli.problems import USAGE, CommandError
 from ebb_cli.target import Json, Target
 
 AVERAGE = "average"
-SIGNALS: dict[str, Intensity] = {AVERAGE: catalog.grid_g_per_kwh}
+SIGNALS: dict[str, Intensity] = {AVERAGE: catalog.grid_g_per_kwh, "marginal": marginal.g_per_kwh}
 THREADS = 8
 # One look per Region; one that is not enabled in the account refuses it, and one that is far takes its time.
 PATIENCE = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "max_attempts": 2})
 YES, NO, UNKNOWN = "yes", "no", "unknown"
 
 What = Annotated[str, typer.Argument(metavar="[RUN|PROJECT]", help="A run, or a project: its newest one that counts.")]
-Signal = Annotated[str, typer.Option("--signal", help="average: the yearly mean of a Region's grid.")]
+Signal = Annotated[str, typer.Option("--signal", help="average, the yearly mean of a Region's grid, or marginal.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Ask no other Region which machines it has.")]
 
 

@@ -21,6 +21,7 @@ contract (`tests/infrastructure` compares them with every `ErrorEquals`):
     ├── JobUnreadableError      what a training job does could not be read; a retry helps
     ├── EndpointUnreadableError     what an endpoint consists of could not be read; a retry helps
     ├── SnapshotUnreadableError     neither copy of what an endpoint was is readable; a retry rarely helps
+    ├── EventsUnavailableError      EventBridge refused an event; a retry helps, and the ledger's stream retries
     ├── SignalUnavailableError      one source of carbon intensities did not answer; the next one is asked
     └── StorageUnavailableError     S3 refused for now; a retry helps
 """
