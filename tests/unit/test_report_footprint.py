@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ebb import accounting, explain, ledger
+from ebb import accounting, explain, ledger, record
 from ebb.carbon import Band
 from ebb.footprint import Footprint, made_of
 from ebb.report import page, spent, view
@@ -88,3 +88,11 @@ def test_why_ends_with_the_arithmetic_of_the_grams_and_what_was_saved():
     first, last = told[0], told.index(grams)
     assert first.startswith("dropped: s3://")
     assert last > told.index(next(line for line in told if line.startswith("deployment: ")))
+
+
+def test_the_notification_says_what_was_saved_and_where_the_report_is():
+    run = reported.digits() | {"report_uri": "s3://artifacts/projects/demo-digits/runs/r/report.html"}
+    lines = record.notification("r", "demo-digits", "succeeded", run, region="eu-west-1")["message"].splitlines()
+    assert view.saved(run) in lines
+    assert lines[-1].startswith("https://eu-west-1.console.aws.amazon.com/s3/object/artifacts?")
+    assert not [line for line in record.notification("r", "p", "failed", {})["message"].splitlines() if not line]

@@ -12,6 +12,7 @@ from ebb import catalog, deployment, events, footprint, ledger, names, payback, 
 from ebb.errors import Rejection
 from ebb.events import Message
 from ebb.footprint import Footprint
+from ebb.report import view
 from ebb.requests import debugger
 
 VERSION = "0.1.0"
@@ -384,6 +385,7 @@ def notification(run_id: str, project: str, status: str, run: Mapping[str, Any],
     if used and used["energy_kwh"]["value"]:
         energy, carbon, cost = (used[name]["value"] for name in ("energy_kwh", "carbon_g", "cost_usd"))
         lines.append(f"Footprint, estimated: {energy:.3g} kWh, {carbon:.3g} gCO2e, {cost:.3g} USD.")
+    lines += filter(None, [view.saved(run)])
     if run.get("report_uri"):
         lines.append(f"Report: ebb report {run_id}")
         lines += [console_link(str(run["report_uri"]), region)] if region else []
