@@ -13,7 +13,6 @@ from ebb.recommendation import LoadTest
 from ebb.rollout import Seen, Wanted
 from ebb.settings import StackSettings
 from ebb.spec import PipelineSpec
-from ebb.spec_serve import ServeSpec
 from ebb.steps import DeploymentRequested
 from ebb.telemetry import logger
 
@@ -36,11 +35,12 @@ def handler(asked: DeploymentRequested, context: LambdaContext) -> dict[str, Any
         # who waits is asked again: only then it is known what is deployed, and the note is written once
         test = asked.recommendation if held["action"] == "none" else None
         return held | _note(stack, asked, model, test, None)
-    serve = PipelineSpec.model_validate((book.run(model.run_id) or {})["spec"]).serve
+    spec = PipelineSpec.model_validate((book.run(model.run_id) or {})["spec"])
+    serve = spec.serve
     tested = asked.recommendation or (
         recommendation.read(book.recommendation(model.run_id)) if serve.recommender else None
     )
-    wanted = _wanted(asked, model, serve, tested, book, stack, address)
+    wanted = _wanted(asked, model, spec, tested, book, stack, address)
     if asked.model is None and rollout.already(wanted, address):
         return {"action": "none", "reason": f"it is served as {wanted.kind} already: {wanted.reason}"}
     answer = _ask(stack, asked, model, wanted) if serve.recommender and tested is None else None
@@ -104,13 +104,14 @@ def _served(book: Ledger, project: dict[str, Any]) -> rollout.Model | None:
 def _wanted(
     asked: DeploymentRequested,
     model: rollout.Model,
-    serve: ServeSpec,
+    spec: PipelineSpec,
     tested: LoadTest | None,
     book: Ledger,
     stack: StackSettings,
     address: Address | None,
 ) -> Wanted:
     seen = hosting.measured_traffic(address, asked.now)
+    serve = spec.serve
     choice = sharing.choose(
         stack.stack,
         sharing.others(book.every_address(), names.endpoint(stack.stack, asked.project)),
@@ -123,4 +124,4 @@ def _wanted(
         asked=asked.kind,
         idle_after_s=address.idle_window_s if address else None,
     )
-    return rollout.wanted(asked.project, model, choice, serve, reason=asked.reason)
+    return rollout.wanted(asked.project, model, choice, serve, retrain=spec.retrain, reason=asked.reason)

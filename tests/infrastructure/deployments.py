@@ -10,6 +10,7 @@ from ebb.addresses import Address, State
 from ebb.recommendation import LoadTest
 from ebb.rollout import Endpoint, Model, Seen
 from ebb.settings import StackSettings
+from ebb.spec_parts import RetrainSpec
 from ebb.spec_serve import ServeSpec
 from infrastructure.interpreter import TaskError
 from worked_run import NOW, candidate, moment
@@ -44,6 +45,7 @@ class Cloud:
 
     serve: dict[str, Any] = field(default_factory=dict)
     kind: str = "serverless"
+    retrain: dict[str, Any] = field(default_factory=dict)
     generation: int = 7
     run_id: str = "wine-20261123010203-0a1b2c3d4e"
     calls_last_hour: float = 0.0
@@ -120,7 +122,7 @@ class Cloud:
             region="us-east-1",
             asked=asked.get("kind") or self.kind,
         )
-        wanted = rollout.wanted("wine", made, chosen, serve)
+        wanted = rollout.wanted("wine", made, chosen, serve, retrain=RetrainSpec.model_validate(self.retrain))
         if serve.recommender and test is None and self.noted is None and "package_arn" in asked:
             answer = recommendation.ask(
                 STACK,

@@ -472,6 +472,23 @@ def test_an_update_of_what_sleeps_is_undone_to_what_sleeps_with_the_alarm_that_w
     assert "ebb-wine-wake" not in {each["AlarmName"] for each in restored}
 
 
+# ---- What is noted of the calls ----
+
+
+def test_a_log_that_holds_requests_is_as_old_as_the_spec_allows_and_stays_so_when_none_are_noted_any_more():
+    cloud = Cloud()
+    cloud.retrain = {"capture": {"keep": 7 * 86400}, "drift": {}}
+    assert _deploy(cloud).status == "SUCCEEDED"
+    log = "/aws/sagemaker/Endpoints/ebb-wine"
+    assert (cloud.log_groups[log]["days"], cloud.log_groups[log]["key"]) == (7, "${DataKeyArn}")
+    assert cloud.watched() == {"errors", "latency", "drift"}
+    cloud.retrain = {}
+    cloud.run_id, cloud.generation = "wine-20261124093000-3f9a1c07be", 9
+    assert _deploy(cloud).status == "SUCCEEDED"
+    assert cloud.log_groups[log]["days"] == 7  # the stack would keep it for 30
+    assert cloud.watched() == {"errors", "latency"}
+
+
 # ---- What fails is undone ----
 
 FAILING = {

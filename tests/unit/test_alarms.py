@@ -23,10 +23,11 @@ def test_alarms_are_valid_for_cloudwatch_and_named_after_the_address(at):
         alarms.latency(at, limit_s=0.05, actions=[], tags=TAGS),
         alarms.idle(at, window=timedelta(minutes=15), tags=TAGS),
         alarms.wake(at, policy_arn="arn:aws:autoscaling:us-east-1:123456789012:scalingPolicy:x", tags=TAGS),
+        alarms.drift(at, psi=0.2, actions=[], tags=TAGS),
     ]
     for body in made:
         assert_valid("cloudwatch", "PutMetricAlarm", body)
-    names = ["ebb-cancer-errors", "ebb-cancer-latency", "ebb-cancer-idle", "ebb-cancer-wake"]
+    names = ["ebb-cancer-errors", "ebb-cancer-latency", "ebb-cancer-idle", "ebb-cancer-wake", "ebb-cancer-drift"]
     assert [body["AlarmName"] for body in made] == names
 
 

@@ -70,6 +70,7 @@ class Address(BaseModel):
     snapshot: dict[str, Any] | None = None  # {"uri", "sha256"} of what is put back when it wakes
     in_service_since: datetime | None = None
     kind_since: datetime | None = None  # of this kind, through all its sleeps and models: what a move is decided on
+    capture_days: int | None = None  # how long what is noted of its calls is kept, also after nothing is noted any more
     earlier_components: tuple[str, ...] = ()  # latest first: their calls are this address's too
     memory_mb: float | None = None  # what its component reserves on its endpoint, in MiB
     idle_window_s: float | None = None  # without a call, after which it fell asleep last

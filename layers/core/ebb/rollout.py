@@ -18,6 +18,7 @@ from pydantic import Field
 
 from ebb import (
     addresses,
+    capture,
     catalog,
     config_names,
     deployment,
@@ -35,6 +36,7 @@ from ebb.carbon import Band
 from ebb.events import Message
 from ebb.requests import alarms, components, hosting, roles, scaling
 from ebb.settings import StackSettings
+from ebb.spec_parts import RetrainSpec
 from ebb.spec_serve import ServeSpec
 from ebb.spec_values import SERVERLESS_MEMORY_MB
 
@@ -92,6 +94,7 @@ class Wanted:
     candidate: Mapping[str, Any]
     bundle_uri: str
     choice: Mapping[str, Any] = field(default_factory=dict)  # the table of kinds that it was chosen from
+    retrain: RetrainSpec = field(default_factory=RetrainSpec)  # what of its calls is noted, and when that is an alarm
 
     @property
     def kind(self) -> Kind:
@@ -122,7 +125,13 @@ class Seen:
 
 
 def wanted(
-    project: str, model: Model, choice: serving.Choice, serve: ServeSpec, *, reason: str | None = None
+    project: str,
+    model: Model,
+    choice: serving.Choice,
+    serve: ServeSpec,
+    *,
+    retrain: RetrainSpec | None = None,
+    reason: str | None = None,
 ) -> Wanted:
     """Return what is to be reached at a project's address: a model as the kind that was chosen for it."""
     return Wanted(
@@ -136,6 +145,7 @@ def wanted(
         candidate=model.candidate,
         bundle_uri=model.bundle_uri,
         choice=choice.decision(),
+        retrain=retrain or RetrainSpec(),
     )
 
 
@@ -212,7 +222,7 @@ class _Rollout:
             **({"component": self.component()} if kind in WITH_COMPONENT else {}),
             "scaling": self.scaling(),
             "alarms": self.alarms,
-            "watched": [str(each["AlarmName"]) for each in self.alarms if not self.is_idle(each)],
+            "watched": [str(each["AlarmName"]) for each in self.alarms if self.is_failing(each)],
             "switch": self.switch(),
             "superseded": self.superseded(),
             "undo": self.undo(),
@@ -340,7 +350,7 @@ class _Rollout:
 
     def remembered(self) -> dict[str, Any]:
         """What the address goes on knowing of its calls, whatever model answers them."""
-        before, kind = self.seen.address, self.wanted.kind
+        before, kind, asked = self.seen.address, self.wanted.kind, self.wanted.retrain.capture
         same = before is not None and before.kind == kind
         component = self.component_name if kind in WITH_COMPONENT else None
         earlier = (before.component, *before.earlier_components) if before and component else ()
@@ -351,6 +361,7 @@ class _Rollout:
             ],
             "memory_mb": self.wanted.row.component_mb if component else None,
             "idle_window_s": before.idle_window_s if before else None,
+            "capture_days": capture.keep_days(asked.keep) if asked else before.capture_days if before else None,
             "cold_wakes": before.cold_wakes if before else (),
         }
 
@@ -418,14 +429,13 @@ class _Rollout:
 
     # ---- What is brought up ----
 
-    def logs(self) -> list[str]:
-        """Where SageMaker writes what containers say.
+    def logs(self) -> list[dict[str, Any]]:
+        """Where SageMaker writes what containers say, and how long that is kept where requests are noted.
 
         Source: https://docs.aws.amazon.com/sagemaker/latest/dg/logging-cloudwatch.html
         """
-        at = self.at
-        groups = [("Endpoints", at.endpoint_name), ("InferenceComponents", at.component)]
-        return [f"/aws/sagemaker/{group}/{name}" for group, name in groups if name]
+        before = self.seen.address
+        return capture.logs(self.at, self.wanted.retrain.capture, before.capture_days if before else None)
 
     def create_model(self) -> dict[str, Any]:
         wanted = self.wanted
@@ -434,7 +444,11 @@ class _Rollout:
             role_arn=roles.role_arn(self.stack, wanted.project, "model"),
             image_uri=deployment.image_uri(self.stack, wanted.candidate),
             bundle_uri=wanted.bundle_uri,
-            environment={"EBB_RUN_ID": wanted.run_id, "EBB_CANDIDATE": wanted.candidate["name"]},
+            environment={
+                "EBB_RUN_ID": wanted.run_id,
+                "EBB_CANDIDATE": wanted.candidate["name"],
+                **capture.environment(wanted.retrain.capture, self.at.address),
+            },
             tags=self.tags,
         )
 
@@ -516,7 +530,7 @@ class _Rollout:
 
     @property
     def alarms(self) -> list[dict[str, Any]]:
-        """At most two, each named after the address."""
+        """At most two, and that of drift where the spec asks for it; each named after the address."""
         at, tags = self.at, self.lasting_tags
         actions = [self.stack.notifications_topic_arn] if self.stack.notifications_topic_arn else []
         if at.kind == "batch":
@@ -527,6 +541,9 @@ class _Rollout:
             made.append(alarms.latency(at, limit_s=limit_s, actions=actions, tags=tags))
         elif at.policy.sleeps:
             made.append(alarms.idle(at, window=self.wanted.serve.idle_after or IDLE_ALARM_AFTER, tags=tags))
+        retrain = self.wanted.retrain
+        if retrain.capture and retrain.drift:
+            made.append(alarms.drift(at, psi=retrain.drift.psi, actions=actions, tags=tags))
         return made
 
     # ---- The switch, and what goes after it ----
@@ -603,8 +620,10 @@ class _Rollout:
         }
         return ledger.as_action(self.stack.ledger_table, request)
 
-    def is_idle(self, alarm: Mapping[str, Any]) -> bool:
-        return str(alarm["AlarmName"]) == alarms.alarm_name(self.at.address, alarms.IDLE)
+    def is_failing(self, alarm: Mapping[str, Any]) -> bool:
+        """Say whether an alarm tells that the model fails: silence and drift undo no deployment."""
+        asks = (alarms.IDLE, alarms.DRIFT)
+        return str(alarm["AlarmName"]) not in [alarms.alarm_name(self.at.address, what) for what in asks]
 
     def is_wake(self, alarm: Mapping[str, Any]) -> bool:
         return str(alarm["AlarmName"]) == alarms.alarm_name(self.at.address, alarms.WAKE)

@@ -35,7 +35,7 @@ from ebb.spec_values import (
 
 FILE_NAME = "pipeline.yaml"
 _LATER = {
-    "retrain": ("schedule", "drift", "deadline"),
+    "retrain": ("schedule", "drift", "deadline"),  # drift without capture: nobody would know of it
     "carbon": ("signal",),
 }
 
@@ -186,6 +186,14 @@ class PipelineSpec(Part):
         return self
 
     @model_validator(mode="after")
+    def _capture_has_an_endpoint(self) -> "PipelineSpec":
+        """Refuse to note the requests of a model that takes none."""
+        if self.retrain.capture is not None and self.serve.kind == "batch":
+            what = "a batch model has no endpoint whose requests could be noted; remove it, or write another serve.kind"
+            raise spec_text.misplaced(("retrain", "capture"), what)
+        return self
+
+    @model_validator(mode="after")
     def _encoder_fits(self) -> "PipelineSpec":
         """Refuse an encoder that nothing could be read by, and its recipe without one."""
         train, place = self.train, ("train", "pretrained")
@@ -267,7 +275,7 @@ class PipelineSpec(Part):
             f"{part}.{name}"
             for part, names in _LATER.items()
             for name in names
-            if asked[part][name] != usual[part][name]
+            if asked[part][name] != usual[part][name] and not (name == "drift" and self.retrain.capture)
         ]
 
     def resolved(self) -> dict[str, Any]:

@@ -102,10 +102,18 @@ class DriftSpec(Part):
     psi: float = Field(default=0.2, gt=0, allow_inf_nan=False)
 
 
+class CaptureSpec(Part):
+    """Which share of its requests and answers a serving container notes, and how long that is kept (`ebb.capture`)."""
+
+    share: float = Field(default=0.1, gt=0, le=1, strict=True, allow_inf_nan=False)
+    keep: Annotated[Duration, Field(ge=timedelta(days=1), le=timedelta(days=3653))] = timedelta(days=14)
+
+
 class RetrainSpec(Part):
-    """When to train again. Parsed today, acted on by a later version."""
+    """What of the requests is kept, and when it is asked whether to train again."""
 
     schedule: str | None = Field(default=None, pattern=r"^(rate|cron)\(.+\)$", max_length=256)
+    capture: CaptureSpec | None = None
     drift: DriftSpec | None = None
     deadline: Duration | None = None
 

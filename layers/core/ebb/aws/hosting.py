@@ -19,7 +19,7 @@ _ALARM_FIELDS = (
     "MetricName", "Namespace", "Statistic", "ExtendedStatistic", "Dimensions", "Period", "Unit", "EvaluationPeriods",
     "DatapointsToAlarm", "Threshold", "ComparisonOperator", "TreatMissingData",
 )  # fmt: skip
-_WHATS = (alarms.ERRORS, alarms.LATENCY, alarms.IDLE, alarms.WAKE)
+_WHATS = (alarms.ERRORS, alarms.LATENCY, alarms.IDLE, alarms.WAKE, alarms.DRIFT)
 
 
 def endpoint(name: str | None) -> Endpoint | None:

@@ -1,7 +1,8 @@
 """Request bodies of alarms that are born with an endpoint: PutMetricAlarm.
 
 At most two stand at any time, 0.10 USD a month each: `errors` and `latency` of a serverless endpoint; `errors` of any
-other and, while it is awake, `idle`, while it is asleep `wake`. Each is named <address>-<what>.
+other and, while it is awake, `idle`, while it is asleep `wake`. Where the spec asks for it, `drift` is a third. Each is
+named <address>-<what>.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from typing import Any
 from ebb.addresses import Address
 
 MICROSECONDS_PER_SECOND = 1_000_000
-ERRORS, LATENCY, IDLE, WAKE = "errors", "latency", "idle", "wake"
+ERRORS, LATENCY, IDLE, WAKE, DRIFT = "errors", "latency", "idle", "wake", "drift"
+DRIFT_NAMESPACE, DRIFT_METRIC = "Ebb/Drift", "Psi"  # as the serving container prints them: ebb_jobs/capture.py
 # Period times datapoints of an alarm is at most a day below periods of an hour, and seven days from there on:
 # https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html
 LONGEST_WINDOW_S = 86_400
@@ -145,6 +147,25 @@ def wake(at: Address, *, policy_arn: str | None, tags: Tags) -> dict[str, Any]:
         actions=[policy_arn] if policy_arn else (),
         tags=tags,
     )
+
+
+def drift(at: Address, *, psi: float, actions: Sequence[str], tags: Tags) -> dict[str, Any]:
+    """Return the alarm of requests that are unlike the training data: it tells people, and trains nothing.
+
+    The metric comes out of the containers' log, at most once a minute from each, under the address's own name, which
+    every kind of endpoint and every model keeps. Several containers tell different parts of the traffic: their average.
+    """
+    return put_metric_alarm(
+        name=alarm_name(at.address, DRIFT),
+        dimensions={"EndpointName": at.address},
+        metric=DRIFT_METRIC,
+        statistic="Average",
+        threshold=psi,
+        comparison="GreaterThanThreshold",
+        description=f"What {at.address} is asked is unlike what its model was trained on",
+        actions=actions,
+        tags=tags,
+    ) | {"Namespace": DRIFT_NAMESPACE}
 
 
 def invocations(at: Address) -> dict[str, str]:
