@@ -1,4 +1,4 @@
-"""Entry point of every job: `python3 run.py process|train|compress|compile|features`."""
+"""Entry point of every job: `python3 run.py process|train|compress|compile|features|assess`."""
 
 import signal
 import sys

@@ -10,7 +10,7 @@ import traceback
 from ebb_jobs import paths
 from ebb_jobs.errors import reason
 
-STAGES = ("process", "train", "compress", "compile", "features")
+STAGES = ("process", "train", "compress", "compile", "features", "assess")
 
 
 def main(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-PROCESSING_STAGES = frozenset({"process", "compile", "features"})
+PROCESSING_STAGES = frozenset({"process", "compile", "features", "assess"})
 
 
 def base_dir() -> Path:

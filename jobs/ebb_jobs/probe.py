@@ -10,10 +10,12 @@ Networks, ICML 2017.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from ebb_jobs import quality
 
@@ -21,32 +23,41 @@ FOLDS = 5
 MOST_ROWS = 5_000
 MOST_COLUMNS, RANDOM_COLUMNS = 512, 192
 RIDGES = (0.3, 3.0, 30.0)
+MOST_CATEGORIES = 20
 LEAST_ROWS = 60
 """Fewer leave a dozen to judge by."""
 _TINY = 1e-6
 
 
 def gains(
-    metric: str, truth: np.ndarray, predicted: np.ndarray, encoded: np.ndarray, *, seed: int
+    metric: str,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    encoded: np.ndarray,
+    observed: Sequence[Mapping[str, Any]] = (),
+    *,
+    seed: int,
 ) -> dict[str, dict[str, float] | None]:
-    """Return what a new calibration, and what learning, would gain on rows like these; None for too few rows.
+    """Return what a new calibration, what learning, and what learning beyond it would gain on rows like these.
 
     `truth` are class indices or numbers, `predicted` the served model's probabilities [rows, classes] or numbers. Each
-    gain is one of `quality.gain`: points of a score, a share of an error.
+    gain is one of `quality.gain`: points of a score, a share of an error; None for too few rows. `observed` are the
+    features of the rows as they came (`capture.observed`): the model's encoding may not tell new values apart.
     """
     if len(truth) < LEAST_ROWS:
-        return {"recalibrated": None, "learned": None}
+        return {"recalibrated": None, "learned": None, "beyond_calibration": None}
     random = np.random.default_rng(seed)
     order = random.permutation(len(truth))[:MOST_ROWS]
     truth, predicted = truth[order], predicted[order]
     shifted = _cross_fitted(truth, predicted, None, 0.0)
-    columns = _columns(encoded[order], random)
+    columns = _columns(encoded[order], _scored([observed[place] for place in order] if observed else []), random)
     learned = min(
         (_cross_fitted(truth, predicted, columns, ridge) for ridge in RIDGES), key=lambda each: _loss(truth, each)
     )
     return {
         "recalibrated": quality.gain(metric, truth, predicted, shifted, seed=seed),
         "learned": quality.gain(metric, truth, predicted, learned, seed=seed),
+        "beyond_calibration": quality.gain(metric, truth, shifted, learned, seed=seed),
     }
 
 
@@ -142,7 +153,23 @@ def _loss(truth: np.ndarray, predicted: np.ndarray) -> float:
     return quality.score("rmse" if predicted.ndim == 1 else "log_loss", truth, predicted)
 
 
-def _columns(encoded: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _scored(observed: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Return the rows' own numbers as normal scores of their ranks, and their most frequent categories as columns."""
+    found = []
+    for name in observed[0] if observed else ():
+        values = [row.get(name) for row in observed]
+        if any(isinstance(value, str) for value in values):
+            frequent = Counter(map(str, values)).most_common(MOST_CATEGORIES)
+            found += [np.array([str(value) == text for value in values], dtype=np.float64) for text, _ in frequent]
+            continue
+        numbers = np.array([np.nan if value is None else float(value) for value in values])
+        ranks = stats.rankdata(numbers, nan_policy="omit") / (1 + np.isfinite(numbers).sum())
+        scores = np.nan_to_num(special.ndtri(ranks))
+        found += [scores, scores**2, np.isnan(numbers).astype(np.float64)]
+    return np.stack(found, axis=1) if found else np.empty((len(observed), 0))
+
+
+def _columns(encoded: np.ndarray, scored: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Return encoded rows as standardised columns, few enough, and random features of them beside."""
     if encoded.dtype == np.int32:  # tokens: how often each comes, by its remainder
         flat = np.zeros((len(encoded), MOST_COLUMNS))
@@ -151,6 +178,7 @@ def _columns(encoded: np.ndarray, random: np.random.Generator) -> np.ndarray:
         flat = np.log1p(flat)
     else:
         flat = encoded.reshape(len(encoded), -1).astype(np.float64)
+    flat = np.concatenate([flat, scored], axis=1) if scored.size else flat
     spread = flat.std(0)
     flat = (flat[:, spread > _TINY] - flat[:, spread > _TINY].mean(0)) / spread[spread > _TINY]
     if flat.shape[1] > MOST_COLUMNS:  # pictures: as many mixtures of the pixels

@@ -177,7 +177,8 @@ def decide(seen: Evidence) -> Decision:
             numbers,
             changes="a loss, or something to learn, that is beyond chance",
         )
-    if recalibrated.beyond_chance and recalibrated.value >= NEARLY_ALL * learned.value:
+    beyond = _Gain.of(gains.get("beyond_calibration")).beyond_chance
+    if recalibrated.beyond_chance and not beyond and recalibrated.value >= NEARLY_ALL * learned.value:
         return Decision(
             RECALIBRATE,
             f"{worse}; a new calibration gains {_band(recalibrated)} of the {_band(learned)} that learning would, "

@@ -52,4 +52,15 @@ def test_numbers_that_all_rose_need_a_calibration_only():
 
 def test_fewer_rows_than_sixty_say_nothing():
     columns, truth, predicted = world(59, seed=5)
-    assert probe.gains("accuracy", truth, predicted, columns, seed=7) == {"recalibrated": None, "learned": None}
+    assert probe.gains("accuracy", truth, predicted, columns, seed=7) == dict.fromkeys(
+        ("recalibrated", "learned", "beyond_calibration")
+    )
+
+
+def test_values_that_the_encoding_cannot_tell_apart_are_learned_as_they_came():
+    columns, truth, predicted = world(800, seed=6)
+    flat = np.full_like(predicted, 0.5)
+    seen = [{"a": float(a), "b": float(b)} for a, b in columns * 25.4]
+    found = probe.gains("accuracy", truth, flat, np.ones_like(columns), seen, seed=7)
+    assert found["learned"]["low"] > 0.3
+    assert found["beyond_calibration"]["low"] > 0.3
