@@ -1,4 +1,4 @@
-"""Lambda: turn an identified drop into the plan of its run. Reads the ledger and the registry, starts nothing."""
+"""Lambda: turn an identified drop into the plan of its run, and set its budget aside. Starts nothing."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import identity, ledger, plan, sizing
-from ebb.aws import registry
+from ebb import budgets, identity, ledger, plan, sizing
+from ebb.aws import admitting, registry
+from ebb.aws.budgets import Budgets
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError
 from ebb.plan_facts import Champion, RunFacts
@@ -20,7 +21,7 @@ from ebb.telemetry import logger
 @logger.inject_lambda_context
 @event_parser
 def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
-    """Answer with the plan: every request body that the state machine will send."""
+    """Answer with the plan: every request body that the state machine will send, or until when the run waits."""
     stack = StackSettings.for_planning()
     book = Ledger(stack.ledger_table)
     found, project = asked.identified, book.project(asked.project)
@@ -50,9 +51,9 @@ def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
         jobs=_jobs(book, asked.run_id),
         curve=project.get("curve"),
     )
-    images = plan.images_of(facts, stack)
-    lacking = registry.missing(images, account=stack.account_id, region=stack.region)
-    built = plan.build(replace(facts, missing_images=lacking), stack)
+    built = admitting.admit(facts, lambda each: _plan(each, stack), book, Budgets(stack.ledger_table), now=asked.now)
+    if built["admission"]["outcome"] == budgets.WAIT:
+        return built
     versions = {
         "jobs": identity.jobs_hash(stack.jobs_uri),
         "jobs_image": stack.jobs_image_uri,
@@ -62,6 +63,12 @@ def handler(asked: PlanRequested, context: LambdaContext) -> dict[str, Any]:
         raise AttemptOutdatedError(f"{asked.run_id} has ended or a newer attempt runs")
     book.put_decisions(asked.run_id, "plan", built["decisions"])
     return built
+
+
+def _plan(facts: RunFacts, stack: StackSettings) -> dict[str, Any]:
+    """Return the plan of a run, with the builds of those images that the registry does not hold."""
+    lacking = registry.missing(plan.images_of(facts, stack), account=stack.account_id, region=stack.region)
+    return plan.build(replace(facts, missing_images=lacking), stack)
 
 
 def _finished(book: Ledger, run_id: str, wanted: str) -> dict[str, int]:

@@ -4,13 +4,12 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from ebb import capacity, compilers, features, ledger, names, record, rightsizing, training_watch
+from ebb import budgets, capacity, compilers, features, ledger, names, record, rightsizing, training_watch
 from ebb.aws import clients, closing, storage
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError, DropRejectedError, ObjectMissingError, ReportMissingError
 from ebb.record import Compiled, Ended, ImagesBuilt, JobFailed, RecordRequest, Reused, Scored, StageFinished, Succeeded
 from ebb.settings import RecordSettings
-from ebb.spec import PipelineSpec
 from ebb.telemetry import logger
 
 
@@ -145,7 +144,7 @@ def _succeeded(told: Succeeded, book: Ledger, settings: RecordSettings) -> dict[
     if run["spec"]["data"]["mode"] == "replace":
         book.forget_replaced(told.project, generation)
     story = book.story(told.run_id)
-    spec = PipelineSpec.model_validate(run["spec"])
+    spec = budgets.as_run(run["spec"], told.plan)
     measured = rightsizing.remembered(told.run_id, story.stages if story else (), told.plan.get("data"), spec)
     if measured:
         book.apply(ledger.remember_measured(told.project, generation, measured))

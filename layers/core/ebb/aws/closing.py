@@ -6,6 +6,7 @@ from typing import Any
 
 from ebb import ledger, names, record
 from ebb.aws import storage
+from ebb.aws.budgets import Budgets
 from ebb.aws.ledger import Ledger
 from ebb.telemetry import logger
 
@@ -25,6 +26,7 @@ def close(
     """Record the end of a run, with its footprint, and write run.json and the report beside it.
 
     Return the run, None when it had ended already. The ledger comes first: it alone decides whether this end counts.
+    Then what the run has set aside of a budget is settled, once more where whoever ended it could not.
     The report comes last, for it can be made again from run.json.
     """
     story = book.story(run_id)
@@ -36,7 +38,10 @@ def close(
         "record_uri": f"s3://{artifact_bucket}/{key}",
     }
     if not book.apply(ledger.end_run(run_id, attempt, project, status, now=now, fields=added, repeatable=repeatable)):
+        if story and story.run.get("attempt") == attempt and story.run.get("status") != "running":
+            Budgets(book.name).settle(run_id, attempt, project, now=now)
         return None
+    Budgets(book.name).settle(run_id, attempt, project, now=now)
     ended = book.story(run_id)
     if ended is None:
         return None
