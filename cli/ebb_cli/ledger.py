@@ -25,7 +25,7 @@ RUN_FIELDS = (
     "target", "format", "metric", "spec", "identity", "generation", "sources", "reuses", "reason", "error", "stages",
     "candidates", "chosen", "comparison", "footprint", "deployed", "deploy_reason", "endpoint_name", "record_uri",
     "execution_arn", "serving", "right_sizing", "purpose", "source", "scored_by", "scored_uri", "report_uri",
-    "report_error", "window",
+    "report_error", "window", "admission",
 )  # fmt: skip
 STAGE_FIELDS = (
     "stage", "status", "attempt", "earlier_attempts", "duration_s", "billable_s", "cpu_seconds", "utilisation",

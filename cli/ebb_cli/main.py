@@ -77,6 +77,12 @@ ENTRIES = (
         WATCH,
         "Sum up what was spent and saved: kWh, grams, litres and USD, each with its band, by project and kind.",
     ),
+    Entry(
+        "budget",
+        "budget",
+        WATCH,
+        "Show a month's budgets: the limits, what runs and endpoints took, what is set aside, and what is left.",
+    ),
     Entry("lineage", "lineage", WATCH, "List the models made from an object, or the objects behind a model."),
     Entry("logs", "logs", WATCH, "Print what the jobs of a run wrote, every attempt, in order."),
     Entry(

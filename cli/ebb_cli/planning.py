@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +14,8 @@ import boto3
 import typer
 from rich.markup import escape
 
+from ebb import budgets, explain, footprint, names, recommendation, serving, serving_model, sizing, sources, traffic
 from ebb import engine as engines
-from ebb import explain, footprint, names, recommendation, serving, serving_model, sizing, sources, traffic
 from ebb import plan as plans
 from ebb.carbon import Band
 from ebb.errors import DropRejectedError, Rejection
@@ -24,6 +24,7 @@ from ebb.settings import StackSettings
 from ebb.sources import Source
 from ebb.spec import PipelineSpec
 from ebb_cli import output
+from ebb_cli.budget import read_account
 from ebb_cli.drop import SpecFile
 from ebb_cli.ledger import Ledger
 from ebb_cli.problems import REJECTED, USAGE, CommandError
@@ -117,6 +118,8 @@ def plan(
     stages = planned_stages(facts, settings, region)
     built = plans.build(facts, settings)
     total = footprint.sum_of(stage.expected for stage in stages).as_dict()
+    account = read_account(target, project) if target and project and asked.carbon.budget else None
+    budget = planned_budget(facts, settings, built, account)
     served = planned_serving(asked, seen.task.value if seen.task else asked.task, region)
     if as_json:
         output.emit_json(
@@ -137,6 +140,7 @@ def plan(
                 "expected": total,
                 "at_most_usd": round(sum(stage.at_most_usd for stage in stages), 4),
                 "serving": served,
+                "budget": budget,
             }
         )
         return
@@ -144,6 +148,8 @@ def plan(
     for decision in built["decisions"]:
         if not decision["what"].startswith(("instance for", "order of machines")):
             output.out().print(f"{decision['what']}: {decision['chosen']}, {decision['reason']}", markup=False)
+    if budget:
+        output.out().print(f"budget: {budget['verdict']}. {budget['arithmetic']}", markup=False, soft_wrap=True)
     print_serving(served)
 
 
@@ -409,6 +415,36 @@ def _on_spark(engine: engines.Engine, limit_s: float, region: str) -> PlannedSta
         at_most_usd=round(most.cost_usd.high, 4),
         alternatives=engine.alternatives,
     )
+
+
+def planned_budget(
+    facts: RunFacts, stack: StackSettings, built: dict[str, Any], account: budgets.Account | None
+) -> dict[str, Any] | None:
+    """Return what carbon.budget would make of the run, with the arithmetic; None without one.
+
+    Without the account of its month (no --project) it is judged against the whole of it.
+    """
+    asked = facts.spec.carbon.budget
+    if asked is None:
+        return None
+    against = account or budgets.Account("")
+    wanted = budgets.wanted(built["predicted"])
+    lines = budgets.judge(asked, wanted, against)
+    verdict = "it fits" if budgets.fits(lines) else "it does not fit"
+    told = budgets.told(lines)
+    if not budgets.fits(lines):
+        for said, changes in budgets.smaller(facts.spec, facts.data) if asked.shrink else ():
+            spec = budgets.changed(facts.spec, changes)
+            if spec is None:
+                continue
+            less = plans.build(replace(facts, spec=spec), stack)
+            smaller = budgets.judge(asked, budgets.wanted(less["predicted"]), against)
+            if budgets.fits(smaller):
+                verdict, told = f"a smaller run would: {said}", f"{told}. Smaller: {budgets.told(smaller)}"
+                break
+    unknown = asked.per == budgets.MONTH and account is None
+    whole = " (of a whole month; --project NAME counts what is gone)" if unknown else ""
+    return {"verdict": verdict, "fits": budgets.fits(lines), "arithmetic": told + whole, "wanted": wanted}
 
 
 def planned_serving(asked: PipelineSpec, task: str | None, region: str) -> dict[str, Any]:

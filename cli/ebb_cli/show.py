@@ -53,6 +53,9 @@ def _remark(run: Mapping[str, Any]) -> str:
     window = run.get("window") or {}
     if run["status"] == "running" and window.get("state") == "waiting":
         return f"{window['stage']} waits for {output.moment(window['begins'])}"
+    admission = run.get("admission") or {}
+    if run["status"] == "running" and admission.get("outcome") == "wait":
+        return f"waits until {output.moment(admission['until'])} for its budget"
     return str(run["reason"] or "")
 
 
@@ -96,6 +99,7 @@ def print_run(run: Mapping[str, Any]) -> None:
         say(str(run["reason"]), markup=False, soft_wrap=True)
     if run["error"]:
         _print_error(run)
+    _print_admission(run)
     _print_window(run)
     _print_stages(run)
     _print_ladder(run)
@@ -283,6 +287,18 @@ def print_serving(run: Mapping[str, Any]) -> None:
     say(f"\n[bold]Served as[/] {escape(decision['chosen'])}: {escape(decision['reason'])}", soft_wrap=True)
     for line in explain.kinds(decision):
         say(line, markup=False, soft_wrap=True)
+
+
+def _print_admission(run: Mapping[str, Any]) -> None:
+    """Say what a budget has made of the run, where it is not what it was asked for; a refusal is its error."""
+    admission = run.get("admission") or {}
+    if admission.get("outcome") == "wait" and run["status"] == "running":
+        told = f"waits until {output.moment(admission['until'])}: {admission['said']}"
+    elif admission.get("outcome") == "shrink":
+        told = f"a smaller run, {admission['said']} (ebb why {run['run_id']})"
+    else:
+        return
+    output.out().print(f"budget: {told}", markup=False, soft_wrap=True)
 
 
 def _print_window(run: Mapping[str, Any]) -> None:

@@ -13,11 +13,10 @@ from datetime import datetime
 from typing import Any
 
 from ebb import budgets, ledger
-from ebb.budgets import NOTHING, OPEN, QUANTITIES, SETTLED, Line, amounts, minus, plus
+from ebb.budgets import DIGITS, NOTHING, OPEN, QUANTITIES, SETTLED, Line, amounts, minus, plus
 
 TOTAL, RUNS = "TOTAL", "RUN#"
 LISTED = "BUDGETS"  # partition of the table's index under which the months of all projects are found
-DIGITS = 9  # of an amount, so that sums in DynamoDB's decimals and in floats are the same
 _COMMITTED = "committed_"
 
 Amounts = Mapping[str, float]

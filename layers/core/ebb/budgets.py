@@ -34,6 +34,7 @@ MONTH, RUN = "month", "run"
 LOOK_AGAIN = timedelta(minutes=30)  # while runs that are under way may give back what they set aside
 LEAST_SEARCH_S = 60  # of CPU time that compress.budget can be cut to: the least that a spec may say
 OPEN, SETTLED = "open", "settled"
+DIGITS = 9  # of an amount, so that sums in DynamoDB's decimals and in floats are the same
 
 
 def month_of(moment: datetime) -> str:
@@ -78,6 +79,14 @@ def plus(left: Mapping[str, float], right: Mapping[str, float]) -> dict[str, flo
 
 
 NOTHING: Mapping[str, float] = amounts({})
+
+
+def wanted(predicted: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a run sets aside: of each stage of `plan["predicted"]` what it may take at most."""
+    total = dict(NOTHING)
+    for each in predicted.values():
+        total = plus(total, amounts(each["at_most"]))
+    return {quantity: round(each, DIGITS) for quantity, each in total.items()}
 
 
 @dataclass(frozen=True)

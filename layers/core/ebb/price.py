@@ -109,12 +109,6 @@ def total(predicted: Mapping[str, Predicted]) -> Footprint:
     return sum((each.footprint for each in predicted.values()), start=footprint.NOTHING)
 
 
-def at_most(predicted: Mapping[str, Predicted]) -> dict[str, float]:
-    """Return what a budget sets aside for all stages together."""
-    parts = [each.at_most for each in predicted.values()]
-    return {name: sum(part[name] for part in parts) for name in ("energy_kwh", "carbon_g", "cost_usd")}
-
-
 def _stage(stage: str, spec: PipelineSpec, data: Data, last: Measured | None, choice: Choice, region: str) -> Predicted:
     machine, limit_s = choice.instance, spec.train.max_runtime.total_seconds()
     known = replace(data, task=data.task or spec.task)

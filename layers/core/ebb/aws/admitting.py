@@ -85,7 +85,7 @@ class _Ways:
 
     def _all(self, facts: RunFacts, make: Make) -> Iterator[_Try]:
         whole = make(facts)
-        yield _Try("", {}, whole, _wanted(whole))
+        yield _Try("", {}, whole, budgets.wanted(whole["predicted"]))
         budget = facts.spec.carbon.budget
         if budget is None or not budget.shrink:
             return
@@ -95,14 +95,7 @@ class _Ways:
                 continue
             pretrained = facts.pretrained if spec.train.pretrained else ()
             plan = make(replace(facts, spec=spec, pretrained=pretrained))
-            yield _Try(said, changes, plan, _wanted(plan))
-
-
-def _wanted(plan: Plan) -> dict[str, float]:
-    total = dict(budgets.NOTHING)
-    for each in plan["predicted"].values():
-        total = budgets.plus(total, budgets.amounts(each["at_most"]))
-    return {quantity: round(each, 9) for quantity, each in total.items()}
+            yield _Try(said, changes, plan, budgets.wanted(plan["predicted"]))
 
 
 def _first_fitting(facts: RunFacts, ways: _Ways, account: Account) -> tuple[int, list[Line]] | None:
