@@ -53,6 +53,21 @@ def test_what_the_first_look_shows_is_rejected_before_any_job(ebb, cloud: Cloud,
     assert cloud.job_names() == before
 
 
+def test_a_run_that_no_budget_holds_is_refused_with_the_arithmetic_before_any_job(ebb, cloud: Cloud, tmp_path):
+    (tmp_path / "table.csv").write_text(TABLE)
+    (tmp_path / "pipeline.yaml").write_text("data: {target: label}\ncarbon: {budget: {carbon: 0.001g, energy: 1kWh}}\n")
+    before = cloud.job_names()
+    record = reject(ebb, tmp_path / "table.csv", "thrifty", "--spec", tmp_path / "pipeline.yaml")
+    error = record["error"]
+    assert (error["code"], error["column"]) == ("over-budget", "carbon.budget")
+    assert "this run may take" in error["message"]
+    assert "too much" in error["message"]
+    assert "kWh" not in error["message"], "that would have fitted"
+    assert cloud.job_names() == before
+    assert "no smaller recipe is known" in ebb("why", record["run_id"]).stdout
+    assert ebb.json("budget", "thrifty")["projects"] == [], "nothing was set aside"
+
+
 @pytest.mark.parametrize(("body", "named"), BY_PROCESS)
 def test_what_needs_a_full_scan_is_rejected_by_process(ebb, tmp_path, body, named, request):
     table = tmp_path / "table.csv"
