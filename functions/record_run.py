@@ -140,7 +140,8 @@ def _succeeded(told: Succeeded, book: Ledger, settings: RecordSettings) -> dict[
     # After the run itself: only a run that succeeded may be found by its identity or serve as another's base.
     run = book.run(told.run_id) or {}
     generation = int(told.plan["generation"])
-    book.apply(ledger.remember_identity(run["identity"], told.run_id, told.now))
+    if (told.plan.get("admission") or {}).get("outcome") != budgets.SHRINK:  # less than what was asked for
+        book.apply(ledger.remember_identity(run["identity"], told.run_id, told.now))
     if run["spec"]["data"]["mode"] == "replace":
         book.forget_replaced(told.project, generation)
     story = book.story(told.run_id)

@@ -49,6 +49,13 @@ def test_the_record_of_a_run_compares_the_original_with_the_shipped_model(cut_ru
     assert {stage["stage"] for stage in cut_run["stages"]} - {"images"} == {"process", "train", "compress", "compile"}
 
 
+def test_what_the_run_took_stands_in_its_months_account_and_nothing_is_left_set_aside(ebb, cut_run):
+    """Without a budget too: runs that have one must know what is gone."""
+    (cut,) = ebb.json("budget", "cut", "--month", cut_run["created_at"][:7])["projects"]
+    assert cut["taken"]["carbon_g"] >= cut_run["footprint"]["carbon_g"]["value"] * 0.999 > 0
+    assert cut["under_way"] == []
+
+
 def test_the_chosen_candidate_was_measured_and_is_within_the_quality_floor(cut_run):
     chosen = next(c for c in cut_run["candidates"] if c["name"] == cut_run["chosen"])
     assert chosen["status"] == "measured"

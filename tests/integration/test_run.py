@@ -297,6 +297,15 @@ def test_a_success_is_recorded_once_and_found_by_its_identity(account, book, con
     assert {"decisions", "coefficients", "versions", "candidates", "sources"} <= set(told)
 
 
+def test_a_run_that_its_budget_made_smaller_is_not_found_as_the_same_work(account, book, context):
+    finish(account, context, "process", REPORT | {"status": "accepted"})
+    asked = load("record_run_succeeded")
+    changes = {"train": {"rungs": ["linear"]}, "compress": {"methods": ["quantize"], "budget": 60}}
+    asked["plan"]["admission"] = {"outcome": "shrink", "changes": changes}
+    record_run.handler(asked, context)
+    assert book.successful_run(IDENTITY) is None
+
+
 OVERSIZED = REPORT | {"status": "accepted", "cpu_seconds": 30.0, "duration_s": 45.0, "vcpu": 8, "peak_rss_mib": 900.0}
 
 

@@ -172,3 +172,11 @@ def test_pictures_under_two_names_are_kept_for_the_job_to_judge():
     old, new = [source("cat/a.png", "11")], [source("dog/a.png", "11")]
     assert len(sources.appended(old, new)) == 1
     assert len(sources.appended(old, new, by_name=True)) == 2
+
+
+def test_what_a_run_may_take_and_until_when_is_no_part_of_its_work():
+    asked = {"train": {"epochs": 3}, "carbon": {"signal": "average", "deadline": None, "budget": None}}
+    known = run_identity("wine", asked, "5c1d", ["aa"])
+    for more in ({"budget": {"carbon": 5.0}}, {"deadline": 3600}):
+        assert run_identity("wine", asked | {"carbon": asked["carbon"] | more}, "5c1d", ["aa"]) == known
+    assert run_identity("wine", asked | {"train": {"epochs": 4}}, "5c1d", ["aa"]) != known

@@ -13,13 +13,16 @@ def run_identity(project: str, spec: Mapping[str, Any], jobs_hash: str, contents
     checksum with the size. Names, order and upload times of the objects play no part, nor does the ETag, which under
     SSE-KMS and multipart upload is not a digest of the content.
     With whom features are shared plays none either, only whether they are published: the former is noted whenever a
-    drop says it, and asks for no run. Nor does until when the model is wanted, which changes nothing of it.
+    drop says it, and asks for no run. Nor does until when the model is wanted, nor what it may take: what a budget has
+    made smaller is not remembered as the same work (`record_run`).
     The project counts: another project wants a model and an endpoint of its own.
     """
     asked = spec.get("features") or {}
     counted = {**spec, "features": bool(asked.get("publish") or asked.get("share"))}
     if "carbon" in spec:
-        counted["carbon"] = {name: value for name, value in spec["carbon"].items() if name != "deadline"}
+        counted["carbon"] = {
+            name: value for name, value in spec["carbon"].items() if name not in ("deadline", "budget")
+        }
     canonical = json.dumps(
         {"project": project, "spec": counted, "jobs": jobs_hash, "contents": sorted(contents)},
         sort_keys=True,
