@@ -150,8 +150,17 @@ def judge(budget: BudgetSpec | None, wanted: Mapping[str, float], account: Accou
         if budget is not None and budget.per == RUN:
             found.append(Line(quantity, limit, wanted[quantity], per=RUN))
             continue
-        sums = (each[quantity] for each in (account.committed, account.aside, account.serving))
-        found.append(Line(quantity, limit, wanted[quantity], *sums, runs=len(account.under_way)))
+        found.append(
+            Line(
+                quantity,
+                limit,
+                wanted[quantity],
+                committed=account.committed[quantity],
+                aside=account.aside[quantity],
+                serving=account.serving[quantity],
+                runs=len(account.under_way),
+            )
+        )
     return found
 
 
