@@ -47,8 +47,8 @@ def assess(channels: dict[str, Path], calibrations: Path, settings: dict[str, An
     signature = serve.read_signature(folder)
     samples = read_samples(channels["samples"], settings.get("served") or {})
     if signature.get("codec") == serve.AS_IS:
-        why = "the served model is a script's own code, which only its script can judge"
-        report.fields.update(drift=None, implied=None, labels=None, why={"labels": why, "drift": why}, warm=why)
+        own = "the served model is a script's own code, which only its script can judge"
+        report.fields.update(drift=None, implied=None, labels=None, why={"labels": own, "drift": own}, warm=own)
         return
     file = folder / REFERENCE
     reference = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None

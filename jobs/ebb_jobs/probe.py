@@ -80,7 +80,7 @@ def calibrate(predicted: np.ndarray, found: dict[str, Any]) -> np.ndarray:
 
 def _cross_fitted(truth: np.ndarray, predicted: np.ndarray, columns: np.ndarray | None, ridge: float) -> np.ndarray:
     """Return predictions for each row by what was fitted without its fold."""
-    fold = np.arange(len(truth)) % FOLDS
+    fold: np.ndarray = np.arange(len(truth)) % FOLDS
     result = np.array(predicted, dtype=np.float64)
     for number in range(FOLDS):
         held = fold == number

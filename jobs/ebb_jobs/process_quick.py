@@ -240,7 +240,8 @@ class _Run:
         own, (first, second) = guess.own, guess.key
         connection.register("chunk", table)
         found = connection.execute(
-            f"SELECT hash({guess.whole}) AS {own.row}, {second} AS {own.key} FROM (SELECT *, {first} AS {own.key} FROM chunk)"
+            f"SELECT hash({guess.whole}) AS {own.row}, {second} AS {own.key} "
+            f"FROM (SELECT *, {first} AS {own.key} FROM chunk)"
         ).fetchnumpy()
         connection.unregister("chunk")
         return _Rows(table, np.asarray(found[own.row]), np.asarray(found[own.key]))

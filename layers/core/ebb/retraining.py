@@ -15,13 +15,16 @@ training is predicted to take (`ebb.price`). The rules, in order; the first that
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from ebb import figures
 from ebb.footprint import Footprint
 
 Outcome = Literal["skip", "recalibrate", "incremental", "full"]
-SKIP, RECALIBRATE, INCREMENTAL, FULL = "skip", "recalibrate", "incremental", "full"
+SKIP: Final = "skip"
+RECALIBRATE: Final = "recalibrate"
+INCREMENTAL: Final = "incremental"
+FULL: Final = "full"
 
 LEAST_ROWS = 60
 """Labelled rows below which nothing is learned from them; as `ebb_jobs.probe.LEAST_ROWS`."""
@@ -108,7 +111,7 @@ class _Gain:
 class _Weighed:
     """A training's price against the answers it mends."""
 
-    mode: str
+    mode: Outcome
     gain: _Gain
     mended: float
     price: Price
@@ -200,11 +203,11 @@ def decide(seen: Evidence) -> Decision:
     told = f"{worse}; learning from the newest {rows} rows gains {_band(learned)}"
     if weighed.per_answer_g > seen.worth_g:
         return _too_dear(seen, weighed, told, recalibrated, numbers)
-    other = FULL if mode == INCREMENTAL else INCREMENTAL
+    other: Outcome = FULL if mode == INCREMENTAL else INCREMENTAL
     return Decision(
-        "incremental" if mode == INCREMENTAL else "full",
+        mode,
         f"{told}; {_price_told(weighed)}; {why_mode}; {drifted}",
-        numbers | weighed.numbers,
+        {**numbers, **weighed.numbers},
         (
             f"{SKIP}: at most {seen.worth_g:g} gCO2e may be spent for a wrong answer less (retrain.worth)",
             *((f"{other}: {_price_told(_weighed(seen, other, learned))}",) if other in seen.prices else ()),
@@ -220,7 +223,7 @@ def holds_days(held_days: float | None) -> float:
     return unknown if held_days is None else min(most, max(least, held_days))
 
 
-def _mode(seen: Evidence, labels: Mapping[str, Any], loss: _Gain) -> tuple[str, str]:
+def _mode(seen: Evidence, labels: Mapping[str, Any], loss: _Gain) -> tuple[Outcome, str]:
     """Return whether training goes on or begins afresh, and why."""
     cannot = seen.found.get("warm")
     if cannot or INCREMENTAL not in seen.prices:
@@ -245,7 +248,7 @@ def _above_guessing(labels: Mapping[str, Any], classes: int | None) -> float | N
     return max(0.0, was - (0.5 if metric == "roc_auc" else 1 / classes)) or None
 
 
-def _weighed(seen: Evidence, mode: str, gain: _Gain) -> _Weighed:
+def _weighed(seen: Evidence, mode: Outcome, gain: _Gain) -> _Weighed:
     days = holds_days(seen.held_days)
     mended = max(0.0, gain.value) * seen.calls_per_day * days
     price = seen.prices.get(mode) or seen.prices[FULL]

@@ -139,8 +139,11 @@ def test_the_student_is_smaller_and_distillation_had_a_control(pipeline):
 def test_bundles_hold_no_pickle_and_the_code_that_training_used(pipeline):
     with tarfile.open(pipeline.bundles / "original/model.tar.gz") as archive:
         content = {member.name: archive.extractfile(member).read() for member in archive.getmembers()}
-    code = {f"code/{name}.py" for name in ("serve", "bad_request", "runtimes", "scored", "tabular", "spelling")}
-    assert set(content) == {"model.onnx", "preprocess.json", "signature.json"} | code
+    code = {
+        f"code/{name}.py"
+        for name in ("serve", "bad_request", "runtimes", "scored", "capture", "sketch", "tabular", "spelling")
+    }
+    assert set(content) == {"model.onnx", "preprocess.json", "signature.json", "reference.json"} | code
     for module in (*bundle.CODE, *KIND.code):
         file = Path(module.__file__)
         assert content[f"code/{file.name}"] == file.read_bytes()

@@ -39,4 +39,4 @@ def sources() -> list[dict[str, str]]:
 
 @cache
 def _facts() -> dict[str, Any]:
-    return yaml.safe_load(files(__package__).joinpath("transfer.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return yaml.safe_load(files(__package__).joinpath("transfer.yaml").read_text(encoding="utf-8"))
