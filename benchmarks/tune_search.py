@@ -22,7 +22,7 @@ import numpy as np
 
 from ebb_jobs import dataset, kinds, knobs, quality, train, tuning
 from ebb_jobs.knobs import Turned
-from ebb_jobs.ladder import Lesson, Seen
+from ebb_jobs.ladder import Lesson, Model, Seen
 from ebb_jobs.report import Report, cpu_seconds
 
 RATES, WIDTHS, DEPTHS = (0.25, 1.0, 4.0), (0.25, 0.5, 1.0), (1, 2, 3)
@@ -66,21 +66,39 @@ def lesson_of(curated: Path, epochs: int, seed: int, folder: Path) -> tuple[Less
     return lesson, rung, test
 
 
+def key_of(trial: tuning.Trial) -> str:
+    """Return the name under which a trial's model is kept."""
+    return json.dumps([trial.turned, trial.origin])
+
+
 class Bench:
     """Fits of one seed; what each scored on the validation and the test rows."""
 
     def __init__(self, lesson: Lesson, rung: Any, test: Any) -> None:
         self.lesson, self.rung, self.test = lesson, rung, test
         self.tested: dict[str, float] = {}
+        self.models: dict[str, Model] = {}
 
     def attempt(self, turned: Turned, seen: Seen) -> float:
         """Fit once; the test rows are looked at afterwards, and decide nothing."""
+        return self._fitted(turned, seen, {})
+
+    def go_on(self, best: tuning.Trial, turned: Turned, seen: Seen) -> float:
+        """Go on from the best trial's weights, as the product does."""
         with tempfile.TemporaryDirectory() as folder:
+            self.models[key_of(best)].save(Path(folder, "original"))
+            wanted = tuning.gone_on(self.lesson.wanted)
+            return self._fitted(turned, seen, {"previous": Path(folder), "wanted": wanted}, origin=best.number)
+
+    def _fitted(self, turned: Turned, seen: Seen, other: dict[str, Any], origin: int | None = None) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            fingerprint = json.dumps([turned, origin])
             fitted = self.rung.turned(turned)(
-                dataclasses.replace(self.lesson, seen=seen, checkpoints=Path(folder), fingerprint=json.dumps(turned))
+                dataclasses.replace(self.lesson, seen=seen, checkpoints=Path(folder), fingerprint=fingerprint, **other)
             )
         found = self.lesson.score(fitted.model.predict(self.lesson.validation.inputs))
-        self.tested[json.dumps(turned)] = quality.score(
+        self.models[fingerprint] = fitted.model
+        self.tested[fingerprint] = quality.score(
             self.lesson.metric, *self.lesson.compare(fitted.model.predict(self.test.inputs), self.test)
         )
         return found
@@ -93,7 +111,7 @@ class Bench:
         return {
             "knobs": turned,
             "validation": found,
-            "test": self.tested[json.dumps(turned)],
+            "test": self.tested[json.dumps([turned, None])],
             "cpu_seconds": round(cpu_seconds() - cpu, 3),
             "curve": [[step, round(value, 5)] for step, value in curve],
         }
@@ -105,13 +123,14 @@ class Bench:
     def search(self, known: list[tuning.Trial], chance: float, **limits: Any) -> dict[str, Any]:
         """Return what the search found and took; the trials that it started from are counted like its own."""
         found = tuning.search(
-            BOX, self.attempt, tuning.Limits(chance=chance, **limits), seed=self.lesson.seed, known=known
-        )
+            BOX, self.attempt, tuning.Limits(chance=chance, **limits), seed=self.lesson.seed, known=known,
+            go_on=self.go_on,
+        )  # fmt: skip
         best = found.best
         assert best is not None
         return {
             "validation": best.score,
-            "test": self.tested[json.dumps(best.turned)],
+            "test": self.tested[key_of(best)],
             "knobs": best.turned,
             "fits": len(found.trials),
             "pruned": sum(trial.status == tuning.PRUNED for trial in found.trials),
@@ -124,6 +143,7 @@ class Bench:
                     "status": trial.status,
                     "score": trial.score,
                     "looks": trial.looks,
+                    "goes_on_from": trial.origin,
                     "cpu_seconds": trial.cpu_seconds,
                 }
                 for trial in found.trials
@@ -178,7 +198,7 @@ def main() -> int:
             document["seeds"][str(seed)] = {
                 "grid": points, "search": searched, "blind": unaided, "usual": first.score, "chance": chance,
                 "usual_cpu_seconds": first.cpu_seconds,
-                "usual_test": bench.tested[json.dumps(first.turned)],
+                "usual_test": bench.tested[key_of(first)],
             }  # fmt: skip
             out.write_text(json.dumps(document) + "\n")
             total = sum(point["cpu_seconds"] for point in points)

@@ -3,9 +3,10 @@
 Proposals come from optuna's TPE; ASHA (successive halving, asynchronous) ends a fit that is behind the others at equal
 progress, so that most fits cost a twelfth of a whole one. The recipe as it is by itself is the first fit, so a search
 never answers with less. It ends by what it sees of itself: the last fits together brought no gain beyond chance, or the
-number of fits, the time or the target is reached. What a grid would find it does not know.
+number of fits, the time or the target is reached. What a grid would find it does not know. Last, the best network goes
+on from its own weights, at a rate as high as the knob has it and down to nothing once more.
 Sources: Bergstra et al., Algorithms for Hyper-Parameter Optimization, 2011 (TPE); Li et al., A System for Massively
-Parallel Hyperparameter Tuning, 2020 (ASHA).
+Parallel Hyperparameter Tuning, 2020 (ASHA); Loshchilov and Hutter, SGDR, 2017 (warm restarts).
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ebb_jobs import durations, fingerprints, knobs, ladder, quality
+from ebb_jobs import durations, fingerprints, gradient, knobs, ladder, quality
 from ebb_jobs.errors import JobError, StoppedError, reason
 from ebb_jobs.knobs import Knob, Turned
 from ebb_jobs.ladder import Climb, Climbed, Lesson, Seen
@@ -30,7 +32,7 @@ from ebb_jobs.report import cpu_seconds, write_json
 
 TRIALS = 30
 """Fits at most, where the spec names no number."""
-PATIENCE = 10
+PATIENCE = 6
 """So many fits that together bring no gain beyond chance end a search."""
 FINISHED_COUNTS = 3
 """A fit that was not ended early counts as so many of them: it kept up with the best and still brought nothing."""
@@ -47,6 +49,8 @@ LEAD_KEPT = 0.5
 """Of a lead that a fit had when it was ended, what is expected to be left at the end."""
 GOOD = 0.15
 """Share of the fits that TPE takes for good ones."""
+GOING_ON = gradient.WARM_SHARE
+"""Of the best fit's way, and of the highest rate, that it goes on for in the end."""
 LAST_CUT, OUTRUN = 6, 3
 """From half of a network's way on a fit is compared with the best one: behind it so many times in a row it ends."""
 FINISHED, PRUNED, FAILED = "finished", "pruned", "failed"
@@ -70,6 +74,8 @@ class Trial:
     seconds: float
     curve: list[tuple[int, float]] = field(default_factory=list)
     reason: str = ""
+    origin: int | None = None
+    """The number of the trial from whose weights it went on; None for a fit from the beginning."""
 
     @property
     def looks(self) -> int:
@@ -105,6 +111,8 @@ class Found:
 
 Attempt = Callable[[Turned, Seen], float]
 """(knobs, what is to be told of each look) -> score of the finished fit. What `Seen` raises must not be caught."""
+GoOn = Callable[[Trial, Turned, Seen], float]
+"""(the trial from whose weights to go on, knobs, what is to be told of each look) -> score of the finished fit."""
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
@@ -121,8 +129,9 @@ def search(
     seed: int,
     known: Sequence[Trial] = (),
     done: Callable[[Trial], None] = lambda trial: None,
+    go_on: GoOn | None = None,
 ) -> Found:
-    """Fit with one proposal after the other until nothing more is to be gained.
+    """Fit with one proposal after the other until nothing more is to be gained; then `go_on` once, where there is time.
 
     `known` are trials of before (the recipe as it is, and those of an interrupted job): they cost nothing again. `done`
     is told of each new one. Raises: StoppedError when the job is told to end.
@@ -140,24 +149,47 @@ def search(
         sampler=sampler,
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=HALVING),
     )
+    if go_on is not None:
+        limits = replace(limits, trials=limits.trials - 1)  # the last one is kept for it
     trials: list[Trial] = []
     begun, random = time.monotonic(), np.random.default_rng(seed)
     for old in known:
         old = replace(old, curve=_first_looks(old.curve))
         trials.append(old)
-        _replay(optuna, study, space, old, trials[0])
+        if old.origin is None:
+            _replay(optuna, study, space, old, trials[0])
     if not trials:
         study.enqueue_trial(_places({}, space))
     while True:
         if ended := _ended(trials, limits, time.monotonic() - begun):
-            return Found(trials, *ended)
+            break
         asked, turned = _asked(optuna, study, space, trials, random)
         if asked is None:
-            return Found(trials, "trials", "every combination of the knobs is tried")
+            ended = "trials", "every combination of the knobs is tried"
+            break
         trial = _tried(asked, turned, attempt, trials)
         trials.append(trial)
         _tell(optuna, study, asked, trial, trials[0])
         done(trial)
+    best = best_of(trials)
+    if go_on is not None and best is not None and _may_go_on(best, trials, limits, ended[0], time.monotonic() - begun):
+        trials.append(_gone_on(best, space, go_on, len(trials)))
+        done(trials[-1])
+    return Found(trials, *ended)
+
+
+def _may_go_on(best: Trial, trials: Sequence[Trial], limits: Limits, stop: str, elapsed_s: float) -> bool:
+    """Tell whether there is a reason, and the time, to go on from the best trial's weights; once in a search."""
+    gone_on = any(trial.origin is not None for trial in trials)
+    enough = limits.budget_s is None or elapsed_s + GOING_ON * best.seconds < limits.budget_s
+    return stop in ("plateau", "trials") and not gone_on and enough
+
+
+def _gone_on(best: Trial, space: Sequence[Knob], go_on: GoOn, number: int) -> Trial:
+    """Return the trial that goes on from the best one. Its looks are compared with no other's."""
+    rates = {knob.name: max(knob.levels) for knob in space if knob.name == knobs.RATE.name}
+    turned = {**best.turned, **rates}
+    return _timed(number, turned, lambda seen: go_on(best, turned, seen), lambda step, value: None, best.number)
 
 
 def _first_looks(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -216,23 +248,36 @@ def _beside(
 
 def _tried(asked: Any, turned: dict[str, float], attempt: Attempt, trials: Sequence[Trial]) -> Trial:
     curve: list[tuple[int, float]] = []
-    number, best = len(trials), best_of(trials)
+    best = best_of([trial for trial in trials if trial.origin is None])
+
+    def look(step: int, value: float) -> None:
+        curve.append((step, value))
+        asked.report(value, step)
+        if asked.should_prune() if step <= LAST_CUT else best is not None and _outrun(curve, best.curve):
+            raise PrunedError(f"behind the others at step {step}")
+
+    return _timed(len(trials), turned, lambda seen: attempt(turned, seen), look)
+
+
+def _timed(
+    number: int, turned: dict[str, float], fit: Callable[[Seen], float], look: Seen, origin: int | None = None
+) -> Trial:
+    """Return what a fit came to and what it took; `look` is told of the first look at each step, and may end it."""
+    curve: list[tuple[int, float]] = []
     cpu, begun = cpu_seconds(), time.monotonic()
 
     def seen(step: int, value: float) -> None:
         if curve and step <= curve[-1][0]:
             return
         curve.append((step, value))
-        asked.report(value, step)
-        if asked.should_prune() if step <= LAST_CUT else best is not None and _outrun(curve, best.curve):
-            raise PrunedError(f"behind the others at step {step}")
+        look(step, value)
 
     def trial(status: str, score: float | None, why: str) -> Trial:
         used, took = round(cpu_seconds() - cpu, 3), round(time.monotonic() - begun, 3)
-        return Trial(number, turned, status, score, used, took, curve, why)
+        return Trial(number, turned, status, score, used, took, curve, why, origin)
 
     try:
-        return trial(FINISHED, attempt(turned, seen), "")
+        return trial(FINISHED, fit(seen), "")
     except PrunedError as pruned:
         return trial(PRUNED, curve[-1][1], str(pruned))
     except StoppedError:
@@ -297,7 +342,7 @@ def _ended(trials: Sequence[Trial], limits: Limits, elapsed_s: float) -> tuple[s
     if best is not None and limits.target is not None and best.score is not None and best.score >= limits.target:
         return "target", "the target is reached"
     if len(trials) >= limits.trials:
-        return "trials", f"all {limits.trials} fits are done"
+        return "trials", "all fits that it may take are done"
     if limits.budget_s is not None and elapsed_s >= limits.budget_s:
         return "budget", f"the time of {limits.budget_s:.0f} s is used"
     if best is None or best.score is None:
@@ -333,9 +378,11 @@ def tune(climb: Climb, lesson: Lesson, wanted: Mapping[str, Any]) -> Climb:
     limits = _limits(one, lesson, wanted)
     places = _Places(one, lesson, limits)
     cpu, begun = cpu_seconds(), time.monotonic()
+    network = one.rung.family == ladder.NETWORK
     found = search(
-        one.rung.knobs, places.attempt, places.limits, seed=lesson.seed, known=places.known(), done=places.note
-    )
+        one.rung.knobs, places.attempt, places.limits, seed=lesson.seed, known=places.known(), done=places.note,
+        go_on=places.go_on if network else None,
+    )  # fmt: skip
     best = found.best
     assert best is not None  # the first one is the rung as it was climbed
     taken, why = (climb, "no fit was better than the recipe's own") if best.number == 0 else places.taken(climb, best)
@@ -371,6 +418,7 @@ def tune(climb: Climb, lesson: Lesson, wanted: Mapping[str, Any]) -> Climb:
                 "looks": trial.looks,
                 "cpu_seconds": trial.cpu_seconds,
                 **({"reason": trial.reason} if trial.status == FAILED else {}),
+                **({} if trial.origin is None else {"goes_on_from": trial.origin}),
             }
             for trial in found.trials
         ],
@@ -384,6 +432,12 @@ def _tunable(climb: Climb, lesson: Lesson) -> Climbed | None:
     if climb.best in ready:
         return climb.best
     return max(ready, key=lambda one: _score(one.fields["quality"]["validation"], lesson), default=None)
+
+
+def gone_on(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return what is wanted of a fit that goes on; `gradient` shortens by itself what the recipe decides."""
+    epochs = wanted.get("epochs")
+    return wanted | ({"epochs": max(1, round(int(epochs) * GOING_ON))} if epochs else {})
 
 
 def _limits(one: Climbed, lesson: Lesson, wanted: Mapping[str, Any]) -> Limits:
@@ -435,6 +489,18 @@ class _Places:
 
     def attempt(self, turned: Turned, seen: Seen) -> float:
         """Fit with these knobs; return the score on the validation rows."""
+        return self._fitted(turned, seen, self.lesson.wanted, None)
+
+    def go_on(self, best: Trial, turned: Turned, seen: Seen) -> float:
+        """Fit with these knobs from the weights of the best trial, for a part of its way; return the score."""
+        before = self.one if self.best is None or best.number == 0 else self.best
+        assert before.fitted is not None
+        folder = self._folder / "before"
+        folder.mkdir(parents=True, exist_ok=True)
+        before.fitted.model.save(folder / "original")
+        return self._fitted(turned, seen, gone_on(self.lesson.wanted), folder)
+
+    def _fitted(self, turned: Turned, seen: Seen, wanted: dict[str, Any], previous: Path | None) -> float:
         lesson, rung = self.lesson, self.one.rung
         assert rung.turned is not None
         folder = self._folder / "fit"
@@ -443,8 +509,8 @@ class _Places:
         assert self.one.fitted is not None
         fitted = rung.turned(turned)(
             replace(
-                lesson, checkpoints=folder, rival=None, previous=None, seen=seen, precision=self.one.fitted.precision,
-                fingerprint=self._fingerprint,
+                lesson, checkpoints=folder, rival=None, previous=previous, seen=seen, wanted=wanted,
+                precision=self.one.fitted.precision, fingerprint=self._fingerprint,
             )
         )  # fmt: skip
         outputs = fitted.model.predict(lesson.validation.inputs)

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ebb_jobs import fitting, gradient, knobs, ladder, networks, paths, trees, trials, tuning
 from ebb_jobs.errors import JobError, StoppedError
@@ -128,6 +129,44 @@ def test_known_trials_are_not_fitted_again_and_count_for_what_comes():
     assert any(one.status == PRUNED for one in found.trials[6:]), "they are compared with the known ones"
 
 
+def better(best, turned, seen):
+    """Going on gains, and looks bad on the way."""
+    seen(1, -9.0)
+    return best.score + 0.25
+
+
+def test_in_the_end_the_best_goes_on_at_the_highest_rate():
+    found = tuning.search(SPACE, hill, Limits(trials=12, patience=99), seed=3, go_on=better)
+    plain = tuning.search(SPACE, hill, Limits(trials=11, patience=99), seed=3)
+    assert found.trials[:11] == [
+        replace(one, cpu_seconds=two.cpu_seconds, seconds=two.seconds)
+        for one, two in zip(plain.trials, found.trials, strict=False)
+    ], "it changes nothing of the search"
+    last = found.trials[-1]
+    assert (len(found.trials), last.origin, last.status) == (12, plain.best.number, FINISHED)
+    assert last.turned == {**plain.best.turned, "rate": 16.0}
+    assert found.best is last
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        pytest.param(Limits(target=0.3), id="the target is reached"),
+        pytest.param(Limits(budget_s=0.0), id="the time is used"),
+    ],
+)
+def test_nothing_goes_on_where_a_search_has_no_reason_or_no_time_to(limits):
+    found = tuning.search(SPACE, hill, limits, seed=3, known=scores(0.5), go_on=better)
+    assert [one.origin for one in found.trials] == [None]
+
+
+def test_what_has_gone_on_is_no_measure_for_fits_from_the_beginning_and_does_not_go_on_twice():
+    known = [*scores(0.5), replace(trial(1, 0.9), origin=0, curve=[(step, 0.9) for step in range(1, 13)])]
+    found = tuning.search(SPACE, hill, Limits(trials=9, patience=99), seed=3, known=known, go_on=better)
+    assert [one.number for one in found.trials if one.origin is not None] == [1]
+    assert any(one.status == FINISHED for one in found.trials[2:])
+
+
 def test_a_stopped_job_ends_the_search():
     def stopped(turned, seen):
         raise StoppedError("stopped by SIGTERM")
@@ -174,6 +213,20 @@ def test_a_tuned_network_takes_the_place_of_its_own_recipe(tmp_path, monkeypatch
     )
 
 
+def test_a_network_goes_on_from_the_weights_of_the_best_fit(tmp_path, monkeypatch):
+    started, found = [], gradient._started_from
+    monkeypatch.setattr(gradient, "_started_from", lambda *given: started.append(found(*given)) or started[-1])
+    given, before, _ = tuned(tmp_path, net(), {"trials": 2})
+    first, last = given.report.fields["tuning"]["trials"]
+    assert last["goes_on_from"] == 0
+    assert last["knobs"]["rate"] == max(knobs.RATE.levels)
+    kept = networks.load(tmp_path / "tuning/before/original.safetensors").state_dict()
+    for name, value in before.best.fitted.model.network.state_dict().items():
+        assert torch.equal(kept[name], value), name
+    assert "goes_on_from" not in first
+    assert started == [False, True]
+
+
 def test_trees_have_knobs_of_their_own(tmp_path):
     given, _, after = tuned(tmp_path, trees.rung(EVERY), {"trials": 4}, targets=CORNERS)
     told = given.report.fields["tuning"]
@@ -216,7 +269,7 @@ def test_a_study_of_other_data_is_not_taken_up(tmp_path):
     tuned(tmp_path, net(), {"trials": 3})
     given, *_ = tuned(tmp_path, net(), {"trials": 3}, fingerprint="other rows")
     stored = json.loads((tmp_path / "tuning" / tuning.STUDY).read_text())
-    assert len(stored["trials"]) == 2
+    assert len(stored["trials"]) == 2, "beside the recipe's own"
     assert len(given.report.fields["tuning"]["trials"]) == 3
 
 
