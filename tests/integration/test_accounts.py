@@ -47,6 +47,40 @@ def test_entries_that_come_at_once_are_all_counted(accounts):
     assert accounts.month("iris", "2026-11")["total"]["spent_carbon_g"] == 1200
 
 
+def test_entries_of_several_months_are_counted_in_their_own(accounts):
+    entries = [hour_of(hour=hour, month=month) for hour in range(24) for month in (10, 11)]
+    assert len(accounts.write_all(entries)) == 48
+    for month in ("2026-10", "2026-11"):
+        assert accounts.month("iris", month)["total"]["spent_carbon_g"] == 2400
+
+
+def test_a_day_is_one_transaction_and_one_count_of_its_total(accounts, monkeypatch):
+    calls = refusing(accounts, monkeypatch, 0, cancelled())
+    accounts.write_all(hour_of(hour=hour) for hour in range(24))
+    assert len(calls) == 1
+
+
+def test_of_entries_that_stand_in_part_only_the_others_are_written_and_counted(accounts):
+    accounts.write(hour_of(hour=3))
+    accounts.write(hour_of(hour=5))
+    written = accounts.write_all(hour_of(hour=hour) for hour in range(6))
+    assert [each.at.hour for each in written] == [0, 1, 2, 4]
+    assert accounts.month("iris", "2026-11")["total"]["spent_energy_kwh"] == 6
+
+
+def test_an_entry_that_is_given_twice_is_written_once(accounts):
+    assert len(accounts.write_all([hour_of(), hour_of()])) == 1
+
+
+def test_more_than_a_transaction_holds_is_written_in_several(accounts):
+    entries = [
+        accounting.serving_entry(project="iris", endpoint=f"e{number}", hour=AT, spent=hour_of().footprint, usage={})
+        for number in range(150)
+    ]
+    assert len(accounts.write_all(entries)) == 150
+    assert accounts.month("iris", "2026-11")["total"]["entries"] == 150
+
+
 def test_months_of_all_projects_or_of_one_are_read_from_a_month_on(accounts):
     for each in (hour_of(), hour_of("wine"), hour_of(month=10)):
         accounts.write(each)
@@ -85,7 +119,9 @@ def test_a_transaction_that_met_another_one_is_sent_again(accounts, monkeypatch)
     assert accounts.month("iris", "2026-11")["total"]["entries"] == 1
 
 
-@pytest.mark.parametrize("error", [cancelled("None", "ValidationError"), cancelled("None", "TransactionConflict")])
+@pytest.mark.parametrize(
+    "error", [cancelled("None", "ValidationError"), cancelled("None", "TransactionConflict"), cancelled()]
+)
 def test_what_cannot_be_written_is_an_error_not_silence(accounts, monkeypatch, error):
     refusing(accounts, monkeypatch, 99, error)
     with pytest.raises(LedgerUnavailableError):

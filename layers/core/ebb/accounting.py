@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from ebb import carbon, footprint, ledger
+from ebb import carbon, catalog, footprint, ledger
 from ebb.carbon import Band
 from ebb.footprint import NOTHING, Footprint
 
@@ -24,6 +24,7 @@ Kind = Literal["stage", "serving", "avoided", "control"]
 TOTAL = "TOTAL"
 LISTED = "FOOTPRINTS"  # partition of the table's index under which the totals of all projects are found
 UNITS = ("energy_kwh", "carbon_g", "water_l", "cost_usd")
+_ALWAYS = ("pue", "grid intensity", "water: cooling", "water: electricity")
 MEASURED = "measured by the service: time, machine"  # what the service itself reports and bills
 
 
@@ -128,21 +129,23 @@ def sums(entry: Entry) -> dict[str, float]:
     return added
 
 
-def writes(entry: Entry) -> tuple[dict[str, Any], ledger.Request]:
-    """Return the two writes of an entry, which belong into one transaction: itself, and its month's total.
+def writes(*entries: Entry) -> tuple[Any, ...]:
+    """Return the writes of entries of one project and month, which belong into one transaction: each, then the total.
 
-    The first is refused when the entry stands already; then the other must not be done either.
+    An entry's is refused when it stands already; then the total must not be counted up for it either.
+    Raises: ValueError for entries of several months: each month has a total of its own.
     """
-    added = sums(entry)
-    put = {"Item": entry.item(), "ConditionExpression": "attribute_not_exists(pk)"}
-    fields = {
-        "project": entry.project,
-        "month": entry.month,
-        "gsi_pk": LISTED,
-        "gsi_sk": f"{entry.month}#{entry.project}",
-    }
+    project, month = entries[0].project, entries[0].month
+    if {(each.project, each.month) for each in entries} != {(project, month)}:
+        raise ValueError("entries of one transaction are of one project and month")
+    added: dict[str, float] = {}
+    for entry in entries:
+        for name, value in sums(entry).items():
+            added[name] = added.get(name, 0) + value
+    puts = ({"Item": each.item(), "ConditionExpression": "attribute_not_exists(pk)"} for each in entries)
+    fields = {"project": project, "month": month, "gsi_pk": LISTED, "gsi_sk": f"{month}#{project}"}
     total = {
-        "Key": total_key(entry.project, entry.month),
+        "Key": total_key(project, month),
         "UpdateExpression": "SET "
         + ", ".join(f"#{name} = :{name}" for name in fields)
         + " ADD "
@@ -150,7 +153,7 @@ def writes(entry: Entry) -> tuple[dict[str, Any], ledger.Request]:
         "ExpressionAttributeNames": {f"#{name}": name for name in (*fields, *added)},
         "ExpressionAttributeValues": {f":{name}": ledger.to_item(value) for name, value in {**fields, **added}.items()},
     }
-    return put, total
+    return *puts, total
 
 
 def stage_entry(
@@ -237,6 +240,18 @@ def avoided_entry(
         counterfactual=Counterfactual(instead_of, would_have),
         run_id=run_id,
     )
+
+
+def coefficients(*names: str) -> list[dict[str, str]]:
+    """Return the catalog's coefficients of these names, and those of every footprint, as entries hold them.
+
+    Raises: KeyError for a name that the catalog's list does not have.
+    """
+    known = {each["what"]: each for each in catalog.sources()}
+    return [
+        {"name": name} | {key: known[name][key] for key in ("source", "year", "confidence")}
+        for name in (*names, *_ALWAYS)
+    ]
 
 
 def recorded_footprint(recorded: Mapping[str, Any] | None) -> Footprint:

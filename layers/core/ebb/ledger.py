@@ -25,6 +25,11 @@ LONGEST_LIST = 64
 LONGEST_TEXT = 2_000
 LONGEST_REPORT = 150_000
 TEXT_LENGTHS = (LONGEST_TEXT, 1_000, 500, 250, 120)
+# What is kept of an earlier job of a stage: enough to show it, and to book it (`ebb.booking`).
+OF_A_JOB = (
+    *("attempt", "status", "job_name", "job_run", "started_at", "ended_at", "duration_s", "billable_s", "footprint"),
+    *("instance_type", "machines", "spot", "utilisation", "builds", "stopped"),
+)
 
 
 def run_key(run_id: str) -> dict[str, str]:
@@ -290,12 +295,11 @@ def stage_item(run_id: str, stage: str, fields: Mapping[str, Any], before: Mappi
     """
     earlier: list[Mapping[str, Any]] = []
     if before:
-        kept = ("attempt", "status", "job_name", "duration_s", "billable_s", "footprint")
-        all_before = [*before.get("earlier_attempts", []), {name: before.get(name) for name in kept}]
+        all_before = [*before.get("earlier_attempts", []), {name: before.get(name) for name in OF_A_JOB}]
         earlier = [
             {name: value for name, value in each.items() if value is not None}
             for each in all_before
-            if (each["attempt"], each.get("job_name")) != (fields["attempt"], fields.get("job_name"))
+            if any(each.get(name) != fields.get(name) for name in ("attempt", "job_name", "job_run"))
         ]
     return to_item({**stage_key(run_id, stage), "stage": stage, **fields, "earlier_attempts": earlier})
 

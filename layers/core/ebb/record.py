@@ -130,7 +130,8 @@ def stage_fields(
     load = footprint.utilization(cpu_seconds, float(report.get("duration_s") or 0), int(report.get("vcpu") or 0))
     instance_type = resources.get("InstanceType", "")
     used = footprint.of_job(instance_type, duration_s=duration_s, billable_s=billable_s, load=load, region=region)
-    if used and (machines := int(resources.get("InstanceCount") or 1)) > 1:  # billed for each of them
+    machines = int(resources.get("InstanceCount") or 1)
+    if used and machines > 1:  # billed for each of them
         used = sum([used] * machines, start=footprint.NOTHING)
     return {
         "attempt": attempt,
@@ -140,6 +141,8 @@ def stage_fields(
         "job_arn": job.get(f"{kind}JobArn"),
         **tuning.best_of(job),
         "instance_type": instance_type,
+        "machines": machines if machines > 1 else None,
+        "spot": job.get("EnableManagedSpotTraining") or None,
         "started_at": ledger.iso(started) if started else None,
         "ended_at": ledger.iso(ended) if ended else None,
         "duration_s": duration_s,
@@ -207,6 +210,7 @@ def images_fields(builds: Sequence[Mapping[str, Any]], *, status: str, attempt: 
     parts = [
         footprint.of_build(kind, duration_s=seconds, region=region) for kind, seconds in zip(types, took_s, strict=True)
     ]
+    each_took = zip(builds, spans, types, took_s, parts, strict=True)
     return {
         "attempt": attempt,
         "status": status,
@@ -216,6 +220,17 @@ def images_fields(builds: Sequence[Mapping[str, Any]], *, status: str, attempt: 
         "duration_s": (ended - started).total_seconds() if started and ended else 0.0,
         "billable_s": sum(map(footprint.billed_build_s, took_s)),
         "footprint": sum(filter(None, parts), start=footprint.NOTHING).as_dict() if any(parts) else None,
+        "builds": [
+            {
+                "id": each.get("Id"),
+                "instance_type": kind,
+                "ended_at": ledger.iso(end) if end else None,
+                "duration_s": seconds,
+                "billable_s": footprint.billed_build_s(seconds),
+                "footprint": part.as_dict() if part else None,
+            }
+            for each, (_, end), kind, seconds, part in each_took
+        ],
         "report": {"builds": [{"id": each.get("Id"), "image": each.get("Image")} for each in builds]},
     }
 

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from boto3.dynamodb.conditions import Key
@@ -16,6 +16,8 @@ from ebb.errors import LedgerUnavailableError
 # Two transactions at once on one month's total: one is cancelled, and the SDK does not retry it.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis.html (Transaction conflict handling)
 CONFLICTS, FIRST_PAUSE_S = 7, 0.05
+# A transaction has 100 writes; one is the total's: https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html
+MOST_AT_ONCE = 99
 
 
 class Accounts:
@@ -29,18 +31,45 @@ class Accounts:
 
         Raises: LedgerUnavailableError.
         """
-        put, total = accounting.writes(entry)
-        each = [{"Put": {"TableName": self._table.name, **put}}, {"Update": {"TableName": self._table.name, **total}}]
-        for tried in range(CONFLICTS):
-            reasons = self._transact(each)
+        return bool(self.write_all([entry]))
+
+    def write_all(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Write entries and count them; return those that did not stand already.
+
+        Those of a project and month in as few transactions as may be: each is written with its part of the total, or
+        neither is.
+        Raises: LedgerUnavailableError.
+        """
+        partitions: dict[str, dict[str, Entry]] = {}
+        for each in entries:
+            partitions.setdefault(each.key()["pk"], {})[each.key()["sk"]] = each
+        written: list[Entry] = []
+        for found in map(list, map(dict.values, partitions.values())):
+            for first in range(0, len(found), MOST_AT_ONCE):
+                written += self._write(found[first : first + MOST_AT_ONCE])
+        return written
+
+    def _write(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Write entries of one month; those that stand already are left out, and the others written without them."""
+        left, conflicts = list(entries), 0
+        reasons: list[str] | None = []
+        while left and conflicts < CONFLICTS:
+            *puts, total = accounting.writes(*left)
+            each = [{"Put": {"TableName": self._table.name, **put}} for put in puts]
+            reasons = self._transact([*each, {"Update": {"TableName": self._table.name, **total}}])
             if reasons is None:
-                return True
-            if reasons[:1] == ["ConditionalCheckFailed"]:
-                return False
-            if "TransactionConflict" not in reasons:
-                break
-            time.sleep(FIRST_PAUSE_S * 2**tried * random.random())  # jitter
-        raise LedgerUnavailableError(f"DynamoDB cancelled TransactWriteItems: {reasons}")
+                return left
+            there = {place for place, reason in enumerate(reasons) if reason == "ConditionalCheckFailed"}
+            new = [entry for place, entry in enumerate(left) if place not in there]
+            if len(new) == len(left):
+                if "TransactionConflict" not in reasons:
+                    break
+                time.sleep(FIRST_PAUSE_S * 2**conflicts * random.random())  # jitter
+                conflicts += 1
+            left = new
+        if left:
+            raise LedgerUnavailableError(f"DynamoDB cancelled TransactWriteItems: {reasons}")
+        return []
 
     def _transact(self, writes: list[dict[str, Any]]) -> list[str] | None:
         """Send writes; return None when they are done, or for each why the transaction was cancelled."""

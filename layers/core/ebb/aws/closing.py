@@ -1,11 +1,11 @@
 """End a run in the ledger and write its record beside its artifacts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from ebb import ledger, names, record
-from ebb.aws import storage
+from ebb import booking, ledger, names, record
+from ebb.aws import clients, publishing, storage
 from ebb.aws.budgets import Budgets
 from ebb.aws.ledger import Ledger
 from ebb.telemetry import logger
@@ -26,11 +26,14 @@ def close(
     """Record the end of a run, with its footprint, and write run.json and the report beside it.
 
     Return the run, None when it had ended already. The ledger comes first: it alone decides whether this end counts.
+    What its jobs took is booked before, whether or not this end counts: they have run, and nothing is booked twice.
     Then what the run has set aside of a budget is settled, once more where whoever ended it could not.
     The report comes last, for it can be made again from run.json.
     """
     story = book.story(run_id)
     stages = story.stages if story else []
+    if story:
+        _book(book, story.run | dict(fields) | {"attempt": attempt}, stages)
     key = names.record_key(run_id)
     added = {
         **fields,
@@ -53,6 +56,22 @@ def close(
     told = _report(artifact_bucket, run_id, document)
     book.apply(ledger.note_report(run_id, attempt, told))
     return ended.run | told
+
+
+def _book(book: Ledger, run: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> None:
+    """Enter into the footprint ledger what a run's jobs took, and what it did not have to do."""
+    region, project = clients.region(), str(run["project"])
+    last = (book.project(project).get("measured") or {}) if any(each.get("stopped") for each in stages) else {}
+    last_s = (last.get("train") or {}).get("duration_s")
+    entries = booking.of_run(run, stages, region=region, last_train_s=last_s)
+    earlier = book.story(str(run["reuses"])) if run.get("reuses") else None
+    if earlier:
+        entries.append(booking.same_drop(run, earlier.run, earlier.stages, region=region))
+    borrowed = str((run.get("features") or {}).get("run_id") or "")
+    processed = book.stage(borrowed, "process") if borrowed and stages else None
+    if processed:
+        entries.append(booking.same_features(run, processed, region=region))
+    publishing.book(book.name, entries)
 
 
 def _report(artifact_bucket: str, run_id: str, document: Mapping[str, Any]) -> dict[str, str]:
