@@ -171,6 +171,11 @@ def summary(measured: dict[str, Any], way: str) -> dict[str, Any]:
     }
 
 
+def without_curves(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a grid's points without their looks, which only a replay needs."""
+    return [{name: told for name, told in point.items() if name != "curve"} for point in points]
+
+
 def lines(document: dict[str, Any]) -> Iterator[str]:
     """Give the table of the results."""
     head = (
@@ -197,9 +202,10 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
                 f"{one['grid_test']:.2%}", one["fits"], one["pruned"], one["stop"],
             )  # fmt: skip
         mean = document[way]["mean"]
+        cost = f"{mean['share_undisturbed']:>12.1%} {mean['share']:>11.1%}"
         told = "met" if document[way]["met"] else "missed"
         yield (
-            f"mean  {start:<7} {mean['share_undisturbed']:>12.1%} {mean['share']:>11.1%} {'':>20} {mean['behind'] * 100:>+6.2f} pt   "
+            f"mean  {start:<7} {cost} {'':>20} {mean['behind'] * 100:>+6.2f} pt   "
             f"on the test rows {mean['test_behind'] * 100:+.2f} pt"
             + (f"; {told}: at most 20 % of the CPU at the grid's best less 0.2 pt" if way == "search" else "")
         )
@@ -237,7 +243,7 @@ def main() -> int:
         "search": summary(measured, "search"),
         "clairvoyant": clairvoyant(measured["seeds"]),
         "blind": summary(measured, "blind") if asked.blind else None,
-        "fits": measured["seeds"],
+        "fits": {seed: one | {"grid": without_curves(one["grid"])} for seed, one in measured["seeds"].items()},
     }
     asked.output.write_text(json.dumps(document, indent=1) + "\n")
     print("\n".join([*lines(document), *frontier_lines(document["clairvoyant"])]))

@@ -46,6 +46,8 @@ MOST_WORKERS = 4
 """Chunks at once: each takes some 150 MB."""
 MOST_HASHES = 40_000_000
 """Of rows, whose hashes stay in memory: more is left to the slow way, which spills to disk."""
+MANY_BYTES = 2 * 2**30
+"""From here on chunks are half as large: hashes of many rows need their place, at a tenth more CPU time."""
 HEAD_ROWS = 2**17
 
 
@@ -81,7 +83,8 @@ def process(
     for last in (False, False, True):
         if guess.rows > MOST_HASHES:
             raise NotQuickError("more rows than hashes fit in memory")
-        run = _Run(connection, guess, Reader(files, guess.mark, BYTES), work, curated)
+        size = BYTES // 2 if sum(file.stat().st_size for file in files) >= MANY_BYTES else BYTES
+        run = _Run(connection, guess, Reader(files, guess.mark, size), work, curated)
         try:
             run.read()
             run.check_rows_that_came_late()

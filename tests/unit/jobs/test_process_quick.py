@@ -16,6 +16,7 @@ from ebb_jobs import (
     process_guess,
     process_key,
     process_quick,
+    process_tables,
     report,
     typing_rules,
     warm,
@@ -357,6 +358,23 @@ told = report.Report("process")
 process_tables.process(file.parent, [file], out, {}, told, out / "work")
 print("grew", memory.peak_mib() - before, told.fields["rows"]["kept"])
 """
+
+
+@pytest.mark.parametrize(("many", "size"), [(2**40, 2**17), (0, 2**16)], ids=["few bytes", "many"])
+def test_of_many_bytes_chunks_are_half_as_large(tmp_path, monkeypatch, many, size):
+    read, reader = [], process_chunks.Reader
+    monkeypatch.setattr(process_quick, "MANY_BYTES", many)
+    monkeypatch.setattr(process_quick, "Reader", lambda *given: read.append(given[-1]) or reader(*given))
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(process_guess, "LEAST_BYTES", 0)
+    monkeypatch.setattr(process_quick, "BYTES", 2**17)
+    file = tmp_path / "data/t.csv"
+    file.write_text("amount,label\n" + "".join(f"{n * 0.25},{yes_or_no(n)}\n" for n in range(20_000)))
+    (tmp_path / "out/work").mkdir(parents=True)
+    told = report.Report("process")
+    process_tables.process(file.parent, [file], tmp_path / "out", {}, told, tmp_path / "out/work")
+    assert told.fields["rows"]["kept"] == 20_000
+    assert set(read) == {size}
 
 
 def test_a_file_four_times_the_memory_limit_is_processed_within_it(tmp_path):
