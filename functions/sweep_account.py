@@ -6,7 +6,7 @@ from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from ebb import sweep
-from ebb.aws import account, sweeping
+from ebb.aws import account, serving_hours, sweeping
 from ebb.aws.clients import client
 from ebb.aws.ledger import Ledger
 from ebb.events import SCHEDULE, SweepRequested
@@ -35,5 +35,6 @@ def handler(asked: SweepRequested, context: LambdaContext) -> dict[str, Any]:
         moves, daily = sweep.moves(models, reader.calls_per_day(models, until=now), before.daily, now=now)
     listed_at = now if seen.is_whole else before.listed_at
     report = sweeping.act(done, moves, settings, book, daily=daily, listed_at=listed_at)
+    report = serving_hours.told(report, before.hours, seen.known, settings.ledger_table, now=now)
     logger.info("swept", extra={"counts": report.counts, "calls": reader.calls, "unread": len(report.unread)})
     return sweeping.keep(settings.artifact_bucket, report, reader.calls)

@@ -226,8 +226,8 @@ def avoided_entry(
 ) -> Entry:
     """Return the entry of a job that was not run, or not to its end.
 
-    `why`: reused, retraining-skipped, stopped. `id` makes it unique: a run, or a decision's own id. `would_have` is
-    what `instead_of` would have taken, `spent` what avoiding it took, where that is not booked elsewhere.
+    `why`: reused, retraining-skipped, stopped, slept, waited. `id` makes it unique: a run, or a decision's own id.
+    `would_have` is what `instead_of` would have taken, `spent` what avoiding it took where nothing else books that.
     """
     return Entry(
         kind="avoided",
@@ -252,6 +252,11 @@ def coefficients(*names: str) -> list[dict[str, str]]:
         {"name": name} | {key: known[name][key] for key in ("source", "year", "confidence")}
         for name in (*names, *_ALWAYS)
     ]
+
+
+def coefficients_in_short(*names: str) -> list[dict[str, str]]:
+    """Return them without their sources' names, for what is written for every hour: the catalog has those."""
+    return [each | {"source": "ebb/catalog"} for each in coefficients(*names)]
 
 
 def recorded_footprint(recorded: Mapping[str, Any] | None) -> Footprint:

@@ -72,7 +72,7 @@ class Address(BaseModel):
     kind_since: datetime | None = None  # of this kind, through all its sleeps and models: what a move is decided on
     capture_days: int | None = None  # how long what is noted of its calls is kept, also after nothing is noted any more
     earlier_components: tuple[str, ...] = ()  # latest first: their calls are this address's too
-    memory_mb: float | None = None  # what its component reserves on its endpoint, in MiB
+    memory_mb: float | None = None  # what its component reserves on its endpoint, in MiB; of serverless its size
     idle_window_s: float | None = None  # without a call, after which it fell asleep last
     changed_at: datetime | None = None  # of `state`
     last_request_at: datetime | None = None  # through the front door, to the minute

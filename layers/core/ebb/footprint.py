@@ -163,6 +163,28 @@ def _of_machine(machine: Instance, *, duration_s: float, billable_s: float, load
     return made_of(energy, embodied, machine.price_usd_per_hour * (billable_s / 3600), region=region)
 
 
+def of_serverless(seconds: float, *, memory_mb: float, region: str) -> Footprint:
+    """Return the footprint of the time in which requests held a serverless endpoint's memory.
+
+        energy_kwh = (vcpu * (idle_w + load * (max_w - idle_w)) / 1000 + memory_gib * kwh_per_gib_hour) * hours * PUE
+        cost_usd   = seconds * memory_gib * usd_per_gib_second
+    Nothing reports the load of its vCPUs: anything possible. What AWS keeps warm between requests is not told either,
+    and not billed: not counted.
+    """
+    gib, price, each = memory_mb / MIB_PER_GIB, catalog.serverless(), catalog.processor("serverless")
+    vcpu = Band(gib / price.gib_per_vcpu.high, gib / price.gib_per_vcpu.value, gib / price.gib_per_vcpu.low)
+    one = carbon.processor_power_w(1, UNKNOWN_UTILIZATION, idle_w=each.idle_w, max_w=each.max_w)
+    energy = carbon.energy_kwh(
+        one * vcpu,
+        seconds,
+        memory_gib=gib,
+        memory_kwh_per_gib_hour=catalog.memory_kwh_per_gib_hour(),
+        pue=catalog.pue(),
+    )
+    embodied = catalog.embodied_g_per_vcpu_hour() * vcpu * (seconds / 3600)
+    return made_of(energy, embodied, price.usd_per_gib_second * (gib * seconds), region=region)
+
+
 def serverless_memory_mb(model_memory_mib: float, asked_mb: int | None = None) -> int:
     """Return the memory size of a serverless endpoint for a model: the asked one, or the smallest that holds it.
 

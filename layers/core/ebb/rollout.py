@@ -359,7 +359,7 @@ class _Rollout:
             "earlier_components": tuple(dict.fromkeys(each for each in earlier if each and each != component))[
                 : addresses.MOST_EARLIER
             ],
-            "memory_mb": self.wanted.row.component_mb if component else None,
+            "memory_mb": self.wanted.row.component_mb if component else self.wanted.row.memory_mb,
             "idle_window_s": before.idle_window_s if before else None,
             "capture_days": capture.keep_days(asked.keep) if asked else before.capture_days if before else None,
             "cold_wakes": before.cold_wakes if before else (),

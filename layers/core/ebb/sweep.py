@@ -19,6 +19,7 @@ from ebb.ledger import iso
 from ebb.reaping import HOURS_PER_MONTH, KEEP_TAG, STACK_TAG, Policy, Resource, told
 from ebb.requests import alarms
 from ebb.scaling_wake import PREWAKE
+from ebb.serving_hours import Due
 
 Machine = Literal["scale_to_zero", "wake_endpoint", "reap_resources", "deploy_model"]
 Action = Literal["keep", "sleep", "stop", "wake", "repair", "move", "protected", "unread"]
@@ -172,6 +173,7 @@ class Report(_Frozen):
     deferred: int = 0
     foreign: bool = True
     daily: Daily | None = None
+    hours: Due | None = None  # of endpoints, that are still to be booked
 
     @property
     def memory(self) -> dict[str, Finding]:

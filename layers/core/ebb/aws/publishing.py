@@ -1,8 +1,8 @@
 """Book entries of the footprint ledger, and publish what they add as metrics of CloudWatch, through the log.
 
-A line in the embedded metric format for each project and booking, in the namespace `Ebb`, by the dimension `Project`.
-Four metrics, and none for what is nothing, for each is billed for every hour in which it is sent; water is a fixed
-multiple of the energy (`ebb.carbon.water_l`) and has none.
+A line in the embedded metric format for each project and booking, in the namespace `Ebb`, by the dimension `Project`,
+at the moment of its latest entry. Four metrics, and none for what is nothing: each is billed for every hour in which it
+is sent. Water is a fixed multiple of the energy (`ebb.carbon.water_l`) and has none.
 """
 
 import json
@@ -25,19 +25,22 @@ def book(ledger_table: str, entries: Iterable[Entry]) -> list[Entry]:
     Raises: LedgerUnavailableError.
     """
     written = Accounts(ledger_table).write_all(entries)
-    for line in lines(written):
-        print(
-            line
-        )  # not the logger's form: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
+    publish(written)
     return written
 
 
-def lines(entries: Iterable[Entry]) -> list[str]:
-    """Return what entries add to the metrics: a line for each project, at the moment of its latest entry."""
+def publish(entries: Iterable[Entry], *, project: str | None = None) -> None:
+    """Print what entries add to the metrics, into the function's log, from where CloudWatch takes it.
+
+    Under one name for all of them when `project` says so, else each under its own.
+    Source: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
+    """
     projects: dict[str, list[Entry]] = {}
     for each in entries:
-        projects.setdefault(each.project, []).append(each)
-    return [line for project, found in projects.items() if (line := _line(project, found))]
+        projects.setdefault(project or each.project, []).append(each)
+    for name, found in projects.items():
+        if line := _line(name, found):
+            print(line)
 
 
 def _line(project: str, entries: Sequence[Entry]) -> str | None:
