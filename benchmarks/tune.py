@@ -32,7 +32,7 @@ RESULT = ROOT / "benchmarks/results/tune.json"
 LOOKS = 12
 """Into so many parts a fit's way is divided, as `ebb_jobs.gradient` has it."""
 GOING_ON = 0.4
-"""Of a fit's epochs, where it goes on from another one's weights, as `ebb_jobs.tuning` has it."""
+"""Of a fit's epochs, where it goes on from another one's weights, as `ebb_jobs.tuning_search` has it."""
 MOST_SHARE, MOST_BEHIND = 0.20, 0.002
 """Of the grid's CPU time; of its best validation accuracy."""
 

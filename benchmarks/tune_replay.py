@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 
 import tune_search
 
-from ebb_jobs import tuning
+from ebb_jobs import tuning_search
 from ebb_jobs.ladder import Seen
 
 CURVES = Path(__file__).resolve().parent / "results/tune-curves.json"
@@ -63,7 +63,8 @@ class Recorded:
     def searched(self, seed: int) -> tuple[float, float]:
         """Return the share of the grid's CPU that a search used, and how far behind its best it stayed."""
         self.spent = 0.0
-        found = tuning.search(tune_search.BOX, self.attempt, tuning.Limits(chance=self.chance), seed=seed).best
+        limits = tuning_search.Limits(chance=self.chance)
+        found = tuning_search.search(tune_search.BOX, self.attempt, limits, seed=seed).best
         assert found is not None
         return self.spent / self.seconds, self.best["validation"] - (found.score or 0.0)
 
@@ -75,10 +76,10 @@ def main() -> int:
     print(f"{searches} searches each, mean; the share of the grid's CPU counts the recipe's own fit")
     for name, recorded in json.loads(CURVES.read_text()).items():
         played = Recorded(recorded)
-        for tuning.HALVING in halvings:
+        for tuning_search.HALVING in halvings:
             shares, gaps = zip(*(played.searched(seed) for seed in range(searches)), strict=True)
             print(
-                f"{name}, one of {tuning.HALVING} goes on: {statistics.fmean(shares):.1%} of the CPU, "
+                f"{name}, one of {tuning_search.HALVING} goes on: {statistics.fmean(shares):.1%} of the CPU, "
                 f"{statistics.fmean(gaps) * 100:.2f} points behind",
                 flush=True,
             )

@@ -1,7 +1,7 @@
 """A grid and Ebb's search over the same box, on one table: tune_search.py CURATED SEEDS EPOCHS OUT [blind] [GRIDS].
 
 Runs in the jobs environment. Both train the product's table network with the product's loop; a grid point is fitted to
-its end, the search is `ebb_jobs.tuning.search` with the limits of the product. Every figure is of this process's CPU.
+its end, the search is the product's (`ebb_jobs.tuning_search`), with its limits. Every figure is of this process's CPU.
 GRIDS is a result of before: of seeds that it holds the grid is not fitted again.
 """
 
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 
 import numpy as np
 
-from ebb_jobs import dataset, kinds, knobs, quality, train, tuning
+from ebb_jobs import dataset, kinds, knobs, quality, train, tuning, tuning_search
 from ebb_jobs.knobs import Turned
 from ebb_jobs.ladder import Lesson, Model, Seen
 from ebb_jobs.report import Report, cpu_seconds
@@ -66,7 +66,7 @@ def lesson_of(curated: Path, epochs: int, seed: int, folder: Path) -> tuple[Less
     return lesson, rung, test
 
 
-def key_of(trial: tuning.Trial) -> str:
+def key_of(trial: tuning_search.Trial) -> str:
     """Return the name under which a trial's model is kept."""
     return json.dumps([trial.turned, trial.origin])
 
@@ -83,7 +83,7 @@ class Bench:
         """Fit once; the test rows are looked at afterwards, and decide nothing."""
         return self._fitted(turned, seen, {})
 
-    def go_on(self, best: tuning.Trial, turned: Turned, seen: Seen) -> float:
+    def go_on(self, best: tuning_search.Trial, turned: Turned, seen: Seen) -> float:
         """Go on from the best trial's weights, as the product does."""
         with tempfile.TemporaryDirectory() as folder:
             self.models[key_of(best)].save(Path(folder, "original"))
@@ -120,10 +120,10 @@ class Bench:
         """Return the standard error of a share of these validation rows."""
         return float(np.sqrt(found * (1 - found) / len(self.lesson.validation)))
 
-    def search(self, known: list[tuning.Trial], chance: float, **limits: Any) -> dict[str, Any]:
+    def search(self, known: list[tuning_search.Trial], chance: float, **limits: Any) -> dict[str, Any]:
         """Return what the search found and took; the trials that it started from are counted like its own."""
-        found = tuning.search(
-            BOX, self.attempt, tuning.Limits(chance=chance, **limits), seed=self.lesson.seed, known=known,
+        found = tuning_search.search(
+            BOX, self.attempt, tuning_search.Limits(chance=chance, **limits), seed=self.lesson.seed, known=known,
             go_on=self.go_on,
         )  # fmt: skip
         best = found.best
@@ -133,7 +133,7 @@ class Bench:
             "test": self.tested[key_of(best)],
             "knobs": best.turned,
             "fits": len(found.trials),
-            "pruned": sum(trial.status == tuning.PRUNED for trial in found.trials),
+            "pruned": sum(trial.status == tuning_search.PRUNED for trial in found.trials),
             "stop": found.stop,
             "why": found.why,
             "cpu_seconds": round(sum(trial.cpu_seconds for trial in found.trials), 3),
@@ -151,23 +151,23 @@ class Bench:
         }
 
 
-def usual_trial(bench: Bench) -> tuning.Trial:
+def usual_trial(bench: Bench) -> tuning_search.Trial:
     """Return the recipe as it is, as the ladder climbs it before a search."""
     turned = {knob.name: knob.usual for knob in BOX}
     curve: list[tuple[int, float]] = []
     cpu = cpu_seconds()
     score = bench.attempt(turned, lambda step, value: curve.append((step, value)))
-    return tuning.Trial(0, turned, tuning.FINISHED, score, round(cpu_seconds() - cpu, 3), 0.0, curve)
+    return tuning_search.Trial(0, turned, tuning_search.FINISHED, score, round(cpu_seconds() - cpu, 3), 0.0, curve)
 
 
-def blind_trial(bench: Bench, seed: int) -> tuning.Trial:
+def blind_trial(bench: Bench, seed: int) -> tuning_search.Trial:
     """Return a first fit drawn blindly from the box: what a search is worth where the recipe is a bad one."""
     random = np.random.default_rng(seed)
     turned = {knob.name: knob.levels[random.integers(len(knob.levels))] for knob in BOX}
     curve: list[tuple[int, float]] = []
     cpu = cpu_seconds()
     score = bench.attempt(turned, lambda step, value: curve.append((step, value)))
-    return tuning.Trial(0, turned, tuning.FINISHED, score, round(cpu_seconds() - cpu, 3), 0.0, curve)
+    return tuning_search.Trial(0, turned, tuning_search.FINISHED, score, round(cpu_seconds() - cpu, 3), 0.0, curve)
 
 
 def main() -> int:

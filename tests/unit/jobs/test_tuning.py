@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebb_jobs import fitting, gradient, knobs, ladder, networks, paths, trees, trials, tuning
+from ebb_jobs import fitting, gradient, knobs, ladder, networks, paths, trees, trials, tuning, tuning_search
 from ebb_jobs.errors import JobError, StoppedError
 from ebb_jobs.knobs import Knob
-from ebb_jobs.tuning import FAILED, FINISHED, PRUNED, Limits, Trial
+from ebb_jobs.tuning_search import FAILED, FINISHED, PRUNED, Limits, Trial
 from unit.jobs.test_ladder import CORNERS, EVERY, ROWS, lesson
 
 SPACE = (
@@ -44,14 +44,14 @@ def cut(count):
 
 
 def test_a_search_starts_with_the_recipe_as_it_is_and_never_answers_with_less():
-    found = tuning.search(SPACE, hill, Limits(trials=25, patience=99), seed=3)
+    found = tuning_search.search(SPACE, hill, Limits(trials=25, patience=99), seed=3)
     assert found.trials[0].turned == {"rate": 1.0, "depth": 2}
     assert found.best.score > found.trials[0].score
     assert 2 < found.best.turned["rate"] < 8
 
 
 def test_fits_that_are_behind_end_early_and_most_do():
-    found = tuning.search(SPACE, hill, Limits(trials=25, patience=99), seed=3)
+    found = tuning_search.search(SPACE, hill, Limits(trials=25, patience=99), seed=3)
     pruned = [one for one in found.trials if one.status == PRUNED]
     assert len(pruned) > len(found.trials) / 2
     assert all(one.looks < 12 for one in pruned)
@@ -63,14 +63,14 @@ def test_of_some_proposals_the_cheapest_is_fitted():
 
     def depths(cost):
         space = (SPACE[0], replace(SPACE[1], cost=cost))
-        found = tuning.search(space, lambda turned, seen: 0.5, limits, seed=4)
+        found = tuning_search.search(space, lambda turned, seen: 0.5, limits, seed=4)
         return [one.turned["depth"] for one in found.trials[1:]]
 
     assert sum(depths(3.0)) < sum(depths(0.0)) < sum(depths(-3.0))
 
 
 def test_the_same_seed_proposes_the_same():
-    first, second = (tuning.search(SPACE, hill, Limits(trials=8), seed=5) for _ in range(2))
+    first, second = (tuning_search.search(SPACE, hill, Limits(trials=8), seed=5) for _ in range(2))
     assert [one.turned for one in first.trials] == [one.turned for one in second.trials]
 
 
@@ -97,7 +97,7 @@ def test_the_same_seed_proposes_the_same():
     ],
 )  # fmt: skip
 def test_a_search_ends_by_what_it_sees_of_itself(trials, limits, elapsed_s, stop):
-    ended = tuning._ended(trials, limits, elapsed_s)
+    ended = tuning_search._ended(trials, limits, elapsed_s)
     assert (ended and ended[0]) == stop
 
 
@@ -107,7 +107,7 @@ def test_what_fails_is_told_and_the_search_goes_on():
             raise JobError("too deep")
         return hill(turned, seen)
 
-    found = tuning.search(SPACE, fails_when_deep, Limits(trials=12, patience=99), seed=1)
+    found = tuning_search.search(SPACE, fails_when_deep, Limits(trials=12, patience=99), seed=1)
     failed = [one for one in found.trials if one.status == FAILED]
     assert failed
     assert {one.reason for one in failed} == {"too deep"}
@@ -121,8 +121,8 @@ def test_known_trials_are_not_fitted_again_and_count_for_what_comes():
         asked.append(turned)
         return hill(turned, seen)
 
-    whole = tuning.search(SPACE, hill, Limits(trials=10, patience=99), seed=2)
-    found = tuning.search(SPACE, counted, Limits(trials=10, patience=99), seed=2, known=whole.trials[:6])
+    whole = tuning_search.search(SPACE, hill, Limits(trials=10, patience=99), seed=2)
+    found = tuning_search.search(SPACE, counted, Limits(trials=10, patience=99), seed=2, known=whole.trials[:6])
     assert len(asked) == 4
     assert found.trials[:6] == whole.trials[:6]
     assert [one.number for one in found.trials] == list(range(10))
@@ -136,8 +136,8 @@ def better(best, turned, seen):
 
 
 def test_in_the_end_the_best_goes_on_at_the_highest_rate():
-    found = tuning.search(SPACE, hill, Limits(trials=12, patience=99), seed=3, go_on=better)
-    plain = tuning.search(SPACE, hill, Limits(trials=11, patience=99), seed=3)
+    found = tuning_search.search(SPACE, hill, Limits(trials=12, patience=99), seed=3, go_on=better)
+    plain = tuning_search.search(SPACE, hill, Limits(trials=11, patience=99), seed=3)
     assert found.trials[:11] == [
         replace(one, cpu_seconds=two.cpu_seconds, seconds=two.seconds)
         for one, two in zip(plain.trials, found.trials, strict=False)
@@ -156,13 +156,13 @@ def test_in_the_end_the_best_goes_on_at_the_highest_rate():
     ],
 )
 def test_nothing_goes_on_where_a_search_has_no_reason_or_no_time_to(limits):
-    found = tuning.search(SPACE, hill, limits, seed=3, known=scores(0.5), go_on=better)
+    found = tuning_search.search(SPACE, hill, limits, seed=3, known=scores(0.5), go_on=better)
     assert [one.origin for one in found.trials] == [None]
 
 
 def test_what_has_gone_on_is_no_measure_for_fits_from_the_beginning_and_does_not_go_on_twice():
     known = [*scores(0.5), replace(trial(1, 0.9), origin=0, curve=[(step, 0.9) for step in range(1, 13)])]
-    found = tuning.search(SPACE, hill, Limits(trials=9, patience=99), seed=3, known=known, go_on=better)
+    found = tuning_search.search(SPACE, hill, Limits(trials=9, patience=99), seed=3, known=known, go_on=better)
     assert [one.number for one in found.trials if one.origin is not None] == [1]
     assert any(one.status == FINISHED for one in found.trials[2:])
 
@@ -172,7 +172,7 @@ def test_a_stopped_job_ends_the_search():
         raise StoppedError("stopped by SIGTERM")
 
     with pytest.raises(StoppedError):
-        tuning.search(SPACE, stopped, Limits(), seed=1)
+        tuning_search.search(SPACE, stopped, Limits(), seed=1)
 
 
 # ---- in a training job ----
