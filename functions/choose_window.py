@@ -6,8 +6,7 @@ from aws_lambda_powertools.utilities.parser import event_parser
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from ebb import accounting, ledger, signals, windows
-from ebb.aws import clients, intensity
-from ebb.aws.accounts import Accounts
+from ebb.aws import clients, intensity, publishing
 from ebb.aws.ledger import Ledger
 from ebb.errors import AttemptOutdatedError
 from ebb.footprint import Footprint
@@ -54,4 +53,4 @@ def _book(asked: WindowRequested, saved: Footprint | None, source: str, settings
         coefficients=[{"name": "hourly intensity", "source": source, "year": str(asked.now.year), "confidence": "low"}],
         run_id=asked.run_id,
     )
-    Accounts(settings.ledger_table).write(entry)
+    publishing.book(settings.ledger_table, [entry])

@@ -85,7 +85,7 @@ def test_each_look_replaces_the_one_before_and_savings_count_from_the_first(stac
     assert book.run(RUN_ID)["window"]["state"] == "begun"
 
 
-def test_what_waiting_saved_is_entered_once_into_the_footprint_ledger(stack, context):
+def test_what_waiting_saved_is_entered_once_into_the_footprint_ledger_and_published(stack, context, capsys):
     put_forecast(stack, 400, 390, 380, 90, 300, 300, 300, 300, 300, 300)
     first = ask(context)
     accounts = Accounts(LEDGER)
@@ -101,6 +101,8 @@ def test_what_waiting_saved_is_entered_once_into_the_footprint_ledger(stack, con
     assert entry["saved"]["carbon_g"]["low"] == pytest.approx(62 - 4.9, rel=0.02)
     assert found["total"]["saved_carbon_g"] == pytest.approx(62, rel=0.01)
     assert found["total"]["spent_carbon_g"] == 0, "the stage itself is booked when it has run"
+    (line,) = [json.loads(each) for each in capsys.readouterr().out.splitlines() if '"SavedCarbonG"' in each]
+    assert (line["Project"], line["SavedCarbonG"]) == ("cancer", [entry["saved"]["carbon_g"]["value"]])
 
 
 def test_without_any_forecast_the_yearly_table_decides_and_nothing_waits(stack, book, context):

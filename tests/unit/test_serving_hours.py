@@ -115,7 +115,7 @@ def test_what_slept_saves_what_waiting_for_calls_would_have_taken():
     woke = event("woke", NINE + timedelta(hours=2), asleep_s=7200)
     (entry,) = booked(address(copies=2), happened=[slept, woke])
     waiting = footprint.of_job(
-        "ml.m5.large", duration_s=4 * 3600, billable_s=4 * 3600, load=serving_hours.WAITING_LOAD, region=REGION
+        "ml.m5.large", duration_s=4 * 3600, billable_s=4 * 3600, load=footprint.WAITING_UTILIZATION, region=REGION
     )
     assert entry.key()["sk"] == "avoided#slept#ebb-iris#2026-11-22T23"
     assert entry.saved["cost_usd"].value == pytest.approx(waiting.cost_usd.value)

@@ -12,6 +12,8 @@ from ebb.spec_values import SERVERLESS_MEMORY_MB
 
 # When a job reports no CPU time: half load as Cloud Carbon Footprint assumes, anything possible.
 UNKNOWN_UTILIZATION = Band(0.0, 0.5, 1.0)
+# Of an instance that is awake and mostly waits for calls. Assumed; Cloud Carbon Footprint's 50 % is for what works.
+WAITING_UTILIZATION = Band(0.0, 0.1, 0.5)
 MIB_PER_GIB = 1024
 HEADROOM_MIB = 200  # for requests in flight, beside the measured resident size of model and server; assumed
 PREDICTIONS = 1_000_000

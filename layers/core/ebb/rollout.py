@@ -22,6 +22,7 @@ from ebb import (
     catalog,
     config_names,
     deployment,
+    footprint,
     keep_alive_habits,
     ledger,
     names,
@@ -32,7 +33,6 @@ from ebb import (
     serving_sizes,
 )
 from ebb.addresses import Address, IdlePolicy, Kind
-from ebb.carbon import Band
 from ebb.events import Message
 from ebb.requests import alarms, components, hosting, roles, scaling
 from ebb.settings import StackSettings
@@ -50,8 +50,6 @@ LONGEST_CALL_S = 60  # a request that the old one has taken is answered within t
 IDLE_ALARM_AFTER = keep_alive_habits.SHORTEST  # without idle_after the alarm only asks; ebb.keep_alive decides
 LEAST_CORES = 0.25  # InferenceComponentComputeResourceRequirements.NumberOfCpuCoresRequired
 ASYNC_CONCURRENCY = 4  # requests that one instance of an asynchronous endpoint works on at once; assumed
-# Of an instance that is awake and mostly waits. Assumed; Cloud Carbon Footprint's 50 % is for what works.
-WAITING_LOAD = Band(0.0, 0.1, 0.5)
 OURS = re.compile(r"-[0-9]{14}-[0-9a-f]{6,10}-a[0-9]+(-[0-9a-f]{6})?$")
 
 
@@ -373,7 +371,8 @@ class _Rollout:
         share = float(self.copies)
         if self.wanted.kind == "shared":
             share *= min(1.0, (self.wanted.row.component_mb or 0) / (machine.memory_gib * serving_model.MIB_PER_GIB))
-        watts = catalog.power_w(machine, processors=WAITING_LOAD, accelerators=WAITING_LOAD).value
+        waits = footprint.WAITING_UTILIZATION
+        watts = catalog.power_w(machine, processors=waits, accelerators=waits).value
         watts += machine.memory_gib * catalog.memory_kwh_per_gib_hour().value * 1000
         return {
             "awake_usd_per_hour": round(machine.price_usd_per_hour.value * share, 6),

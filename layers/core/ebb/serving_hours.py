@@ -30,8 +30,6 @@ LONGEST = timedelta(days=14)  # CloudWatch keeps one-minute data for 15 days
 SLEPT = "slept"
 SAMPLE_S = 60.0
 CPU, CPU_OF_COMPONENT, LATENCY = "CPUUtilization", "CPUUtilizationNormalized", "ModelLatency"
-# What waits for calls: of the processors, and of the accelerators; as `ebb.rollout` counts what sleeping saves.
-WAITING_LOAD = Band(0.0, 0.1, 0.5)
 UNKNOWN_MEMORY_MB = 3072  # of a serverless endpoint that was deployed before its size was noted; assumed
 _MACHINE = ("processor power (jobs)", "memory", "embodied", "instance prices")
 _SERVERLESS = ("processor power (serverless)", "memory", "embodied", "serverless price")
@@ -178,7 +176,11 @@ def _slept(at: Address, happened: Sequence[Mapping[str, Any]], wanted: Due, regi
         ended = begun + DAY
         seconds = sum(max(0.0, (min(end, ended) - max(start, begun)).total_seconds()) for start, end in spans)
         saved = footprint.of_job(
-            machine.name, duration_s=seconds * share, billable_s=seconds * share, load=WAITING_LOAD, region=region
+            machine.name,
+            duration_s=seconds * share,
+            billable_s=seconds * share,
+            load=footprint.WAITING_UTILIZATION,
+            region=region,
         )
         if seconds and share and saved:
             yield accounting.avoided_entry(
