@@ -24,6 +24,7 @@ CODE = {
     "train": ("train", "fitting", "step_threads", "gradient", "ladder", "linear", "networks", "*_networks", "kinds/*"),
     "compress": (
         "compress",
+        "candidates",
         "search",
         "fitting",
         "step_threads",

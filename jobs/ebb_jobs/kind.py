@@ -93,7 +93,7 @@ class Kind(Protocol):
     quantized_operators: tuple[str, ...]
     """ONNX operators that static quantization turns to 8 bits."""
     skipped: Mapping[str, str]
-    """What is not tried for this kind and why; the keys are `compress.METHODS`, "dynamic" and "openvino"."""
+    """What is not tried for this kind and why; the keys are `candidates.METHODS`, "dynamic" and "openvino"."""
     trains_itself: bool
     """A script of the user's trains: there is no PyTorch network, and the held-out rows come with what it exported."""
 

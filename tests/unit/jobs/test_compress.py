@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ebb_jobs import compress, search
+from ebb_jobs import candidates, compress, search
 from ebb_jobs.compress import Learned, Workshop
 from ebb_jobs.networks import Mlp
 from ebb_jobs.report import Report
@@ -121,11 +121,11 @@ def test_a_lesson_weighs_the_originals_answers_and_the_labels():
 
 def test_fewer_rows_prove_and_calibrate_where_each_is_much_work(monkeypatch, tmp_path):
     rows = np.arange(4000, dtype=np.float32).reshape(400, 10)
-    assert len(compress._affordable(network(16), rows, 300)) == 300
-    monkeypatch.setattr(compress, "MOST_WORK", 200 * search.Work.of(network(16), rows).multiplications)
-    picked = compress._affordable(network(16), rows, 300)
+    assert len(candidates.affordable(network(16), rows, 300)) == 300
+    monkeypatch.setattr(candidates, "MOST_WORK", 200 * search.Work.of(network(16), rows).multiplications)
+    picked = candidates.affordable(network(16), rows, 300)
     assert (len(picked), picked[0, 0], picked[-1, 0]) == (200, rows[0, 0], rows[-1, 0])
-    monkeypatch.setattr(compress, "MOST_WORK", 1.0)
-    assert len(compress._affordable(network(16), rows, 300)) == compress.LEAST_ROWS
-    assert len(compress._affordable(tmp_path, rows, 300)) == 300
-    assert len(compress._affordable(network(16), rows[:0], 300)) == 0
+    monkeypatch.setattr(candidates, "MOST_WORK", 1.0)
+    assert len(candidates.affordable(network(16), rows, 300)) == candidates.LEAST_ROWS
+    assert len(candidates.affordable(tmp_path, rows, 300)) == 300
+    assert len(candidates.affordable(network(16), rows[:0], 300)) == 0

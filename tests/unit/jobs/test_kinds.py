@@ -15,7 +15,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebb_jobs import bundle, compress, entry, export, fitting, heats, image, kinds, measure, runtimes, search, serve
+from ebb_jobs import (
+    bundle,
+    candidates,
+    compress,
+    entry,
+    export,
+    fitting,
+    heats,
+    image,
+    kinds,
+    measure,
+    runtimes,
+    search,
+    serve,
+)
 from ebb_jobs import compile as compile_stage
 from ebb_jobs.errors import JobError
 from ebb_jobs.report import Report
@@ -231,7 +245,7 @@ def test_what_openvino_cannot_convert_is_listed_and_onnx_runtime_stands_in(shape
 
 
 def test_a_network_that_cannot_be_pruned_is_listed_with_the_reason(tmp_path):
-    bench = compress._Bench(tmp_path, None, None, None, kinds.of({"kind": "image"}), "accuracy", Report("compress"))
+    bench = candidates.Bench(tmp_path, None, None, None, kinds.of({"kind": "image"}), "accuracy", Report("compress"))
 
     def refuse():
         raise JobError("this network has no channels that can be taken away")

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from ebb_jobs import bundle, compress, dataset, export, heats, networks, quality, serve, tabular
+from ebb_jobs import bundle, candidates, dataset, export, heats, networks, quality, serve, tabular
 from ebb_jobs import compile as compile_stage
 from ebb_jobs.errors import JobError
 from ebb_jobs.kinds.tabular import KIND
@@ -295,7 +295,7 @@ def bench(penguins, tmp_path):
     """The penguins' original as exported, ready to be quantized."""
     preprocessor = tabular.open_codec(penguins.original)
     splits = [KIND.read_split(penguins.curated, split, preprocessor) for split in ("train", "validation")]
-    bench = compress._Bench(tmp_path, *splits, preprocessor, KIND, "accuracy", Report("compress"))
+    bench = candidates.Bench(tmp_path, *splits, preprocessor, KIND, "accuracy", Report("compress"))
     bench.export("original", networks.load(penguins.original / "original.safetensors"), [])
     return bench
 
@@ -346,7 +346,7 @@ def test_a_metric_that_does_not_suit_the_task_fails_in_words(penguins, tmp_path)
 
 
 def test_a_candidate_that_fails_is_told_without_a_value_of_the_data(tmp_path):
-    bench = compress._Bench(tmp_path, None, None, None, KIND, "accuracy", Report("compress"))
+    bench = candidates.Bench(tmp_path, None, None, None, KIND, "accuracy", Report("compress"))
 
     def quote():
         raise ValueError("could not convert string to float: 'Mary Smith'")
