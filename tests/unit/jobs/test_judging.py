@@ -3,10 +3,10 @@ import threading
 import numpy as np
 import pytest
 
-from ebb_jobs import compile as compiling
+from ebb_jobs import judging
 from ebb_jobs.dataset import Split
 
-COUNT = 2 * compiling.PART_ROWS + 7
+COUNT = 2 * judging.PART_ROWS + 7
 TRUTH = np.arange(COUNT) % 2
 INPUTS = np.arange(COUNT, dtype=np.float32).reshape(-1, 1)
 
@@ -29,14 +29,14 @@ class Model:
 @pytest.fixture
 def rows():
     split = Split(INPUTS, TRUTH, TRUTH)
-    return compiling.Rows(split, split, [], None, "accuracy", 7)
+    return judging.Rows(split, split, [], None, "accuracy", 7)
 
 
 def test_several_threads_judge_as_one_does(rows):
     alone, shared = (rows.judge(Model(), at_once=count) for count in (1, 2))
     assert np.array_equal(alone.predicted, shared.predicted)
     assert alone.fields == shared.fields
-    parts = -(-COUNT // compiling.PART_ROWS)
+    parts = -(-COUNT // judging.PART_ROWS)
     assert alone.validation == pytest.approx(1 - parts / COUNT)  # each part's first row: no row moved
 
 
