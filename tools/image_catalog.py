@@ -59,6 +59,7 @@ def main() -> int:
     document = {
         "source": f"sagemaker-core {version('sagemaker-core')}, image_uris; written by tools/image_catalog.py",
         "date": datetime.now(UTC).date().isoformat(),
+        "licence": "addresses as sagemaker-core (Apache-2.0) lists them",
         "confidence": "medium; neuron low: its tag is pinned by hand, and no Region was asked whether it is there",
         "containers": containers,
     }
