@@ -23,6 +23,7 @@ from ebb_jobs import (
     distributed,
     export,
     exported,
+    exported_rows,
     paths,
     quality,
     runtimes,
@@ -33,7 +34,8 @@ from ebb_jobs import (
     user_code,
 )
 from ebb_jobs.errors import InputMissingError, JobError, StoppedError
-from ebb_jobs.exported import Export, ExportError
+from ebb_jobs.exported import Export
+from ebb_jobs.exported_rows import ExportError
 from ebb_jobs.kinds.custom import FOLDER
 from ebb_jobs.report import Report, write_json
 from ebb_jobs.tensors import TensorCodec
@@ -220,8 +222,8 @@ def compile_as_is(
 
 def _exported(left: Path, entry_point: str, has_code: bool) -> Export:
     """Return the checked export. Raises ExportError."""
-    if not (left / exported.MODEL).exists():
-        told = f"{entry_point} exported no {exported.MODEL}"
+    if not (left / exported_rows.MODEL).exists():
+        told = f"{entry_point} exported no {exported_rows.MODEL}"
         raise ExportError(told if has_code else f"{told} and there is no code/inference.py: {WHAT_TO_WRITE}")
     return exported.read(left)
 
@@ -259,7 +261,7 @@ def _keep_export(found: Export, left: Path, model: Path, schema: dict[str, Any],
     report.decide(
         "held-out rows",
         f"{len(splits['validation'])} choose, {len(splits['test'])} judge",
-        f"{exported.EVALUATION} is halved, alike in classes or values",
+        f"{exported_rows.EVALUATION} is halved, alike in classes or values",
         numbers={name: len(split) for name, split in splits.items()} | {"calibration": len(evaluation.calibration)},
     )
     report.fields.update(
@@ -312,7 +314,7 @@ def _failing(command: list[str], environment: dict[str, str] | None, last_words:
 
 
 def _comparable(outputs: np.ndarray, task: str) -> np.ndarray:
-    return outputs if task == exported.CLASSIFICATION else outputs[:, 0].astype(np.float64)
+    return outputs if task == exported_rows.CLASSIFICATION else outputs[:, 0].astype(np.float64)
 
 
 def _trained(original: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebb_jobs import exported, tensors, user_code
+from ebb_jobs import exported_rows, tensors, user_code
 from ebb_jobs.bodies import Body, filled
 from ebb_jobs.dataset import Split
 from ebb_jobs.errors import JobError
@@ -70,7 +70,7 @@ class CustomKind:
 
     def read_split(self, curated: Path, split: str, codec: TensorCodec) -> Split:
         """Return held-out rows as they were exported; `train` are the calibration rows, perhaps none."""
-        files = [curated / FOLDER / name for name in (exported.EVALUATION, exported.SHEET)]
+        files = [curated / FOLDER / name for name in (exported_rows.EVALUATION, exported_rows.SHEET)]
         stamps = tuple((file.stat().st_mtime_ns, file.stat().st_size) if file.exists() else None for file in files)
         return _splits(curated / FOLDER, stamps, codec.shape, codec.dtype.name)[split]
 
@@ -115,7 +115,7 @@ class CustomKind:
 @functools.lru_cache(maxsize=1)
 def _splits(folder: Path, stamps: tuple[Any, ...], shape: tuple[int | None, ...], dtype: str) -> dict[str, Split]:
     """Return all splits of an export; they may be gigabytes, and every stage asks for each of them in turn."""
-    evaluation = exported.read_evaluation(folder, list(shape), np.dtype(dtype))
+    evaluation = exported_rows.read_evaluation(folder, list(shape), np.dtype(dtype))
     return {name: evaluation.split(name) for name in ("train", "validation", "test")}
 
 

@@ -10,8 +10,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from ebb_jobs import exported
-from ebb_jobs.exported import ExportError
+from ebb_jobs import exported, exported_rows
+from ebb_jobs.exported_rows import ExportError
 
 RANDOM = np.random.default_rng(1)
 INPUTS = RANDOM.normal(size=(120, 3)).astype(np.float32)
@@ -114,7 +114,7 @@ def test_the_halves_are_alike_and_always_the_same(tmp_path):
     assert [np.bincount(half.targets).tolist() for half in halves] == [[50, 10], [50, 10]]
     together = np.concatenate([half.inputs for half in halves])
     assert np.array_equal(np.sort(together, axis=0), np.sort(INPUTS, axis=0))
-    assert np.array_equal(exported.choosing(targets), exported.choosing(targets))
+    assert np.array_equal(exported_rows.choosing(targets), exported_rows.choosing(targets))
 
 
 def test_calibration_rows_are_the_training_rows_that_are_known(tmp_path):
@@ -325,7 +325,7 @@ def test_a_missing_file_is_named_with_what_writes_it(tmp_path, name):
 
 
 def test_an_evaluation_that_unpacks_without_end_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(exported, "MAX_EVALUATION_BYTES", 2**20)
+    monkeypatch.setattr(exported_rows, "MAX_EVALUATION_BYTES", 2**20)
     write(tmp_path)
     np.savez_compressed(tmp_path / "evaluation.npz", inputs=np.zeros(2**21, dtype=np.uint8), targets=TARGETS)
     assert (tmp_path / "evaluation.npz").stat().st_size < 2**14
